@@ -1,0 +1,275 @@
+"""Layers as pure functions, by their textbook definitions. No parameters are kept, nothing is mutated.
+
+What stands in a function's body is the definition. Where `@runs(kernel)` stands above it, a call runs that
+fast kernel instead, which computes the same values and gradients (tests/test_kernels.py holds the two against
+each other); the definition stays callable as `conv2d.definition(...)`.
+
+Index letters: B batch, H W rows and columns, C channels, O output channels, L tokens, Q queries, d features.
+Images are channels-last; weights keep PyTorch's layout (convolution O, I/groups, kh, kw; linear out, in).
+The dtype of the result is the dtype of the arguments.
+"""
+
+import functools
+from typing import NamedTuple
+
+import autograd.numpy as np
+from autograd.scipy.special import erf
+from autograd.tracer import getval
+
+
+class Network(NamedTuple):
+    """A network as two pure functions.
+
+    init(rng, dtype) -> (params, state): nested dicts of arrays; params are trained, state is measured.
+    apply(params, state, x, *, train, rng=None) -> (y, new_state): rng is needed only for dropout in training.
+    """
+
+    init: object
+    apply: object
+
+
+def runs(kernel):
+    """Let a call run `kernel`; the decorated body stays at `.definition`."""
+
+    def decorate(definition):
+        @functools.wraps(definition)
+        def layer(*args, **options):
+            return kernel(*args, **options)
+
+        layer.definition = definition
+        return layer
+
+    return decorate
+
+
+# ---------------------------------------------------------------------------------------------- linear maps
+
+
+def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
+    """y = x W^T + b over the last axis.
+
+    >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([0.5, 0.0])).tolist()
+    [[11.5, 17.0]]
+    """
+    y = np.matmul(x, weight.T)
+    return y if bias is None else y + bias
+
+
+def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
+    # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
+    """Cross-correlation, as deep learning means "convolution": the kernel is not flipped.
+
+    y[b, i, j, o] = bias[o] + sum_{u, v, c} x_pad[b, i*stride + u, j*stride + v, c] * weight[o, c, u, v]
+
+    with zeros for padding, on both sides; c runs over the channels of o's group.
+    H' = floor((H + 2 padding - kh) / stride) + 1.
+
+    >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> conv2d(x, np.array([[[[1.0, 0.0], [0.0, -1.0]]]])).ravel().tolist()
+    [-4.0, -4.0, -4.0, -4.0]
+    """
+    outputs, width, kh, kw = weight.shape
+    each = outputs // groups
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant")
+    rows = (x.shape[1] - kh) // stride + 1
+    columns = (x.shape[2] - kw) // stride + 1
+    y = []
+    for g in range(groups):
+        total = 0
+        for u in range(kh):
+            for v in range(kw):
+                pixels = x[
+                    :, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride
+                ]
+                pixels = pixels[..., g * width : (g + 1) * width]
+                total = total + np.matmul(pixels, weight[g * each : (g + 1) * each, :, u, v].T)
+        y.append(total)
+    y = np.concatenate(y, axis=-1)
+    return y if bias is None else y + bias
+
+
+def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
+    """Row ids of a table; equal ids share a row, so their gradients add.
+
+    >>> embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), [1, 1, 0]).tolist()
+    [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
+    """
+    return table[ids]
+
+
+# -------------------------------------------------------------------------------------------- normalisation
+
+
+def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=False):
+    # (..., C), (C,), (C,) -> (..., C), new state
+    """y = (x - mean) / sqrt(var + eps) * weight + bias per channel; then max(y, 0) if `relu`.
+
+    Training: mean and var of this batch, var divided by N (biased); the running values move by
+    running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1 (PyTorch's
+    rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, which stay as they are.
+    `state` holds running_mean, running_var and num_batches_tracked; the statistics carry gradient to x, the
+    state carries none. In training N = 1 is an error: a variance needs two values.
+
+    >>> state = {"running_mean": np.zeros(1), "running_var": np.ones(1), "num_batches_tracked": np.array(0)}
+    >>> y, state = batch_norm(np.array([[0.0], [2.0]]), np.ones(1), np.zeros(1), state, train=True, eps=0.0)
+    >>> y.ravel().tolist(), state["running_mean"].tolist(), state["running_var"].tolist()
+    ([-1.0, 1.0], [0.1], [1.1])
+    """
+    if not train:
+        mean, var, new = state["running_mean"], state["running_var"], state
+    else:
+        axes = tuple(range(x.ndim - 1))
+        n = x.size // x.shape[-1]
+        if n < 2:
+            raise ValueError(
+                f"batch_norm in training needs 2 or more values per channel, got {n} (x is {x.shape})"
+            )
+        mean = np.mean(x, axis=axes)
+        var = np.mean((x - mean) ** 2, axis=axes)
+        new = running(state, mean, var, n, momentum)
+    y = (x - mean) / np.sqrt(var + eps) * weight + bias
+    return (np.where(y > 0, y, 0) if relu else y), new
+
+
+def running(state, mean, var, n, momentum):
+    """The state of batch_norm after a batch with this mean and biased var of n values per channel."""
+    return {
+        "running_mean": (1 - momentum) * state["running_mean"] + momentum * getval(mean),
+        "running_var": (1 - momentum) * state["running_var"] + momentum * getval(var) * (n / (n - 1)),
+        "num_batches_tracked": state["num_batches_tracked"] + 1,
+    }
+
+
+def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis; var divided by d.
+
+    >>> layer_norm(np.array([1.0, 3.0]), np.ones(2), np.zeros(2), eps=0.0).tolist()
+    [-1.0, 1.0]
+    """
+    mean = np.mean(x, axis=-1, keepdims=True)
+    var = np.mean((x - mean) ** 2, axis=-1, keepdims=True)
+    return (x - mean) / np.sqrt(var + eps) * weight + bias
+
+
+# ---------------------------------------------------------------------------------------------- activations
+
+
+def relu(x):
+    """max(x, 0); the slope at 0 is 0.
+
+    >>> relu(np.array([-1.0, 0.0, 2.0])).tolist()
+    [0.0, 0.0, 2.0]
+    """
+    return np.where(x > 0, x, 0)
+
+
+def gelu(x):
+    """x Phi(x), Phi the normal distribution function: exact, by erf, not the tanh approximation.
+
+    >>> float(gelu(np.array(1.0)).round(6))
+    0.841345
+    """
+    return x * 0.5 * (1 + erf(x * 2**-0.5))
+
+
+def quick_gelu(x):
+    """x sigma(1.702 x), CLIP's activation.
+
+    >>> float(quick_gelu(np.array(1.0)).round(6))
+    0.845796
+    """
+    return x * 0.5 * (1 + np.tanh(0.851 * x))  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
+
+
+def softmax(x):  # (..., d) -> (..., d)
+    """exp(x) / sum exp(x) over the last axis, shifted by the largest entry so that nothing overflows.
+
+    >>> softmax(np.array([0.0, np.log(3.0)])).round(6).tolist()
+    [0.25, 0.75]
+    """
+    e = np.exp(x - np.max(getval(x), axis=-1, keepdims=True))  # the shift cancels, so it needs no gradient
+    return e / np.sum(e, axis=-1, keepdims=True)
+
+
+# -------------------------------------------------------------------------------------------------- pooling
+
+
+def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
+    """The largest value of each size x size window; padding counts as -infinity; stride defaults to size.
+
+    Among equal values the first in row order takes the gradient (PyTorch's rule).
+
+    >>> max_pool2d(np.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
+    windows = _windows(x, size, stride or size, padding, -np.inf)
+    first = np.argmax(getval(windows), axis=0)
+    return sum(np.where(first == k, windows[k], 0) for k in range(size * size))
+
+
+def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
+    """The mean of each size x size window; stride defaults to size; rows and columns left over are dropped.
+
+    >>> avg_pool2d(np.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
+    [2.5, 4.5, 10.5, 12.5]
+    """
+    return np.mean(_windows(x, size, stride or size, 0, 0.0), axis=0)
+
+
+def spatial_mean(x):  # (B, H, W, C) -> (B, C)
+    """The mean over rows and columns: global average pooling.
+
+    >>> spatial_mean(np.arange(8.0).reshape(1, 2, 2, 2)).tolist()
+    [[3.0, 4.0]]
+    """
+    return np.mean(x, axis=(1, 2))
+
+
+def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, H', W', C)
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant", constant_values=fill)
+    rows = (x.shape[1] - size) // stride + 1
+    columns = (x.shape[2] - size) // stride + 1
+    return np.stack(
+        [
+            x[:, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride]
+            for u in range(size)
+            for v in range(size)
+        ]
+    )
+
+
+# ------------------------------------------------------------------------------------------------ attention
+
+
+def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+    """softmax(q k^T / sqrt(d)) v, scaled dot-product attention; softmax runs over the keys.
+
+    `causal`: query i sees keys 0..i only (Q = L). There is no dropout on the weights.
+
+    >>> one = np.ones((1, 2, 1))
+    >>> attention(one, one, np.array([[[1.0], [3.0]]]), causal=True).ravel().tolist()
+    [1.0, 2.0]
+    """
+    scores = np.matmul(q, np.swapaxes(k, -1, -2)) * q.shape[-1] ** -0.5
+    if causal:
+        hidden = np.triu(np.ones(scores.shape[-2:], bool), 1)
+        scores = np.where(hidden, -np.inf, scores)
+    return np.matmul(softmax(scores), v)
+
+
+# -------------------------------------------------------------------------------------------------- dropout
+
+
+def dropout(x, rate, *, train, rng=None):
+    """Training: each value is 0 with probability `rate`, otherwise divided by 1 - rate. Evaluation: x.
+
+    >>> import numpy
+    >>> dropout(np.ones(4), 0.5, train=True, rng=numpy.random.default_rng(0)).tolist()
+    [2.0, 2.0, 2.0, 0.0]
+    """
+    if not train or rate == 0:
+        return x
+    if rng is None:
+        raise ValueError("dropout in training needs rng, a numpy.random.Generator")
+    keep = (rng.random(x.shape, dtype=np.float32) >= rate).astype(x.dtype)
+    return x * keep * (1 / (1 - rate))
