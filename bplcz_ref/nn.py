@@ -105,8 +105,8 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
     """y = (x - mean) / sqrt(var + eps) * weight + bias per channel; then max(y, 0) if `relu`.
 
     Training: mean and var of this batch, var divided by N (biased); the running values move by
-    running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1 (PyTorch's
-    rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, which stay as they are.
+    running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1
+    (PyTorch's rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, unchanged.
     `state` holds running_mean, running_var and num_batches_tracked; the statistics carry gradient to x, the
     state carries none. In training N = 1 is an error: a variance needs two values.
 

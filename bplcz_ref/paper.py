@@ -7,7 +7,7 @@ where it is chosen (docs/readings.md lists them).
 
 ARXIV = "2412.18235"
 
-# II-A, the seven band groups in the paper's order of prompts (II-B1); bands are 1-based within their sensor, as printed.
+# II-A, the seven band groups in the order of II-B1; bands are 1-based within their sensor, as printed.
 GROUPS = {
     "RGB": {"sensor": "sen2", "bands": (1, 2, 3), "text": "red green blue"},
     "VRE": {"sensor": "sen2", "bands": (4, 5, 6, 8), "text": "vegetation red edge"},
@@ -48,7 +48,8 @@ BUILT = 10  # I: "10 built types and 7 land cover types", built types first
 TEMPLATE = "a photo of a {class} with {group} bands"
 DESCRIPTIONS = {
     "1": "dense clusters of vertical edifices with limited spatial gaps, representing urban centers",
-    "9": "areas with minimal building density, characterized by isolated structures and significant open spaces",
+    "9": "areas with minimal building density, characterized by isolated structures and significant open "
+    "spaces",
     "G": "bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images",
 }
 # II-B1: the prompt that the paper prints for the RGB group of class G.
