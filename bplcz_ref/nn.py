@@ -273,3 +273,35 @@ def dropout(x, rate, *, train, rng=None):
         raise ValueError("dropout in training needs rng, a numpy.random.Generator")
     keep = (rng.random(x.shape, dtype=np.float32) >= rate).astype(x.dtype)
     return x * keep * (1 / (1 - rate))
+
+
+# ------------------------------------------------------------------------------------------- initial values
+
+
+def normal(rng, shape, std, dtype):
+    """Independent normal values of mean 0; drawn in float64, so both dtypes start from the same numbers."""
+    return (rng.standard_normal(shape) * std).astype(dtype)
+
+
+def linear_init(rng, inputs, outputs, dtype):
+    """PyTorch's default for linear layers: weight and bias uniform within 1 / sqrt(inputs)."""
+    bound = inputs**-0.5
+    return {
+        "weight": rng.uniform(-bound, bound, (outputs, inputs)).astype(dtype),
+        "bias": rng.uniform(-bound, bound, outputs).astype(dtype),
+    }
+
+
+def layer_norm_init(features, dtype):
+    """Weight 1, bias 0."""
+    return {"weight": np.ones(features, dtype), "bias": np.zeros(features, dtype)}
+
+
+def batch_norm_init(channels, dtype):
+    """Weight 1, bias 0; running mean 0, running variance 1, no batch seen: (params, state)."""
+    state = {
+        "running_mean": np.zeros(channels, dtype),
+        "running_var": np.ones(channels, dtype),
+        "num_batches_tracked": np.array(0),
+    }
+    return layer_norm_init(channels, dtype), state

@@ -1,0 +1,61 @@
+"""Files that appear whole or not at all: written under a temporary name, synced, then renamed into place."""
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Yield a temporary path in `path`'s folder; on success it becomes `path`, on any error it is removed.
+
+    The rename is atomic and happens after fsync, so a reader, or a restart after a kill at any moment, finds
+    either the old file or the complete new one.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+    >>> with whole(target) as path:
+    ...     _ = path.write_text("all of it")
+    >>> target.read_text(), [p.name for p in target.parent.iterdir()]
+    ('all of it', ['a.txt'])
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself must survive a power cut too
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_json(path, value):
+    """Write a value as indented JSON, whole."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path):
+    """Read a JSON file; an error names the file and the place in it.
+
+    >>> read_json("no-such-run/config.json")
+    Traceback (most recent call last):
+      ...
+    ValueError: no-such-run/config.json: there is no such file
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not valid JSON ({error})") from None
