@@ -305,3 +305,17 @@ def batch_norm_init(channels, dtype):
         "num_batches_tracked": np.array(0),
     }
     return layer_norm_init(channels, dtype), state
+
+
+def dense(inputs, outputs):  # (B, inputs) -> (B, outputs)
+    """A linear layer with bias as a Network.
+
+    >>> import numpy
+    >>> params, _ = dense(3, 2).init(numpy.random.default_rng(0), np.float32)
+    >>> params["weight"].shape, params["bias"].shape
+    ((2, 3), (2,))
+    """
+    return Network(
+        lambda rng, dtype: (linear_init(rng, inputs, outputs, dtype), {}),
+        lambda params, state, x, *, train, rng=None: (linear(x, params["weight"], params["bias"]), state),
+    )

@@ -6,8 +6,6 @@ stands beside the paper's, not for it. Known from the paper: seven groups, a ded
 are shared), features concatenated, then a classifier.
 """
 
-import numpy as np
-
 from bplcz_ref import nn
 
 
@@ -21,6 +19,7 @@ def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
     Initial values: convolutions normal with standard deviation sqrt(2 / fan_out), batch norm 1 and 0, linear
     uniform within 1 / sqrt(fan_in).
 
+    >>> import numpy as np
     >>> params, state = encoder(3, width=2, features=5).init(np.random.default_rng(0), np.float32)
     >>> list(params)[:3], params["conv1"]["weight"].shape
     (['conv1', 'bn1', 'conv2'], (2, 3, 3, 3))

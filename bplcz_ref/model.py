@@ -1,0 +1,172 @@
+"""Fig. 1 of the paper: encoders and equations put together into networks with a loss, every intermediate by name.
+
+A model computes what equations.py states on features that encoders/ computes; it adds no mathematics. Three
+exact savings are made here: each distinct prompt is encoded once and gathered (gradients add through the
+gather), only the classes in the batch are encoded, and the context ends with the longest prompt.
+"""
+
+from typing import NamedTuple
+
+import autograd.numpy as np
+from autograd import make_vjp
+from autograd.tracer import getval
+
+from bplcz_ref import bands, equations, nn
+
+
+class Model(NamedTuple):
+    """A Network with a loss.
+
+    init(rng, dtype) -> (params, state)
+    apply(params, state, x, *, train, rng=None) -> (c_hat, new_state): logits of the image side alone; no text.
+    loss(params, state, batch, *, rng=None) -> (L, trace): batch = (x, y) of images (B, H, W, 18) and labels (B,);
+        trace holds every intermediate under the paper's symbol, and "state", the new state.
+    """
+
+    init: object
+    apply: object
+    loss: object
+
+
+def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0, contrastive="paper"):
+    """Fig. 1: seven group encoders, a classifier on their concatenation, and text prompts in training.
+
+    encoders     {group: Network (B, H, W, C_i) -> (B, d)} in the paper's order, E_m of Eq. (1)
+    classifier   Network (B, n d) -> (B, K), D of II-D
+    text         Network (N, L) -> (N, d), E_t of Eq. (2); None trains with Eq. (11) alone (Table III's first row)
+    tokens       (K, n, L) token ids of the prompt of every class and group
+    contrastive  "paper", or another name in equations.CONTRASTIVE ("identity" is Table III's "without MSM")
+
+    >>> import numpy
+    >>> from bplcz_ref.encoders import ebcnn
+    >>> small = {group: ebcnn.encoder(C, width=1, features=3) for group, C in bands.CHANNELS.items()}
+    >>> network = bplcz(small, nn.dense(7 * 3, 17))
+    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float64)
+    >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
+    >>> c_hat.shape
+    (2, 17)
+    """
+    if (text is None) != (tokens is None):
+        raise ValueError("text and tokens belong together: give both (band group prompting) or neither")
+    if tokens is not None and np.shape(tokens)[1] != len(encoders):
+        raise ValueError(f"tokens are (K, n, L) with n = {len(encoders)} groups, got shape {np.shape(tokens)}")
+    names = list(encoders)
+    variant = equations.CONTRASTIVE[contrastive]
+
+    def init(rng, dtype):
+        streams = iter(rng.spawn(len(names) + 2))  # so that adding text leaves the image side's start unchanged
+        params, state = {"branches": {}}, {"branches": {}}
+        for name in names:
+            params["branches"][name], state["branches"][name] = encoders[name].init(next(streams), dtype)
+        params["classifier"], _ = classifier.init(next(streams), dtype)
+        if text is not None:
+            params["text"], _ = text.init(next(streams), dtype)
+            learnable = variant.init(dtype)
+            if learnable:
+                params["contrastive"] = learnable
+        return params, state
+
+    def encode(params, state, x, *, train, rng, classes=None):
+        """-> {group: I_i}, new state, T (len(classes), n, d) or None; the branches and the text side by side."""
+        groups = bands.split(*bands.separate(x))
+        streams = [None] * len(names) if rng is None else rng.spawn(len(names))
+
+        def branch(name, stream):
+            return lambda p: encoders[name].apply(p, state["branches"][name], groups[name], train=train, rng=stream)
+
+        functions = [branch(name, stream) for name, stream in zip(names, streams, strict=True)]
+        parameters = [params["branches"][name] for name in names]
+        if classes is not None:
+            ids = tokens[classes].reshape(-1, tokens.shape[-1])
+            functions.append(lambda p: text.apply(p, {}, ids, train=train))
+            parameters.append(params["text"])
+        features, states = nn.concurrently(functions, parameters)
+        T = None if classes is None else np.reshape(features[-1], (len(classes), len(names), -1))
+        branches = dict(zip(names, states, strict=False))
+        return dict(zip(names, features, strict=False)), {"branches": branches}, T
+
+    def classify(params, I_i, train):  # -> I, c_hat
+        I = equations.concat(list(I_i.values()))
+        return I, classifier.apply(params["classifier"], {}, I, train=train)[0]
+
+    def apply(params, state, x, *, train, rng=None):
+        I_i, new_state, _ = encode(params, state, x, train=train, rng=rng)
+        return classify(params, I_i, train)[1], new_state
+
+    def loss(params, state, batch, *, rng=None):
+        x, y = batch
+        if text is None:
+            I_i, new_state, _ = encode(params, state, x, train=True, rng=rng)
+            trace = {"I_i": I_i}
+        else:
+            classes, place = np.unique(y, return_inverse=True)
+            I_i, new_state, T = encode(params, state, x, train=True, rng=rng, classes=classes)
+            T = T[place]  # (B, n, d): equal labels share their texts
+            trace = {"I_i": I_i, "T_i": {name: T[:, i] for i, name in enumerate(names)}}
+            both = [equations.similarity(I_i[name], trace["T_i"][name]) for name in names]
+            trace["S_i"], trace["S_hat_i"] = ({n: s[k] for n, s in zip(names, both, strict=True)} for k in (0, 1))
+            trace["S"] = S = equations.fuse(list(trace["S_i"].values()), alpha)
+            trace["S_hat"] = S_hat = equations.fuse(list(trace["S_hat_i"].values()), alpha)
+            trace["W"] = equations.supervised_matrix(y, getval(S).dtype)
+            trace |= variant.loss(S, S_hat, trace["W"], params.get("contrastive"))
+            trace |= mean_entries(getval(S), trace["W"])
+        trace["I"], trace["c_hat"] = classify(params, I_i, True)
+        trace["L_cls"] = L = equations.cross_entropy(trace["c_hat"], y)
+        if text is not None:
+            L = equations.total_loss(trace["L_cls"], trace["L_con"], beta)
+        return L, trace | {"L": L, "state": new_state}
+
+    return Model(init, apply, loss)
+
+
+def classification(network):
+    """A Network of images to logits, trained with Eq. (11) alone: Table II's rows without band groups."""
+
+    def loss(params, state, batch, *, rng=None):
+        x, y = batch
+        c_hat, new_state = network.apply(params, state, x, train=True, rng=rng)
+        L = equations.cross_entropy(c_hat, y)
+        return L, {"c_hat": c_hat, "L_cls": L, "L": L, "state": new_state}
+
+    return Model(network.init, network.apply, loss)
+
+
+def mean_entries(S, W):
+    """The mean of S where W is 1 and where it is 0; nan where there is no such entry.
+
+    >>> means = mean_entries(np.array([[0.5, -0.5], [-0.7, 0.3]]), np.eye(2))
+    >>> {name: round(float(mean), 6) for name, mean in means.items()}
+    {'S_positive': 0.4, 'S_negative': -0.6}
+    """
+    positive = W == 1
+    return {
+        "S_positive": S[positive].mean() if positive.any() else np.nan,
+        "S_negative": S[~positive].mean() if not positive.all() else np.nan,
+    }
+
+
+def value_and_gradients(loss, params, state, batch, *, rng=None):
+    """-> (L, gradients in the shape of params, trace); the trace holds plain arrays.
+
+    >>> import numpy
+    >>> quadratic = lambda params, state, batch: (np.sum(params["w"] ** 2), {"w": params["w"]})
+    >>> L, gradients, trace = value_and_gradients(quadratic, {"w": numpy.array([3.0])}, {}, None)
+    >>> float(L), gradients["w"].tolist(), trace["w"].tolist()
+    (9.0, [6.0], [3.0])
+    """
+    kept = {}
+
+    def scalar(p):
+        L, trace = loss(p, state, batch) if rng is None else loss(p, state, batch, rng=rng)
+        kept.update(trace)
+        return L
+
+    vjp, L = make_vjp(scalar, params)
+    return L, vjp(np.ones_like(L)), plain(kept)
+
+
+def plain(tree):
+    """A nested dict with autograd's boxes taken off."""
+    if isinstance(tree, dict):
+        return {key: plain(value) for key, value in tree.items()}
+    return getval(tree)
