@@ -1,0 +1,102 @@
+"""II-A, band grouping: the patches of two sensors -> the seven band groups X_i of the paper, in its order.
+
+The one place where the paper's 1-based band numbers become 0-based positions; everything else asks here.
+Networks take one array x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`).
+Refuses to guess: it selects channels and copies values; it neither rescales, reorders nor fills in bands.
+
+Index letters: ... any leading axes (B, H, W in this project), C channels, C_i channels of group i.
+"""
+
+import autograd.numpy as np
+
+from .paper import CHANNELS, GROUPS
+
+# Short names of the 18 channels of x, in order. 'C' is the filtered covariance S_VH conj(S_VV).
+BANDS = (
+    *("VH re", "VH im", "VV re", "VV im", "VH int", "VV int", "C re", "C im"),
+    *("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"),
+)
+
+# group -> 0-based positions within its sensor. "RGB" keeps the file's order blue, green, red (B2, B3, B4):
+# the other reading, red first, would only permute the group's channels.
+INDEX = {name: [band - 1 for band in group["bands"]] for name, group in GROUPS.items()}
+
+
+def split(sen1, sen2):  # (..., 8), (..., 10) -> {group: (..., C_i)}
+    """II-A: {X_i}, i = 1..7, as a dict in the paper's order RGB, VRE, NIR, SWIR, VH, VV, PolSAR.
+
+    X_i = the channels `paper.GROUPS[i]["bands"]` (1-based) of the group's sensor; every band is used once.
+    Shapes: any leading axes, the same for both; channels last. dtype: kept. autograd boxes pass through.
+    Errors: ValueError for a wrong number of channels (swapped sensors are named), or leading axes that differ.
+    Source: II-A and II-B1 of the paper.
+
+    >>> import numpy
+    >>> sen1 = numpy.arange(1, 9) * numpy.ones((2, 32, 32, 1))     # every band filled with its 1-based number
+    >>> sen2 = numpy.arange(1, 11) * numpy.ones((2, 32, 32, 1))
+    >>> {name: X_i[0, 0, 0].astype(int).tolist() for name, X_i in split(sen1, sen2).items()}
+    {'RGB': [1, 2, 3], 'VRE': [4, 5, 6, 8], 'NIR': [7], 'SWIR': [9, 10],
+     'VH': [1, 2, 5], 'VV': [3, 4, 6], 'PolSAR': [7, 8]}
+    """
+    _check(sen1, sen2)
+    sensors = {"sen1": sen1, "sen2": sen2}
+    return {name: sensors[group["sensor"]][..., INDEX[name]] for name, group in GROUPS.items()}
+
+
+def join(sen1, sen2):  # (..., 8), (..., 10) -> (..., 18)
+    """x, the form that networks take: sen1's 8 channels, then sen2's 10, named in `BANDS`.
+
+    dtype: kept; two different dtypes are refused rather than cast up in silence.
+    Errors: ValueError as for `split`.
+
+    >>> import numpy
+    >>> join(numpy.zeros((2, 32, 32, 8)), numpy.zeros((2, 32, 32, 10))).shape
+    (2, 32, 32, 18)
+    """
+    _check(sen1, sen2)
+    if sen1.dtype != sen2.dtype:
+        raise ValueError(f"sen1 is {sen1.dtype} and sen2 is {sen2.dtype}: cast both to one dtype first")
+    return np.concatenate((sen1, sen2), axis=-1)
+
+
+def separate(x):  # (..., 18) -> (..., 8), (..., 10)
+    """sen1, sen2 of x, as views: the inverse of `join`. The groups of x are `split(*separate(x))`.
+
+    Errors: ValueError if the last axis of x is not 18.
+
+    >>> import numpy
+    >>> sen1, sen2 = separate(numpy.arange(18.0))
+    >>> sen2[0], list(split(sen1, sen2)["VH"])
+    (np.float64(8.0), [np.float64(0.0), np.float64(1.0), np.float64(4.0)])
+    """
+    if len(x.shape) < 1 or x.shape[-1] != len(BANDS):
+        raise ValueError(
+            f"x has shape {x.shape}; its last axis must hold {len(BANDS)} channels, sen1's 8 then sen2's 10"
+            f"{_transposed(x.shape, len(BANDS))}"
+        )
+    return x[..., : CHANNELS["sen1"]], x[..., CHANNELS["sen1"] :]
+
+
+def _check(sen1, sen2):
+    for name, a in (("sen1", sen1), ("sen2", sen2)):
+        if not hasattr(a, "shape"):
+            raise ValueError(f"{name} is a {type(a).__name__}; expected an array, channels last")
+    found = {"sen1": sen1.shape[-1:], "sen2": sen2.shape[-1:]}
+    if found == {"sen1": (CHANNELS["sen2"],), "sen2": (CHANNELS["sen1"],)}:
+        raise ValueError(
+            "sen1 has 10 channels and sen2 has 8: the two sensors are swapped; call with (sen1, sen2)"
+        )
+    for name, a in (("sen1", sen1), ("sen2", sen2)):
+        if found[name] != (CHANNELS[name],):
+            raise ValueError(
+                f"{name} has shape {a.shape}; its last axis must hold {CHANNELS[name]} channels"
+                f"{_transposed(a.shape, CHANNELS[name])}"
+            )
+    if sen1.shape[:-1] != sen2.shape[:-1]:
+        raise ValueError(
+            f"sen1 has shape {sen1.shape} and sen2 {sen2.shape}: they must agree on every axis but the last"
+        )
+
+
+def _transposed(shape, channels):
+    at_front = len(shape) >= 3 and shape[-3] == channels
+    return "; this looks like channels first: move axis -3 to the end" if at_front else ""

@@ -1,0 +1,123 @@
+"""III-B, the figures of merit: confusion matrix, overall accuracy (OA), average accuracy, Cohen's kappa.
+
+All are fractions (the paper's tables print percent). Sums are taken in integers, so every figure is the
+correctly rounded quotient of two whole numbers or a mean of such. Refuses empty input and values that are
+not class numbers; averages nothing over seeds and draws nothing (report.py does).
+
+Index letters: N samples, K classes. C[j, k] counts the samples of class j that were predicted as k.
+"""
+
+import numpy as np
+
+from .paper import CLASSES
+
+
+def confusion(y, y_hat, K=len(CLASSES)):  # (N,), (N,) -> (K, K)
+    """C[j, k] = number of samples with truth y = j and prediction y_hat = k: rows truth, columns predicted.
+
+    (Other reading: the transpose, as in some remote sensing tables; OA and kappa do not change under it,
+    average accuracy does.)
+    dtype: int64, whatever integer type the labels have.
+    Errors: ValueError for shapes that differ, no samples, numbers that are not whole, or outside 0..K-1.
+
+    >>> confusion([0, 0, 1, 2], [0, 1, 1, 1], K=3).tolist()
+    [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    """
+    if isinstance(K, bool) or K < 1 or K != int(K):
+        raise ValueError(f"K is {K!r}; expected the number of classes, 1 or more")
+    y, y_hat = _labels(y, "y", K), _labels(y_hat, "y_hat", K)
+    if y.shape != y_hat.shape:
+        raise ValueError(f"y has {y.size} samples and y_hat {y_hat.size}; they must pair up one to one")
+    return np.bincount(y * K + y_hat, minlength=K * K).reshape(K, K)
+
+
+def overall_accuracy(C):  # (K, K) -> float
+    """OA = sum_k C[k, k] / N: the fraction of samples that were predicted right.
+
+    Errors: ValueError for a matrix that is not square, negative, not whole, or all zero.
+
+    >>> overall_accuracy([[3, 1], [2, 4]])
+    0.7
+    """
+    C = _matrix(C)
+    return int(np.trace(C)) / int(C.sum())
+
+
+def recalls(C):  # (K, K) -> (K,)
+    """C[k, k] / sum_j C[k, j], the fraction of each class that was found; NaN where a class has no sample.
+
+    >>> recalls([[3, 1], [0, 0]]).tolist()
+    [0.75, nan]
+    """
+    C = _matrix(C)
+    support = C.sum(axis=1)
+    return np.divide(np.diag(C), support, out=np.full(len(C), np.nan), where=support > 0)
+
+
+def average_accuracy(C):  # (K, K) -> float
+    """The mean of `recalls` over the classes that have a sample in the truth.
+
+    (Other reading: over all K, an absent class counting 0; it would punish the draw of the test set.)
+
+    >>> average_accuracy([[3, 1], [2, 4]])                       # (3/4 + 4/6) / 2
+    0.7083333333333333
+    """
+    return float(np.nanmean(recalls(C)))
+
+
+def kappa(C):  # (K, K) -> float
+    """kappa = (OA - pe) / (1 - pe), pe = sum_k (row sum k)(column sum k) / N^2: Cohen's kappa, unweighted.
+
+    NaN when truth and prediction are all one and the same class: pe = 1 and kappa is 0/0. (Other reading: 1,
+    for full agreement, or 0, for none beyond chance; both would state what the data cannot show.)
+    Source: J. Cohen, Educational and Psychological Measurement 20(1), 1960.
+
+    >>> round(kappa([[3, 1], [2, 4]]), 12)                       # OA .7, pe = (4*5 + 6*5)/100 = .5
+    0.4
+    """
+    C = _matrix(C)
+    N, agree = int(C.sum()), int(np.trace(C))
+    chance = sum(int(row) * int(column) for row, column in zip(C.sum(1), C.sum(0), strict=True))
+    return (N * agree - chance) / (N * N - chance) if chance != N * N else float("nan")
+
+
+def summary(C):  # (K, K) -> dict
+    """The four numbers of a result: samples, overall_accuracy, average_accuracy, kappa (fractions, not percent).
+
+    >>> summary([[3, 1], [2, 4]])
+    {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083333333333333, 'kappa': 0.4}
+    """
+    return {
+        "samples": int(_matrix(C).sum()),
+        "overall_accuracy": overall_accuracy(C),
+        "average_accuracy": average_accuracy(C),
+        "kappa": kappa(C),
+    }
+
+
+def _labels(y, name, K):
+    y = np.asarray(y)
+    if y.ndim != 1 or y.size == 0:
+        raise ValueError(f"{name} has shape {y.shape}; expected (N,) with N >= 1 class numbers")
+    if y.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} has dtype {y.dtype}; expected whole class numbers 0..{K - 1}, not scores or names"
+        )
+    bad = np.flatnonzero((y < 0) | (y >= K))
+    if bad.size:
+        hint = "; labels that count from 1 need 1 subtracted" if y.min() == 1 and y.max() == K else ""
+        raise ValueError(f"{name}[{bad[0]}] is {y[bad[0]]}; expected a class number 0..{K - 1}{hint}")
+    return y.astype(np.int64)  # before any arithmetic: y * K overflows uint8
+
+
+def _matrix(C):
+    C = np.asarray(C)
+    if C.ndim != 2 or C.shape[0] != C.shape[1]:
+        raise ValueError(f"C has shape {C.shape}; expected a square confusion matrix (K, K)")
+    if C.dtype.kind not in "iu" or (C < 0).any():
+        raise ValueError(
+            f"C ({C.dtype}) must hold counts, whole and not negative; a normalised matrix has lost them"
+        )
+    if not C.any():
+        raise ValueError("C is all zero: no sample was counted, so no figure can be given")
+    return C.astype(np.int64)

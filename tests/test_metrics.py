@@ -1,0 +1,140 @@
+"""metrics.py: numbers worked by hand, a published result, degenerate cases, and wrong formulas that must show."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bplcz_ref import metrics
+
+DATA = Path(__file__).parent / "data" / "so2sat_testing_labels_and_sen2lcz_predictions.npz"
+
+# 3 classes, 20 samples. Rows: truth.  8 of class 0 (6 right), 10 of class 1 (5 right), 2 of class 2 (0 right).
+C3 = [[6, 1, 1], [4, 5, 1], [1, 1, 0]]
+
+
+@pytest.fixture(scope="module")
+def published():
+    with np.load(DATA, allow_pickle=False) as z:
+        return metrics.confusion(z["y_true"], z["y_pred"])
+
+
+def test_by_hand():
+    assert metrics.overall_accuracy(C3) == 11 / 20
+    np.testing.assert_array_equal(metrics.recalls(C3), [6 / 8, 5 / 10, 0.0])
+    assert metrics.average_accuracy(C3) == pytest.approx((0.75 + 0.5 + 0.0) / 3, rel=1e-15)
+    # rows 8 10 2, columns 11 7 2: pe = (88 + 70 + 4) / 400 = .405; kappa = (.55 - .405) / .595 = 29/119
+    assert metrics.kappa(C3) == pytest.approx(29 / 119, rel=1e-15)
+    assert metrics.summary(C3) == {
+        "samples": 20,
+        "overall_accuracy": 0.55,
+        "average_accuracy": metrics.average_accuracy(C3),
+        "kappa": metrics.kappa(C3),
+    }
+
+
+def test_confusion_rows_are_truth():
+    C = metrics.confusion([0, 0, 0, 2], [1, 1, 0, 1], K=3)
+    assert C.tolist() == [[1, 2, 0], [0, 0, 0], [0, 1, 0]]
+    assert C.dtype == np.int64
+    y = np.random.default_rng(1).integers(0, 17, (2, 500))
+    loop = np.zeros((17, 17), int)
+    for j, k in y.T:
+        loop[j, k] += 1
+    np.testing.assert_array_equal(metrics.confusion(*y), loop)
+
+
+def test_small_label_types_do_not_overflow():
+    y = np.full(3, 16, np.uint8)  # 16 * 17 + 16 = 288 does not fit uint8
+    assert metrics.confusion(y, y)[16, 16] == 3
+
+
+def test_published_predictions(published):
+    assert published.sum() == 24188
+    assert published.sum(axis=1)[0] == 266  # truth of class 1 in testing.h5
+    assert round(metrics.overall_accuracy(published), 5) == 0.69369
+    assert round(metrics.average_accuracy(published), 5) == 0.58675
+    assert round(metrics.kappa(published), 5) == 0.66437
+
+
+def wrong_marginals(C):  # rows with rows instead of rows with columns
+    C = np.asarray(C)
+    pe = (C.sum(1) ** 2).sum() / C.sum() ** 2
+    return (np.trace(C) / C.sum() - pe) / (1 - pe)
+
+
+def uniform_chance(C):
+    return (metrics.overall_accuracy(C) - 1 / len(C)) / (1 - 1 / len(C))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (wrong_marginals, metrics.kappa),
+        (uniform_chance, metrics.kappa),
+        (metrics.average_accuracy, metrics.overall_accuracy),
+        (lambda C: metrics.average_accuracy(np.transpose(C)), metrics.average_accuracy),  # mean precision
+        (lambda C: float(np.nan_to_num(metrics.recalls(C)).sum() / (len(C) + 1)), metrics.average_accuracy),
+    ],
+)
+def test_wrong_formulas_show_on_the_fixtures(wrong, right, published):
+    """The fixtures tell each wrong reading from the right one by far more than the digits they are checked to."""
+    for C in (C3, published):
+        assert abs(wrong(C) - right(C)) > 1e-3
+
+
+def test_kappa_is_exact_for_large_counts():
+    C = [[10**9, 1], [2, 10**9]]  # N^2 does not fit int64; float products would lose the off-diagonal
+    N, agree = 2 * 10**9 + 3, 2 * 10**9
+    pe = Fraction((10**9 + 1) * (10**9 + 2) + (10**9 + 2) * (10**9 + 1), N * N)
+    assert metrics.kappa(C) == float((Fraction(agree, N) - pe) / (1 - pe))
+
+
+def test_degenerate():
+    one = metrics.confusion([4, 4], [4, 4])
+    assert np.isnan(metrics.kappa(one))  # 0/0
+    assert metrics.overall_accuracy(one) == metrics.average_accuracy(one) == 1.0
+    assert metrics.kappa(metrics.confusion([0, 1], [0, 1])) == 1.0
+    assert metrics.kappa(metrics.confusion([0, 1], [1, 0])) == -1.0
+    assert metrics.kappa(metrics.confusion([0, 1], [0, 0])) == 0.0  # a constant prediction is chance
+    # class 2 absent from the truth: not averaged, whatever was predicted
+    assert metrics.average_accuracy(metrics.confusion([0, 1, 1], [0, 1, 2], K=3)) == 0.75
+
+
+@pytest.mark.parametrize(
+    ("y", "y_hat", "message"),
+    [
+        ([], [], "N >= 1"),
+        ([0, 1], [0], "2 samples and y_hat 1"),
+        ([[0]], [[0]], r"y has shape \(1, 1\)"),
+        ([0.0], [0], "y has dtype float64"),
+        ([True], [0], "y has dtype bool"),
+        ([0, -1], [0, 0], r"y\[1\] is -1"),
+        ([0], [17], r"y_hat\[0\] is 17"),
+        (list(range(1, 18)), [0] * 17, r"y\[16\] is 17.*count from 1"),
+    ],
+)
+def test_bad_labels_are_named(y, y_hat, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.confusion(y, y_hat)
+
+
+@pytest.mark.parametrize("f", [metrics.overall_accuracy, metrics.average_accuracy, metrics.kappa, metrics.summary])
+@pytest.mark.parametrize(
+    ("C", "message"),
+    [
+        ([[1, 2, 3]], "square"),
+        ([[0.5, 0.5], [0, 1]], "normalised"),
+        ([[-1, 2], [0, 1]], "not negative"),
+        ([[0, 0], [0, 0]], "all zero"),
+    ],
+)
+def test_bad_matrices_are_named(f, C, message):
+    with pytest.raises(ValueError, match=message):
+        f(C)
+
+
+def test_K_is_checked():
+    with pytest.raises(ValueError, match="K is 0"):
+        metrics.confusion([0], [0], K=0)
