@@ -9,10 +9,8 @@ Index letters: N samples, K classes. C[j, k] counts the samples of class j that 
 
 import numpy as np
 
-from .paper import CLASSES
 
-
-def confusion(y, y_hat, K=len(CLASSES)):  # (N,), (N,) -> (K, K)
+def confusion(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
     """C[j, k] = number of samples with truth y = j and prediction y_hat = k: rows truth, columns predicted.
 
     (Other reading: the transpose, as in some remote sensing tables; OA and kappa do not change under it,

@@ -79,9 +79,9 @@ def uniform_chance(C):
     ],
 )
 def test_wrong_formulas_show_on_the_fixtures(wrong, right, published):
-    """The fixtures tell each wrong reading from the right one by far more than the digits they are checked to."""
+    """The fixtures tell each wrong reading from the right one by more than the digits they are checked to."""
     for C in (C3, published):
-        assert abs(wrong(C) - right(C)) > 1e-3
+        assert abs(wrong(C) - right(C)) > 1e-4  # 20 times what the fixtures are checked to
 
 
 def test_kappa_is_exact_for_large_counts():
