@@ -1,6 +1,7 @@
 """Files that appear whole or not at all: written under a temporary name, synced, then renamed into place."""
 
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -59,3 +60,14 @@ def read_json(path):
         raise ValueError(f"{path}: there is no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
+
+
+def digest(array):
+    """The SHA-256 of an array's dtype, shape and bytes, as hexadecimal text.
+
+    >>> import numpy as np
+    >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
+    (True, False)
+    """
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + array.tobytes()).hexdigest()

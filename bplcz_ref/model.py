@@ -39,7 +39,7 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
-    >>> small = {group: ebcnn.encoder(C, width=1, features=3) for group, C in bands.CHANNELS.items()}
+    >>> small = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
     >>> network = bplcz(small, nn.dense(7 * 3, 17))
     >>> params, state = network.init(numpy.random.default_rng(0), numpy.float64)
     >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
@@ -51,6 +51,8 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
     if tokens is not None and np.shape(tokens)[1] != len(encoders):
         raise ValueError(f"tokens are (K, n, L) with n = {len(encoders)} groups, got shape {np.shape(tokens)}")
     names = list(encoders)
+    if contrastive not in equations.CONTRASTIVE:
+        raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(equations.CONTRASTIVE)}")
     variant = equations.CONTRASTIVE[contrastive]
 
     def init(rng, dtype):
@@ -61,9 +63,8 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
         params["classifier"], _ = classifier.init(next(streams), dtype)
         if text is not None:
             params["text"], _ = text.init(next(streams), dtype)
-            learnable = variant.init(dtype)
-            if learnable:
-                params["contrastive"] = learnable
+            if variant.init(dtype):
+                params["contrastive"] = variant.init(dtype)
         return params, state
 
     def encode(params, state, x, *, train, rng, classes=None):
@@ -72,7 +73,9 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
         streams = [None] * len(names) if rng is None else rng.spawn(len(names))
 
         def branch(name, stream):
-            return lambda p: encoders[name].apply(p, state["branches"][name], groups[name], train=train, rng=stream)
+            return lambda p: encoders[name].apply(
+                p, state["branches"][name], groups[name], train=train, rng=stream
+            )
 
         functions = [branch(name, stream) for name, stream in zip(names, streams, strict=True)]
         parameters = [params["branches"][name] for name in names]
@@ -108,7 +111,8 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
             trace["S"] = S = equations.fuse(list(trace["S_i"].values()), alpha)
             trace["S_hat"] = S_hat = equations.fuse(list(trace["S_hat_i"].values()), alpha)
             trace["W"] = equations.supervised_matrix(y, getval(S).dtype)
-            trace |= variant.loss(S, S_hat, trace["W"], params.get("contrastive"))
+            learnt = params["contrastive"] if "contrastive" in params else {}
+            trace |= variant.loss(learnt, S, S_hat, trace["W"], alpha * len(names))._asdict()
             trace |= mean_entries(getval(S), trace["W"])
         trace["I"], trace["c_hat"] = classify(params, I_i, True)
         trace["L_cls"] = L = equations.cross_entropy(trace["c_hat"], y)
