@@ -16,6 +16,10 @@ import autograd.numpy as np
 from autograd.scipy.special import erf
 from autograd.tracer import getval
 
+from bplcz_ref.kernels import activation, pooling, threads
+from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
+from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
+
 
 class Network(NamedTuple):
     """A network as two pure functions.
@@ -55,6 +59,7 @@ def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
     return y if bias is None else y + bias
 
 
+@runs(conv2d_kernel)
 def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
     # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
     """Cross-correlation, as deep learning means "convolution": the kernel is not flipped.
@@ -100,6 +105,7 @@ def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
 # -------------------------------------------------------------------------------------------- normalisation
 
 
+@runs(batch_norm_kernel)
 def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=False):
     # (..., C), (C,), (C,) -> (..., C), new state
     """y = (x - mean) / sqrt(var + eps) * weight + bias per channel; then max(y, 0) if `relu`.
@@ -128,7 +134,7 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
         var = np.mean((x - mean) ** 2, axis=axes)
         new = running(state, mean, var, n, momentum)
     y = (x - mean) / np.sqrt(var + eps) * weight + bias
-    return (np.where(y > 0, y, 0) if relu else y), new
+    return (np.where(y <= 0, 0, y) if relu else y), new  # y <= 0, so that nan stays nan
 
 
 def running(state, mean, var, n, momentum):
@@ -154,13 +160,14 @@ def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
 # ---------------------------------------------------------------------------------------------- activations
 
 
+@runs(activation.relu)
 def relu(x):
     """max(x, 0); the slope at 0 is 0.
 
     >>> relu(np.array([-1.0, 0.0, 2.0])).tolist()
     [0.0, 0.0, 2.0]
     """
-    return np.where(x > 0, x, 0)
+    return np.where(x <= 0, 0, x)  # x <= 0, so that nan stays nan
 
 
 def gelu(x):
@@ -194,6 +201,7 @@ def softmax(x):  # (..., d) -> (..., d)
 # -------------------------------------------------------------------------------------------------- pooling
 
 
+@runs(pooling.max_pool2d)
 def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
     """The largest value of each size x size window; padding counts as -infinity; stride defaults to size.
 
@@ -207,6 +215,7 @@ def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', 
     return sum(np.where(first == k, windows[k], 0) for k in range(size * size))
 
 
+@runs(pooling.avg_pool2d)
 def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
     """The mean of each size x size window; stride defaults to size; rows and columns left over are dropped.
 
@@ -216,6 +225,7 @@ def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
     return np.mean(_windows(x, size, stride or size, 0, 0.0), axis=0)
 
 
+@runs(pooling.spatial_mean)
 def spatial_mean(x):  # (B, H, W, C) -> (B, C)
     """The mean over rows and columns: global average pooling.
 
@@ -255,6 +265,31 @@ def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e
         hidden = np.triu(np.ones(scores.shape[-2:], bool), 1)
         scores = np.where(hidden, -np.inf, scores)
     return np.matmul(softmax(scores), v)
+
+
+# ------------------------------------------------------------------------------------- independent branches
+
+
+@runs(threads.concurrently)
+def concurrently(functions, parameters):  # n functions, n trees -> n arrays, n aux
+    """f_i(parameters_i) for every i: branches that share nothing, on as many cores as there are.
+
+    f_i returns an array, or (array, aux); aux comes back as plain arrays and carries no gradient (None if f_i
+    returned an array alone). parameters_i is a tree: dicts, lists and tuples of arrays, some of which may be
+    traced by autograd. A gradient reaches what stands in parameters_i, nothing else: a traced value that f_i
+    uses from elsewhere is an error, not a zero.
+
+    Each branch runs in a thread, forward and backward, on a tape of its own. BPLCZ_THREADS in the environment
+    sets how many threads; the results are the same bits for any number.
+
+    >>> double = lambda p: (2 * p["a"], {"seen": p["a"]})
+    >>> [y], [aux] = concurrently([double], [{"a": np.ones(2)}])
+    >>> y.tolist(), aux["seen"].tolist()
+    ([2.0, 2.0], [1.0, 1.0])
+    """
+    results = [f(p) for f, p in zip(functions, parameters, strict=True)]
+    pairs = [r if isinstance(r, tuple) else (r, None) for r in results]
+    return [y for y, _ in pairs], [threads.unboxed(aux) for _, aux in pairs]
 
 
 # -------------------------------------------------------------------------------------------------- dropout

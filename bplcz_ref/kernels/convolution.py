@@ -1,0 +1,331 @@
+"""conv2d: tiles that fit the cache, one matrix product a tile, and the vector-Jacobian product by hand.
+
+It refuses to be the definition (that is nn.conv2d.definition), and knows no dilation, no transposed
+convolution and no other layout than channels-last images with O, I/groups, kh, kw weights.
+
+Every strategy is a pair forward(plan, x, weight) -> y and backward(plan, x, weight, g, wants_x, wants_weight)
+-> (dx, dweight); `_strategy` is the one place that chooses.
+"""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from .tape import on_tape
+from .threads import workspace
+
+ROWS = 512  # output pixels a tile: columns and products then stay in the second-level cache
+MERGED = 32  # channels a block of a grouped convolution should have: below, a matrix product is mostly overhead
+
+
+class Plan(NamedTuple):
+    """One convolution's geometry; only taps that see a pixel are left in it (on small maps not all do)."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    outputs: int
+    kh: int  # taps left
+    kw: int
+    u0: int  # the first tap left, in the weight that was given
+    v0: int
+    stride: int
+    top: int  # rows of padding above what the first output sees
+    left: int
+    rows: int  # of the output
+    columns: int
+    groups: int
+    blocks: int  # groups merged into this many block-diagonal products
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(x, weight, stride, padding, groups):
+    if len(x) != 4 or len(weight) != 4:
+        raise ValueError(
+            f"conv2d: x must be (B, H, W, C) and weight (O, C/groups, kh, kw), found x {x} and weight {weight}"
+        )
+    batch, height, width, channels = x
+    outputs, each, kh, kw = weight
+    if stride < 1 or padding < 0 or groups < 1:
+        raise ValueError(
+            f"conv2d: stride and groups must be 1 or more and padding 0 or more, found stride {stride}, "
+            f"groups {groups}, padding {padding}"
+        )
+    if channels != each * groups or outputs % groups:
+        raise ValueError(
+            f"conv2d: x has {channels} channels and weight {outputs} outputs of {each} channels each in "
+            f"{groups} groups; expected C = groups * {each} = {groups * each} and O divisible by groups"
+        )
+    if kh < 1 or kw < 1 or height + 2 * padding < kh or width + 2 * padding < kw:
+        raise ValueError(
+            f"conv2d: a {kh} x {kw} kernel does not fit into {height} x {width} pixels with padding {padding}"
+        )
+    rows = (height + 2 * padding - kh) // stride + 1
+    columns = (width + 2 * padding - kw) // stride + 1
+    u0, u1 = max(0, padding - (rows - 1) * stride), min(kh, height + padding)
+    v0, v1 = max(0, padding - (columns - 1) * stride), min(kw, width + padding)
+    blocks = groups
+    while blocks % 2 == 0 and channels // blocks < MERGED and outputs // blocks < MERGED:
+        blocks //= 2
+    return Plan(
+        *(batch, height, width, channels, outputs, max(0, u1 - u0), max(0, v1 - v0), u0, v0, stride),
+        *(padding - u0, padding - v0, rows, columns, groups, blocks),
+    )
+
+
+def _strategy(p):
+    if p.groups == p.channels == p.outputs > 1:
+        return depthwise
+    if p.kh == p.kw == p.groups == 1 and p.top == p.left == 0:
+        return pointwise
+    return tiled
+
+
+def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
+    # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
+    """nn.conv2d, fast."""
+    p = _plan(np.shape(x), np.shape(weight), stride, padding, groups)
+    if bias is not None and np.shape(bias) != (p.outputs,):
+        raise ValueError(f"conv2d: bias must be ({p.outputs},) for {p.outputs} outputs, found {np.shape(bias)}")
+    return _conv2d(x, weight, plan=p) if bias is None else _conv2d(x, weight, bias, plan=p)
+
+
+def _forward(x, weight, bias=None, *, wanted, plan):
+    x = np.ascontiguousarray(x)
+    y = _strategy(plan).forward(plan, x, _taps(plan, weight))
+    if bias is not None:
+        y += bias
+    return y, (x, weight)
+
+
+def _backward(g, wanted, kept, *, plan):
+    x, weight = kept
+    g = np.ascontiguousarray(g)
+    gradients = {}
+    if 0 in wanted or 1 in wanted:
+        wants = 0 in wanted, 1 in wanted
+        gradients[0], taps = _strategy(plan).backward(plan, x, _taps(plan, weight), g, *wants)
+    if 1 in wanted:
+        gradients[1] = np.zeros(weight.shape, g.dtype)
+        _taps(plan, gradients[1])[...] = taps
+    if 2 in wanted:
+        gradients[2] = g.reshape(-1, plan.outputs).sum(0)
+    return [gradients[n] for n in wanted]
+
+
+_conv2d = on_tape("conv2d", _forward, _backward)
+
+
+def _taps(p, weight):
+    return weight[:, :, p.u0 : p.u0 + p.kh, p.v0 : p.v0 + p.kw]
+
+
+class _Strategy(NamedTuple):
+    forward: object
+    backward: object
+
+
+# ----------------------------------------------------------------------------- 1 x 1: one matrix product
+
+
+def _pointwise_forward(p, x, weight):
+    pixels = x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
+    return np.matmul(pixels, weight[:, :, 0, 0].T).reshape(p.batch, p.rows, p.columns, p.outputs)
+
+
+def _pointwise_backward(p, x, weight, g, wants_x, wants_weight):
+    g = g.reshape(-1, p.outputs)
+    dx = dweight = None
+    if wants_weight:
+        pixels = x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
+        dweight = np.matmul(g.T, pixels)[:, :, None, None]
+    if wants_x:
+        dx = np.matmul(g, weight[:, :, 0, 0]).reshape(p.batch, p.rows, p.columns, p.channels)
+        if p.stride > 1:
+            seen, dx = dx, np.zeros((p.batch, p.height, p.width, p.channels), g.dtype)
+            dx[:, :: p.stride, :: p.stride] = seen
+    return dx, dweight
+
+
+pointwise = _Strategy(_pointwise_forward, _pointwise_backward)
+
+
+# -------------------------------------------------------------------- the general case: tiles of columns
+
+
+def _tiles(x, kh, kw, stride, top, left, rows, columns):
+    """Cut the output into tiles of about ROWS pixels; yield each with the padded input that it sees.
+
+    Yields (images, output rows, windows) where windows is a view (b, i, j, u, v, C) of scratch memory.
+    """
+    batch, height, width, channels = x.shape
+    tall = min(rows, max(1, ROWS // columns))
+    deep = max(1, ROWS // (rows * columns)) if tall == rows else 1
+    wide = (columns - 1) * stride + kw
+    padded = workspace("padded", (deep, (tall - 1) * stride + kh, wide, channels), x.dtype)
+    a, b = max(0, left), min(wide, left + width)
+    padded[:, :, :a] = padded[:, :, b:] = 0
+    s = padded.strides
+    windows = as_strided(
+        padded,
+        (deep, tall, columns, kh, kw, channels),
+        (s[0], stride * s[1], stride * s[2], s[1], s[2], s[3]),
+    )
+    for first in range(0, batch, deep):
+        images = slice(first, min(first + deep, batch))
+        n = images.stop - first
+        for i in range(0, rows, tall):
+            lines = slice(i, min(i + tall, rows))
+            start = i * stride - top  # the input row that stands first in `padded`
+            need = (lines.stop - i - 1) * stride + kh
+            lo, hi = max(0, -start), max(0, min(need, height - start))
+            padded[:n, :lo, a:b] = padded[:n, hi:need, a:b] = 0
+            padded[:n, lo:hi, a:b] = x[images, start + lo : start + hi, a - left : b - left]
+            yield images, lines, windows[:n, : lines.stop - i]
+
+
+def _columns(windows, blocks):
+    """Windows (b, i, j, u, v, C) as a matrix a block: (blocks, b*i*j, u*v*C/blocks), in scratch memory."""
+    b, i, j, u, v, channels = windows.shape
+    c = channels // blocks
+    columns = workspace("columns", (blocks, b, i, j, u, v, c), windows.dtype)
+    np.copyto(columns, windows.reshape(b, i, j, u, v, blocks, c).transpose(5, 0, 1, 2, 3, 4, 6))
+    return columns.reshape(blocks, b * i * j, u * v * c)
+
+
+def _blocks(pixels, blocks):  # (b, i, j, C) contiguous -> a view (blocks, b*i*j, C/blocks)
+    b, i, j, channels = pixels.shape
+    return pixels.reshape(b * i * j, blocks, channels // blocks).transpose(1, 0, 2)
+
+
+def _matrix(p, weight):
+    """The weight as (blocks, kh, kw, C/blocks, O/blocks), zero between groups that share a block."""
+    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
+    w = weight.reshape(p.blocks, merged, o, c, p.kh, p.kw).transpose(0, 4, 5, 1, 3, 2)
+    matrix = np.zeros((p.blocks, p.kh, p.kw, merged, c, merged, o), weight.dtype)
+    for k in range(merged):
+        matrix[:, :, :, k, :, k] = w[:, :, :, k]
+    return matrix.reshape(p.blocks, p.kh, p.kw, merged * c, merged * o)
+
+
+def _unmatrix(p, matrix):
+    """(blocks, kh, kw, C/blocks, O/blocks) -> (O, C/groups, kh, kw): the transpose of `_matrix`."""
+    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
+    matrix = matrix.reshape(p.blocks, p.kh, p.kw, merged, c, merged, o)
+    w = np.stack([matrix[:, :, :, k, :, k] for k in range(merged)], 1)
+    return w.transpose(0, 1, 5, 4, 2, 3).reshape(p.outputs, c, p.kh, p.kw)
+
+
+def _tiled_forward(p, x, weight):
+    y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
+    matrix = _matrix(p, weight).reshape(p.blocks, -1, p.outputs // p.blocks)
+    for images, lines, windows in _tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns):
+        np.matmul(_columns(windows, p.blocks), matrix, out=_blocks(y[images, lines], p.blocks))
+    return y
+
+
+def _tiled_backward(p, x, weight, g, wants_x, wants_weight):
+    if wants_x and p.stride == 1:
+        return _tiled_backward_by_g(p, x, weight, g, wants_weight)
+    matrix = _matrix(p, weight)
+    dmatrix = np.zeros((p.blocks, p.kh * p.kw * matrix.shape[3], matrix.shape[4]), x.dtype)
+    padded = None
+    if wants_x:
+        tall = max(p.top + p.height, (p.rows - 1) * p.stride + p.kh)
+        wide = max(p.left + p.width, (p.columns - 1) * p.stride + p.kw)
+        padded = np.zeros((p.batch, tall, wide, p.channels), x.dtype)
+        back = matrix.reshape(dmatrix.shape).transpose(0, 2, 1)
+    s = p.stride
+    for images, lines, windows in _tiles(x, p.kh, p.kw, s, p.top, p.left, p.rows, p.columns):
+        dy = _blocks(g[images, lines], p.blocks)
+        if wants_weight:
+            dmatrix += np.matmul(_columns(windows, p.blocks).transpose(0, 2, 1), dy)
+        if wants_x:
+            b, i, j, u, v, _ = windows.shape
+            seen = np.matmul(dy, back).reshape(p.blocks, b, i, j, u, v, -1).transpose(4, 5, 1, 2, 3, 0, 6)
+            down = slice(lines.start * s, (lines.stop - 1) * s + 1, s)
+            for u, v in np.ndindex(p.kh, p.kw):
+                part = padded[images, down.start + u : down.stop + u : s, v : v + (j - 1) * s + 1 : s]
+                part += seen[u, v].reshape(part.shape)
+    dx = None
+    if wants_x:
+        dx = np.ascontiguousarray(padded[:, p.top : p.top + p.height, p.left : p.left + p.width])
+    return dx, _unmatrix(p, dmatrix)
+
+
+def _tiled_backward_by_g(p, x, weight, g, wants_weight):
+    """Stride 1: dx is g correlated with the flipped kernel, and the same columns of g give the weight's."""
+    flipped = _matrix(p, weight)[:, ::-1, ::-1].transpose(0, 1, 2, 4, 3)
+    flipped = flipped.reshape(p.blocks, -1, p.channels // p.blocks)
+    dflipped = np.zeros((p.blocks, p.channels // p.blocks, flipped.shape[1]), x.dtype)
+    product = workspace("product", dflipped.shape, x.dtype)
+    dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
+    top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
+    for images, lines, windows in _tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width):
+        columns = _columns(windows, p.blocks)
+        np.matmul(columns, flipped, out=_blocks(dx[images, lines], p.blocks))
+        if wants_weight:
+            pixels = _blocks(x[images, lines], p.blocks)
+            np.matmul(pixels.transpose(0, 2, 1), columns, out=product)
+            dflipped += product
+    dmatrix = dflipped.reshape(p.blocks, -1, p.kh, p.kw, p.outputs // p.blocks)[:, :, ::-1, ::-1]
+    return dx, _unmatrix(p, np.ascontiguousarray(dmatrix.transpose(0, 2, 3, 1, 4)))
+
+
+tiled = _Strategy(_tiled_forward, _tiled_backward)
+
+
+# --------------------------------------------------------------------- depthwise: shifted multiply-adds
+
+
+def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1, where j and C lie together: long loops
+    b, i, j, c = pixels.shape
+    if stride > 1:
+        return pixels
+    return as_strided(pixels, (b, i, j * c), (*pixels.strides[:2], pixels.strides[3]))
+
+
+def _depthwise_forward(p, x, weight):
+    y = np.empty((p.batch, p.rows, p.columns, p.channels), x.dtype)
+    taps = _tap_lines(weight, p.columns if p.stride == 1 else 1)
+    for images, lines, windows in _tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns):
+        _shift_add(windows, taps, p.stride, _line(y[images, lines], p.stride))
+    return y
+
+
+def _tap_lines(weight, columns):  # (C, 1, kh, kw) -> (kh, kw, columns*C)
+    return np.tile(weight[:, 0].transpose(1, 2, 0), columns)
+
+
+def _shift_add(windows, taps, stride, out):
+    term = workspace("term", out.shape, out.dtype)
+    out[...] = 0
+    for u, v in np.ndindex(*taps.shape[:2]):
+        np.multiply(_line(windows[:, :, :, u, v], stride), taps[u, v], out=term)
+        np.add(out, term, out=out)
+
+
+def _depthwise_backward(p, x, weight, g, wants_x, wants_weight):
+    if p.stride > 1:  # the same as stride 1 on a gradient with zeros between its pixels
+        seen, shape = g, ((p.rows - 1) * p.stride + 1, (p.columns - 1) * p.stride + 1)
+        g = np.zeros((p.batch, *shape, p.outputs), g.dtype)
+        g[:, :: p.stride, :: p.stride] = seen
+    dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
+    flipped = _tap_lines(weight[:, :, ::-1, ::-1], p.width)
+    dflipped = np.zeros((p.kh, p.kw, p.channels), x.dtype)
+    top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
+    for images, lines, windows in _tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width):
+        if wants_x:
+            _shift_add(windows, flipped, 1, _line(dx[images, lines], 1))
+        if wants_weight:
+            pixels = _line(x[images, lines], 1)
+            for u, v in np.ndindex(p.kh, p.kw):
+                line = np.einsum("bik,bik->k", _line(windows[:, :, :, u, v], 1), pixels)
+                dflipped[u, v] += line.reshape(p.width, p.channels).sum(0)
+    return dx, dflipped[::-1, ::-1].transpose(2, 0, 1)[:, None]
+
+
+depthwise = _Strategy(_depthwise_forward, _depthwise_backward)

@@ -1,0 +1,117 @@
+"""max_pool2d, avg_pool2d and spatial_mean, with their vector-Jacobian products by hand.
+
+Square windows only; padding only for the maximum, where it counts as -infinity.
+"""
+
+import numpy as np
+
+from .tape import on_tape
+
+
+def _check(name, shape, size, stride, padding):
+    if len(shape) != 4:
+        raise ValueError(f"{name}: x must be (B, H, W, C), found shape {shape}")
+    if size < 1 or stride < 1 or not 0 <= padding <= size // 2:
+        raise ValueError(
+            f"{name}: size and stride must be 1 or more and padding at most size // 2, found size {size}, "
+            f"stride {stride}, padding {padding}"
+        )
+    if min(shape[1:3]) + 2 * padding < size:
+        raise ValueError(
+            f"{name}: a {size} x {size} window does not fit into {shape[1]} x {shape[2]} pixels "
+            f"with padding {padding}"
+        )
+
+
+def _taps(x, size, stride):
+    """For each place in the window, in row order, the pixels of x that stand there: views (B, H', W', C)."""
+    rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
+    return [x[:, u : u + rows : stride, v : v + columns : stride] for u in range(size) for v in range(size)]
+
+
+def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
+    """nn.max_pool2d, fast."""
+    stride = size if stride is None else stride
+    _check("max_pool2d", np.shape(x), size, stride, padding)
+    return _max_pool2d(x, size=size, stride=stride, padding=padding)
+
+
+def _padded(x, padding):
+    if padding == 0:
+        return x
+    b, h, w, c = x.shape
+    wide = np.full((b, h + 2 * padding, w + 2 * padding, c), -np.inf, x.dtype)
+    wide[:, padding : padding + h, padding : padding + w] = x
+    return wide
+
+
+def _max_forward(x, *, wanted, size, stride, padding):
+    first, *others = _taps(_padded(x, padding), size, stride)
+    y = first.copy()
+    for tap in others:
+        np.maximum(y, tap, out=y)
+    return y, (x, y)
+
+
+def _max_backward(g, wanted, kept, *, size, stride, padding):
+    x, y = kept
+    b, h, w, c = x.shape
+    dx = np.zeros((b, h + 2 * padding, w + 2 * padding, c), x.dtype)
+    free = np.ones(y.shape, bool)  # windows whose maximum has not been met yet
+    hit, part = np.empty(y.shape, bool), np.empty(y.shape, x.dtype)
+    for tap, dtap in zip(_taps(_padded(x, padding), size, stride), _taps(dx, size, stride), strict=True):
+        np.equal(tap, y, out=hit)
+        hit &= free
+        free ^= hit
+        dtap += np.multiply(g, hit, out=part)
+    return [dx[:, padding : padding + h, padding : padding + w]]
+
+
+_max_pool2d = on_tape("max_pool2d", _max_forward, _max_backward)
+
+
+def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
+    """nn.avg_pool2d, fast."""
+    stride = size if stride is None else stride
+    _check("avg_pool2d", np.shape(x), size, stride, 0)
+    return _avg_pool2d(x, size=size, stride=stride)
+
+
+def _avg_forward(x, *, wanted, size, stride):
+    first, *others = _taps(x, size, stride)
+    y = first.copy()
+    for tap in others:
+        y += tap
+    y *= 1 / size**2
+    return y, x.shape
+
+
+def _avg_backward(g, wanted, shape, *, size, stride):
+    dx = np.zeros(shape, g.dtype)
+    share = g * g.dtype.type(1 / size**2)
+    for tap in _taps(dx, size, stride):
+        tap += share
+    return [dx]
+
+
+_avg_pool2d = on_tape("avg_pool2d", _avg_forward, _avg_backward)
+
+
+def spatial_mean(x):  # (B, H, W, C) -> (B, C)
+    """nn.spatial_mean, fast."""
+    if np.ndim(x) != 4 or 0 in np.shape(x)[1:3]:
+        raise ValueError(f"spatial_mean: x must be (B, H, W, C) with pixels, found shape {np.shape(x)}")
+    return _spatial_mean(x)
+
+
+def _mean_forward(x, *, wanted):
+    return x.sum((1, 2)) * x.dtype.type(1 / (x.shape[1] * x.shape[2])), x.shape
+
+
+def _mean_backward(g, wanted, shape):
+    b, h, w, c = shape
+    share = g * g.dtype.type(1 / (h * w))
+    return [np.repeat(share[:, None], h * w, axis=1).reshape(shape)]
+
+
+_spatial_mean = on_tape("spatial_mean", _mean_forward, _mean_backward)
