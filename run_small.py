@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bplcz_ref import report, simulate, so2sat, systems, train
+from bplcz_ref import report, simulate, systems, train
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 

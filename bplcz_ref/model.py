@@ -165,7 +165,7 @@ def value_and_gradients(loss, params, state, batch, *, rng=None):
         kept.update(trace)
         return L
 
-    vjp, L = make_vjp(scalar, params)
+    vjp, L = make_vjp(scalar)(params)
     return L, vjp(np.ones_like(L)), plain(kept)
 
 

@@ -1,20 +1,20 @@
 """One seed, many independent streams of random numbers, each by name: what one part draws never shifts another.
 
-The same seed gives the same numbers on every machine; a stream of an epoch or step is made afresh from its
-number, so that nothing of it has to be stored in a checkpoint.
+A stream of an epoch, a step or a row is made afresh from its number, so nothing of it is stored in a checkpoint.
 """
 
 import numpy as np
 
-NAMES = ("init", "split", "shuffle", "dropout", "simulate")
 
+def stream(seed, name, *numbers):  # -> numpy.random.Generator
+    """The random stream `name` of `seed`, for the epoch, step or row `numbers`; the same on every call and machine.
 
-def stream(seed, name, *index):
-    """The generator of `name` (one of NAMES) under `seed`; `index` numbers an epoch, a step or a row in it.
+    SeedSequence(seed, spawn_key = the name's bytes, then `numbers`), so no stream depends on how many others exist.
 
     >>> a, b = stream(47, "shuffle", 0), stream(47, "shuffle", 1)
     >>> a.integers(100, size=3).tolist() == b.integers(100, size=3).tolist()
     False
     """
-    key = (NAMES.index(name), *index)
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
+    return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(*name.encode(), *numbers)))

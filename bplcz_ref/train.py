@@ -29,7 +29,7 @@ class Trained(NamedTuple):
     params: dict
     state: dict
     statistics: so2sat.Statistics
-    settings: systems.Settings
+    dtype: str
 
 
 def train(
@@ -49,20 +49,20 @@ def train(
         if done is not None:
             say(f"{run}: complete already, not trained again")
             return done
-        train_index, test_index = so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+        train_index, test_index = parts(patches, settings)
         network = systems.build(system, settings)
         at = load_checkpoint(run, network, settings, dtype)
         if at is None:
             params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
-            statistics = so2sat.statistics(patches, train_index, clip_sen1=settings.clip_sen1)
+            statistics = so2sat.statistics(patches, train_index, settings.clip_sen1)
             at = Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
             files.write_json(run / "config.json", config)
         else:
             say(f"{run}: resumed at step {at.step}")
         at = fit(run, patches, train_index, network, settings, at, dtype, say, checkpoint_seconds)
-        trained = Trained(network, at.params, at.state, at.statistics, settings)
+        trained = Trained(network, at.params, at.state, at.statistics, dtype)
         say(f"{run}: evaluating on {len(test_index)} test samples")
-        C = confusion(trained, patches, test_index, dtype)
+        C = confusion(trained, patches, test_index)
     return finish(run, config, C, at)
 
 
@@ -107,7 +107,7 @@ def fit(run, patches, index, network, settings, at, dtype, say, checkpoint_secon
 def one_step(patches, rows, network, settings, at, dtype):
     """One batch: read, standardise, loss, gradients, SGD."""
     began = time.perf_counter()
-    x, y = batch(patches, rows, at.statistics, settings.clip_sen1, dtype)
+    x, y = batch(patches, rows, at.statistics, dtype)
     rng = stream(settings.seed, "dropout", at.step)
     _, gradients, trace = model.value_and_gradients(network.loss, at.params, at.state, (x, y), rng=rng)
     if not np.isfinite(trace["L"]):
@@ -179,23 +179,30 @@ def read_log(run):
 # ------------------------------------------------------------------------------------- data and evaluation
 
 
-def batch(patches, rows, statistics, clip_sen1, dtype):
+def parts(patches, settings):
+    """(train, test) row numbers: those that a subset file was written with if the sizes agree, or a new draw."""
+    sizes = (settings.per_class * len(paper.CLASSES), settings.test)
+    if patches.parts is not None and tuple(map(len, patches.parts)) == sizes:
+        return patches.parts
+    return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+
+
+def batch(patches, rows, statistics, dtype):
     """Rows of the file -> x (b, 32, 32, 18) standardised, y (b,)."""
-    x = so2sat.standardise(patches.images(rows, dtype=dtype), statistics, clip_sen1=clip_sen1)
-    return x, patches.labels[rows]
+    return so2sat.standardise(patches.images(rows, dtype), statistics), patches.labels[rows]
 
 
-def logits(trained, patches, index, dtype="float32", size=64):
+def logits(trained, patches, index, size=64):
     """c_hat of the rows of `index`, in chunks of `size`: evaluation mode, the image side alone."""
     for rows in np.split(index, range(size, len(index), size)):
-        x, _ = batch(patches, rows, trained.statistics, trained.settings.clip_sen1, dtype)
+        x, _ = batch(patches, rows, trained.statistics, trained.dtype)
         yield rows, trained.network.apply(trained.params, trained.state, x, train=False)[0]
 
 
-def confusion(trained, patches, index, dtype="float32"):
+def confusion(trained, patches, index):
     """The confusion matrix (17, 17) on the rows of `index`."""
     C = np.zeros((len(paper.CLASSES), len(paper.CLASSES)), np.int64)
-    for rows, c_hat in logits(trained, patches, index, dtype):
+    for rows, c_hat in logits(trained, patches, index):
         C += metrics.confusion(patches.labels[rows], np.argmax(c_hat, axis=1))
     return C
 
@@ -239,7 +246,7 @@ def claim(run, config, resume):
 def save_checkpoint(run, at):
     """Everything of `at` as one npz, whole; the last one stays until then."""
     arrays = {"step": np.array(at.step), "sums": np.array([at.sums[name] for name in SUMS])}
-    arrays |= {f"statistics/{name}": value for name, value in at.statistics._asdict().items()}
+    arrays |= {"statistics/mean": at.statistics.mean, "statistics/std": at.statistics.std}
     for part in ("params", "velocity", "state"):
         arrays |= {f"{part}/{name}": leaf for name, leaf in weights.named(getattr(at, part) or {}).items()}
     with files.whole(run / "checkpoint.npz") as temporary, open(temporary, "wb") as file:
@@ -256,19 +263,19 @@ def load_checkpoint(run, network, settings, dtype):
             arrays = dict(file)
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} cannot be read ({error}): remove it to begin the run anew") from None
-    parts = {"params": {}, "velocity": {}, "state": {}, "statistics": {}}
+    trees = {"params": {}, "velocity": {}, "state": {}, "statistics": {}}
     for name, value in arrays.items():
-        part, _, rest = name.partition("/")
-        if part in parts:
-            parts[part][rest] = value
+        tree, _, rest = name.partition("/")
+        if tree in trees:
+            trees[tree][rest] = value
     params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
     return Progress(
         step=int(arrays["step"]),
         sums=dict(zip(SUMS, arrays["sums"].tolist(), strict=True)),
-        params=weights.like(params, parts["params"], f"{path} (params)"),
-        velocity=weights.like(params, parts["velocity"], f"{path} (velocity)") if parts["velocity"] else None,
-        state=weights.like(state, parts["state"], f"{path} (state)"),
-        statistics=so2sat.Statistics(**parts["statistics"]),
+        params=weights.like(params, trees["params"], f"{path} (params)"),
+        velocity=weights.like(params, trees["velocity"], f"{path} (velocity)") if trees["velocity"] else None,
+        state=weights.like(state, trees["state"], f"{path} (state)"),
+        statistics=so2sat.Statistics(**trees["statistics"], clip_sen1=settings.clip_sen1),
     )
 
 
@@ -280,7 +287,7 @@ def load(run):
     at = load_checkpoint(Path(run), network, settings, config["dtype"])
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
-    return Trained(network, at.params, at.state, at.statistics, settings)
+    return Trained(network, at.params, at.state, at.statistics, config["dtype"])
 
 
 def finish(run, config, C, at):

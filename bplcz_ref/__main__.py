@@ -1,0 +1,184 @@
+"""python -m bplcz_ref COMMAND: every job of the library from the command line. Also installed as bplcz-ref."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from bplcz_ref import (
+    __version__,
+    explain,
+    files,
+    metrics,
+    paper,
+    prompts,
+    simulate,
+    so2sat,
+    systems,
+    tokenizer,
+    train,
+)
+
+
+def main(arguments=None):
+    """Run one command; returns the exit code. Errors that a user can mend are one line on stderr, code 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError) as error:
+        print(f"bplcz_ref {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"bplcz_ref {options.command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser():
+    """The command line, a function each below."""
+    top = argparse.ArgumentParser(prog="bplcz_ref", description="BP-LCZ as exact, runnable mathematics.")
+    top.add_argument("--version", action="version", version=f"bplcz_ref {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name, run, text, example):
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  python -m bplcz_ref {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.set_defaults(run=run)
+        return made
+
+    c = command("simulate", run_simulate, "Write So2Sat-like simulated patches in So2Sat's own layout.",
+                "simulate OUT.h5 --per-class 60 --seed 47")  # fmt: skip
+    c.add_argument("out", metavar="OUT.h5", type=Path)
+    c.add_argument("--per-class", type=int, default=60, metavar="N", help="default: %(default)s")
+    c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
+
+    c = command("inspect", run_inspect, "Show a file's rows, classes and bands, and what is wrong with it.",
+                "inspect training.h5")  # fmt: skip
+    c.add_argument("file", metavar="FILE.h5")
+
+    c = command("subset", run_subset, "Draw the paper's split from a large file into a small one.",
+                "subset training.h5 OUT.h5 --per-class 1306 --test 12117 --seed 47")  # fmt: skip
+    c.add_argument("file", metavar="FILE.h5")
+    c.add_argument("out", metavar="OUT.h5")
+    c.add_argument(
+        "--per-class", type=int, default=paper.TRAIN_PER_CLASS, metavar="N", help="default: %(default)s"
+    )
+    c.add_argument("--test", type=int, default=paper.TEST, metavar="N", help="default: %(default)s")
+    c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
+
+    c = command("train", run_train, "Train one system into a run folder, or go on with an interrupted run.",
+                "train --data FILE.h5 --system ebcnn-bplcz --out RUN --resume")  # fmt: skip
+    c.add_argument("--data", required=True, metavar="FILE.h5")
+    c.add_argument("--system", required=True, choices=systems.SYSTEMS)
+    c.add_argument("--out", required=True, type=Path, metavar="RUN")
+    c.add_argument("--resume", action="store_true", help="go on with the run in RUN instead of refusing it")
+    c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
+    c.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s")
+    for name, kind in (("epochs", int), ("per-class", int), ("test", int), ("seed", int), ("batch", int)):
+        c.add_argument(f"--{name}", type=kind, metavar="N", help="in place of the preset's")
+    c.add_argument("--learning-rate", type=float, metavar="X", help="in place of the preset's")
+    c.add_argument(
+        "--vocabulary", metavar="MERGES", help="a merges file, such as CLIP's; default: the bundled one"
+    )
+
+    for name, run, text, example in (
+        ("evaluate", run_evaluate, "Accuracy of a trained run on all rows of a file.", "evaluate RUN --data FILE.h5"),
+        ("predict", run_predict, "Write the class of every row of a file.",
+         "predict RUN --data FILE.h5 --out LABELS.csv"),
+    ):  # fmt: skip
+        c = command(name, run, text, example)
+        c.add_argument("folder", metavar="RUN", type=Path)
+        c.add_argument("--data", required=True, metavar="FILE.h5")
+        if name == "predict":
+            c.add_argument("--out", required=True, type=Path, metavar="LABELS.csv")
+
+    c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
+                "explain --equation 7")  # fmt: skip
+    c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
+
+    c = command("tokenizer", run_tokenizer, "Train the bundled vocabulary again, or encode a text.",
+                'tokenizer encode "a photo of a lake"')  # fmt: skip
+    actions = c.add_subparsers(dest="action", required=True, metavar="train|encode")
+    a = actions.add_parser("train", help="retrain from tokenizer_vocab/corpus.txt into a folder")
+    a.add_argument("--out", required=True, type=Path, metavar="DIR")
+    a = actions.add_parser("encode", help="token ids and pieces of a text")
+    a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
+    a.add_argument("--merges", metavar="FILE", help="a merges file, such as CLIP's; default: the bundled one")
+    return top
+
+
+def run_simulate(options):
+    simulate.write(options.out, per_class=options.per_class, seed=options.seed)
+    print(f"{options.out}: {17 * options.per_class} SIMULATED patches, {options.per_class} of each class")
+
+
+def run_inspect(options):
+    found = so2sat.inspect(options.file)
+    print(found)
+    return 1 if found.problems else 0
+
+
+def run_subset(options):
+    so2sat.subset(options.file, options.out, options.per_class, options.test, options.seed)
+    print(f"{options.out}: {17 * options.per_class} training and {options.test} test rows of {options.file}")
+
+
+def run_train(options):
+    given = ("epochs", "per_class", "test", "seed", "batch", "learning_rate", "vocabulary")
+    chosen = {name: getattr(options, name) for name in given if getattr(options, name) is not None}
+    settings = systems.PRESETS[options.preset]._replace(**chosen)
+    result = train.train(
+        options.out, options.data, options.system, settings, dtype=options.dtype, resume=options.resume
+    )
+    print(describe(result, "SIMULATED" if result["data_simulated"] else "test"))
+
+
+def run_evaluate(options):
+    trained = train.load(options.folder)
+    with so2sat.open_file(options.data) as patches:
+        C = train.confusion(trained, patches, np.arange(len(patches)))
+        print(describe(metrics.summary(C), "SIMULATED" if patches.simulated else "all"))
+
+
+def run_predict(options):
+    trained = train.load(options.folder)
+    lines = ["row,class,name"]
+    with so2sat.open_file(options.data) as patches:
+        for rows, c_hat in train.logits(trained, patches, np.arange(len(patches))):
+            classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]
+            lines += [f"{row},{name},{text}" for row, (name, text) in zip(rows, classes, strict=True)]
+    with files.whole(options.out) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{options.out}: the classes of {len(lines) - 1} rows")
+
+
+def run_explain(options):
+    print(explain.explain(options.equation))
+
+
+def run_tokenizer(options):
+    if options.action == "train":
+        tokenizer.write_vocabulary(options.out)
+        print(f"{options.out}: the vocabulary, trained again")
+        return
+    words = systems.tokenizer(options.merges)
+    for text in prompts.prompts() if options.text == "-" else [options.text]:
+        ids = words.encode(text)
+        print(" ".join(map(str, ids)), "|", " ".join(repr(words.decode([i])) for i in ids))
+
+
+def describe(result, kind):
+    """One line of a result."""
+    return (
+        f"OA {100 * result['overall_accuracy']:.2f} %, average accuracy {100 * result['average_accuracy']:.2f} %, "
+        f"kappa {100 * result['kappa']:.2f} % on {result['samples']} {kind} samples"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

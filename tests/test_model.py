@@ -1,0 +1,196 @@
+"""model.py: Fig. 1 against the scalar loops, its exact savings against doing the work, and dtypes throughout."""
+
+import numpy as np
+import pytest
+
+from bplcz_ref import bands, equations, loops, model, nn, optim, weights
+from bplcz_ref.encoders import ebcnn, text
+from bplcz_ref.streams import stream
+
+K, n, L, d = 17, 7, 6, 3
+B = 5
+ALPHA, BETA = 0.25, 2.0
+
+
+def tokens():
+    """Distinct prompts of 4 to 6 tokens: SOT 28, words, EOT 29, zeros."""
+    ids = np.zeros((K, n, L), int)
+    for k in range(K):
+        for i in range(n):
+            row = [28, 1 + k, 1 + (k + 3 * i) % 27, *([1 + i] * (i % 2)), 29]
+            ids[k, i, : len(row)] = row
+    return ids
+
+
+def network(contrastive="paper", prompted=True):
+    encoders = {group: ebcnn.encoder(len(i), width=2, features=d) for group, i in bands.INDEX.items()}
+    classifier = nn.dense(n * d, K)
+    if not prompted:
+        return model.bplcz(encoders, classifier)
+    tower = text.encoder(30, width=8, layers=2, heads=2, features=d, context=9)
+    return model.bplcz(
+        encoders, classifier, text=tower, tokens=tokens(), alpha=ALPHA, beta=BETA, contrastive=contrastive
+    )
+
+
+def batch(dtype=np.float64):
+    x = np.random.default_rng(1).standard_normal((B, 8, 8, 18)).astype(dtype)
+    return x, np.array([3, 16, 3, 0, 8])
+
+
+def start(made, dtype=np.float64):
+    return made.init(stream(47, "init"), np.dtype(dtype))
+
+
+def test_every_symbol_is_in_the_trace_and_equals_the_loops():
+    made = network()
+    params, state = start(made)
+    L, trace, = made.loss(params, state, batch())  # fmt: skip
+    y = batch()[1].tolist()
+    I_i = {group: value.tolist() for group, value in trace["I_i"].items()}
+    T_i = {group: value.tolist() for group, value in trace["T_i"].items()}
+    both = {group: loops.similarity(I_i[group], T_i[group]) for group in I_i}
+    S = loops.fuse([s for s, _ in both.values()], ALPHA)
+    S_hat = loops.fuse([s for _, s in both.values()], ALPHA)
+    W = loops.supervised_matrix(y)
+    L_i2t, L_t2i, L_con = loops.contrastive_loss(S, S_hat, W)
+    I = loops.concat(list(I_i.values()))
+    w, b = params["classifier"]["weight"].tolist(), params["classifier"]["bias"].tolist()
+    c_hat = [[b[k] + sum(I[j][q] * w[k][q] for q in range(n * d)) for k in range(K)] for j in range(B)]
+    L_cls = loops.cross_entropy(c_hat, y)
+    expected = {"S": S, "S_hat": S_hat, "W": W, "L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con}
+    expected |= {"I": I, "c_hat": c_hat, "L_cls": L_cls, "L": loops.total_loss(L_cls, L_con, BETA)}
+    for symbol, value in expected.items():
+        assert np.abs(np.asarray(trace[symbol]) - np.asarray(value)).max() < 1e-12, symbol
+    for group, (S_group, S_hat_group) in both.items():
+        assert np.abs(trace["S_i"][group] - np.asarray(S_group)).max() < 1e-12
+        assert np.abs(trace["S_hat_i"][group] - np.asarray(S_hat_group)).max() < 1e-12
+    off = [(j, k) for j in range(B) for k in range(B)]
+    positive = [S[j][k] for j, k in off if y[j] == y[k]]
+    negative = [S[j][k] for j, k in off if y[j] != y[k]]
+    assert abs(trace["S_positive"] - sum(positive) / len(positive)) < 1e-12
+    assert abs(trace["S_negative"] - sum(negative) / len(negative)) < 1e-12
+    assert L == trace["L"]
+
+
+def test_encoding_distinct_prompts_once_is_exact():
+    """Against the paper's own way: every sample's seven prompts encoded for itself, padded to the full context."""
+    made = network()
+    params, state = start(made)
+    x, y = batch()
+    tower = text.encoder(30, width=8, layers=2, heads=2, features=d, context=9)
+
+    def as_printed(p, state, batch):
+        x, y = batch
+        groups = bands.split(*bands.separate(x))
+        S_i, S_hat_i, I_i = [], [], []
+        for i, group in enumerate(groups):
+            encoder = ebcnn.encoder(len(bands.INDEX[group]), width=2, features=d)
+            I, _ = encoder.apply(p["branches"][group], state["branches"][group], groups[group], train=True)
+            ids = np.pad(tokens()[y, i], ((0, 0), (0, 9 - L)))
+            T, _ = tower.apply(p["text"], {}, ids, train=True)
+            S, S_hat = equations.similarity(I, T)
+            S_i, S_hat_i, I_i = [*S_i, S], [*S_hat_i, S_hat], [*I_i, I]
+        L_con = equations.contrastive_loss(
+            equations.fuse(S_i, ALPHA), equations.fuse(S_hat_i, ALPHA), equations.supervised_matrix(y)
+        ).L_con
+        c_hat = nn.linear(equations.concat(I_i), p["classifier"]["weight"], p["classifier"]["bias"])
+        return equations.total_loss(equations.cross_entropy(c_hat, y), L_con, BETA), {}
+
+    value, gradients, _ = model.value_and_gradients(made.loss, params, state, (x, y))
+    printed, slow, _ = model.value_and_gradients(as_printed, params, state, (x, y))
+    assert abs(value - printed) < 1e-13
+    slow = weights.named(slow)
+    for name, gradient in weights.named(gradients).items():
+        assert np.abs(gradient - slow[name]).max() <= 1e-11 * max(np.abs(slow[name]).max(), 1e-6), name
+    assert np.abs(slow["text.token_embedding.weight"]).max() > 1e-6
+
+
+def test_gradient_by_differences():
+    made = network()
+    params, state = start(made)
+    _, gradients, _ = model.value_and_gradients(made.loss, params, state, batch())
+    rng = np.random.default_rng(5)
+    flat, gradients = weights.named(params), weights.named(gradients)
+    direction = {name: rng.standard_normal(leaf.shape) for name, leaf in flat.items()}
+
+    def value(step):
+        moved = weights.nested({name: leaf + step * direction[name] for name, leaf in flat.items()})
+        return made.loss(moved, state, batch())[0]
+
+    exact = sum(np.sum(gradients[name] * direction[name]) for name in flat)
+    numeric = (value(1e-6) - value(-1e-6)) / 2e-6
+    assert abs(exact - numeric) < 1e-5 * abs(exact)
+
+
+@pytest.mark.parametrize("contrastive", equations.CONTRASTIVE)
+def test_a_float32_step_stays_float32(contrastive):
+    made = network(contrastive)
+    params, state = start(made, np.float32)
+    value, gradients, trace = model.value_and_gradients(made.loss, params, state, batch(np.float32))
+    stepped, velocity = optim.sgd(params, None, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
+    stepped, velocity = optim.sgd(stepped, velocity, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
+    floats = {
+        name: np.asarray(leaf).dtype
+        for tree in (gradients, stepped, velocity, trace, {"value": value})
+        for name, leaf in weights.named(tree).items()
+        if not name.endswith("num_batches_tracked") and name not in ("S_positive", "S_negative")
+    }
+    assert set(floats.values()) == {np.dtype(np.float32)}, {k: v for k, v in floats.items() if v != np.float32}
+    assert all(np.isfinite(leaf).all() for leaf in weights.named(gradients).values())
+    assert set(weights.named(gradients)) == set(weights.named(params))
+
+
+def test_learnable_variants_have_gradients_there():
+    for name in ("infonce", "unicl", "siglip", "bce-scale-bias"):
+        made = network(name)
+        params, state = start(made)
+        _, gradients, _ = model.value_and_gradients(made.loss, params, state, batch())
+        assert all(abs(float(g)) > 0 for g in gradients["contrastive"].values()), name
+
+
+def test_without_text_the_loss_is_cross_entropy_and_the_start_is_the_same():
+    plain, prompted = network(prompted=False), network()
+    params, state = start(plain)
+    both, _ = start(prompted)
+    for name, leaf in weights.named(params).items():
+        assert np.array_equal(leaf, weights.named(both)[name]), name
+    L, trace = plain.loss(params, state, batch())
+    assert L == trace["L_cls"] == prompted.loss(both, state, batch())[1]["L_cls"]
+    assert "S" not in trace
+
+
+def test_prediction_needs_no_text():
+    made = network()
+    params, state = start(made)
+    c_hat, _ = made.apply(params, state, batch()[0], train=False)
+    del params["text"]
+    again, same = made.apply(params, state, batch()[0], train=False)
+    assert np.array_equal(c_hat, again)
+    assert np.array_equal(same["branches"]["NIR"]["bn1"]["running_mean"], np.zeros(2))
+
+
+def test_the_state_moves_in_training():
+    made = network()
+    params, state = start(made)
+    _, _, trace = model.value_and_gradients(made.loss, params, state, batch())
+    moved = trace["state"]["branches"]["SWIR"]["bn3"]
+    assert moved["num_batches_tracked"] == 1
+    assert np.abs(moved["running_mean"]).max() > 0
+    assert np.array_equal(state["branches"]["SWIR"]["bn3"]["running_mean"], np.zeros(4))
+
+
+def test_a_batch_of_one_class_has_no_negatives():
+    made = network()
+    params, state = start(made)
+    x, _ = batch()
+    _, trace = made.loss(params, state, (x, np.full(B, 4)))
+    assert np.isnan(trace["S_negative"])
+    assert np.isfinite(trace["L"])
+
+
+def test_bad_options_are_named():
+    with pytest.raises(ValueError, match="'clip'; expected one of paper, identity"):
+        network("clip")
+    with pytest.raises(ValueError, match="belong together"):
+        model.bplcz({}, None, text=1)

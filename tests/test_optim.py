@@ -1,0 +1,106 @@
+"""optim.py: SGD against its scalar loop, against numbers worked out by hand, and against wrong readings of it."""
+
+import numpy as np
+import pytest
+
+from bplcz_ref import loops, optim
+
+RATES = [0.1, 0.1, 0.05, 0.2]  # a changing rate shows a rate that sits inside the velocity
+SETTINGS = {"momentum": 0.9, "weight_decay": 0.1}
+
+
+def path(rule):
+    """The parameters after each of four steps with seeded gradients."""
+    rng = np.random.default_rng(0)
+    w, v, seen = {"a": np.array([1.0, -2.0]), "b": {"c": np.array([[0.5]])}}, None, []
+    for rate in RATES:
+        gradient = {"a": rng.standard_normal(2), "b": {"c": rng.standard_normal((1, 1))}}
+        w, v = rule(w, v, gradient, rate)
+        seen.append(np.concatenate([w["a"], w["b"]["c"].ravel()]))
+    return np.array(seen)
+
+
+def ours(w, v, gradient, rate):
+    return optim.sgd(w, v, gradient, learning_rate=rate, **SETTINGS)
+
+
+def leafwise(rule):
+    """A rule of one array as a rule of the tree."""
+
+    def whole(w, v, gradient, rate):
+        a, va = rule(w["a"], None if v is None else v["a"], gradient["a"], rate)
+        c, vc = rule(w["b"]["c"], None if v is None else v["b"]["c"], gradient["b"]["c"], rate)
+        return {"a": a, "b": {"c": c}}, {"a": va, "b": {"c": vc}}
+
+    return whole
+
+
+def test_two_steps_by_hand():
+    # w = 1, g = 0.5, lr = 0.1, mu = 0.9, wd = 0.1
+    # step 1: g = 0.5 + 0.1 = 0.6; v = 0.6; w = 1 - 0.06 = 0.94
+    # step 2: g = 0.5 + 0.094 = 0.594; v = 0.54 + 0.594 = 1.134; w = 0.94 - 0.1134 = 0.8266
+    w, v = {"w": np.array(1.0)}, None
+    w, v = optim.sgd(w, v, {"w": np.array(0.5)}, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
+    assert abs(float(w["w"]) - 0.94) < 1e-15
+    w, v = optim.sgd(w, v, {"w": np.array(0.5)}, learning_rate=0.1, momentum=0.9, weight_decay=0.1)
+    assert abs(float(v["w"]) - 1.134) < 1e-15
+    assert abs(float(w["w"]) - 0.8266) < 1e-15
+
+
+def test_equals_the_loop():
+    def loop(w, v, g, rate):
+        new, velocity = loops.sgd(w.ravel().tolist(), g.ravel().tolist(), None if v is None else v.ravel().tolist(),
+                                  rate, 0.9, 0.1)  # fmt: skip
+        return np.reshape(new, w.shape), np.reshape(velocity, w.shape)
+
+    assert np.abs(path(ours) - path(leafwise(loop))).max() < 1e-15
+
+
+def nesterov(w, v, g, rate):
+    g = g + 0.1 * w
+    v = g if v is None else 0.9 * v + g
+    return w - rate * (g + 0.9 * v), v
+
+
+def decoupled_decay(w, v, g, rate):
+    v = g if v is None else 0.9 * v + g
+    return w - rate * v - rate * 0.1 * w, v
+
+
+def damped(w, v, g, rate):
+    g = g + 0.1 * w
+    v = 0.1 * g if v is None else 0.9 * v + 0.1 * g
+    return w - rate * v, v
+
+
+def rate_inside_velocity(w, v, g, rate):
+    v = rate * (g + 0.1 * w) + (0 if v is None else 0.9 * v)
+    return w - v, v
+
+
+def decay_after_momentum(w, v, g, rate):
+    v = g if v is None else 0.9 * v + g
+    return w - rate * (v + 0.1 * w), v
+
+
+def no_decay(w, v, g, rate):
+    v = g if v is None else 0.9 * v + g
+    return w - rate * v, v
+
+
+@pytest.mark.parametrize(
+    "wrong", [nesterov, decoupled_decay, damped, rate_inside_velocity, decay_after_momentum, no_decay]
+)
+def test_wrong_rules_are_seen(wrong):
+    assert np.abs(path(ours) - path(leafwise(wrong))).max() > 1e-3
+
+
+def test_nothing_is_changed_in_place_and_dtype_stays():
+    w = {"w": np.ones(3, np.float32)}
+    g = {"w": np.full(3, 0.5, np.float32)}
+    v = {"w": np.ones(3, np.float32)}
+    new, velocity = optim.sgd(w, v, g, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
+    assert w["w"].tolist() == [1.0] * 3
+    assert v["w"].tolist() == [1.0] * 3
+    assert g["w"].tolist() == [0.5] * 3
+    assert new["w"].dtype == velocity["w"].dtype == np.float32
