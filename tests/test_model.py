@@ -129,7 +129,9 @@ def test_a_float32_step_stays_float32(contrastive):
     params, state = start(made, np.float32)
     value, gradients, trace = model.value_and_gradients(made.loss, params, state, batch(np.float32))
     stepped, velocity = optim.sgd(params, None, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
-    stepped, velocity = optim.sgd(stepped, velocity, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
+    stepped, velocity = optim.sgd(
+        stepped, velocity, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002
+    )
     floats = {
         name: np.asarray(leaf).dtype
         for tree in (gradients, stepped, velocity, trace, {"value": value})
