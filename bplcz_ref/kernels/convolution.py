@@ -15,6 +15,8 @@ from numpy.lib.stride_tricks import as_strided
 
 from .tape import on_tape
 from .threads import workspace
+from .tiles import tiles
+from .winograd import correlate
 
 ROWS = 512  # output pixels a tile: columns and products then stay in the second-level cache
 MERGED = 32  # channels a block of a grouped convolution should have: below, a matrix product is mostly overhead
@@ -76,11 +78,16 @@ def _plan(x, weight, stride, padding, groups):
     )
 
 
-def _strategy(p):
+def _strategy(p, dtype):
     if p.groups == p.channels == p.outputs > 1:
         return depthwise
     if p.kh == p.kw == p.groups == 1 and p.top == p.left == 0:
         return pointwise
+    by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
+    if dtype == np.float32 and (p.kh, p.kw, p.stride, p.groups) == (3, 3, 1, 1) and by_four:
+        # Per 16 outputs, in multiplications: the transforms of input and output, and 36 for 144 in between.
+        if 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs < 100 * p.channels * p.outputs:
+            return winograd
     return tiled
 
 
@@ -95,7 +102,7 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
 
 def _forward(x, weight, bias=None, *, wanted, plan):
     x = np.ascontiguousarray(x)
-    y = _strategy(plan).forward(plan, x, _taps(plan, weight))
+    y = _strategy(plan, x.dtype).forward(plan, x, _taps(plan, weight))
     if bias is not None:
         y += bias
     return y, (x, weight)
@@ -107,7 +114,7 @@ def _backward(g, wanted, kept, *, plan):
     gradients = {}
     if 0 in wanted or 1 in wanted:
         wants = 0 in wanted, 1 in wanted
-        gradients[0], taps = _strategy(plan).backward(plan, x, _taps(plan, weight), g, *wants)
+        gradients[0], taps = _strategy(plan, x.dtype).backward(plan, x, _taps(plan, weight), g, *wants)
     if 1 in wanted:
         gradients[1] = np.zeros(weight.shape, g.dtype)
         _taps(plan, gradients[1])[...] = taps
@@ -156,37 +163,6 @@ pointwise = _Strategy(_pointwise_forward, _pointwise_backward)
 # -------------------------------------------------------------------- the general case: tiles of columns
 
 
-def _tiles(x, kh, kw, stride, top, left, rows, columns):
-    """Cut the output into tiles of about ROWS pixels; yield each with the padded input that it sees.
-
-    Yields (images, output rows, windows) where windows is a view (b, i, j, u, v, C) of scratch memory.
-    """
-    batch, height, width, channels = x.shape
-    tall = min(rows, max(1, ROWS // columns))
-    deep = max(1, ROWS // (rows * columns)) if tall == rows else 1
-    wide = (columns - 1) * stride + kw
-    padded = workspace("padded", (deep, (tall - 1) * stride + kh, wide, channels), x.dtype)
-    a, b = max(0, left), min(wide, left + width)
-    padded[:, :, :a] = padded[:, :, b:] = 0
-    s = padded.strides
-    windows = as_strided(
-        padded,
-        (deep, tall, columns, kh, kw, channels),
-        (s[0], stride * s[1], stride * s[2], s[1], s[2], s[3]),
-    )
-    for first in range(0, batch, deep):
-        images = slice(first, min(first + deep, batch))
-        n = images.stop - first
-        for i in range(0, rows, tall):
-            lines = slice(i, min(i + tall, rows))
-            start = i * stride - top  # the input row that stands first in `padded`
-            need = (lines.stop - i - 1) * stride + kh
-            lo, hi = max(0, -start), max(0, min(need, height - start))
-            padded[:n, :lo, a:b] = padded[:n, hi:need, a:b] = 0
-            padded[:n, lo:hi, a:b] = x[images, start + lo : start + hi, a - left : b - left]
-            yield images, lines, windows[:n, : lines.stop - i]
-
-
 def _columns(windows, blocks):
     """Windows (b, i, j, u, v, C) as a matrix a block: (blocks, b*i*j, u*v*C/blocks), in scratch memory."""
     b, i, j, u, v, channels = windows.shape
@@ -222,7 +198,7 @@ def _unmatrix(p, matrix):
 def _tiled_forward(p, x, weight):
     y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
     matrix = _matrix(p, weight).reshape(p.blocks, -1, p.outputs // p.blocks)
-    for images, lines, windows in _tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns):
+    for images, lines, windows in tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns, ROWS):
         np.matmul(_columns(windows, p.blocks), matrix, out=_blocks(y[images, lines], p.blocks))
     return y
 
@@ -239,7 +215,7 @@ def _tiled_backward(p, x, weight, g, wants_x, wants_weight):
         padded = np.zeros((p.batch, tall, wide, p.channels), x.dtype)
         back = matrix.reshape(dmatrix.shape).transpose(0, 2, 1)
     s = p.stride
-    for images, lines, windows in _tiles(x, p.kh, p.kw, s, p.top, p.left, p.rows, p.columns):
+    for images, lines, windows in tiles(x, p.kh, p.kw, s, p.top, p.left, p.rows, p.columns, ROWS):
         dy = _blocks(g[images, lines], p.blocks)
         if wants_weight:
             dmatrix += np.matmul(_columns(windows, p.blocks).transpose(0, 2, 1), dy)
@@ -264,7 +240,7 @@ def _tiled_backward_by_g(p, x, weight, g, wants_weight):
     product = workspace("product", dflipped.shape, x.dtype)
     dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
     top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
-    for images, lines, windows in _tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width):
+    for images, lines, windows in tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width, ROWS):
         columns = _columns(windows, p.blocks)
         np.matmul(columns, flipped, out=_blocks(dx[images, lines], p.blocks))
         if wants_weight:
@@ -276,6 +252,25 @@ def _tiled_backward_by_g(p, x, weight, g, wants_weight):
 
 
 tiled = _Strategy(_tiled_forward, _tiled_backward)
+
+
+# ----------------------------------------------------------------------------- 3 x 3 at stride 1, float32
+
+
+def _winograd_forward(p, x, weight):
+    return correlate(x, weight, p.top, p.left, p.rows, p.columns)[0]
+
+
+def _winograd_backward(p, x, weight, g, wants_x, wants_weight):
+    if not wants_x:
+        return _tiled_backward(p, x, weight, g, wants_x, wants_weight)
+    flipped = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
+    top, left = 2 - p.top, 2 - p.left
+    dx, dflipped = correlate(g, flipped, top, left, p.height, p.width, x if wants_weight else None)
+    return dx, dflipped[:, :, ::-1, ::-1].transpose(1, 0, 2, 3) if wants_weight else None
+
+
+winograd = _Strategy(_winograd_forward, _winograd_backward)
 
 
 # --------------------------------------------------------------------- depthwise: shifted multiply-adds
@@ -291,7 +286,7 @@ def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1, where j a
 def _depthwise_forward(p, x, weight):
     y = np.empty((p.batch, p.rows, p.columns, p.channels), x.dtype)
     taps = _tap_lines(weight, p.columns if p.stride == 1 else 1)
-    for images, lines, windows in _tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns):
+    for images, lines, windows in tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns, ROWS):
         _shift_add(windows, taps, p.stride, _line(y[images, lines], p.stride))
     return y
 
@@ -317,7 +312,7 @@ def _depthwise_backward(p, x, weight, g, wants_x, wants_weight):
     flipped = _tap_lines(weight[:, :, ::-1, ::-1], p.width)
     dflipped = np.zeros((p.kh, p.kw, p.channels), x.dtype)
     top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
-    for images, lines, windows in _tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width):
+    for images, lines, windows in tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width, ROWS):
         if wants_x:
             _shift_add(windows, flipped, 1, _line(dx[images, lines], 1))
         if wants_weight:

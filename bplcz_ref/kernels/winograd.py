@@ -1,0 +1,86 @@
+"""3x3 convolution at stride 1 by Winograd's F(4x4, 3x3): 36 multiplications for 16 outputs instead of 144.
+
+    y = A^T [ sum_c (G w G^T) * (B^T d B) ] A     per tile: d is 6x6, w is 3x3, y is 4x4
+
+(Winograd 1980; Lavin and Gray 2016.) Its sums cancel, so in float32 it rounds about four times more than the
+direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 would give ten).
+Not for float64, which is the exact mode: convolution.py asks only for float32.
+"""
+
+import functools
+
+import numpy as np
+
+from .threads import workspace
+from .tiles import tiles
+
+TILES = 128  # 6x6 tiles worked on at a time
+
+
+def transforms(points, m=4, r=3):
+    """A^T (m, n), G (n, r), B^T (n, n) of F(m, r) for these n - 1 points and infinity, n = m + r - 1; float64.
+
+    Toom and Cook: the product of polynomials by its values at points, transposed. Each of the n products may be
+    scaled at will among the three factors; the rows are balanced to equal lengths.
+
+    >>> A, G, B = transforms((0, 1, -1), m=2)
+    >>> d, w = np.array([1.0, 2.0, 3.0, 5.0]), np.array([1.0, 10.0, 100.0])
+    >>> (A @ ((G @ w) * (B @ d))).round(9).tolist()
+    [321.0, 532.0]
+    """
+    n, p = m + r - 1, np.array(points, np.float64)
+    A, G, B = np.zeros((m, n)), np.zeros((n, r)), np.zeros((n, n))
+    for j in range(n - 1):
+        others = np.delete(p, j)
+        A[:, j] = p[j] ** np.arange(m)
+        G[j] = p[j] ** np.arange(r) / np.prod(p[j] - others)
+        B[j, : n - 1] = np.poly(others)[::-1]
+    A[-1, -1] = G[-1, -1] = 1
+    B[-1] = np.poly(p)[::-1]
+    lengths = [np.linalg.norm(A, axis=0), np.linalg.norm(G, axis=1), np.linalg.norm(B, axis=1)]
+    even = np.prod(lengths, axis=0) ** (1 / 3)
+    return A * (even / lengths[0]), G * (even / lengths[1])[:, None], B * (even / lengths[2])[:, None]
+
+
+@functools.cache
+def _squared(dtype):
+    """The transforms of both image axes at once, as (16, 36), (36, 9) and (36, 36): one matrix product each."""
+    root = 2**0.5
+    return [np.kron(M, M).astype(dtype) for M in transforms((0, root / 2, -root / 2, root, -root))]
+
+
+def correlate(x, weight, top, left, rows, columns, pixels=None):
+    """y (B, rows, columns, O) of x (B, H, W, C) and weight (O, C, 3, 3); rows and columns divisible by 4.
+
+    With `pixels` (B, rows, columns, O), also the gradient of sum(y * pixels) by weight, from the same
+    transformed x: -> y, gradient or None.
+    """
+    A, G, B = _squared(x.dtype)
+    batch, (O, C) = len(x), weight.shape[:2]
+    U = np.matmul(G, weight.reshape(O * C, 9).T).reshape(36, O, C).transpose(0, 2, 1)
+    y = np.empty((batch, rows, columns, O), x.dtype)
+    dU = np.zeros((36, O, C), x.dtype) if pixels is not None else None
+    for images, lines, windows in tiles(x, 6, 6, 4, top, left, rows // 4, columns // 4, TILES):
+        b, i, j = windows.shape[:3]
+        T = b * i * j
+        D = workspace("D", (6, 6, b, i, j, C), x.dtype)
+        V, M = workspace("V", (36, T * C), x.dtype), workspace("M", (36, T, O), x.dtype)
+        Y = workspace("Y", (16, T * O), x.dtype)
+        np.copyto(D, windows.transpose(3, 4, 0, 1, 2, 5))
+        np.matmul(B, D.reshape(36, T * C), out=V)
+        np.matmul(V.reshape(36, T, C), U, out=M)
+        np.matmul(A, M.reshape(36, T * O), out=Y)
+        place = np.s_[images, 4 * lines.start : 4 * lines.stop]
+        _tiled(y[place])[...] = Y.reshape(4, 4, b, i, j, O)
+        if pixels is not None:
+            Y.reshape(4, 4, b, i, j, O)[...] = _tiled(pixels[place])
+            P = np.matmul(A.T, Y, out=M.reshape(36, T * O)).reshape(36, T, O)
+            dU += np.matmul(P.transpose(0, 2, 1), V.reshape(36, T, C), out=workspace("dU", dU.shape, x.dtype))
+    if pixels is None:
+        return y, None
+    return y, np.matmul(G.T, dU.reshape(36, O * C)).T.reshape(O, C, 3, 3)
+
+
+def _tiled(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)
+    b, h, w, O = y.shape
+    return y.reshape(b, h // 4, 4, w // 4, 4, O).transpose(2, 4, 0, 1, 3, 5)
