@@ -9,7 +9,7 @@ Index letters: ... any leading axes (B, H, W in this project), C channels, C_i c
 
 import autograd.numpy as np
 
-from .paper import CHANNELS, GROUPS
+from bplcz_ref.paper import CHANNELS, GROUPS
 
 # Short names of the 18 channels of x, in order. 'C' is the filtered covariance S_VH conj(S_VV).
 BANDS = (

@@ -15,25 +15,14 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from .bands import BANDS
-from .paper import CHANNELS, CLASSES, PATCH
+from bplcz_ref.bands import BANDS
+from bplcz_ref.files import whole
+from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
+from bplcz_ref.streams import stream
 
 SHAPES = {"sen1": (PATCH, PATCH, CHANNELS["sen1"]), "sen2": (PATCH, PATCH, CHANNELS["sen2"])}
 CHUNK = 256  # rows held at a time where a whole file is walked: about 38 MB in float64
 K = len(CLASSES)
-
-
-def stream(seed, name, *numbers):  # -> numpy.random.Generator
-    """The random stream `name` of `seed`: independent of every other name, the same on every call.
-
-    SeedSequence(seed, spawn_key = the name's bytes, then `numbers`): no stream depends on how many others exist.
-
-    >>> stream(47, "split").integers(100) == stream(47, "split").integers(100)
-    np.True_
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
-    return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(*name.encode(), *numbers)))
 
 
 class Patches:
@@ -48,8 +37,7 @@ class Patches:
         self.attributes = dict(file.attrs)
         self.simulated = bool(self.attributes.get("simulated", False))
         self.labels = _labels(path, file["label"])
-        train = self.attributes.get("train_rows")
-        self.parts = None if train is None else tuple(np.split(np.arange(len(self)), [int(train)]))
+        self.parts = _parts(path, len(self), self.attributes.get("train_rows"))
         # Contiguous rows are read by offset: 2 to 5 times faster than through HDF5's selections.
         plain = file.userblock_size == 0 and all(
             d.chunks is None and d.external is None and not d.is_virtual for d in self._data.values()
@@ -275,36 +263,27 @@ def write(path, rows, batches, attributes=None):
     """A file in the native layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
     y (b,) class numbers become one-hot rows; values are stored exactly, in the dtype of the first piece (float64
-    is native). One piece is in memory at a time. The file appears whole or not at all, and replaces one of that name.
+    is native). One piece is in memory at a time. The file appears whole or not at all; an older one is replaced.
     Errors: ValueError for a piece of another shape or dtype, not finite, or a number of rows other than `rows`.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: the folder {path.parent} does not exist; make it first")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected the name of a file to write")
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(part, "w") as file:
-            file.attrs.update(attributes or {})
-            done, data = 0, None
-            for sen1, sen2, y in batches:
-                if data is None:
-                    data = {name: file.create_dataset(name, (rows, *SHAPES[name]), sen1.dtype) for name in SHAPES}
-                    data["label"] = file.create_dataset("label", (rows, K), sen1.dtype)
-                _check_piece(path, sen1, sen2, y, data["sen1"].dtype, done, rows)
-                for name, values in (("sen1", sen1), ("sen2", sen2), ("label", np.eye(K)[y])):
-                    data[name][done : done + len(y)] = values
-                done += len(y)
-            if done != rows:
-                raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
-        _sync(part)
-        os.replace(part, path)
-        _sync(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part, h5py.File(part, "w") as file:
+        file.attrs.update(attributes or {})
+        done, data = 0, None
+        for sen1, sen2, y in batches:
+            if data is None:
+                data = {name: file.create_dataset(name, (rows, *SHAPES[name]), sen1.dtype) for name in SHAPES}
+                data["label"] = file.create_dataset("label", (rows, K), sen1.dtype)
+            _check_piece(path, sen1, sen2, y, data["sen1"].dtype, done, rows)
+            for name, values in (("sen1", sen1), ("sen2", sen2), ("label", np.eye(K)[y])):
+                data[name][done : done + len(y)] = values
+            done += len(y)
+        if done != rows:
+            raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
 
 
 def subset(path, out, per_class, test, seed):
@@ -419,6 +398,14 @@ def _check_layout(path, file):
         raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in all three")
 
 
+def _parts(path, N, train):
+    if train is None:
+        return None
+    if not isinstance(train, int | np.integer) or not 0 < train <= N:
+        raise ValueError(f"{path}: attribute train_rows is {train!r}; expected a whole number, 1 to {N}")
+    return tuple(np.split(np.arange(N), [train]))
+
+
 def _labels(path, data):
     labels = np.empty(len(data), np.int64)
     for start in range(0, len(data), 65536):
@@ -511,14 +498,6 @@ def _check_piece(path, sen1, sen2, y, dtype, done, rows):
         raise ValueError(f"{where}: y must be (b,) class numbers 0..{K - 1}")
     if done + len(y) > rows:
         raise ValueError(f"{where} ends at row {done + len(y)}, {rows} were announced")
-
-
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _class(k):
