@@ -17,8 +17,14 @@ from autograd.scipy.special import erf
 from autograd.tracer import getval
 
 from bplcz_ref.kernels import activation, pooling, threads
+from bplcz_ref.kernels.attention import attention as attention_kernel
 from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
 from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
+from bplcz_ref.kernels.gelu import gelu as gelu_kernel
+from bplcz_ref.kernels.gelu import quick_gelu as quick_gelu_kernel
+from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
+from bplcz_ref.kernels.linear import embedding as embedding_kernel
+from bplcz_ref.kernels.linear import linear as linear_kernel
 
 
 class Network(NamedTuple):
@@ -49,6 +55,7 @@ def runs(kernel):
 # ---------------------------------------------------------------------------------------------- linear maps
 
 
+@runs(linear_kernel)
 def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
     """y = x W^T + b over the last axis.
 
@@ -93,6 +100,7 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
     return y if bias is None else y + bias
 
 
+@runs(embedding_kernel)
 def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
     """Row ids of a table; equal ids share a row, so their gradients add.
 
@@ -146,6 +154,7 @@ def running(state, mean, var, n, momentum):
     }
 
 
+@runs(layer_norm_kernel)
 def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
     """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis; var divided by d.
 
@@ -170,6 +179,7 @@ def relu(x):
     return np.where(x <= 0, 0, x)  # x <= 0, so that nan stays nan
 
 
+@runs(gelu_kernel)
 def gelu(x):
     """x Phi(x), Phi the normal distribution function: exact, by erf, not the tanh approximation.
 
@@ -179,6 +189,7 @@ def gelu(x):
     return x * 0.5 * (1 + erf(x * 2**-0.5))
 
 
+@runs(quick_gelu_kernel)
 def quick_gelu(x):
     """x sigma(1.702 x), CLIP's activation.
 
@@ -251,6 +262,7 @@ def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, 
 # ------------------------------------------------------------------------------------------------ attention
 
 
+@runs(attention_kernel)
 def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
     """softmax(q k^T / sqrt(d)) v, scaled dot-product attention; softmax runs over the keys.
 

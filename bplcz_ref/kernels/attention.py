@@ -1,0 +1,116 @@
+"""Scaled dot-product attention that never holds more than a block of scores beyond what backward needs.
+
+The scores are made block by block: some of the stacked problems (batch and heads), some of their queries, all
+keys that these queries see. A block has whole rows, so its softmax is finished at once. While the weights of
+the whole call are small they are kept for the backward pass; otherwise only the largest score and the sum of
+each row are, and the backward pass makes the same block again with the same bits (the recomputation of
+FlashAttention, Dao et al. 2022, arXiv 2205.14135; its running maximum is not needed with whole rows). Both
+are exact. The definition is nn.attention.
+"""
+
+import math
+
+import numpy as np
+
+from .tape import on_tape
+
+BLOCK = 1 << 18  # scores in a block; one row of L scores at least
+KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass
+
+
+def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+    """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, and Q = L.
+
+    With E = exp(scores - row maximum) and n = row sum of E, the weights are P = E / n and y = (E v) / n.
+    Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y)); dq = dS k / sqrt(d);
+    dk = dS^T q / sqrt(d). P itself is never formed.
+    """
+    Q, K, V = np.shape(q), np.shape(k), np.shape(v)
+    if min(len(Q), len(K), len(V)) < 2 or not Q[:-2] == K[:-2] == V[:-2] or Q[-1] != K[-1] or K[-2] != V[-2]:
+        raise ValueError(
+            "attention needs q (..., Q, d), k (..., L, d) and v (..., L, e) with equal leading axes, "
+            f"got q {Q}, k {K}, v {V}"
+        )
+    if K[-2] == 0 or K[-1] == 0:
+        raise ValueError(f"attention needs one key and one feature at least, got q {Q}, k {K}")
+    if causal and Q[-2] != K[-2]:
+        raise ValueError(
+            f"causal attention needs as many queries as keys (which keys would a query see?), got {Q[-2]} "
+            f"queries and {K[-2]} keys"
+        )
+    return _attention(q, k, v, causal=causal)
+
+
+def _blocks(N, Q, L, causal):
+    """The blocks, as (problems, queries, number of keys that these queries see)."""
+    queries = max(1, min(Q, BLOCK // L))
+    problems = max(1, BLOCK // (queries * L))
+    for i in range(0, N, problems):
+        for j in range(0, Q, queries):
+            end = min(j + queries, Q)
+            yield slice(i, i + problems), slice(j, end), end if causal else L
+
+
+def _scores(q, k, hidden):
+    """q k^T; where causal, the square that ends at the last key seen has its upper triangle hidden."""
+    S = np.matmul(q, k.swapaxes(-1, -2))
+    if hidden is not None:
+        m = S.shape[-2]
+        S[..., -m:] += hidden[:m, :m]
+    return S
+
+
+def _hidden(Q, L, causal, dtype):
+    m = min(Q, max(1, BLOCK // L))
+    return np.triu(np.full((m, m), -np.inf, dtype), 1) if causal else None
+
+
+def _forward(q, k, v, *, wanted, causal):
+    lead, (Q, d), (L, e) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
+    N = math.prod(lead)
+    q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L
+    k, v = k.reshape(N, L, d), v.reshape(N, L, e)
+    y = np.empty((N, Q, e), q.dtype)
+    top, total = np.empty((2, N, Q, 1), q.dtype)
+    hidden = _hidden(Q, L, causal, q.dtype)
+    weights = [] if wanted and N * Q * L * q.itemsize <= KEEP else None
+    for n, i, seen in _blocks(N, Q, L, causal):
+        E = _scores(q[n, i], k[n, :seen], hidden)
+        np.max(E, axis=-1, keepdims=True, out=top[n, i])
+        E -= top[n, i]
+        np.exp(E, out=E)
+        np.sum(E, axis=-1, keepdims=True, out=total[n, i])
+        y[n, i] = np.matmul(E, v[n, :seen])
+        y[n, i] /= total[n, i]
+        if weights is not None:
+            weights.append(E)
+    return y.reshape(*lead, Q, e), (q, k, v, y, top, total, weights) if wanted else None
+
+
+def _backward(g, wanted, kept, *, causal):
+    q, k, v, y, top, total, weights = kept
+    lead, (N, Q, d), L = g.shape[:-2], q.shape, k.shape[1]
+    h = g.reshape(y.shape) / total
+    along = np.einsum("nqe,nqe->nq", h, y)[..., None]
+    dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
+    hidden = _hidden(Q, L, causal, q.dtype)
+    for b, (n, i, seen) in enumerate(_blocks(N, Q, L, causal)):
+        if weights is not None:
+            E = weights[b]
+        else:
+            E = _scores(q[n, i], k[n, :seen], hidden)
+            E -= top[n, i]  # not the logarithm of the sum as well: at scores of 1e4 that would lose digits
+            np.exp(E, out=E)
+        if 2 in wanted:
+            dv[n, :seen] += np.matmul(E.swapaxes(-1, -2), h[n, i])
+        if 0 in wanted or 1 in wanted:
+            dS = np.matmul(h[n, i], v[n, :seen].swapaxes(-1, -2))
+            dS -= along[n, i]
+            dS *= E
+            dq[n, i] = np.matmul(dS, k[n, :seen])
+            dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
+    dq *= q.dtype.type(d**-0.5)  # dk needs no such factor: q was kept scaled
+    return [(dq, dk, dv)[n].reshape(lead + (dq, dk, dv)[n].shape[1:]) for n in wanted]
+
+
+_attention = on_tape("attention", _forward, _backward)
