@@ -1,0 +1,260 @@
+"""Eqs. (1)-(11) and the SGD rule as scalar loops over nested lists, as the paper prints them, number by number.
+
+Runs alike on `float` and on `decimal.Decimal` (exp, log and sqrt are chosen by the type of the number), so that
+the same lines give a value to 16 digits or to 50. Give one kind of number only: Decimal refuses to mix with float.
+It is the yardstick for `equations.py` and for other implementations: never optimised, never NumPy, and no checks
+beyond lengths (`equations.py` says what is wrong with an input; here zip(strict=True) stops).
+
+Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size, n band groups
+(index i), K classes. A matrix is a list of rows. Each `X_vjp` is the hand-derived gradient of `X`: it takes the
+inputs of `X`, then dL/d(output), and returns dL/d(input) for each differentiable input.
+
+>>> from decimal import Decimal
+>>> S_i, S_hat_i = similarity([[3.0, 4.0]], [[1.0, 0.0], [0.0, 2.0]])
+>>> S_i, S_hat_i
+([[0.6, 0.8]], [[0.6], [0.8]])
+>>> print(bce([[Decimal(0)]], [[1]]))  # ln 2, to the digits of decimal's context
+0.6931471805599453094172321215
+"""
+
+import math
+from decimal import Decimal, getcontext
+
+
+def exp(x):
+    return x.exp() if isinstance(x, Decimal) else math.exp(x)
+
+
+def log(x):
+    return x.ln() if isinstance(x, Decimal) else math.log(x)
+
+
+def sqrt(x):
+    return x.sqrt() if isinstance(x, Decimal) else math.sqrt(x)
+
+
+def log1p(x):
+    """log(1 + x) that keeps the digits of a small x, for either kind of number."""
+    if not isinstance(x, Decimal):
+        return math.log1p(x)
+    tiny = x != 0 and x.adjusted() < -getcontext().prec // 3  # three terms of the series then reach every digit
+    return x - x * x / 2 + x * x * x / 3 if tiny else (1 + x).ln()
+
+
+def number(value, like):
+    """`value` in the number type of `like`, so that alpha = 0.25 or eps = "1e-12" serve both kinds."""
+    return Decimal(value) if isinstance(like, Decimal) else float(value)
+
+
+def sigmoid(s):
+    """sigma(s) = 1 / (1 + e^-s), never with a positive exponent, so that no float overflows."""
+    return 1 / (1 + exp(-s)) if s >= 0 else exp(s) / (1 + exp(s))
+
+
+def log_sigmoid(s):
+    """log sigma(s), also where sigma(s) itself would round to 0 or 1."""
+    return -log1p(exp(-s)) if s >= 0 else s - log1p(exp(s))
+
+
+def transpose(A):  # (B, P) -> (P, B)
+    return [list(column) for column in zip(*A, strict=True)]
+
+
+# ---------------------------------------------------------------- II-B: band group prompting
+
+
+def image_features(E_m, X_i):  # B samples of group i -> (B, d)
+    """Eq. (1)  I_i = E_m(X_i): the encoder of group i, applied to each sample of the batch."""
+    return [E_m(X) for X in X_i]
+
+
+def text_features(E_t, t_i):  # B prompts of group i -> (B, d)
+    """Eq. (2)  T_i = E_t(t_i): the text encoder, one for all groups, applied to each prompt of the batch."""
+    return [E_t(t) for t in t_i]
+
+
+def normalise(x, eps="1e-12"):  # (d,) -> (d,)
+    """II-B2: x / max(||x||, eps). eps stands outside the root, so a vector of ordinary length loses no digit."""
+    norm = max(sqrt(sum(x_q * x_q for x_q in x)), number(eps, x[0]))
+    return [x_q / norm for x_q in x]
+
+
+def similarity(I_i, T_i):  # (B, d), (P, d) -> (B, P), (P, B)
+    """II-B2: S_i[j][k] = cos(I_i^j, T_i^k) and S_hat_i[k][j] = cos(T_i^k, I_i^j)."""
+    u = [normalise(x) for x in I_i]
+    v = [normalise(x) for x in T_i]
+    S_i = [[sum(a * b for a, b in zip(u_j, v_k, strict=True)) for v_k in v] for u_j in u]
+    S_hat_i = [[sum(a * b for a, b in zip(v_k, u_j, strict=True)) for u_j in u] for v_k in v]
+    return S_i, S_hat_i
+
+
+def fuse(S_groups, alpha):  # n x (B, P) -> (B, P)
+    """Eq. (3) and Eq. (4)  S = alpha sum_i S_i: a sum over the groups, not a mean."""
+    S = []
+    for rows in zip(*S_groups, strict=True):
+        S.append([number(alpha, s[0]) * sum(s) for s in zip(*rows, strict=True)])
+    return S
+
+
+# ---------------------------------------------------------------- II-C: multivariate supervised matrix
+
+
+def supervised_matrix(y):  # (B,) -> (B, B)
+    """Eq. (5)  W[j][k] = 1 if y_j = y_k, else 0 (integers, which both kinds of number multiply exactly)."""
+    return [[1 if y_j == y_k else 0 for y_k in y] for y_j in y]
+
+
+def bce_of_probabilities(P, W):  # (B, P), (B, P) -> scalar
+    """BCE(P, W) = mean of -(W log P + (1 - W) log(1 - P)), the textbook form; 0 log 0 = 0."""
+    total, count = 0, 0
+    for P_j, W_j in zip(P, W, strict=True):
+        for p, w in zip(P_j, W_j, strict=True):
+            if w != 0:
+                total -= w * log(p)
+            if w != 1:
+                total -= (1 - w) * log(1 - p)
+            count += 1
+    return total / count  # the mean; the other reading is the sum
+
+
+def bce(S, W):  # (B, P), (B, P) -> scalar
+    """Eq. (7) and Eq. (8)  BCE(sigma(S), W) = mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))).
+
+    As printed, with 1 - sigma(s) written sigma(-s), which saves the digits that the subtraction loses near 1.
+    """
+    total, count = 0, 0
+    for S_j, W_j in zip(S, W, strict=True):
+        for s, w in zip(S_j, W_j, strict=True):
+            total -= w * log_sigmoid(s) + (1 - w) * log_sigmoid(-s)
+            count += 1
+    return total / count
+
+
+def contrastive_loss(S, S_hat, W):  # (B, B) x 3 -> three scalars
+    """Eq. (6), (7), (8)  L_i2t = BCE(sigma(S), W), L_t2i = BCE(sigma(S_hat), W), L_con = (L_i2t + L_t2i) / 2."""
+    L_i2t = bce(S, W)
+    L_t2i = bce(S_hat, W)
+    return L_i2t, L_t2i, (L_i2t + L_t2i) / 2
+
+
+# ---------------------------------------------------------------- II-D: classification
+
+
+def concat(I_groups):  # n x (B, d_i) -> (B, sum d_i)
+    """Eq. (9)  I = Concat([I_1, ..., I_n]), sample by sample, features as they left E_m (not normalised)."""
+    return [[x for I_i in sample for x in I_i] for sample in zip(*I_groups, strict=True)]
+
+
+def total_loss(L_cls, L_con, beta):
+    """Eq. (10)  L = L_cls + beta L_con."""
+    return L_cls + number(beta, L_con) * L_con
+
+
+def softmax(x):  # (K,) -> (K,)
+    m = max(x)  # cancels; keeps e^x in the range of float
+    e = [exp(x_k - m) for x_k in x]
+    return [e_k / sum(e) for e_k in e]
+
+
+def cross_entropy(c_hat, c):  # (B, K), (B,) -> scalar
+    """Eq. (11)  CE(c_hat, c) = mean of -log softmax(c_hat_j)[c_j], classes counted from 0."""
+    total = 0
+    for x, c_j in zip(c_hat, c, strict=True):
+        m = max(x)
+        total += log(sum(exp(x_k - m) for x_k in x)) - (x[c_j] - m)
+    return total / len(c)  # the mean over the batch; the other reading is the sum
+
+
+# ---------------------------------------------------------------- III-A: stochastic gradient descent
+
+
+def sgd(w, gradient, v, lr, momentum, weight_decay):  # lists of equal length -> (new w, new v)
+    """One step: g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v.
+
+    `v` is None at the first step, which takes v = g. This is PyTorch's rule. Other readings:
+    v = momentum v - lr g, which differs once lr changes, and Nesterov's.
+    """
+    g = [g_q + number(weight_decay, w_q) * w_q for g_q, w_q in zip(gradient, w, strict=True)]
+    if v is None:
+        v = g
+    else:
+        v = [number(momentum, v_q) * v_q + g_q for v_q, g_q in zip(v, g, strict=True)]
+    return [w_q - number(lr, w_q) * v_q for w_q, v_q in zip(w, v, strict=True)], v
+
+
+# ---------------------------------------------------------------- gradients, by hand
+
+
+def normalise_vjp(x, g, eps="1e-12"):  # (d,), (d,) -> (d,)
+    """u = x / ||x||:  dL/dx = (g - u (u . g)) / ||x||;  below eps u = x / eps, so dL/dx = g / eps."""
+    norm = sqrt(sum(x_q * x_q for x_q in x))
+    floor = number(eps, x[0])
+    if norm <= floor:
+        return [g_q / floor for g_q in g]
+    u = [x_q / norm for x_q in x]
+    along = sum(u_q * g_q for u_q, g_q in zip(u, g, strict=True))
+    return [(g_q - u_q * along) / norm for u_q, g_q in zip(u, g, strict=True)]
+
+
+def similarity_vjp(I_i, T_i, G, G_hat):  # (B, d), (P, d), (B, P), (P, B) -> (B, d), (P, d)
+    """dL/du_j = sum_k (G + G_hat^T)[j][k] v_k, dL/dv_k = sum_j (G + G_hat^T)[j][k] u_j, then through the norms."""
+    u = [normalise(x) for x in I_i]
+    v = [normalise(x) for x in T_i]
+    both = [
+        [a + b for a, b in zip(row, column, strict=True)] for row, column in zip(G, transpose(G_hat), strict=True)
+    ]
+
+    def weighted(weights, vectors):
+        return [sum(a * x for a, x in zip(weights, column, strict=True)) for column in transpose(vectors)]
+
+    dI = [normalise_vjp(x, weighted(row, v)) for x, row in zip(I_i, both, strict=True)]
+    dT = [normalise_vjp(x, weighted(column, u)) for x, column in zip(T_i, transpose(both), strict=True)]
+    return dI, dT
+
+
+def fuse_vjp(S_groups, alpha, G):  # -> n x (B, P), and dL/dalpha
+    """dL/dS_i = alpha G, the same for every group;  dL/dalpha = sum_i sum_jk G S_i."""
+    dS_i = [[number(alpha, g) * g for g in row] for row in G]
+    dalpha = sum(
+        g * s for S_i in S_groups for G_j, S_j in zip(G, S_i, strict=True) for g, s in zip(G_j, S_j, strict=True)
+    )
+    return [[list(row) for row in dS_i] for _ in S_groups], dalpha
+
+
+def bce_vjp(S, W, g):  # (B, P), (B, P), scalar -> (B, P)
+    """dL/dS = g (sigma(S) - W) / (B P); for W = 1 as -sigma(-S), which keeps its digits."""
+    count = sum(len(row) for row in S)
+    return [
+        [g * (w * -sigmoid(-s) + (1 - w) * sigmoid(s)) / count for s, w in zip(S_j, W_j, strict=True)]
+        for S_j, W_j in zip(S, W, strict=True)
+    ]
+
+
+def contrastive_loss_vjp(S, S_hat, W, g):  # cotangent of L_con -> (B, B), (B, B)
+    """L_con = (L_i2t + L_t2i) / 2: half of g goes to each side."""
+    return bce_vjp(S, W, g / 2), bce_vjp(S_hat, W, g / 2)
+
+
+def concat_vjp(I_groups, G):  # n x (B, d_i), (B, sum d_i) -> n x (B, d_i)
+    """Each group gets back its own columns of G."""
+    start, grads = 0, []
+    for I_i in I_groups:
+        width = len(I_i[0])
+        grads.append([list(row[start : start + width]) for row in G])
+        start += width
+    return grads
+
+
+def total_loss_vjp(L_cls, L_con, beta, g):
+    """dL/dL_cls = g, dL/dL_con = beta g, dL/dbeta = L_con g."""
+    return g, number(beta, g) * g, L_con * g
+
+
+def cross_entropy_vjp(c_hat, c, g):  # (B, K), (B,), scalar -> (B, K)
+    """dL/dc_hat = g (softmax(c_hat) - onehot(c)) / B."""
+    grads = []
+    for x, c_j in zip(c_hat, c, strict=True):
+        p = softmax(x)
+        own = -sum(p_k for k, p_k in enumerate(p) if k != c_j)  # p - 1, without the subtraction
+        grads.append([g * (own if k == c_j else p_k) / len(c) for k, p_k in enumerate(p)])
+    return grads
