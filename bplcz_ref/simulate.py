@@ -52,7 +52,7 @@ MATERIALS = {
     "soil": ([0.07, 0.10, 0.13, 0.15, 0.17, 0.19, 0.20, 0.21, 0.27, 0.24], -19, -12),
     "sand": ([0.15, 0.19, 0.24, 0.27, 0.29, 0.31, 0.32, 0.33, 0.38, 0.35], -21, -14),
     "rock": ([0.12, 0.14, 0.16, 0.17, 0.18, 0.19, 0.19, 0.20, 0.22, 0.20], -17.5, -10),
-    "water": ([0.03, 0.03, 0.02, 0.015, 0.01, 0.01, 0.01, 0.01, 0.005, 0.003], -24, -20.5),
+    "water": ([0.04, 0.04, 0.03, 0.025, 0.022, 0.022, 0.020, 0.020, 0.012, 0.009], -24, -20.5),
 }
 NAMES = list(MATERIALS)
 SPECTRA = np.array([m[0] for m in MATERIALS.values()])
@@ -298,7 +298,7 @@ def lee(vh, vv, window=LEE_WINDOW, looks=LOOKS):  # (H, W), (H, W) complex -> 4 
     """Lee-filtered |VH|^2, |VV|^2, Re and Im of VH conj(VV), all with one weight from the total intensity.
 
     mean + w (value - mean), w = (1 - C_u^2 / C_I^2) / (1 + C_u^2) in [0, 1]: C_I the coefficient of variation in
-    the window, C_u^2 = 1 / looks that of speckle. One weight for all four keeps the covariance matrix non-negative.
+    the window, C_u^2 = 1 / looks that of speckle. One weight for all four keeps the covariance non-negative.
     Source: J.-S. Lee, IEEE Trans. PAMI 2(2), 1980; Lee, Grunes, de Grandi, IEEE Trans. GRS 37(5), 1999.
     """
     cross = vh * vv.conj()
