@@ -263,10 +263,11 @@ def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, 
 
 
 @runs(attention_kernel)
-def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
     """softmax(q k^T / sqrt(d)) v, scaled dot-product attention; softmax runs over the keys.
 
-    `causal`: query i sees keys 0..i only (Q = L). There is no dropout on the weights.
+    `causal`: query i sees keys 0..i only (Q = L). `mask`: boolean, fits (..., Q, L); a query sees the keys where
+    it is True, one at least. There is no dropout on the weights.
 
     >>> one = np.ones((1, 2, 1))
     >>> attention(one, one, np.array([[[1.0], [3.0]]]), causal=True).ravel().tolist()
@@ -276,6 +277,8 @@ def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e
     if causal:
         hidden = np.triu(np.ones(scores.shape[-2:], bool), 1)
         scores = np.where(hidden, -np.inf, scores)
+    if mask is not None:
+        scores = np.where(mask, scores, -np.inf)
     return np.matmul(softmax(scores), v)
 
 

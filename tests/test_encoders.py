@@ -1,5 +1,6 @@
 """encoders/: parameter counts, names, gradients by differences, and the exact savings of the text tower."""
 
+import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
@@ -9,7 +10,9 @@ from bplcz_ref.encoders import ebcnn, text
 from bplcz_ref.streams import stream
 
 
-@pytest.mark.parametrize(("width", "features", "count"), [(32, 512, 2534609), (32, 128, 2142161), (16, 64, 542449)])
+@pytest.mark.parametrize(
+    ("width", "features", "count"), [(32, 512, 2534609), (32, 128, 2142161), (16, 64, 542449)]
+)
 def test_ebcnn_parameters(width, features, count):
     # 9*18*w + 7*(279 w^2 + 28 w + 4 w d + d) + 7 d 17 + 17
     branches = [ebcnn.encoder(len(index), width, features) for index in bands.INDEX.values()]
@@ -65,8 +68,6 @@ def test_ebcnn_gradient():
 
 
 def np_sum_square(x):
-    import autograd.numpy as anp
-
     return anp.sum(x * x) / 2
 
 
@@ -99,10 +100,57 @@ def test_bad_shapes_are_named():
         text.encoder(10, width=10, heads=3)
     network, params, state = small_text()
     with pytest.raises(ValueError, match="context is 9 tokens, got 10"):
-        network.apply(params, state, np.zeros((1, 10), int), train=False)
+        network.apply(params, state, np.arange(10)[None], train=False)
 
 
 def test_dense_is_linear():
     params, state = nn.dense(3, 2).init(stream(0, "init"), np.float64)
     y, _ = nn.dense(3, 2).apply(params, state, np.eye(3), train=False)
     assert np.abs(y - (params["weight"].T + params["bias"])).max() == 0
+
+
+def prompts_of_two_classes():
+    """(2, 3, 8): a common beginning in each class, endings of different lengths, one sequence inside another."""
+    return np.array([
+        [[28, 5, 6, 7, 8, 29, 0, 0], [28, 5, 6, 9, 29, 0, 0, 0], [28, 5, 6, 7, 29, 0, 0, 0]],
+        [[28, 5, 6, 3, 29, 0, 0, 0], [28, 5, 6, 3, 2, 2, 4, 29], [28, 4, 29, 0, 0, 0, 0, 0]],
+    ])  # fmt: skip
+
+
+def test_the_prefix_tree_is_exact():
+    """Values and gradients of the tree are those of the sequences one by one, and it holds each prefix once."""
+    network, params, state = small_text()
+    ids = prompts_of_two_classes()
+    weight = np.random.default_rng(3).standard_normal((2, 3, 5))
+    tree = text.pack(ids)
+    prefixes = [{tuple(row[: i + 1]) for row in rows for i in range(list(row).index(29) + 1)} for rows in ids]
+    assert tree.ids.shape[1] == max(map(len, prefixes))
+
+    def packed(p):
+        return anp.sum(network.apply(p, state, tree, train=True)[0] * weight)
+
+    def one_by_one(p):
+        return sum(
+            anp.sum(network.apply(p, state, ids[k, i : i + 1], train=True)[0] * weight[k, i])
+            for k in range(2)
+            for i in range(3)
+        )
+
+    assert abs(packed(params) - one_by_one(params)) < 1e-13
+    fast, slow = weights.named(grad(packed)(params)), weights.named(grad(one_by_one)(params))
+    for name in slow:
+        assert np.abs(fast[name] - slow[name]).max() <= 1e-12 * max(np.abs(slow[name]).max(), 1e-3), name
+
+
+@pytest.mark.parametrize("wrong", ["position", "seen", "eot"])
+def test_a_wrong_tree_is_seen(wrong):
+    network, params, state = small_text()
+    tree = text.pack(prompts_of_two_classes())
+    right = network.apply(params, state, tree, train=True)[0]
+    broken = {
+        "position": np.maximum(tree.position - 1, 0),  # counted from the token after SOT
+        "seen": np.tril(np.ones_like(tree.seen)),  # causal over the slots: one ending sees another
+        "eot": np.full_like(tree.eot, tree.ids.shape[1] - 1),
+    }[wrong]
+    other = network.apply(params, state, tree._replace(**{wrong: broken}), train=True)[0]
+    assert np.abs(right - other).max() > 1e-4

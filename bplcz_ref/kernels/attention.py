@@ -18,8 +18,8 @@ BLOCK = 1 << 18  # scores in a block; one row of L scores at least
 KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass
 
 
-def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
-    """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, and Q = L.
+def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+    """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, and Q = L. `mask` (..., Q, L): True is seen.
 
     With E = exp(scores - row maximum) and n = row sum of E, the weights are P = E / n and y = (E v) / n.
     Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y)); dq = dS k / sqrt(d);
@@ -38,7 +38,15 @@ def attention(q, k, v, *, causal=False):  # (..., Q, d), (..., L, d), (..., L, e
             f"causal attention needs as many queries as keys (which keys would a query see?), got {Q[-2]} "
             f"queries and {K[-2]} keys"
         )
-    return _attention(q, k, v, causal=causal)
+    if mask is not None:
+        shape = (*Q[:-1], K[-2])
+        mask = np.asarray(mask)
+        if mask.dtype != bool or mask.ndim > len(shape) or np.broadcast_shapes(mask.shape, shape) != shape:
+            raise ValueError(f"mask must be boolean and fit {shape}, got {mask.dtype} of shape {mask.shape}")
+        if not mask.any(axis=-1).all():
+            raise ValueError("mask leaves a query without a key to see: its softmax would be 0 / 0")
+        mask = np.broadcast_to(mask, shape).reshape(-1, *shape[-2:])
+    return _attention(q, k, v, causal=causal, mask=mask)
 
 
 def _blocks(N, Q, L, causal):
@@ -51,12 +59,14 @@ def _blocks(N, Q, L, causal):
             yield slice(i, i + problems), slice(j, end), end if causal else L
 
 
-def _scores(q, k, hidden):
+def _scores(q, k, hidden, mask):
     """q k^T; where causal, the square that ends at the last key seen has its upper triangle hidden."""
     S = np.matmul(q, k.swapaxes(-1, -2))
     if hidden is not None:
         m = S.shape[-2]
         S[..., -m:] += hidden[:m, :m]
+    if mask is not None:
+        np.copyto(S, -np.inf, where=~mask)
     return S
 
 
@@ -65,7 +75,7 @@ def _hidden(Q, L, causal, dtype):
     return np.triu(np.full((m, m), -np.inf, dtype), 1) if causal else None
 
 
-def _forward(q, k, v, *, wanted, causal):
+def _forward(q, k, v, *, wanted, causal, mask):
     lead, (Q, d), (L, e) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
     N = math.prod(lead)
     q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L
@@ -75,7 +85,7 @@ def _forward(q, k, v, *, wanted, causal):
     hidden = _hidden(Q, L, causal, q.dtype)
     weights = [] if wanted and N * Q * L * q.itemsize <= KEEP else None
     for n, i, seen in _blocks(N, Q, L, causal):
-        E = _scores(q[n, i], k[n, :seen], hidden)
+        E = _scores(q[n, i], k[n, :seen], hidden, None if mask is None else mask[n, i, :seen])
         np.max(E, axis=-1, keepdims=True, out=top[n, i])
         E -= top[n, i]
         np.exp(E, out=E)
@@ -87,7 +97,7 @@ def _forward(q, k, v, *, wanted, causal):
     return y.reshape(*lead, Q, e), (q, k, v, y, top, total, weights) if wanted else None
 
 
-def _backward(g, wanted, kept, *, causal):
+def _backward(g, wanted, kept, *, causal, mask):
     q, k, v, y, top, total, weights = kept
     lead, (N, Q, d), L = g.shape[:-2], q.shape, k.shape[1]
     h = g.reshape(y.shape) / total
@@ -98,7 +108,7 @@ def _backward(g, wanted, kept, *, causal):
         if weights is not None:
             E = weights[b]
         else:
-            E = _scores(q[n, i], k[n, :seen], hidden)
+            E = _scores(q[n, i], k[n, :seen], hidden, None if mask is None else mask[n, i, :seen])
             E -= top[n, i]  # not the logarithm of the sum as well: at scores of 1e4 that would lose digits
             np.exp(E, out=E)
         if 2 in wanted:
