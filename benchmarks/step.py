@@ -118,7 +118,7 @@ class Torch:
         return x @ p["text_projection"]
 
     def loss(self):
-        images, place = {}, 0
+        images = {}
         sensors = {"sen1": self.x[:, :8], "sen2": self.x[:, 8:]}
         for group, index in bands.INDEX.items():
             images[group] = self.branch(group, sensors[bands.GROUPS[group]["sensor"]][:, index])

@@ -60,16 +60,15 @@ def _tiles(*arrays):
 
 
 class _Spread:
-    """Values per channel, repeated pixel by pixel to the rows of a tile."""
+    """Values per channel, repeated to whole tiles: NumPy works on two whole tiles faster than on one and a row."""
 
     def __init__(self, dtype, *values):
-        self.values, self.rows = [np.asarray(v, dtype) for v in values], {}
+        self.values, self.tiles = [np.asarray(v, dtype) for v in values], {}
 
-    def to(self, tile):
-        length = tile.shape[1]
-        if length not in self.rows:
-            self.rows[length] = [np.tile(v, length // len(v)) for v in self.values]
-        return self.rows[length]
+    def over(self, tile):
+        if tile.shape not in self.tiles:
+            self.tiles[tile.shape] = [np.tile(v, tile.size // len(v)).reshape(tile.shape) for v in self.values]
+        return self.tiles[tile.shape]
 
 
 def _per_channel(line, channels):  # (L*C,) -> (C,) in float64
@@ -77,19 +76,21 @@ def _per_channel(line, channels):  # (L*C,) -> (C,) in float64
 
 
 def _statistics(x):
-    """Mean and biased variance per channel in float64, by Chan's rule for joining the parts."""
+    """Mean and biased variance per channel in float64.
+
+    Each tile is summed around the mean of its first row, so nothing large cancels; Chan's rule joins the tiles.
+    """
     x = np.ascontiguousarray(x)
     channels = x.shape[-1]
     count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
     for (tile,) in _tiles(x):
         n = tile.size // channels
-        part = _per_channel(tile.sum(0), channels) / n
-        shift = part.astype(x.dtype)
+        shift = (_per_channel(tile[0], channels) / (tile.shape[1] // channels)).astype(x.dtype)
         d = workspace("deviation", tile.shape, x.dtype)
         np.subtract(tile, np.tile(shift, tile.shape[1] // channels), out=d)
-        off = part - shift  # what the shift's rounding left in d
-        np.multiply(d, d, out=d)
-        part_squares = _per_channel(d.sum(0), channels) - n * off**2
+        off = _per_channel(d.sum(0), channels) / n
+        part = shift + off
+        part_squares = np.maximum(_per_channel(np.einsum("lk,lk->k", d, d), channels) - n * off**2, 0)
         delta = part - mean
         squares += part_squares + delta**2 * (count * n / (count + n))
         mean += delta * (n / (count + n))
@@ -103,14 +104,14 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
     y = np.empty(x.shape, x.dtype)
     scale = weight * inverse
     shift = mean.astype(x.dtype)
-    spread = _Spread(x.dtype, shift, scale, bias - (mean - shift) * scale)
+    spread = _Spread(x.dtype, shift, scale, bias - (mean - shift) * scale, np.zeros(len(shift)))
     for tile, out in _tiles(x, y):
-        shifts, scales, offsets = spread.to(tile)
+        shifts, scales, offsets, zeros = spread.over(tile)
         np.subtract(tile, shifts, out=out)
         np.multiply(out, scales, out=out)
         np.add(out, offsets, out=out)
         if relu:
-            np.maximum(out, 0, out=out)
+            np.maximum(out, zeros, out=out)
     return y, (x, y if relu else None, weight)
 
 
@@ -133,9 +134,8 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
             mask = np.greater(passed[0], 0, out=workspace("mask", tile.shape, bool))
             g_tile = np.multiply(g_tile, mask, out=d)
         total += _per_channel(g_tile.sum(0), channels)
-        term = np.subtract(tile, *spread.to(tile), out=workspace("deviation", tile.shape, g.dtype))
-        np.multiply(term, g_tile, out=term)
-        moment += _per_channel(term.sum(0), channels)
+        term = np.subtract(tile, *spread.over(tile), out=workspace("deviation", tile.shape, g.dtype))
+        moment += _per_channel(np.einsum("lk,lk->k", term, g_tile), channels)
     moment -= (mean - shift) * total
     gradients = {1: moment * inverse, 2: total}
     if 0 in wanted:
@@ -143,7 +143,7 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
         slope = -scale * moment * inverse**2 / n
         spread = _Spread(g.dtype, shift, scale, slope, -scale * total / n - slope * (mean - shift))
         for tile, g_tile, d in _tiles(x, g, dx):
-            shifts, scales, slopes, offsets = spread.to(tile)
+            shifts, scales, slopes, offsets = spread.over(tile)
             np.multiply(d if relu else g_tile, scales, out=d)
             if train:
                 term = np.subtract(tile, shifts, out=workspace("deviation", tile.shape, g.dtype))

@@ -85,9 +85,10 @@ def _strategy(p, dtype):
         return pointwise
     by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
     if dtype == np.float32 and (p.kh, p.kw, p.stride, p.groups) == (3, 3, 1, 1) and by_four:
-        # Per 16 outputs, in multiplications: the transforms of input and output, and 36 for 144 in between.
-        if 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs < 100 * p.channels * p.outputs:
-            return winograd
+        # Multiplications a tile of 16 outputs: transforms of input and output, and the products between them.
+        work = 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs
+        direct = 16 * 9 * p.channels * p.outputs
+        return winograd if work < 0.7 * direct else tiled
     return tiled
 
 

@@ -1,6 +1,5 @@
 """The output of a sliding window cut into tiles whose working memory fits the cache."""
 
-import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .threads import workspace

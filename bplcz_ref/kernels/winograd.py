@@ -3,7 +3,7 @@
     y = A^T [ sum_c (G w G^T) * (B^T d B) ] A     per tile: d is 6x6, w is 3x3, y is 4x4
 
 (Winograd 1980; Lavin and Gray 2016.) Its sums cancel, so in float32 it rounds about four times more than the
-direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 would give ten).
+direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 give ten).
 Not for float64, which is the exact mode: convolution.py asks only for float32.
 """
 

@@ -1,0 +1,669 @@
+"""The image kernels equal their definitions, value and gradient; and the comparison used here notices mistakes."""
+
+import multiprocessing
+import threading
+import traceback
+import warnings
+
+import autograd.numpy as np
+import numpy as onp
+import pytest
+from autograd import grad
+from autograd.core import make_vjp
+
+from bplcz_ref import nn
+from bplcz_ref.kernels import convolution, pooling, threads, winograd
+from bplcz_ref.kernels.tape import on_tape
+
+EXACT = 2e-12  # float64, relative to the largest entry
+
+
+def rng(seed=0):
+    return onp.random.default_rng(seed)
+
+
+def by_hand(f, args, g):
+    """Value of f, and the gradient of sum(f * g) by every argument."""
+    value = f(*args)
+    return value, [
+        make_vjp(lambda a, i=i: f(*args[:i], a, *args[i + 1 :]), args[i])[0](g) for i in range(len(args))
+    ]
+
+
+def gap(f, definition, *args, seed=1):
+    """The largest difference between f and the definition, in value and in the gradient by every argument,
+    each relative to the largest entry of what the definition gives."""
+    g = rng(seed).standard_normal(onp.shape(definition(*args)))
+    pairs = zip(flat(by_hand(f, args, g)), flat(by_hand(definition, args, g)), strict=True)
+    worst = 0.0
+    for ours, theirs in pairs:
+        if ours.shape != theirs.shape:
+            return onp.inf
+        scale = onp.abs(theirs).max() or 1.0
+        worst = max(worst, onp.abs(ours - theirs).max() / scale)
+    return worst
+
+
+def flat(result):
+    return [onp.asarray(result[0]), *map(onp.asarray, result[1])]
+
+
+# B, H, W, C, O, groups, kernel, stride, padding; each row is a path or an edge of one
+CONVOLUTIONS = [
+    (2, 5, 7, 3, 4, 1, 3, 1, 1),
+    (1, 8, 8, 16, 16, 1, 3, 1, 1),
+    (2, 33, 31, 3, 4, 1, 3, 1, 1),  # tiles that do not divide the rows
+    (41, 5, 5, 3, 4, 1, 3, 1, 1),  # nor the images
+    (2, 7, 7, 3, 5, 1, 7, 2, 3),
+    (2, 33, 31, 4, 4, 1, 3, 2, 1),
+    (2, 8, 8, 3, 4, 1, 4, 4, 0),  # ConvNeXt's stem
+    (2, 5, 5, 4, 4, 1, 1, 2, 0),
+    (2, 5, 5, 4, 4, 1, 1, 1, 1),  # padding around a 1 x 1
+    (2, 5, 5, 4, 4, 1, 2, 1, 3),  # outputs that see padding alone
+    (2, 3, 3, 2, 3, 1, 2, 5, 2),
+    (2, 1, 1, 4, 4, 1, 3, 1, 1),  # only the centre tap sees a pixel
+    (2, 2, 2, 4, 6, 1, 3, 1, 1),
+    (3, 1, 5, 4, 6, 1, 3, 1, 1),
+    (1, 8, 8, 4, 6, 2, 3, 1, 1),
+    (3, 6, 5, 4, 8, 4, 3, 2, 1),
+    (3, 6, 6, 64, 64, 16, 3, 1, 1),  # groups merged into blocks
+    (3, 7, 7, 64, 96, 32, 3, 2, 1),
+    (2, 4, 4, 6, 6, 3, 1, 1, 0),
+    (1, 40, 17, 4, 4, 4, 3, 1, 1),  # depthwise
+    (2, 2, 2, 4, 4, 4, 7, 1, 3),
+    (2, 9, 8, 6, 6, 6, 3, 2, 1),
+    (2, 5, 5, 6, 12, 6, 3, 1, 1),  # depthwise with a multiplier
+]
+
+
+def convolution_case(B, H, W, C, O, groups, k, stride, padding, dtype=onp.float64):
+    r = rng()
+    args = (r.standard_normal((B, H, W, C)), r.standard_normal((O, C // groups, k, k)), r.standard_normal(O))
+    options = {"stride": stride, "padding": padding, "groups": groups}
+    return [a.astype(dtype) for a in args], options
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
+def test_conv2d_is_its_definition(case):
+    args, options = convolution_case(*case)
+    kernel, definition = (lambda *a, f=f: f(*a, **options) for f in (nn.conv2d, nn.conv2d.definition))
+    assert gap(kernel, definition, *args) < EXACT
+    assert gap(kernel, definition, *args[:2]) < EXACT  # without bias
+
+
+@pytest.mark.parametrize(
+    "case", [*CONVOLUTIONS, (2, 8, 12, 16, 32, 1, 3, 1, 1), (3, 8, 8, 20, 24, 1, 3, 1, 0)], ids=str
+)
+def test_conv2d_in_float32_stays_float32_and_within_the_rounding_of_its_sums(case):
+    args, options = convolution_case(*case, onp.float32)
+    y, gradients = by_hand(
+        lambda *a: nn.conv2d(*a, **options), args, onp.ones((), onp.float32) * nn.conv2d(*args, **options)
+    )
+    assert y.dtype == onp.float32
+    assert all(d.dtype == onp.float32 for d in gradients)
+    exact = [a.astype(onp.float64) for a in args]
+    g = y.astype(onp.float64)
+    value, slopes = by_hand(lambda *a: nn.conv2d.definition(*a, **options), exact, g)
+    # A sum of n products is off by at most n u sum |terms|: the same sums over absolute values. n <= the number
+    # of terms of the longest sum; Winograd's transforms make the terms larger, by less than 50.
+    sizes, slope_sizes = by_hand(lambda *a: nn.conv2d.definition(*a, **options), [abs(a) for a in exact], abs(g))
+    n = max(args[1][0].size, args[1].size, y[..., 0].size) + 2
+    growth = 50 if case[6:8] == (3, 1) else 1
+    for ours, true, size in zip([y, *gradients], [value, *slopes], [sizes, *slope_sizes], strict=True):
+        assert (abs(ours - true) <= growth * n * 2**-24 * size + 1e-30).all()
+
+
+@pytest.mark.parametrize(
+    ("B", "H", "W", "C", "O", "padding"), [(2, 8, 12, 16, 32, 1), (9, 16, 16, 20, 24, 1), (1, 4, 4, 3, 5, 1)]
+)
+def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
+    """In float64 the identity shows: what is left is rounding."""
+    r = rng()
+    x, w, g = r.standard_normal((B, H, W, C)), r.standard_normal((O, C, 3, 3)), r.standard_normal((B, H, W, O))
+    p = convolution._plan(x.shape, w.shape, 1, padding, 1)
+    y = convolution.winograd.forward(p, x, w)
+    dx, dw = convolution.winograd.backward(p, x, w, g, True, True)
+    value, (slope_x, slope_w) = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
+    for ours, true in ((y, value), (dx, slope_x), (dw, slope_w)):
+        assert abs(ours - true).max() < 1e-12 * abs(true).max()
+
+
+def test_winograd_rounds_less_than_ten_times_what_the_direct_sum_does():
+    r = rng()
+    x, w = r.standard_normal((4, 16, 16, 64)), r.standard_normal((64, 64, 3, 3)) / 24
+    p = convolution._plan(x.shape, w.shape, 1, 1, 1)
+    true = convolution.tiled.forward(p, x, w)
+    rms = [
+        onp.sqrt(onp.mean((s.forward(p, x.astype("f4"), w.astype("f4")) - true) ** 2))
+        for s in (convolution.winograd, convolution.tiled)
+    ]
+    assert rms[0] < 10 * rms[1]
+    assert rms[0] < 3e-6 * true.std()
+    assert convolution._strategy(p, onp.dtype("f4")) is convolution.winograd  # and it is what runs
+
+
+def pad_before(x, w, b):  # all padding above and to the left
+    x = np.pad(x, ((0, 0), (2, 0), (2, 0), (0, 0)), "constant")
+    return nn.conv2d.definition(x, w, b)
+
+
+def doubled(name):
+    """conv2d with the right value and one gradient twice too large."""
+
+    def backward(g, wanted, kept, *, plan):
+        gradients = convolution._backward(g, wanted, kept, plan=plan)
+        return [d * (2 if n == name else 1) for n, d in zip(wanted, gradients, strict=True)]
+
+    kernel = on_tape("wrong", convolution._forward, backward)
+    return lambda x, w, b: kernel(x, w, b, plan=convolution._plan(x.shape, w.shape, 1, 1, 1))
+
+
+WRONG_CONVOLUTIONS = {
+    "a flipped kernel": lambda x, w, b: nn.conv2d(x, w[:, :, ::-1, ::-1], b, padding=1),
+    "rows for columns": lambda x, w, b: nn.conv2d(x, np.swapaxes(w, 2, 3), b, padding=1),
+    "outputs for inputs": lambda x, w, b: nn.conv2d(x, np.swapaxes(w, 0, 1), b, padding=1),
+    "padding on one side": pad_before,
+    "no bias": lambda x, w, b: nn.conv2d(x, w, padding=1) + 0 * b,
+    "padding with the edge": lambda x, w, b: nn.conv2d.definition(
+        x[:, [0, *range(5), 4]][:, :, [0, *range(5), 4]], w, b
+    ),
+    "dx twice": doubled(0),
+    "dw twice": doubled(1),
+    "db twice": doubled(2),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CONVOLUTIONS)
+def test_the_comparison_notices_a_wrong_convolution(name):
+    args, _ = convolution_case(2, 5, 5, 4, 4, 1, 3, 1, 1)
+    assert gap(WRONG_CONVOLUTIONS[name], lambda *a: nn.conv2d.definition(*a, padding=1), *args) > 1e6 * EXACT
+
+
+def test_the_comparison_notices_groups_in_another_order():
+    args, _ = convolution_case(2, 5, 5, 4, 4, 2, 3, 1, 1)
+    interleaved = lambda x, w, b: nn.conv2d(x[..., [0, 2, 1, 3]], w, b, padding=1, groups=2)
+    assert gap(interleaved, lambda *a: nn.conv2d.definition(*a, padding=1, groups=2), *args) > 1e6 * EXACT
+
+
+def test_conv2d_by_hand():
+    x = onp.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
+    w = onp.array([[1.0, 0.0], [0.0, 10.0]]).reshape(1, 1, 2, 2)
+    assert nn.conv2d(x, w).tolist() == [[[[41.0]]]]  # 1*1 + 4*10
+    assert nn.conv2d(x, w, onp.array([0.5]), stride=2, padding=1).ravel().tolist() == [10.5, 0.5, 0.5, 4.5]
+    dw = grad(lambda w: np.sum(nn.conv2d(x, w)))(w)
+    assert dw.ravel().tolist() == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_conv2d_says_what_does_not_fit():
+    x, w = onp.zeros((1, 4, 4, 6)), onp.zeros((4, 3, 3, 3))
+    with pytest.raises(ValueError, match=r"6 channels .* 3 channels each in 1 groups"):
+        nn.conv2d(x, w)
+    with pytest.raises(ValueError, match="O divisible by groups"):
+        nn.conv2d(onp.zeros((1, 4, 4, 9)), w, groups=3)
+    with pytest.raises(ValueError, match="3 x 3 kernel does not fit into 2 x 4 pixels with padding 0"):
+        nn.conv2d(x[:, :2], w, groups=2)
+    with pytest.raises(ValueError, match=r"bias must be \(4,\)"):
+        nn.conv2d(x, w, onp.zeros(3), groups=2)
+    with pytest.raises(ValueError, match="stride"):
+        nn.conv2d(x, w, groups=2, stride=0)
+    with pytest.raises(ValueError, match=r"x must be \(B, H, W, C\)"):
+        nn.conv2d(x[0], w)
+
+
+# ------------------------------------------------------------------------------------------------ batch norm
+
+
+def bn_case(shape, dtype=onp.float64):
+    r, C = rng(), shape[-1]
+    state = {
+        "running_mean": r.standard_normal(C),
+        "running_var": r.random(C) + 0.5,
+        "num_batches_tracked": onp.array(3),
+    }
+    state = {k: v if v.ndim == 0 else v.astype(dtype) for k, v in state.items()}
+    return [
+        a.astype(dtype) for a in (r.standard_normal(shape) + 3, r.standard_normal(C), r.standard_normal(C))
+    ], state
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    "shape", [(4, 8, 8, 16), (3, 5, 7, 3), (2, 1), (1, 3, 1, 5), (40, 16, 16, 24), (2, 3000)], ids=str
+)
+def test_batch_norm_is_its_definition(shape, train, relu):
+    args, state = bn_case(shape)
+    kernel, definition = (
+        lambda *a, f=f: f(*a, state, train=train, relu=relu) for f in (nn.batch_norm, nn.batch_norm.definition)
+    )
+    assert gap(lambda *a: kernel(*a)[0], lambda *a: definition(*a)[0], *args) < 10 * EXACT
+    ours, theirs = kernel(*args)[1], definition(*args)[1]
+    for key in theirs:
+        onp.testing.assert_allclose(ours[key], theirs[key], rtol=1e-12, atol=1e-14)
+
+
+def own_batch_norm(x, w, b, ddof=0, frozen=False):
+    mean, var = np.mean(x, axis=(0, 1, 2)), np.var(x, axis=(0, 1, 2), ddof=ddof)
+    if frozen:  # the statistics taken for constants
+        mean, var = (np.array(v._value) if hasattr(v, "_value") else v for v in (mean, var))
+    return np.maximum((x - mean) / np.sqrt(var + 1e-5) * w + b, 0)
+
+
+def test_the_comparison_notices_a_wrong_batch_norm():
+    args, state = bn_case((4, 4, 4, 3))
+    definition = lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0]
+    assert gap(own_batch_norm, definition, *args) < 10 * EXACT
+    assert gap(lambda *a: own_batch_norm(*a, ddof=1), definition, *args) > 1e6 * EXACT
+    assert gap(lambda *a: own_batch_norm(*a, frozen=True), definition, *args) > 1e6 * EXACT
+    assert gap(lambda *a: nn.batch_norm(*a, state, train=True)[0], definition, *args) > 1e6 * EXACT
+    assert (
+        gap(lambda *a: nn.batch_norm(*a, state, train=True, relu=True, eps=1e-3)[0], definition, *args)
+        > 1e6 * EXACT
+    )
+
+
+def test_batch_norm_state_by_hand():
+    """Values 0 and 2: mean 1, biased variance 1, unbiased 2; a momentum of 0.1 is the share of the new batch."""
+    state = {
+        "running_mean": onp.array([10.0]),
+        "running_var": onp.array([10.0]),
+        "num_batches_tracked": onp.array(4),
+    }
+    y, new = nn.batch_norm(
+        onp.array([[0.0], [2.0]]), onp.array([3.0]), onp.array([0.5]), state, train=True, eps=0.0
+    )
+    assert y.tolist() == [[-2.5], [3.5]]
+    onp.testing.assert_allclose(new["running_mean"], [0.9 * 10 + 0.1 * 1])  # not 0.1 * 10 + 0.9 * 1
+    onp.testing.assert_allclose(new["running_var"], [0.9 * 10 + 0.1 * 2])  # not + 0.1 * 1, the biased one
+    assert new["num_batches_tracked"] == 5
+    assert state["running_mean"] == 10.0
+    y, same = nn.batch_norm(onp.array([[0.0], [2.0]]), onp.ones(1), onp.zeros(1), new, train=False)
+    assert same is new
+
+
+def test_batch_norm_state_is_plain_and_keeps_its_dtype_while_traced():
+    args, state = bn_case((4, 4, 4, 3), onp.float32)
+    seen = {}
+
+    def f(x):
+        y, seen["state"] = nn.batch_norm(x, *args[1:], state, train=True)
+        return np.sum(y)
+
+    assert grad(f)(args[0]).dtype == onp.float32
+    for key, value in seen["state"].items():
+        assert type(value) is not np.numpy_boxes.ArrayBox
+        assert onp.asarray(value).dtype == state[key].dtype
+
+
+def test_a_mean_far_above_the_deviation_keeps_the_variance():
+    """float32, mean 1000, deviation 0.1: sum(x^2)/n - mean^2 would be all rounding."""
+    x = (1000 + 0.1 * rng().standard_normal((16, 8, 8, 5))).astype(onp.float32)
+    C = onp.zeros(5, onp.float32)
+    state = {"running_mean": C, "running_var": C, "num_batches_tracked": onp.array(0)}
+    y, new = nn.batch_norm(x, C + 1, C, state, train=True, momentum=1.0, eps=0.0)
+    true = x.astype(onp.float64).reshape(-1, 5)
+    onp.testing.assert_allclose(new["running_var"], true.var(0, ddof=1), rtol=1e-6)
+    assert abs(y.reshape(-1, 5) - (true - true.mean(0)) / true.std(0)).max() < 1e-5
+    naive = onp.mean(x**2, (0, 1, 2), dtype=onp.float32) - onp.mean(x, (0, 1, 2), dtype=onp.float32) ** 2
+    assert abs(naive / true.var(0) - 1).max() > 1e-2  # the mistake that this input is made for
+
+
+def test_batch_norm_in_float32_by_the_whole_gradient():
+    args, state = bn_case((8, 16, 16, 16), onp.float32)
+    g = rng(5).standard_normal(args[0].shape).astype(onp.float32)
+    y, ours = by_hand(lambda *a: nn.batch_norm(*a, state, train=True, relu=True)[0], args, g)
+    exact = [a.astype(onp.float64) for a in args]
+    _, true = by_hand(lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
+    assert y.dtype == onp.float32
+    assert all(d.dtype == onp.float32 for d in ours)
+    norm = lambda arrays: onp.sqrt(sum(onp.sum(onp.square(a, dtype=onp.float64)) for a in arrays))
+    # A value within u of 0 may fall on the relu's other side: about 32768 * 1e-7 values, each 1/181 of the norm.
+    assert norm([a - b for a, b in zip(ours, true, strict=True)]) < 1e-3 * norm(true)
+
+
+def test_batch_norm_says_what_does_not_fit():
+    args, state = bn_case((4, 3))
+    with pytest.raises(ValueError, match="2 or more values per channel, got 1"):
+        nn.batch_norm(args[0][:1], *args[1:], state, train=True)
+    with pytest.raises(ValueError, match=r"weight must be \(3,\)"):
+        nn.batch_norm(args[0], onp.ones(2), args[2], state, train=True)
+    with pytest.raises(ValueError, match=r"running_var must be \(3,\)"):
+        nn.batch_norm(*args, state | {"running_var": onp.ones(4)}, train=False)
+
+
+# ---------------------------------------------------------------------------------------- pooling, activation
+
+POOLS = [(2, 2, 0), (2, 1, 0), (3, 2, 1), (3, 3, 0), (1, 1, 0), (2, 3, 1), (3, 1, 1)]
+
+
+@pytest.mark.parametrize(("size", "stride", "padding"), POOLS)
+@pytest.mark.parametrize("shape", [(2, 8, 8, 3), (1, 5, 7, 2), (3, 4, 6, 33)], ids=str)
+def test_max_pool2d_is_its_definition(shape, size, stride, padding):
+    distinct = rng().permutation(int(onp.prod(shape))).reshape(shape).astype(float)
+    ties = rng().integers(0, 3, shape).astype(float) - 1
+    for x in (distinct, ties, -abs(distinct)):
+        args = size, stride, padding
+        assert gap(lambda x: nn.max_pool2d(x, *args), lambda x: nn.max_pool2d.definition(x, *args), x) < EXACT
+
+
+def test_among_equal_values_the_first_takes_the_gradient():
+    x = onp.ones((1, 2, 2, 1))
+    slope = grad(lambda x: np.sum(nn.max_pool2d(x, 2)))(x)
+    assert slope.ravel().tolist() == [1.0, 0.0, 0.0, 0.0]
+    last = lambda x: nn.max_pool2d(x[:, ::-1, ::-1], 2)[:, ::-1, ::-1]  # ties to the last
+    ties = rng().integers(0, 2, (2, 4, 4, 3)).astype(float)
+    assert gap(last, lambda x: nn.max_pool2d.definition(x, 2), ties) > 1e6 * EXACT
+    shared = lambda x: np.max(np.reshape(x, (2, 2, 2, 2, 2, 3)), axis=(2, 4))  # ties share it
+    assert gap(shared, lambda x: nn.max_pool2d.definition(x, 2), ties) > 1e6 * EXACT
+
+
+@pytest.mark.parametrize(("size", "stride"), [(2, 2), (2, None), (3, 2), (2, 1), (1, 1), (2, 3)])
+def test_avg_pool2d_is_its_definition(size, stride):
+    x = rng().standard_normal((2, 5, 6, 3))
+    assert (
+        gap(lambda x: nn.avg_pool2d(x, size, stride), lambda x: nn.avg_pool2d.definition(x, size, stride), x)
+        < EXACT
+    )
+    assert gap(lambda x: nn.avg_pool2d(x, 2), lambda x: nn.max_pool2d.definition(x, 2), x) > 1e6 * EXACT
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (1, 1, 1, 1), (4, 8, 8, 32)], ids=str)
+def test_spatial_mean_and_relu_are_their_definitions(shape):
+    x = rng().standard_normal(shape)
+    x.flat[0] = 0.0
+    assert gap(nn.spatial_mean, nn.spatial_mean.definition, x) < EXACT
+    assert gap(nn.relu, nn.relu.definition, x) < EXACT
+    assert gap(lambda x: np.where(x >= 0, x, 0), nn.relu.definition, x) > 1e6 * EXACT  # slope 1 at 0
+
+
+def test_nan_is_not_hidden():
+    x = onp.array([onp.nan, -1.0]).reshape(1, 1, 2, 1)
+    for relu in (nn.relu, nn.relu.definition):
+        assert onp.isnan(relu(x)).ravel().tolist() == [True, False]
+    assert onp.isnan(nn.max_pool2d(onp.full((1, 2, 2, 1), onp.nan), 2)).all()
+
+
+def test_pools_say_what_does_not_fit():
+    with pytest.raises(ValueError, match="3 x 3 window does not fit into 2 x 5"):
+        nn.max_pool2d(onp.zeros((1, 2, 5, 1)), 3)
+    with pytest.raises(ValueError, match="padding at most"):
+        nn.max_pool2d(onp.zeros((1, 8, 8, 1)), 2, 2, 2)
+    with pytest.raises(ValueError, match=r"avg_pool2d: x must be \(B, H, W, C\)"):
+        nn.avg_pool2d(onp.zeros((8, 8, 1)), 2)
+    with pytest.raises(ValueError, match="spatial_mean"):
+        nn.spatial_mean(onp.zeros((2, 0, 3, 1)))
+
+
+# ------------------------------------------------------------------------------------------ all image kernels
+
+
+def layers(dtype):
+    """Every image layer as a function of x (3, 6, 8, 4), with what else it is given."""
+    r = rng(3)
+    w, v = r.standard_normal((4, 4, 3, 3)).astype(dtype), r.standard_normal((4, 1, 3, 3)).astype(dtype)
+    one = r.standard_normal((6, 4, 1, 1)).astype(dtype)
+    (_, gamma, beta), state = bn_case((4, 4), dtype)
+    return {
+        "conv2d": lambda x: nn.conv2d(x, w, padding=1),
+        "conv2d stride": lambda x: nn.conv2d(x, w, padding=1, stride=2),
+        "conv2d 1x1": lambda x: nn.conv2d(x, one),
+        "conv2d depthwise": lambda x: nn.conv2d(x, v, padding=1, groups=4),
+        "batch_norm": lambda x: nn.batch_norm(x, gamma, beta, state, train=True, relu=True)[0],
+        "batch_norm evaluation": lambda x: nn.batch_norm(x, gamma, beta, state, train=False)[0],
+        "relu": nn.relu,
+        "max_pool2d": lambda x: nn.max_pool2d(x, 2),
+        "max_pool2d padded": lambda x: nn.max_pool2d(x, 3, 2, 1),
+        "avg_pool2d": lambda x: nn.avg_pool2d(x, 2),
+        "spatial_mean": nn.spatial_mean,
+    }
+
+
+LAYERS = list(layers(onp.float64))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_finite_differences_agree(name):
+    f, x = layers(onp.float64)[name], rng(7).standard_normal((3, 6, 8, 4))
+    g, step, h = rng(8).standard_normal(onp.shape(f(x))), rng(9).standard_normal(x.shape), 1e-6
+    slope = onp.sum(make_vjp(f, x)[0](g) * step)
+    rise = (onp.sum(f(x + h * step) * g) - onp.sum(f(x - h * step) * g)) / (2 * h)
+    scale = onp.linalg.norm(make_vjp(f, x)[0](g)) * onp.linalg.norm(step)
+    assert abs(slope - rise) < 1e-7 * scale
+    assert abs(1.01 * slope - rise) > 1e-7 * scale  # a gradient wrong by one per cent does not pass
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_strided_input_changes_nothing_and_nothing_is_changed(name):
+    f, x = layers(onp.float64)[name], rng(7).standard_normal((3, 6, 8, 4))
+    strided = onp.asfortranarray(onp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))))[:, 1:-1]
+    assert not strided.flags.c_contiguous
+    for a in (strided, x):
+        a.flags.writeable = False
+    vjp, y = make_vjp(f, x)
+    g = rng(8).standard_normal(y.shape)
+    g.flags.writeable = False
+    kept = y.copy()
+    dx = vjp(g)
+    other, z = make_vjp(f, strided)
+    assert (z == y).all()
+    assert (other(onp.asfortranarray(g)) == dx).all()
+    assert not onp.shares_memory(y, x)
+    assert not any(onp.shares_memory(dx, a) for a in (x, y, g))
+    dx[...] = 0  # as autograd may, adding to it
+    assert (y == kept).all()
+    assert (vjp(g) == other(g)).all()  # a second time, too
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_float32_stays_float32(name):
+    f, x = layers(onp.float32)[name], rng(7).standard_normal((3, 6, 8, 4)).astype(onp.float32)
+    vjp, y = make_vjp(f, x)
+    assert y.dtype == onp.float32
+    assert vjp(onp.ones_like(y)).dtype == onp.float32
+
+
+def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
+    asked = []
+    tiled = convolution.tiled.backward
+    spy = convolution.tiled._replace(backward=lambda *a: asked.append(a[4:]) or tiled(*a))
+    monkeypatch.setattr(convolution, "tiled", spy)
+    x, w = rng().standard_normal((2, 5, 5, 3)), rng().standard_normal((4, 3, 3, 3))
+    grad(lambda w: np.sum(nn.conv2d(x, w) ** 2))(w)
+    grad(lambda x: np.sum(nn.conv2d(x, w) ** 2))(x)
+    assert asked == [(False, True), (True, False)]
+
+
+# ----------------------------------------------------------------------------------------------- concurrently
+
+
+def branch(p):
+    h, _ = nn.batch_norm(nn.conv2d(p["x"], p["conv"]["weight"], padding=1), *p["bn"], STATE, train=True, relu=True)
+    return nn.spatial_mean(nn.max_pool2d(h, 2)), {"seen": [p["conv"]["weight"], "label"], "h": h}
+
+
+STATE = {"running_mean": onp.zeros(8), "running_var": onp.ones(8), "num_batches_tracked": onp.array(0)}
+
+
+def branch_parameters(n=7):
+    r = rng(4)
+    return {
+        f"b{k}": {
+            "x": r.standard_normal((4, 8, 8, 3)),
+            "conv": {"weight": r.standard_normal((8, 3, 3, 3)), "unused": onp.ones(3)},
+            "bn": (r.standard_normal(8), r.standard_normal(8)),
+        }
+        for k in range(n)
+    }
+
+
+def value_and_gradients(concurrently, params):
+    def f(p):
+        ys, aux = concurrently([branch] * len(params), [p[k] for k in params])
+        f.aux = aux
+        return sum(np.sum(np.sin(y)) for y in ys)
+
+    vjp, y = make_vjp(f, params)
+    return y, vjp(1.0), f.aux
+
+
+def leaves(tree):
+    if isinstance(tree, dict):
+        return [leaf for value in tree.values() for leaf in leaves(value)]
+    return [leaf for value in tree for leaf in leaves(value)] if isinstance(tree, (list, tuple)) else [tree]
+
+
+@pytest.mark.parametrize("count", ["1", "2", "5"])
+def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
+    params = branch_parameters()
+    y, gradients, aux = value_and_gradients(nn.concurrently.definition, params)
+    monkeypatch.setenv("BPLCZ_THREADS", count)
+    for _ in range(3):
+        z, ours, seen = value_and_gradients(nn.concurrently, params)
+        assert z == y
+        assert ours.keys() == gradients.keys()
+        for a, b in zip(leaves(ours), leaves(gradients), strict=True):
+            assert onp.shape(a) == onp.shape(b)
+            assert (a == b).all()
+        for a, b in zip(leaves(seen), leaves(aux), strict=True):
+            assert type(a) is type(b)
+            assert onp.all(a == b)
+
+
+def test_a_gradient_reaches_only_its_own_branch_and_shared_values_add_up():
+    x = onp.array([2.0, 3.0])
+    functions = [lambda p: p["a"] * p["s"], lambda p: p["a"] ** 2 * p["s"]]
+
+    def f(a, b, s):
+        (y, z), aux = nn.concurrently(functions, [{"a": a, "s": s}, {"a": b, "s": s}])
+        assert aux == [None, None]
+        return np.sum(y) + 10 * np.sum(z)
+
+    assert grad(f, 0)(x, x, x).tolist() == [2.0, 3.0]
+    assert grad(f, 1)(x, x, x).tolist() == [80.0, 180.0]
+    assert grad(f, 2)(x, x, x).tolist() == [42.0, 93.0]
+    tuples = lambda s: np.sum(nn.concurrently([lambda p: p[0]["w"] * p[1]], [({"w": x}, s)])[0][0])
+    assert grad(tuples)(x).tolist() == [2.0, 3.0]
+
+
+def test_a_branch_without_gradient_and_an_unused_one():
+    x = onp.ones(2)
+    (y, z), _ = nn.concurrently([lambda p: p * 2, lambda p: p + 1], [x, x])
+    assert (y.tolist(), z.tolist()) == ([2.0, 2.0], [2.0, 2.0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a frozen branch is nothing to warn of
+        f = lambda p: np.sum(nn.concurrently([lambda p: p * 2, lambda p: x], [p, p])[0][0])
+        assert grad(f)(x).tolist() == [2.0, 2.0]
+
+
+def test_a_traced_value_from_outside_is_refused():
+    x = onp.ones(2)
+    with pytest.raises(ValueError, match="not in its parameters"):
+        grad(lambda s: np.sum(nn.concurrently([lambda p: p * s], [x])[0][0]))(x)
+    with pytest.raises(ValueError, match="not in its parameters"):
+        grad(lambda s: np.sum(nn.concurrently([lambda p: p * s], [s])[0][0]))(x)
+    with pytest.raises(ValueError, match="2 functions and 1 trees"):
+        nn.concurrently([branch, branch], [x])
+
+
+def failing_branch(p):
+    raise KeyError("what went wrong")
+
+
+@pytest.mark.parametrize("count", ["1", "3"])
+def test_an_exception_comes_with_its_own_traceback(count, monkeypatch):
+    monkeypatch.setenv("BPLCZ_THREADS", count)
+    before = threads._blas_threads()
+    for tree in (onp.ones(2), branch_parameters(1)["b0"]):
+        with pytest.raises(KeyError, match="what went wrong") as info:
+            grad(lambda p, t=tree: np.sum(nn.concurrently([np.sum, failing_branch, np.sum], [p, p, p])[0][0]))(
+                onp.ones(2)
+            )
+        assert "failing_branch" in "".join(traceback.format_tb(info.value.__traceback__))
+    assert threads._blas_threads() == before
+    assert value_and_gradients(nn.concurrently, branch_parameters(2))[0]  # and the pool still works
+
+
+def test_nested_use_runs_in_place():
+    x = onp.array([1.0, 2.0])
+    names = []
+
+    def inner(p):
+        names.append(threading.current_thread().name)
+        return p**3
+
+    def outer(p):
+        me = threading.current_thread().name
+        ys, _ = nn.concurrently([inner, inner], [p, 2 * p])
+        assert set(names[-2:]) == {me} or len(names) > 2
+        return ys[0] + ys[1]
+
+    f = lambda p: np.sum(nn.concurrently([outer, outer, outer], [p, p, p])[0][1])
+    assert grad(f)(x).tolist() == [27.0, 108.0]
+
+
+def test_traces_opened_at_once_in_many_threads_stay_apart(monkeypatch):
+    """A gradient inside a branch: its trace must lie above the branch's, whatever other threads open and close."""
+    monkeypatch.setenv("BPLCZ_THREADS", "8")
+    x = onp.array([1.0, 2.0])
+
+    def slope_of_slopes(p):
+        y = p
+        for _ in range(20):
+            y = y + grad(lambda q: np.sum(q**2 * 0.5))(p)  # y = p + 20 p
+        return y
+
+    f = lambda p: sum(np.sum(y) for y in nn.concurrently([slope_of_slopes] * 16, [p] * 16)[0])
+    for _ in range(3):
+        assert grad(f)(x).tolist() == [16 * 21.0] * 2
+
+
+def test_the_settings_of_the_caller_hold_in_the_threads(monkeypatch):
+    monkeypatch.setenv("BPLCZ_THREADS", "3")
+    before = threads._blas_threads()
+    inside = nn.concurrently([lambda p: onp.array(threads._blas_threads())] * 3, [0] * 3)[0]
+    if before:
+        assert [int(n) for n in inside] == [1, 1, 1]
+    assert threads._blas_threads() == before
+    with onp.errstate(divide="raise"), pytest.raises(FloatingPointError):
+        nn.concurrently([lambda p: onp.ones(1) / onp.zeros(1)] * 6, [0] * 6)
+    monkeypatch.setenv("BPLCZ_THREADS", "many")
+    with pytest.raises(ValueError, match="BPLCZ_THREADS is 'many'"):
+        nn.concurrently([np.sum, np.sum], [onp.ones(1)] * 2)
+
+
+def in_child(queue):
+    queue.put(float(value_and_gradients(nn.concurrently, branch_parameters(2))[0]))
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_makes_threads_of_its_own(monkeypatch):
+    monkeypatch.setenv("BPLCZ_THREADS", "2")
+    expected = float(value_and_gradients(nn.concurrently, branch_parameters(2))[0])
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=in_child, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == expected
+    child.join(60)
+    assert child.exitcode == 0
+
+
+def test_second_derivatives_are_refused_not_wrong():
+    x, w = onp.ones((1, 3, 3, 1)), onp.ones((1, 1, 3, 3))
+    slope = lambda f: grad(lambda a: np.sum(grad(lambda b: np.sum(f(b) ** 2))(a)))
+    for f, a in (
+        (lambda a: nn.conv2d(a, w), x),
+        (lambda a: nn.max_pool2d(a, 2), x),
+        (lambda a: nn.concurrently([np.sin], [a])[0][0], x),
+    ):
+        with pytest.raises(NotImplementedError, match="first derivatives only"):
+            slope(f)(a)
+
+
+def test_the_kernels_are_what_runs():
+    assert nn.conv2d.definition is not nn.conv2d
+    assert pooling.max_pool2d and winograd.correlate
+    called = []
+    kernel = nn.runs(lambda *a: called.append(a) or 5)(lambda x: 6)
+    assert (kernel(1), kernel.definition(1), called) == (5, 6, [(1,)])
