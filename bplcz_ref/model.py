@@ -28,7 +28,18 @@ class Model(NamedTuple):
     loss: object
 
 
-def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0, contrastive="paper"):
+def bplcz(
+    encoders,
+    classifier,
+    *,
+    text=None,
+    tokens=None,
+    alpha=0.25,
+    beta=2.0,
+    contrastive="paper",
+    shared=(),
+    vector=None,
+):
     """Fig. 1: seven group encoders, a classifier on their concatenation, and text prompts in training.
 
     encoders     {group: Network (B, H, W, C_i) -> (B, d)} in the paper's order, E_m of Eq. (1)
@@ -36,6 +47,12 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
     text         Network (N, L) -> (N, d), E_t of Eq. (2); None trains with Eq. (11) alone (Table III's first row)
     tokens       (K, n, L) token ids of the prompt of every class and group
     contrastive  "paper", or another name in equations.CONTRASTIVE ("identity" is Table III's "without MSM")
+    shared       names of parameters that all encoders have in common, such as a position table: each encoder finds
+                 them among its own, but they stand once, in params["shared"], and their gradients add
+    vector       None: encoders return the vectors I_i and the classifier sees Eq. (9). Otherwise encoders return
+                 tokens (B, N, w), vector is a Network (B, N, w) -> (B, d) that makes I_i of them for the
+                 contrastive loss (weights of its own a group), and the classifier sees the tokens of all groups,
+                 (B, n N, w): attention across groups is then possible, which Eq. (9) has not
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
@@ -59,26 +76,34 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
         streams = iter(rng.spawn(len(names) + 2))  # so that adding text leaves the image side's start unchanged
         params, state = {"branches": {}}, {"branches": {}}
         for name in names:
-            params["branches"][name], state["branches"][name] = encoders[name].init(next(streams), dtype)
+            own, state["branches"][name] = encoders[name].init(next(streams), dtype)
+            if not set(shared) <= set(own):
+                raise ValueError(f"shared is {shared}, but the encoder of {name} has only {', '.join(own)}")
+            params["branches"][name] = {part: leaf for part, leaf in own.items() if part not in shared}
+            if shared:  # they start as in the first encoder
+                params.setdefault("shared", {part: own[part] for part in shared})
         params["classifier"], _ = classifier.init(next(streams), dtype)
         if text is not None:
             params["text"], _ = text.init(next(streams), dtype)
+            if vector is not None:
+                starts = zip(names, rng.spawn(len(names)), strict=True)
+                params["vectors"] = {name: vector.init(start, dtype)[0] for name, start in starts}
             if variant.init(dtype):
                 params["contrastive"] = variant.init(dtype)
         return params, state
 
     def encode(params, state, x, *, train, rng, classes=None):
-        """-> {group: I_i}, new state, T (len(classes), n, d) or None; the branches and the text side by side."""
+        """-> {group: what its encoder returns}, new state, T (len(classes), n, d) or None; all side by side."""
         groups = bands.split(*bands.separate(x))
         streams = [None] * len(names) if rng is None else rng.spawn(len(names))
 
         def branch(name, stream):
             return lambda p: encoders[name].apply(
-                p, state["branches"][name], groups[name], train=train, rng=stream
+                {**p[0], **p[1]}, state["branches"][name], groups[name], train=train, rng=stream
             )
 
         functions = [branch(name, stream) for name, stream in zip(names, streams, strict=True)]
-        parameters = [params["branches"][name] for name in names]
+        parameters = [(params["branches"][name], params["shared"] if shared else {}) for name in names]
         if classes is not None:
             ids = tokens[classes].reshape(-1, tokens.shape[-1])
             functions.append(lambda p: text.apply(p, {}, ids, train=train))
@@ -88,22 +113,26 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
         branches = dict(zip(names, states, strict=False))
         return dict(zip(names, features, strict=False)), {"branches": branches}, T
 
-    def classify(params, I_i, train):  # -> I, c_hat
-        I = equations.concat(list(I_i.values()))
-        return I, classifier.apply(params["classifier"], {}, I, train=train)[0]
+    def classify(params, features, train, rng):  # -> I, c_hat
+        features = list(features.values())
+        I = equations.concat(features) if vector is None else np.concatenate(features, axis=1)
+        return I, classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0]
 
     def apply(params, state, x, *, train, rng=None):
-        I_i, new_state, _ = encode(params, state, x, train=train, rng=rng)
-        return classify(params, I_i, train)[1], new_state
+        features, new_state, _ = encode(params, state, x, train=train, rng=rng)
+        return classify(params, features, train, rng)[1], new_state
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
         if text is None:
-            I_i, new_state, _ = encode(params, state, x, train=True, rng=rng)
-            trace = {"I_i": I_i}
+            features, new_state, _ = encode(params, state, x, train=True, rng=rng)
+            trace = {"I_i": features} if vector is None else {}
         else:
             classes, place = np.unique(y, return_inverse=True)
-            I_i, new_state, T = encode(params, state, x, train=True, rng=rng, classes=classes)
+            features, new_state, T = encode(params, state, x, train=True, rng=rng, classes=classes)
+            I_i = features
+            if vector is not None:
+                I_i = {k: vector.apply(params["vectors"][k], {}, z, train=True)[0] for k, z in features.items()}
             T = T[place]  # (B, n, d): equal labels share their texts
             trace = {"I_i": I_i, "T_i": {name: T[:, i] for i, name in enumerate(names)}}
             both = [equations.similarity(I_i[name], trace["T_i"][name]) for name in names]
@@ -111,10 +140,10 @@ def bplcz(encoders, classifier, *, text=None, tokens=None, alpha=0.25, beta=2.0,
             trace["S"] = S = equations.fuse(list(trace["S_i"].values()), alpha)
             trace["S_hat"] = S_hat = equations.fuse(list(trace["S_hat_i"].values()), alpha)
             trace["W"] = equations.supervised_matrix(y, getval(S).dtype)
-            learnt = params["contrastive"] if "contrastive" in params else {}
+            learnt = params.get("contrastive", {})
             trace |= variant.loss(learnt, S, S_hat, trace["W"], alpha * len(names))._asdict()
             trace |= mean_entries(getval(S), trace["W"])
-        trace["I"], trace["c_hat"] = classify(params, I_i, True)
+        trace["I"], trace["c_hat"] = classify(params, features, True, rng)
         trace["L_cls"] = L = equations.cross_entropy(trace["c_hat"], y)
         if text is not None:
             L = equations.total_loss(trace["L_cls"], trace["L_con"], beta)
