@@ -21,7 +21,7 @@ from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
 from bplcz_ref.streams import stream
 
 SHAPES = {"sen1": (PATCH, PATCH, CHANNELS["sen1"]), "sen2": (PATCH, PATCH, CHANNELS["sen2"])}
-CHUNK = 256  # rows held at a time where a whole file is walked: about 38 MB in float64
+CHUNK = 256  # rows held at a time where a whole file is walked: about 38 MB in float64, and a few copies
 K = len(CLASSES)
 
 
@@ -85,8 +85,12 @@ class Patches:
         row = np.empty(SHAPES[name], data.dtype)  # one row stays in the processor's cache while it is cast
         raw, size, start = memoryview(row).cast("B"), row.nbytes, self._offsets[name]
         for j, i in enumerate(index.tolist()):
-            if os.preadv(self._descriptor, [raw], start + i * size) != size:
-                raise OSError(f"row {i} of {name} ends before its {size} bytes")
+            done = 0
+            while done < size:  # the system may hand over less than was asked for
+                got = os.preadv(self._descriptor, [raw[done:]], start + i * size + done)
+                if not got:
+                    raise OSError(f"row {i} of {name} ends after {done} of {size} bytes")
+                done += got
             out[j] = row
 
     def _by_hdf5(self, name, index, out):
@@ -274,7 +278,8 @@ def write(path, rows, batches, attributes=None):
     with whole(path) as part, h5py.File(part, "w") as file:
         file.attrs.update(attributes or {})
         done, data = 0, None
-        for sen1, sen2, y in batches:
+        for piece in batches:
+            sen1, sen2, y = map(np.asarray, piece)
             if data is None:
                 data = {name: file.create_dataset(name, (rows, *SHAPES[name]), sen1.dtype) for name in SHAPES}
                 data["label"] = file.create_dataset("label", (rows, K), sen1.dtype)
@@ -289,8 +294,8 @@ def write(path, rows, batches, attributes=None):
 def subset(path, out, per_class, test, seed):
     """A smaller file in the native layout: the paper's split of `path`, training rows first, then the test rows.
 
-    Values and storage dtype are kept exactly; rows keep the source's order within each part. Attributes: those of
-    the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: CHUNK rows.
+    Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
+    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: CHUNK rows.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
@@ -334,9 +339,9 @@ class _Moments:
 def _clipped(x, clip_sen1):
     if clip_sen1 is None:
         return x
-    x = x.copy()
-    np.clip(x[..., : CHANNELS["sen1"]], -clip_sen1, clip_sen1, out=x[..., : CHANNELS["sen1"]])
-    return x
+    bound = np.full(len(BANDS), np.inf, x.dtype)
+    bound[: CHANNELS["sen1"]] = clip_sen1
+    return np.minimum(np.maximum(x, -bound), bound)
 
 
 @contextlib.contextmanager
@@ -358,6 +363,8 @@ def _opened(path):
         raise ValueError(f"{path}: no such file")
     if path.is_dir():
         raise ValueError(f"{path} is a folder; give the name of one HDF5 file in it")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: no permission to read it; change its mode or its owner")
     with _readable(path):
         if path.stat().st_size == 0:
             raise ValueError(f"{path} is empty (0 bytes); fetch or write it again")
@@ -422,7 +429,7 @@ def _labels(path, data):
 def _scale(patches):
     """What is wrong with the scale of up to 16 rows spread over the file, with the remedy."""
     x = patches._images(np.unique(np.linspace(0, len(patches) - 1, 16).astype(int)), np.float64)
-    optical, intensity, problems = np.median(x[..., 8:]), np.median(x[..., 4:6]), []
+    optical, intensity, problems = np.median(x[..., CHANNELS["sen1"] :]), np.median(x[..., 4:6]), []
     if optical > 10:
         problems.append(
             f"sen2's median is {optical:.4g}: digital numbers where reflectance (0 to about 1) is expected;"
@@ -487,6 +494,8 @@ def _rows(index, N, path):
 
 def _check_piece(path, sen1, sen2, y, dtype, done, rows):
     where = f"{path}: the piece from row {done}"
+    if y.ndim != 1 or y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() >= K)):
+        raise ValueError(f"{where}: y must be (b,) class numbers 0..{K - 1}")
     for name, values in (("sen1", sen1), ("sen2", sen2)):
         if values.shape != (len(y), *SHAPES[name]) or values.dtype != dtype or dtype.kind != "f":
             raise ValueError(
@@ -494,8 +503,6 @@ def _check_piece(path, sen1, sen2, y, dtype, done, rows):
             )
         if not np.isfinite(values).all():
             raise ValueError(f"{where}: {name} holds values that are not finite")
-    if np.ndim(y) != 1 or y.dtype.kind not in "iu" or (len(y) and (y.min() < 0 or y.max() >= K)):
-        raise ValueError(f"{where}: y must be (b,) class numbers 0..{K - 1}")
     if done + len(y) > rows:
         raise ValueError(f"{where} ends at row {done + len(y)}, {rows} were announced")
 
