@@ -447,7 +447,7 @@ def _bce_init(dtype):
 
 
 def _bce_scale_bias(params, S, S_hat, W, alpha_n):
-    """Source: the paper's loss with SigLIP's two parameters. Start: t' = 0, b = logit(expected mean(W)) = -2.336.
+    """Source: the paper's loss with SigLIP's two parameters. Start: t' = 0, b = logit(expected mean(W)) = -2.335.
 
     L_i2t = BCE(sigma(e^t' S + b), W).
     Differs from the paper's loss: by these two only; at t' = 0, b = 0 it is the paper's. alpha_n is not needed.
