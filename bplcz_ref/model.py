@@ -1,8 +1,8 @@
 """Fig. 1 of the paper: encoders and equations put together into networks with a loss, every intermediate by name.
 
-A model computes what equations.py states on features that encoders/ computes; it adds no mathematics. Three
-exact savings are made here: each distinct prompt is encoded once and gathered (gradients add through the
-gather), only the classes in the batch are encoded, and the context ends with the longest prompt.
+A model computes what equations.py states on features that encoders/ computes; it adds no mathematics. Two exact
+savings are made here: each distinct prompt is encoded once and gathered (gradients add through the gather), and
+only the classes in the batch are encoded. encoders/text.py adds a third, the tree of common beginnings.
 """
 
 from typing import NamedTuple
@@ -12,6 +12,7 @@ from autograd import make_vjp
 from autograd.tracer import getval
 
 from bplcz_ref import bands, equations, nn
+from bplcz_ref.encoders.text import pack
 
 
 class Model(NamedTuple):
@@ -44,7 +45,8 @@ def bplcz(
 
     encoders     {group: Network (B, H, W, C_i) -> (B, d)} in the paper's order, E_m of Eq. (1)
     classifier   Network (B, n d) -> (B, K), D of II-D
-    text         Network (N, L) -> (N, d), E_t of Eq. (2); None trains with Eq. (11) alone (Table III's first row)
+    text         Network, Packed of (K, n) prompts -> (K, n, d), E_t of Eq. (2); None trains with Eq. (11) alone
+                 (Table III's first row)
     tokens       (K, n, L) token ids of the prompt of every class and group
     contrastive  "paper", or another name in equations.CONTRASTIVE ("identity" is Table III's "without MSM")
     shared       names of parameters that all encoders have in common, such as a position table: each encoder finds
@@ -67,6 +69,7 @@ def bplcz(
         raise ValueError("text and tokens belong together: give both (band group prompting) or neither")
     if tokens is not None and np.shape(tokens)[1] != len(encoders):
         raise ValueError(f"tokens are (K, n, L) with n = {len(encoders)} groups, got shape {np.shape(tokens)}")
+    trees = None if tokens is None else pack(tokens)
     names = list(encoders)
     if contrastive not in equations.CONTRASTIVE:
         raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(equations.CONTRASTIVE)}")
@@ -105,11 +108,10 @@ def bplcz(
         functions = [branch(name, stream) for name, stream in zip(names, streams, strict=True)]
         parameters = [(params["branches"][name], params["shared"] if shared else {}) for name in names]
         if classes is not None:
-            ids = tokens[classes].reshape(-1, tokens.shape[-1])
-            functions.append(lambda p: text.apply(p, {}, ids, train=train))
+            functions.append(lambda p: text.apply(p, {}, trees.of(classes), train=train))
             parameters.append(params["text"])
         features, states = nn.concurrently(functions, parameters)
-        T = None if classes is None else np.reshape(features[-1], (len(classes), len(names), -1))
+        T = None if classes is None else features[-1]
         branches = dict(zip(names, states, strict=False))
         return dict(zip(names, features, strict=False)), {"branches": branches}, T
 
@@ -133,7 +135,8 @@ def bplcz(
             I_i = features
             if vector is not None:
                 I_i = {k: vector.apply(params["vectors"][k], {}, z, train=True)[0] for k, z in features.items()}
-            T = T[place]  # (B, n, d): equal labels share their texts
+            T = np.reshape(T, (len(classes), -1))
+            T = np.reshape(nn.embedding(T, place), (len(y), len(names), -1))  # equal labels share their texts
             trace = {"I_i": I_i, "T_i": {name: T[:, i] for i, name in enumerate(names)}}
             both = [equations.similarity(I_i[name], trace["T_i"][name]) for name in names]
             trace["S_i"], trace["S_hat_i"] = ({n: s[k] for n, s in zip(names, both, strict=True)} for k in (0, 1))
