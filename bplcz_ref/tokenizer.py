@@ -1,0 +1,414 @@
+"""Byte-level byte pair encoding by CLIP's rules: text to token ids and back; train, load, encode, decode, batch.
+
+The rules are those of `clip/simple_tokenizer.py` and `clip.tokenize` in github.com/openai/CLIP (d05afc4), with
+the standard library alone: characters are classed by `unicodedata`, not by the `regex` package. Given CLIP's own
+merges file the ids are CLIP's; the bundled merges (tokenizer_vocab/) were learned from a corpus written for this
+project.
+
+One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text. It changes nothing in the prompts, and
+nothing in plain ASCII but control characters, terminal escapes and entities nested more than twice. In other text
+CLIP would first straighten curly quotes, compose accents (NFC), narrow full-width letters, split ligatures,
+replace lone surrogates (refused here) and undo wrongly decoded UTF-8. `encode(ftfy.fix_text(text))` gives CLIP's
+ids for such text too. Characters younger than Python's own Unicode tables count as "other".
+"""
+
+import functools
+import gzip
+import html
+import re
+import unicodedata
+import zlib
+from collections import Counter, defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from bplcz_ref import files
+
+SOT, EOT = "<|startoftext|>", "<|endoftext|>"
+END = "</w>"  # suffix of a symbol that ends a piece
+MERGES = 1000  # merges of the bundled vocabulary
+MACHINE_FILE, HUMAN_FILE, CORPUS_FILE = "bplcz-bpe.txt", "bplcz-bpe-readable.txt", "corpus.txt"
+
+_OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a file cut short is noticed
+_CLIP_HEADER, _CLIP_MERGES = "bpe_simple_vocab_16e6.txt#version: 0.2", 48894  # CLIP uses lines 1..48894 of 262,145
+_SHARED_HEADER = "#version: 0.2"  # merges.txt as other libraries ship CLIP's: already cut
+_CACHED_PIECES = 1 << 16
+
+# Byte -> the printable character that stands for it, in the order of the ids: 188 bytes are their own character,
+# the other 68 (blank, controls, 127-160, 173) take the code points from 256 on.
+_PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+BYTE_CHARACTERS = {b: chr(b) for b in _PRINTABLE} | {
+    b: chr(256 + i) for i, b in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))
+}
+_CHARACTER_BYTES = {c: b for b, c in BYTE_CHARACTERS.items()}
+
+# CLIP's pattern, its first alternatives: tried before the runs, ignoring case (which the long s of U+017F shows).
+_LITERALS = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d", re.IGNORECASE)
+# Its last three, over kinds: a run of letters, ONE number, a run of what is no letter, number or whitespace.
+_RUNS = re.compile("L+|N|O+")
+# Unicode's White_Space. U+001C..1F are whitespace for str.isspace and str.strip, but not for the pattern.
+_WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")
+
+
+class _Kinds(dict):
+    """Code point -> "L" letter, "N" number, " " whitespace, "O" other (marks, category M, among them)."""
+
+    def __missing__(self, code):
+        category = unicodedata.category(chr(code))[0]
+        kind = " " if _WHITESPACE.match(chr(code)) else category if category in "LN" else "O"
+        self[code] = kind
+        return kind
+
+
+_KINDS = _Kinds()
+
+
+def clean(text):  # str -> str
+    """Cleaning, steps 1 to 3: entities resolved twice, every whitespace run one space, ends stripped, lower case.
+
+    Errors: ValueError for what is not a str, and for a lone surrogate, which has no UTF-8 form.
+    Source: CLIP's basic_clean (without ftfy), whitespace_clean and lower, in that order.
+
+    >>> clean("  A \\t Photo &amp;lt;3 ")
+    'a photo <3'
+    """
+    if not isinstance(text, str):
+        raise ValueError(f"text is {text!r} of type {type(text).__name__}; expected a str")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is not "
+            "text; read the source with its right encoding, or replace it"
+        ) from None
+    text = html.unescape(html.unescape(text)).strip()
+    return _WHITESPACE.sub(" ", text).strip().lower()
+
+
+def pre_tokens(text):  # str -> list of str
+    """The pieces that are encoded on their own, step 4: contractions, letter runs, single numbers, other runs.
+
+    Every character of `clean(text)` but the whitespace is in exactly one piece, in order. A contraction counts
+    only where a piece begins: "it's" has "'s", but "!'s" has "!'" and "s".
+    Errors: those of `clean`; ValueError where a piece is a special token, in any case or written with entities:
+        CLIP's tokenizer would let the text set its own end there.
+    Source: the pattern of CLIP's SimpleTokenizer, `regex.findall(pattern, text, IGNORECASE)`.
+
+    >>> pre_tokens("It's 2024: compact high-rise, it'LL do")
+    ['it', "'s", '2', '0', '2', '4', ':', 'compact', 'high', '-', 'rise', ',', 'it', "'ll", 'do']
+    """
+    text = clean(text)
+    kinds = text.translate(_KINDS)  # one kind a character, so positions agree
+    pieces, at = [], 0
+    while at < len(text):
+        match = _LITERALS.match(text, at) or _RUNS.match(kinds, at)
+        if match is None:  # whitespace
+            at += 1
+            continue
+        piece, at = text[at : match.end()], match.end()
+        if piece in (SOT, EOT):
+            raise ValueError(f"text contains the special token {piece}, which only batch() may set; take it out")
+        pieces.append(piece)
+    return pieces
+
+
+def _integer(value):
+    """An int of what is an integer (NumPy's too), None of anything else; True is not one here."""
+    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
+
+
+def _symbols(piece):
+    """Step 5: one symbol a byte of the UTF-8 form, the last with the suffix that marks the end of the piece."""
+    *most, last = (BYTE_CHARACTERS[b] for b in piece.encode())
+    return (*most, last + END)
+
+
+def _merge(symbols, first, second):
+    """Every non-overlapping occurrence of the pair, left to right, as one symbol."""
+    merged, at = [], 0
+    while at < len(symbols):
+        if symbols[at] == first and symbols[at + 1 : at + 2] == (second,):
+            merged.append(first + second)
+            at += 2
+        else:
+            merged.append(symbols[at])
+            at += 1
+    return tuple(merged)
+
+
+class Tokenizer:
+    """Token ids of text under an ordered list of merges.
+
+    Ids, step 7: 0-255 the bytes in the order of BYTE_CHARACTERS ("!" is 0, "a" is 64), 256-511 the same at the end
+    of a piece, then the merges in order, then `sot` and `eot`, which is the largest id.
+    Attributes: `merges` (tuple of pairs of str), `vocab_size` = 512 + merges + 2, `sot`, `eot`.
+    Errors: ValueError for a merge that is no pair of symbols known by then, that comes twice, or whose first
+        symbol ends a piece.
+    Source: openai/CLIP, clip/simple_tokenizer.py.
+
+    >>> tiny = Tokenizer([("t", "h"), ("th", "e</w>")])
+    >>> tiny.encode("The thin"), tiny.vocab_size
+    ([513, 512, 72, 333], 516)
+    """
+
+    def __init__(self, merges):
+        self.merges = tuple(tuple(pair) for pair in merges)
+        symbols = [*BYTE_CHARACTERS.values(), *(c + END for c in BYTE_CHARACTERS.values())]
+        known, self._rank = set(symbols), {}
+        for rank, pair in enumerate(self.merges):
+            if len(pair) != 2 or not known.issuperset(pair) or pair[0].endswith(END) or pair in self._rank:
+                raise ValueError(
+                    f"merge {rank} is {pair!r}; expected two symbols that are bytes or results of earlier merges, "
+                    f"the first without {END}, and no pair twice; is the file sorted or edited?"
+                )
+            self._rank[pair] = rank
+            symbols.append("".join(pair))
+            known.add(symbols[-1])
+        self.vocab_size = len(symbols) + 2
+        self.sot, self.eot = len(symbols), len(symbols) + 1
+        # Where two merges give the same symbol the later id is used, as in CLIP's dict(zip(vocab, range(...))).
+        self._id = {symbol: i for i, symbol in enumerate(symbols)}
+        self._bytes = [  # END is only ever the end of a symbol: "<", "/" and ">" never share a piece with "w"
+            bytes(_CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
+            for s in symbols
+        ]
+        self._piece_ids = {}
+
+    @classmethod
+    def bundled(cls):
+        """The tokenizer of this project's own vocabulary, read once; ValueError where the files are not installed.
+
+        >>> Tokenizer.bundled().vocab_size
+        1514
+        """
+        return _bundled()
+
+    @classmethod
+    def from_merges(cls, path):
+        """The tokenizer of a merges file, plain or gzip: a version line, then one merge a line, "first second".
+
+        Three version lines are known: ours; that of CLIP's bpe_simple_vocab_16e6.txt(.gz), of which CLIP uses the
+        first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
+        Errors: ValueError that names the file and what is wrong with it.
+        """
+        return cls(_read_merges(Path(path)))
+
+    def steps(self, piece):  # str -> list of tuples of str
+        """Step 6, one row a merge: the symbols of a pre-token before any merge, after each one, and at last.
+
+        >>> Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")]).steps("the")
+        [('t', 'h', 'e</w>'), ('t', 'he</w>')]
+        """
+        if not isinstance(piece, str) or not piece:
+            raise ValueError(f"piece is {piece!r}; expected one of pre_tokens(text)")
+        rows = [_symbols(piece)]
+        while len(rows[-1]) > 1:
+            # The lowest rank first: not the first pair of the piece, and not the longest symbol.
+            pair = min(pairwise(rows[-1]), key=lambda pair: self._rank.get(pair, len(self._rank)))
+            if pair not in self._rank:
+                break
+            rows.append(_merge(rows[-1], *pair))
+        return rows
+
+    def encode(self, text):  # str -> list of int
+        """The ids of a text, without SOT and EOT; the empty list for empty text.
+
+        Errors: those of `pre_tokens`.
+        Source: SimpleTokenizer.encode.
+
+        >>> Tokenizer([]).encode("A!")  # one byte each, and each the end of its piece
+        [320, 256]
+        """
+        ids = []
+        for piece in pre_tokens(text):
+            if piece not in self._piece_ids:
+                if len(self._piece_ids) >= _CACHED_PIECES:  # bounded, whatever text comes
+                    self._piece_ids.clear()
+                self._piece_ids[piece] = [self._id[symbol] for symbol in self.steps(piece)[-1]]
+            ids += self._piece_ids[piece]
+        return ids
+
+    def decode(self, ids):  # iterable of int -> str
+        """The text of ids: the pieces, one space between each two.
+
+        This is the exact inverse on ids: `encode(decode(ids)) == ids` for all that `encode` gives. On text it is
+        exact but for the spaces between pieces: ids mark where a piece ends, not whether a space follows, and
+        "high-rise" and "high - rise" have the same ids. So `decode(encode(t)) == " ".join(pre_tokens(t))`, and
+        with all whitespace left out it equals `clean(t)`, for every t.
+        A row of `batch` may be given as it is: SOT is passed over and reading ends at the first EOT. Ids cut
+        inside a character of several bytes give U+FFFD.
+        Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
+        Source: SimpleTokenizer.decode, without its trailing space.
+
+        >>> tokenizer = Tokenizer.bundled()
+        >>> tokenizer.decode(tokenizer.encode("Compact  high-rise"))
+        'compact high - rise'
+        """
+        joined = []
+        for position, i in enumerate(ids):
+            token = _integer(i)
+            if token is None or not 0 <= token < self.vocab_size:
+                raise ValueError(f"id {i!r} at position {position}; expected an integer 0..{self.vocab_size - 1}")
+            if token == self.eot:
+                break
+            if token != self.sot:
+                joined.append(self._bytes[token])
+        return b"".join(joined).decode(errors="replace").removesuffix(" ")
+
+    def batch(self, texts, context_length=77, truncate=False):  # N str -> (N, L) int64
+        """Token ids for the text encoder: [SOT] ids [EOT] in each row, then zeros up to L = `context_length`.
+
+        Zero is also the id of "!". That is harmless: the encoder takes the row of the first EOT, the largest id,
+        and its causal mask hides what comes after. (Padding with EOT is the other convention; it is not CLIP's.)
+        `context_length=None` takes the longest row for L: the same features, less work.
+        Errors: ValueError for a text with more than L - 2 ids, which names the text, unless `truncate`: then the
+            row is cut to L and its last id set to EOT; ValueError for L < 2; those of `encode`.
+        Source: clip.tokenize. One str is taken as a list of one, as there.
+
+        >>> Tokenizer([]).batch(["a", "a!"], context_length=5)
+        array([[512, 320, 513,   0,   0],
+               [512, 320, 256, 513,   0]])
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = [[self.sot, *self.encode(text), self.eot] for text in texts]
+        L = max(map(len, rows), default=2) if context_length is None else _integer(context_length)
+        if L is None or L < 2:
+            raise ValueError(
+                f"context_length is {context_length!r}; expected an integer of 2 or more: SOT and EOT"
+            )
+        tokens = np.zeros((len(rows), L), dtype=np.int64)
+        for n, row in enumerate(rows):
+            if len(row) > L and not truncate:
+                raise ValueError(
+                    f"text {n} ({texts[n][:60]!r}) has {len(row)} tokens with SOT and EOT, more than the "
+                    f"context_length {L}; shorten it, or cut it with truncate=True"
+                )
+            row[L - 1 :] = [self.eot] if len(row) > L else row[L - 1 :]
+            tokens[n, : len(row)] = row
+        return tokens
+
+
+def _read_merges(path):
+    """The merges of a file as pairs of symbols, by the rule that its version line names."""
+    try:
+        data = path.read_bytes()
+        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode().split("\n")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip ({error})") from error
+    header = lines.pop(0).strip().strip('"')
+    merges = [line.split() for line in lines]
+    while merges and not merges[-1]:  # the newline at the end
+        merges.pop()
+    expected = None
+    if header == _CLIP_HEADER:
+        expected, merges = _CLIP_MERGES, merges[:_CLIP_MERGES]
+    elif header.startswith(_OWN_HEADER) and header[len(_OWN_HEADER) :].isdecimal():
+        expected = int(header[len(_OWN_HEADER) :])
+    elif header != _SHARED_HEADER:
+        raise ValueError(
+            f"{path}, line 1: the version is {header[:80]!r}; expected {_OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
+            f"{_SHARED_HEADER!r}"
+        )
+    if expected is not None and len(merges) != expected:
+        raise ValueError(f"{path}: {len(merges)} merges, but its version line means {expected}; is it cut?")
+    for number, pair in enumerate(merges, start=2):
+        if len(pair) != 2:
+            raise ValueError(f"{path}, line {number}: {' '.join(pair)!r}; expected two symbols and a space")
+    return merges
+
+
+def vocabulary_folder():  # () -> Path
+    """Where the bundled vocabulary is: inside the installed package, or beside it in a checkout.
+
+    Errors: ValueError that names both places if it is in neither.
+    """
+    package = Path(__file__).resolve().parent
+    places = [package / "tokenizer_vocab", package.parent / "tokenizer_vocab"]
+    for place in places:
+        if (place / MACHINE_FILE).is_file():
+            return place
+    raise ValueError(f"no {MACHINE_FILE} in {places[0]} nor in {places[1]}; install the package again")
+
+
+@functools.cache
+def _bundled():
+    return Tokenizer.from_merges(vocabulary_folder() / MACHINE_FILE)
+
+
+def train(text, merges):  # str, int -> dict of (str, str): int
+    """Learns merges from a text: {pair: its count when it was merged}, in the order of the merges.
+
+    Rule: the text is cut into pieces (`pre_tokens`); again and again, the adjacent pair of symbols with the
+    highest count over all pieces becomes one symbol. Of pairs with equal counts the first is taken, by the code
+    points of its first, then of its second symbol. Every position counts, overlapping ones too ("aaab" has "a a"
+    twice). A pair that stands only once is never merged, so fewer merges than asked for may come back.
+    Errors: ValueError for a number of merges that is not a positive integer; those of `pre_tokens`.
+    Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); ties, left open there, by the rule above.
+
+    >>> train("low low lower", 3)
+    {('l', 'o'): 3, ('lo', 'w</w>'): 2}
+    """
+    if (_integer(merges) or 0) < 1:
+        raise ValueError(f"merges is {merges!r}; expected a positive integer")
+    frequencies = Counter(pre_tokens(text))
+    words = [_symbols(piece) for piece in frequencies]
+    frequency = list(frequencies.values())
+    counts, holders = Counter(), defaultdict(set)  # pair -> count; pair -> the words that have or had it
+    for w, word in enumerate(words):
+        for pair in pairwise(word):
+            counts[pair] += frequency[w]
+            holders[pair].add(w)
+    learned = {}
+    while len(learned) < merges and counts:
+        most = max(counts.values())
+        if most < 2:
+            break
+        best = min(pair for pair, count in counts.items() if count == most)
+        learned[best] = most
+        for w in holders.pop(best):
+            for pair in pairwise(words[w]):
+                counts[pair] -= frequency[w]
+            words[w] = _merge(words[w], *best)
+            for pair in pairwise(words[w]):
+                counts[pair] += frequency[w]
+                holders[pair].add(w)
+        counts = +counts  # drops what is at zero, the merged pair among it
+    return learned
+
+
+def write_vocabulary(folder, corpus=None, merges=MERGES):  # -> (Path, Path)
+    """Trains on a corpus file (the bundled one for None); writes machine file and human file into `folder`.
+
+    Returns their paths. The same corpus gives the same bytes, on every platform.
+    Errors: ValueError for a corpus that cannot be read as UTF-8 text; those of `train`.
+    """
+    corpus = vocabulary_folder() / CORPUS_FILE if corpus is None else Path(corpus)
+    try:
+        text = corpus.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{corpus}: cannot be read as UTF-8 text ({error})") from error
+    learned = train(text, merges)
+    machine = [f"{_OWN_HEADER}{len(learned)}", *(f"{first} {second}" for first, second in learned)]
+    human = [
+        f"The {len(learned)} merges of {MACHINE_FILE}, to be read by people; no program reads this file.",
+        f"count: how often the pair stood in the corpus when it was merged; {END} marks the end of a piece.",
+        "",
+        " rank    id  count  pair -> joined",
+    ]
+    for rank, ((first, second), count) in enumerate(learned.items()):
+        shown = " + ".join(map(_shown, (first, second)))
+        human.append(f"{rank:5d} {512 + rank:5d} {count:6d}  {shown} -> {_shown(first + second)}")
+    paths = Path(folder) / MACHINE_FILE, Path(folder) / HUMAN_FILE
+    for path, lines in zip(paths, (machine, human), strict=True):
+        with files.whole(path) as temporary:
+            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+    return paths
+
+
+def _shown(symbol):
+    """A symbol as text where its bytes are text, else as \\xNN."""
+    characters = symbol.removesuffix(END)
+    text = bytes(_CHARACTER_BYTES[c] for c in characters).decode(errors="backslashreplace")
+    return text + symbol[len(characters) :]
