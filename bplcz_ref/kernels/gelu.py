@@ -1,6 +1,8 @@
-"""GELU and QuickGELU in one pass over values that stay in cache; only the slope is kept for the way back.
+"""GELU and QuickGELU in one pass over blocks that stay in cache; backward is one product with the slope.
 
-The definitions are nn.gelu and nn.quick_gelu.
+Only the slope is kept for it, not x. The definitions are nn.gelu and nn.quick_gelu; this is the exact GELU,
+to the rounding of the dtype, not the common approximation 0.5 x (1 + tanh(0.798 (x + 0.0447 x^3))), which is
+wrong by up to 5e-4.
 """
 
 import numpy as np
@@ -8,11 +10,24 @@ from scipy.special import erf
 
 from .tape import on_tape
 
-BLOCK = 1 << 14  # values handled at a time: a few arrays of this size fit in a core's second-level cache
+BLOCK = 1 << 15  # values handled at a time: a few arrays of this size fit a core's second-level cache
+
+# tanh(x p(x^2)) = 2 Phi(x) - 1 with these coefficients of p, lowest power first: a weighted minimax fit to
+# atanh(2 Phi(x) - 1) / x over x^2 <= 30, with error 7e-8 in Phi, which float32 itself rounds by 6e-8. Beyond, Phi
+# is 0 or 1 in float32, and so is the fit, as p only rises. scipy's erf takes many times longer.
+COEFFICIENTS = (
+    7.978844930870069e-1,
+    3.6333910280588244e-2,
+    -3.295400578878923e-5,
+    -5.527816528006028e-5,
+    3.973144141715617e-6,
+    -1.3364882737927726e-7,
+    1.8094086708392317e-9,
+)
 
 
 def gelu(x):
-    """x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2; slope Phi(x) + x phi(x), phi(x) = exp(-x^2/2) / sqrt(2 pi)."""
+    """x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2; slope Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)."""
     return _gelu(x)
 
 
@@ -21,22 +36,37 @@ def quick_gelu(x):
     return _quick_gelu(x)
 
 
-def _fill_gelu(x, y, slope):
-    Phi = erf(x * x.dtype.type(2**-0.5))
+def _normal_cdf(x, square):
+    if x.dtype != np.float32:
+        Phi = erf(x * 2**-0.5)
+    else:
+        Phi = square * np.float32(COEFFICIENTS[-1])
+        for c in COEFFICIENTS[-2:0:-1]:
+            Phi += np.float32(c)
+            Phi *= square
+        Phi += np.float32(COEFFICIENTS[0])
+        Phi *= x
+        np.tanh(Phi, out=Phi)
     Phi += 1
     Phi *= 0.5
+    return Phi
+
+
+def _fill_gelu(x, y, slope):
+    square = x * x
+    Phi = _normal_cdf(x, square)
     np.multiply(x, Phi, out=y)
     if slope is not None:
-        np.multiply(x, x, out=slope)
-        slope *= -0.5
-        np.exp(slope, out=slope)
-        slope *= x.dtype.type((2 * np.pi) ** -0.5)
-        slope *= x
-        slope += Phi
+        square *= -0.5
+        np.exp(square, out=square)
+        square *= x
+        square *= x.dtype.type((2 * np.pi) ** -0.5)
+        np.add(Phi, square, out=slope)
 
 
 def _fill_quick_gelu(x, y, slope):
-    s = np.tanh(x * x.dtype.type(0.851))  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
+    s = x * x.dtype.type(0.851)  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
+    np.tanh(s, out=s)
     s += 1
     s *= 0.5
     np.multiply(x, s, out=y)
@@ -52,9 +82,10 @@ def _pointwise(name, fill):
         values = x.reshape(-1)
         y = np.empty_like(values)
         slope = np.empty_like(values) if wanted else None
-        for i in range(0, len(values), BLOCK):
-            s = slice(i, i + BLOCK)
-            fill(values[s], y[s], slope[s] if wanted else None)
+        with np.errstate(over="ignore", under="ignore"):  # where x^2 overflows, Phi is 0 or 1
+            for i in range(0, len(values), BLOCK):
+                s = slice(i, i + BLOCK)
+                fill(values[s], y[s], slope[s] if wanted else None)
         return y.reshape(x.shape), slope
 
     def backward(g, wanted, slope):
