@@ -48,9 +48,13 @@ def _same(what, names, values):
         raise ValueError(f"{what} must agree, found {found}")
 
 
-def _scalar(x):
+def _scalar(name, x, like):
     """A coefficient: NumPy's float64 numbers would turn float32 arrays into float64, Python's do not."""
-    return x if isbox(x) else float(x)
+    if not isbox(x):
+        return float(x)
+    if hasattr(getval(x), "dtype"):
+        _same("dtypes", (name, "the array"), (getval(x).dtype, onp.asarray(getval(like)).dtype))
+    return x
 
 
 def _labels(name, y, K=None):
@@ -140,7 +144,7 @@ def fuse(S_groups, alpha):  # n x (B, P), scalar -> (B, P)
     total = S_groups[0]
     for S_i in S_groups[1:]:
         total = total + S_i
-    return _scalar(alpha) * total
+    return _scalar("alpha", alpha, total) * total
 
 
 # ---------------------------------------------------------------- II-C: multivariate supervised matrix
@@ -247,7 +251,7 @@ def total_loss(L_cls, L_con, beta):  # scalars -> scalar
     """Eq. (10): L = L_cls + beta L_con.
 
     Gradient: dL/dL_cls = G,  dL/dL_con = beta G,  dL/dbeta = L_con G, should beta be learnt.
-    Errors:   ValueError for an L_cls or L_con that is not one number.
+    Errors:   ValueError for an L_cls or L_con that is not one number, and for dtypes that differ.
     Source:   arXiv 2412.18235, Eq. (10); beta = 2 in III-A.
 
     >>> total_loss(2.5, 0.25, beta=2)
@@ -256,7 +260,9 @@ def total_loss(L_cls, L_con, beta):  # scalars -> scalar
     for name, x in (("L_cls", L_cls), ("L_con", L_con)):
         if onp.shape(getval(x)) != ():
             raise ValueError(f"{name}: found shape {onp.shape(getval(x))}, expected one number; reduce it first")
-    return L_cls + _scalar(beta) * L_con
+    numbers = [getval(x) for x in (L_cls, L_con) if hasattr(getval(x), "dtype")]  # Python's numbers take either
+    _same("dtypes", ("L_cls", "L_con")[: len(numbers)], [x.dtype for x in numbers])
+    return L_cls + _scalar("beta", beta, L_con) * L_con
 
 
 def _log_softmax(x):  # (B, K) -> (B, K), over each row

@@ -457,6 +457,8 @@ BAD = [
     ("numbers of samples", lambda: equations.concat([X, np.ones((3, 1))])),
     ("dtypes must agree", lambda: equations.concat([X, X32])),
     ("no band group", lambda: equations.concat([])),
+    ("found L_cls float32, L_con float64", lambda: equations.total_loss(F(1), np.float64(1), 2)),
+    ("found alpha float64", lambda: grad(lambda a: anp.sum(equations.fuse([X32], a)))(np.array(0.25))),
     ("L_con: found shape", lambda: equations.total_loss(1.0, EYE, 2)),
     ("row 1 has class 3, expected 0..2", lambda: equations.cross_entropy(X, [0, 3])),
     ("row 0 has class -1", lambda: equations.cross_entropy(X, [-1, 0])),
@@ -481,6 +483,13 @@ BAD = [
 def test_bad_input_is_named(message, call):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_groups_as_one_array_or_a_list_within_a_gradient():
+    stack = np.stack(GROUPS)
+    assert agree(grad(lambda x: anp.sum(G * equations.fuse(x, 0.25)))(stack), np.stack([0.25 * G] * 3))
+    for slope in grad(lambda x: anp.sum(G * equations.fuse(x, 0.25)))(GROUPS):
+        assert agree(slope, 0.25 * G)
 
 
 def test_bad_input_is_named_inside_a_gradient():
