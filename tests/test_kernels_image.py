@@ -12,7 +12,7 @@ from autograd import grad
 from autograd.core import make_vjp
 
 from bplcz_ref import nn
-from bplcz_ref.kernels import convolution, pooling, threads, winograd
+from bplcz_ref.kernels import convolution, threads
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 2e-12  # float64, relative to the largest entry
@@ -181,7 +181,10 @@ def test_the_comparison_notices_a_wrong_convolution(name):
 
 def test_the_comparison_notices_groups_in_another_order():
     args, _ = convolution_case(2, 5, 5, 4, 4, 2, 3, 1, 1)
-    interleaved = lambda x, w, b: nn.conv2d(x[..., [0, 2, 1, 3]], w, b, padding=1, groups=2)
+
+    def interleaved(x, w, b):
+        return nn.conv2d(x[..., [0, 2, 1, 3]], w, b, padding=1, groups=2)
+
     assert gap(interleaved, lambda *a: nn.conv2d.definition(*a, padding=1, groups=2), *args) > 1e6 * EXACT
 
 
@@ -251,7 +254,10 @@ def own_batch_norm(x, w, b, ddof=0, frozen=False):
 
 def test_the_comparison_notices_a_wrong_batch_norm():
     args, state = bn_case((4, 4, 4, 3))
-    definition = lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0]
+
+    def definition(*a):
+        return nn.batch_norm.definition(*a, state, train=True, relu=True)[0]
+
     assert gap(own_batch_norm, definition, *args) < 10 * EXACT
     assert gap(lambda *a: own_batch_norm(*a, ddof=1), definition, *args) > 1e6 * EXACT
     assert gap(lambda *a: own_batch_norm(*a, frozen=True), definition, *args) > 1e6 * EXACT
@@ -316,7 +322,10 @@ def test_batch_norm_in_float32_by_the_whole_gradient():
     _, true = by_hand(lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
     assert y.dtype == onp.float32
     assert all(d.dtype == onp.float32 for d in ours)
-    norm = lambda arrays: onp.sqrt(sum(onp.sum(onp.square(a, dtype=onp.float64)) for a in arrays))
+
+    def norm(arrays):
+        return onp.sqrt(sum(onp.sum(onp.square(a, dtype=onp.float64)) for a in arrays))
+
     # A value within u of 0 may fall on the relu's other side: about 32768 * 1e-7 values, each 1/181 of the norm.
     assert norm([a - b for a, b in zip(ours, true, strict=True)]) < 1e-3 * norm(true)
 
@@ -341,19 +350,27 @@ POOLS = [(2, 2, 0), (2, 1, 0), (3, 2, 1), (3, 3, 0), (1, 1, 0), (2, 3, 1), (3, 1
 def test_max_pool2d_is_its_definition(shape, size, stride, padding):
     distinct = rng().permutation(int(onp.prod(shape))).reshape(shape).astype(float)
     ties = rng().integers(0, 3, shape).astype(float) - 1
+    kernel, definition = (
+        lambda x, f=f: f(x, size, stride, padding) for f in (nn.max_pool2d, nn.max_pool2d.definition)
+    )
     for x in (distinct, ties, -abs(distinct)):
-        args = size, stride, padding
-        assert gap(lambda x: nn.max_pool2d(x, *args), lambda x: nn.max_pool2d.definition(x, *args), x) < EXACT
+        assert gap(kernel, definition, x) < EXACT
 
 
 def test_among_equal_values_the_first_takes_the_gradient():
     x = onp.ones((1, 2, 2, 1))
     slope = grad(lambda x: np.sum(nn.max_pool2d(x, 2)))(x)
     assert slope.ravel().tolist() == [1.0, 0.0, 0.0, 0.0]
-    last = lambda x: nn.max_pool2d(x[:, ::-1, ::-1], 2)[:, ::-1, ::-1]  # ties to the last
+
+    def last(x):
+        return nn.max_pool2d(x[:, ::-1, ::-1], 2)[:, ::-1, ::-1]  # ties to the last
+
     ties = rng().integers(0, 2, (2, 4, 4, 3)).astype(float)
     assert gap(last, lambda x: nn.max_pool2d.definition(x, 2), ties) > 1e6 * EXACT
-    shared = lambda x: np.max(np.reshape(x, (2, 2, 2, 2, 2, 3)), axis=(2, 4))  # ties share it
+
+    def shared(x):
+        return np.max(np.reshape(x, (2, 2, 2, 2, 2, 3)), axis=(2, 4))  # ties share it
+
     assert gap(shared, lambda x: nn.max_pool2d.definition(x, 2), ties) > 1e6 * EXACT
 
 
@@ -541,7 +558,10 @@ def test_a_gradient_reaches_only_its_own_branch_and_shared_values_add_up():
     assert grad(f, 0)(x, x, x).tolist() == [2.0, 3.0]
     assert grad(f, 1)(x, x, x).tolist() == [80.0, 180.0]
     assert grad(f, 2)(x, x, x).tolist() == [42.0, 93.0]
-    tuples = lambda s: np.sum(nn.concurrently([lambda p: p[0]["w"] * p[1]], [({"w": x}, s)])[0][0])
+
+    def tuples(s):
+        return np.sum(nn.concurrently([lambda p: p[0]["w"] * p[1]], [({"w": x}, s)])[0][0])
+
     assert grad(tuples)(x).tolist() == [2.0, 3.0]
 
 
@@ -551,7 +571,10 @@ def test_a_branch_without_gradient_and_an_unused_one():
     assert (y.tolist(), z.tolist()) == ([2.0, 2.0], [2.0, 2.0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a frozen branch is nothing to warn of
-        f = lambda p: np.sum(nn.concurrently([lambda p: p * 2, lambda p: x], [p, p])[0][0])
+
+        def f(p):
+            return np.sum(nn.concurrently([lambda p: p * 2, lambda p: x], [p, p])[0][0])
+
         assert grad(f)(x).tolist() == [2.0, 2.0]
 
 
@@ -597,7 +620,9 @@ def test_nested_use_runs_in_place():
         assert set(names[-2:]) == {me} or len(names) > 2
         return ys[0] + ys[1]
 
-    f = lambda p: np.sum(nn.concurrently([outer, outer, outer], [p, p, p])[0][1])
+    def f(p):
+        return np.sum(nn.concurrently([outer, outer, outer], [p, p, p])[0][1])
+
     assert grad(f)(x).tolist() == [27.0, 108.0]
 
 
@@ -612,7 +637,9 @@ def test_traces_opened_at_once_in_many_threads_stay_apart(monkeypatch):
             y = y + grad(lambda q: np.sum(q**2 * 0.5))(p)  # y = p + 20 p
         return y
 
-    f = lambda p: sum(np.sum(y) for y in nn.concurrently([slope_of_slopes] * 16, [p] * 16)[0])
+    def f(p):
+        return sum(np.sum(y) for y in nn.concurrently([slope_of_slopes] * 16, [p] * 16)[0])
+
     for _ in range(3):
         assert grad(f)(x).tolist() == [16 * 21.0] * 2
 
@@ -651,7 +678,10 @@ def test_a_forked_process_makes_threads_of_its_own(monkeypatch):
 
 def test_second_derivatives_are_refused_not_wrong():
     x, w = onp.ones((1, 3, 3, 1)), onp.ones((1, 1, 3, 3))
-    slope = lambda f: grad(lambda a: np.sum(grad(lambda b: np.sum(f(b) ** 2))(a)))
+
+    def slope(f):
+        return grad(lambda a: np.sum(grad(lambda b: np.sum(f(b) ** 2))(a)))
+
     for f, a in (
         (lambda a: nn.conv2d(a, w), x),
         (lambda a: nn.max_pool2d(a, 2), x),
@@ -661,9 +691,9 @@ def test_second_derivatives_are_refused_not_wrong():
             slope(f)(a)
 
 
-def test_the_kernels_are_what_runs():
-    assert nn.conv2d.definition is not nn.conv2d
-    assert pooling.max_pool2d and winograd.correlate
+def test_a_layer_runs_its_kernel_and_keeps_its_definition():
     called = []
-    kernel = nn.runs(lambda *a: called.append(a) or 5)(lambda x: 6)
-    assert (kernel(1), kernel.definition(1), called) == (5, 6, [(1,)])
+    layer = nn.runs(lambda *a: called.append(a) or 5)(lambda x: 6)
+    assert (layer(1), layer.definition(1), called) == (5, 6, [(1,)])
+    for image_layer in (nn.conv2d, nn.batch_norm, nn.relu, nn.max_pool2d, nn.avg_pool2d, nn.spatial_mean):
+        assert image_layer.definition is not image_layer

@@ -11,7 +11,7 @@ from .tape import on_tape
 from .threads import workspace
 
 LINE = 2048  # numbers in a row of a tile: whole pixels, as many as fit
-TILE = 32768  # numbers in a tile
+TILE = 65536  # numbers in a tile
 
 
 def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=False):
@@ -43,59 +43,60 @@ def _moved(running, batch, momentum):
     return ((1 - momentum) * running + momentum * batch).astype(np.asarray(running).dtype)
 
 
-def _tiles(*arrays):
-    """The arrays as rows of whole pixels, cut into tiles: yields one (rows, L*C) view of each array a time.
-
-    The last tile may be one of shorter rows.
-    """
+def _tiled(*arrays):
+    """The arrays (..., C), contiguous, as tiles: a list of regions, each with one view of every array, all of
+    them (tiles, lines, L*C). Three regions hold everything: whole tiles, whole lines, the pixels left over."""
     channels = arrays[0].shape[-1]
     flat = [a.reshape(-1) for a in arrays]
     line = max(1, LINE // channels) * channels
-    whole = flat[0].size // line * line
-    step = max(1, TILE // line) * line
-    for start in range(0, whole, step):
-        yield [a[start : min(start + step, whole)].reshape(-1, line) for a in flat]
-    if whole < flat[0].size:
-        yield [a[whole:].reshape(1, -1) for a in flat]
+    tile = max(1, TILE // line) * line
+    ends = [flat[0].size // tile * tile, flat[0].size // line * line, flat[0].size]
+    shapes = [(-1, tile // line, line), (1, -1, line), (1, 1, -1)]
+    starts = [0, *ends[:2]]
+    return [
+        [a[start:end].reshape(shape) for a in flat]
+        for start, end, shape in zip(starts, ends, shapes, strict=True)
+        if end > start
+    ]
 
 
-class _Spread:
-    """Values per channel, repeated to whole tiles: NumPy works on two whole tiles faster than on one and a row."""
-
-    def __init__(self, dtype, *values):
-        self.values, self.tiles = [np.asarray(v, dtype) for v in values], {}
-
-    def over(self, tile):
-        if tile.shape not in self.tiles:
-            self.tiles[tile.shape] = [np.tile(v, tile.size // len(v)).reshape(tile.shape) for v in self.values]
-        return self.tiles[tile.shape]
+def _repeated(dtype, shape, *values):
+    """Values per channel repeated over a whole tile: NumPy is faster on two tiles than on a tile and a row."""
+    return [np.tile(np.asarray(v, dtype), shape[0] * shape[1] // len(v)).reshape(shape) for v in values]
 
 
-def _per_channel(line, channels):  # (L*C,) -> (C,) in float64
-    return line.reshape(-1, channels).sum(0, dtype=np.float64)
+def _per_channel(lines, channels):  # (tiles, L*C) -> (tiles, C) in float64
+    return lines.reshape(len(lines), -1, channels).sum(1, dtype=np.float64)
 
 
 def _statistics(x):
     """Mean and biased variance per channel in float64.
 
-    Each tile is summed around the mean of its first row, so nothing large cancels; Chan's rule joins the tiles.
+    Each tile is summed around the mean of its first line, so nothing large cancels; then the tiles are joined
+    by sum (x - mean)^2 = sum over tiles of sum (x - mean_t)^2 + n_t (mean_t - mean)^2.
     """
     x = np.ascontiguousarray(x)
     channels = x.shape[-1]
-    count, mean, squares = 0, np.zeros(channels), np.zeros(channels)
-    for (tile,) in _tiles(x):
-        n = tile.size // channels
-        shift = (_per_channel(tile[0], channels) / (tile.shape[1] // channels)).astype(x.dtype)
-        d = workspace("deviation", tile.shape, x.dtype)
-        np.subtract(tile, np.tile(shift, tile.shape[1] // channels), out=d)
-        off = _per_channel(d.sum(0), channels) / n
-        part = shift + off
-        part_squares = np.maximum(_per_channel(np.einsum("lk,lk->k", d, d), channels) - n * off**2, 0)
-        delta = part - mean
-        squares += part_squares + delta**2 * (count * n / (count + n))
-        mean += delta * (n / (count + n))
-        count += n
-    return mean, squares / count
+    counts, means, squares = [], [], []
+    for (region,) in _tiled(x):
+        first = _per_channel(region[:, 0], channels) / (region.shape[2] // channels)
+        shift = first.astype(x.dtype)
+        shifts = np.tile(shift, region.shape[2] // channels)
+        totals, powers = np.empty(shifts.shape, x.dtype), np.empty(shifts.shape, x.dtype)
+        d = workspace("deviation", region.shape[1:], x.dtype)
+        for t, tile in enumerate(region):
+            np.subtract(tile, shifts[t], out=d)
+            np.add.reduce(d, 0, out=totals[t])
+            np.einsum("lk,lk->k", d, d, out=powers[t])
+        n = region[0].size // channels
+        off = _per_channel(totals, channels) / n
+        counts += [n] * len(region)
+        means.append(shift + off)
+        squares.append(_per_channel(powers, channels) - n * off**2)
+    counts, means = np.array(counts, np.float64)[:, None], np.concatenate(means)
+    mean = (counts * means).sum(0) / counts.sum()
+    total = np.concatenate(squares).sum(0) + (counts * (means - mean) ** 2).sum(0)
+    return mean, np.maximum(total / counts.sum(), 0)
 
 
 def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
@@ -104,15 +105,16 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
     y = np.empty(x.shape, x.dtype)
     scale = weight * inverse
     shift = mean.astype(x.dtype)
-    spread = _Spread(x.dtype, shift, scale, bias - (mean - shift) * scale, np.zeros(len(shift)))
-    for tile, out in _tiles(x, y):
-        shifts, scales, offsets, zeros = spread.over(tile)
-        np.subtract(tile, shifts, out=out)
-        np.multiply(out, scales, out=out)
-        np.add(out, offsets, out=out)
-        if relu:
-            np.maximum(out, zeros, out=out)
-    return y, (x, y if relu else None, weight)
+    values = shift, scale, bias - (mean - shift) * scale, np.zeros(len(shift))
+    for x_region, y_region in _tiled(x, y):
+        shifts, scales, offsets, zeros = _repeated(x.dtype, x_region.shape[1:], *values)
+        for tile, out in zip(x_region, y_region, strict=True):
+            np.subtract(tile, shifts, out=out)
+            np.multiply(out, scales, out=out)
+            np.add(out, offsets, out=out)
+            if relu:
+                np.maximum(out, zeros, out=out)
+    return y, (x, y, weight)
 
 
 def _backward(g, wanted, kept, *, mean, inverse, train, relu):
@@ -124,32 +126,41 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
     """
     x, y, weight = kept
     g = np.ascontiguousarray(g)
-    channels, n = len(weight), g.size // len(weight)
-    dx = np.empty(g.shape, g.dtype)
-    shift = mean.astype(g.dtype)
-    spread = _Spread(g.dtype, shift)
-    total, moment = np.zeros(channels), np.zeros(channels)  # sum of d and of d * (x - mean)
-    for tile, g_tile, d, *passed in _tiles(x, g, dx, *([y] if relu else [])):
-        if relu:
-            mask = np.greater(passed[0], 0, out=workspace("mask", tile.shape, bool))
-            g_tile = np.multiply(g_tile, mask, out=d)
-        total += _per_channel(g_tile.sum(0), channels)
-        term = np.subtract(tile, *spread.over(tile), out=workspace("deviation", tile.shape, g.dtype))
-        moment += _per_channel(np.einsum("lk,lk->k", term, g_tile), channels)
-    moment -= (mean - shift) * total
+    dtype, channels, n = g.dtype, len(weight), g.size // len(weight)
+    dx = np.empty(g.shape, dtype)
+    shift = mean.astype(dtype)
+    total, moment = 0, 0  # sum of d and of d * (x - mean)
+    regions = _tiled(x, y, g, dx)
+    for region in regions:
+        shape = region[0].shape[1:]
+        totals, moments = (np.empty((len(region[0]), shape[1]), dtype) for _ in range(2))
+        term, mask = workspace("deviation", shape, dtype), workspace("mask", shape, bool)
+        (shifts,) = _repeated(dtype, shape, shift)
+        for t, (tile, y_tile, d, out) in enumerate(zip(*region, strict=True)):
+            if relu:
+                d = np.multiply(d, np.greater(y_tile, 0, out=mask), out=out)
+            np.add.reduce(d, 0, out=totals[t])
+            np.subtract(tile, shifts, out=term)
+            np.einsum("lk,lk->k", term, d, out=moments[t])
+        total = total + _per_channel(totals, channels).sum(0)
+        moment = moment + _per_channel(moments, channels).sum(0)
+    moment = moment - (mean - shift) * total
     gradients = {1: moment * inverse, 2: total}
     if 0 in wanted:
         scale = weight * inverse
         slope = -scale * moment * inverse**2 / n
-        spread = _Spread(g.dtype, shift, scale, slope, -scale * total / n - slope * (mean - shift))
-        for tile, g_tile, d in _tiles(x, g, dx):
-            shifts, scales, slopes, offsets = spread.over(tile)
-            np.multiply(d if relu else g_tile, scales, out=d)
-            if train:
-                term = np.subtract(tile, shifts, out=workspace("deviation", tile.shape, g.dtype))
-                np.multiply(term, slopes, out=term)
-                np.add(term, offsets, out=term)
-                np.add(d, term, out=d)
+        values = shift, scale, slope, -scale * total / n - slope * (mean - shift)
+        for x_region, _, g_region, dx_region in regions:
+            shape = x_region.shape[1:]
+            term = workspace("deviation", shape, dtype)
+            shifts, scales, slopes, offsets = _repeated(dtype, shape, *values)
+            for tile, d, out in zip(x_region, g_region, dx_region, strict=True):
+                np.multiply(out if relu else d, scales, out=out)
+                if train:
+                    np.subtract(tile, shifts, out=term)
+                    np.multiply(term, slopes, out=term)
+                    np.add(term, offsets, out=term)
+                    np.add(out, term, out=out)
         gradients[0] = dx
     return [gradients[k] for k in wanted]
 

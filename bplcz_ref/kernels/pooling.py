@@ -7,6 +7,8 @@ import numpy as np
 
 from .tape import on_tape
 
+TILE = 131072  # numbers of x that backward works on at a time: whole images
+
 
 def _check(name, shape, size, stride, padding):
     if len(shape) != 4:
@@ -54,17 +56,28 @@ def _max_forward(x, *, wanted, size, stride, padding):
 
 
 def _max_backward(g, wanted, kept, *, size, stride, padding):
+    """Tap by tap: g goes where x equals the window's maximum, unless an earlier tap has taken it."""
     x, y = kept
     b, h, w, c = x.shape
-    dx = np.zeros((b, h + 2 * padding, w + 2 * padding, c), x.dtype)
-    free = np.ones(y.shape, bool)  # windows whose maximum has not been met yet
-    hit, part = np.empty(y.shape, bool), np.empty(y.shape, x.dtype)
-    for tap, dtap in zip(_taps(_padded(x, padding), size, stride), _taps(dx, size, stride), strict=True):
-        np.equal(tap, y, out=hit)
-        hit &= free
-        free ^= hit
-        dtap += np.multiply(g, hit, out=part)
-    return [dx[:, padding : padding + h, padding : padding + w]]
+    apart = stride >= size  # windows share no pixel: every place of dx is written at most once
+    whole = apart and padding == 0 and size == stride and h % size == 0 and w % size == 0
+    dx = (np.empty if whole else np.zeros)((b, h + 2 * padding, w + 2 * padding, c), x.dtype)
+    deep = max(1, TILE // (h * w * c))
+    for i in range(0, b, deep):
+        images = slice(i, i + deep)
+        peak, dy = y[images], g[images]
+        hit, part = np.empty(peak.shape, bool), None if apart else np.empty(peak.shape, x.dtype)
+        free = np.ones(peak.shape, bool)  # windows whose maximum has not been met yet
+        taps = _taps(_padded(x[images], padding), size, stride), _taps(dx[images], size, stride)
+        for tap, dtap in zip(*taps, strict=True):
+            np.equal(tap, peak, out=hit)
+            hit &= free
+            free ^= hit
+            if apart:
+                np.multiply(dy, hit, out=dtap)
+            else:
+                dtap += np.multiply(dy, hit, out=part)
+    return [np.ascontiguousarray(dx[:, padding : padding + h, padding : padding + w])]
 
 
 _max_pool2d = on_tape("max_pool2d", _max_forward, _max_backward)

@@ -12,6 +12,7 @@ import contextvars
 import ctypes
 import os
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -138,16 +139,17 @@ def thread_count():
     return int(given)
 
 
-def run(tasks):
+def run(tasks, order=None):
     """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised.
 
-    The caller works too. A call from inside a task runs in place, one task after the other.
+    The caller works too. Tasks are begun in the given order of their numbers: with the longest first, the
+    threads end at about the same time. A call from inside a task runs in place, one task after the other.
     """
     global _pool
     if getattr(_own, "inside", False):
         return [task() for task in tasks]
     results, errors = [None] * len(tasks), {}
-    waiting, claim = iter(range(len(tasks))), threading.Lock()
+    waiting, claim = iter(range(len(tasks)) if order is None else order), threading.Lock()
     depth = tracer.trace_stack.top
 
     def work():
@@ -201,7 +203,7 @@ def concurrently(functions, parameters):
         boxes += found
     kept = {}
     arrays = _branches(*boxes, functions=functions, trees=trees, kept=kept)
-    return [arrays[k] for k in range(len(functions))], kept["aux"]
+    return [arrays[k] for k in range(len(functions))], list(kept["aux"])
 
 
 class _Place(int):
@@ -242,13 +244,12 @@ def _branches(*values, functions, trees, kept):
         tasks.append(lambda f=function, t=tree, v=values[first : first + count]: _forward(f, t, v))
         first += count
     done = run(tasks)
-    kept["aux"] = [aux for _, aux, _ in done]
-    kept["vjps"] = [vjp for _, _, vjp in done]
-    return tuple(y for y, _, _ in done)
+    ys, kept["aux"], kept["vjps"], kept["seconds"] = zip(*done, strict=True)
+    return ys
 
 
 def _branches_vjp(argnums, ys, values, keywords):
-    vjps = keywords["kept"]["vjps"]
+    vjps, seconds = keywords["kept"]["vjps"], keywords["kept"]["seconds"]
     owner = [k for k, (_, count) in enumerate(keywords["trees"]) for _ in range(count)]
     nested = any(isbox(v) for v in values)
 
@@ -258,7 +259,8 @@ def _branches_vjp(argnums, ys, values, keywords):
                 "concurrently has first derivatives only; for higher ones use nn.concurrently.definition"
             )
         wanted = sorted({owner[n] for n in argnums})
-        done = run([lambda k=k: vjps[k](gs[k]) for k in wanted])
+        order = sorted(range(len(wanted)), key=lambda i: -seconds[wanted[i]])
+        done = run([lambda k=k: vjps[k](gs[k]) for k in wanted], order)
         gradients = [d for k in range(len(vjps)) for d in (done[wanted.index(k)] if k in wanted else ())]
         held = [n for n, k in enumerate(owner) if k in wanted]
         return [gradients[held.index(n)] for n in argnums]
@@ -270,16 +272,16 @@ defvjp_argnums(_branches, _branches_vjp)
 
 
 def _forward(function, tree, values):
-    """-> (array, aux, vjp): one branch, on its own tape if it has values to differentiate by.
+    """-> (array, aux, vjp, seconds taken): one branch, on its own tape if it has values to differentiate by.
 
     Every array of the values is a root of the tape by itself, so that no dictionary of gradients has to be
     added to another.
     """
+    began = time.perf_counter()
     if not values:
         y, aux = _split(function(tree))
-        return _plain_result(y), aux, None
+        return _plain_result(y), aux, None, 0.0
     roots = []
-
     with tracer.trace_stack.new_trace() as trace:
 
         def root(leaf):
@@ -301,7 +303,7 @@ def _forward(function, tree, values):
 
         return [_map(gradient, value) for value in values]
 
-    return y, aux, vjp
+    return y, aux, vjp, time.perf_counter() - began
 
 
 def _split(result):
