@@ -32,11 +32,10 @@ def main():
 
     data = arguments.data
     if data is None:
-        data = arguments.out / f"simulated-seed-{settings.seed}.h5"
-        per_class = settings.per_class + -(-settings.test // 17)
+        data = arguments.out / f"simulated-{settings.per_class}-{settings.test}-{settings.seed}.h5"
         if not data.exists():
-            print(f"No --data: simulating {17 * per_class} So2Sat-like samples into {data}", file=sys.stderr)
-            simulate.write(data, per_class=per_class, seed=settings.seed)
+            print(f"No --data: simulating So2Sat-like patches into {data}", file=sys.stderr)
+            simulate.write(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
 
     runs = [arguments.out / row for row in ROWS]
     results = [train.train(run, data, row, settings) for run, row in zip(runs, ROWS, strict=True)]

@@ -54,7 +54,8 @@ def parser():
     c = command("simulate", run_simulate, "Write So2Sat-like simulated patches in So2Sat's own layout.",
                 "simulate OUT.h5 --per-class 60 --seed 47")  # fmt: skip
     c.add_argument("out", metavar="OUT.h5", type=Path)
-    c.add_argument("--per-class", type=int, default=60, metavar="N", help="default: %(default)s")
+    c.add_argument("--per-class", type=int, default=0, metavar="N", help="rows of each class")
+    c.add_argument("--rows", type=int, default=0, metavar="N", help="rows with training.h5's class frequencies")
     c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
 
     c = command("inspect", run_inspect, "Show a file's rows, classes and bands, and what is wrong with it.",
@@ -87,7 +88,7 @@ def parser():
     )
 
     for name, run, text, example in (
-        ("evaluate", run_evaluate, "Accuracy of a trained run on all rows of a file.", "evaluate RUN --data FILE.h5"),
+        ("evaluate", run_evaluate, "Accuracy of a run on all rows of a file.", "evaluate RUN --data FILE.h5"),
         ("predict", run_predict, "Write the class of every row of a file.",
          "predict RUN --data FILE.h5 --out LABELS.csv"),
     ):  # fmt: skip
@@ -113,8 +114,9 @@ def parser():
 
 
 def run_simulate(options):
-    simulate.write(options.out, per_class=options.per_class, seed=options.seed)
-    print(f"{options.out}: {17 * options.per_class} SIMULATED patches, {options.per_class} of each class")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    simulate.write(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
+    print(f"{options.out}: {17 * options.per_class + options.rows} SIMULATED patches")
 
 
 def run_inspect(options):

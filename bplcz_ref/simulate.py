@@ -167,17 +167,17 @@ def patches(y, seed, first=0):  # (b,) -> (b, 32, 32, 8), (b, 32, 32, 10)
     return sen1, sen2
 
 
-def write(path, per_class=None, rows=None, seed=SEED):
+def write(path, per_class=0, rows=0, seed=SEED):
     """A file of simulated patches in So2Sat's native layout (float64, contiguous), marked as simulated.
 
-    Give either `per_class`, for that many rows of each class, or `rows`, for that many rows with the class
-    frequencies of training.h5. Attributes: `simulated` True, `generator`, `seed`. Written in pieces of
-    `so2sat.CHUNK` rows, whole or not at all; the same arguments give the same values.
-    Errors: ValueError for both or neither of the two, or a number that is not whole.
+    `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. Attributes:
+    `simulated` True, `generator`, `seed`. Written in pieces of `so2sat.CHUNK` rows, whole or not at all; the same
+    arguments give the same values.
+    Errors: ValueError for neither of the two, or a number that is not whole.
     """
-    if (per_class is None) == (rows is None):
-        raise ValueError(f"per_class is {per_class!r} and rows is {rows!r}; give exactly one of them")
-    y = natural(rows, seed) if per_class is None else balanced(per_class, seed)
+    if not per_class and not rows:
+        raise ValueError("per_class and rows are both 0: give one of them, or both")
+    y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     pieces = ((i, y[i : i + so2sat.CHUNK]) for i in range(0, len(y), so2sat.CHUNK))
     so2sat.write(path, len(y), ((*patches(piece, seed, i), piece) for i, piece in pieces), attributes)

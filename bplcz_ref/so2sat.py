@@ -1,4 +1,4 @@
-"""So2Sat LCZ42's HDF5 files: open, check, read by row, split, statistics, write, and take a part of one.
+"""So2Sat LCZ42's HDF5 files: open, check, read by row, split, write, and take a part of one.
 
 Native layout: `sen1` (N, 32, 32, 8), `sen2` (N, 32, 32, 10), `label` (N, 17) one-hot, float64, contiguous.
 training.h5 is 52 GB: only rows that are asked for enter memory. float32, chunked and gzip copies are read too.
@@ -18,10 +18,10 @@ import numpy as np
 from bplcz_ref.bands import BANDS
 from bplcz_ref.files import whole
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
+from bplcz_ref.standardise import CHUNK, Moments
 from bplcz_ref.streams import stream
 
 SHAPES = {"sen1": (PATCH, PATCH, CHANNELS["sen1"]), "sen2": (PATCH, PATCH, CHANNELS["sen2"])}
-CHUNK = 256  # rows held at a time where a whole file is walked: about 38 MB in float64, and a few copies
 K = len(CLASSES)
 
 
@@ -172,51 +172,6 @@ def split(labels, per_class, test, seed):  # (N,) -> (17 per_class,), (test,)
     return train, np.sort(rng.choice(rest, test, replace=False))
 
 
-class Statistics(NamedTuple):
-    """mean, std (18,) float64, per channel of x; clip_sen1: the bound that was put on sen1 first, or None."""
-
-    mean: np.ndarray
-    std: np.ndarray
-    clip_sen1: float | None = None
-
-
-def statistics(patches, index, clip_sen1=None):  # (b,) -> Statistics
-    """Mean and standard deviation of each channel over all pixels of the rows `index` (of the training part).
-
-    std divides by the number of values. (Other reading: by one less; the relative difference is under 1e-3 from
-    one patch on.) clip_sen1: bounds sen1's channels to +-clip_sen1 first, since a few pixels in the thousands
-    otherwise carry the whole deviation; `standardise` then does the same.
-    float64: sums of squares about each chunk's own mean, merged by Chan's rule; values are shifted by the first
-    pixel, so a constant channel has std exactly 0. Memory: CHUNK rows.
-    Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
-    """
-    if len(index) == 0:
-        raise ValueError("index is empty: statistics need at least one row")
-    moments = _Moments(clip_sen1)
-    for start in range(0, len(index), CHUNK):
-        moments.add(patches.images(index[start : start + CHUNK], np.float64))
-    return moments.statistics()
-
-
-def standardise(x, statistics):  # (..., 18) -> (..., 18)
-    """(clip(x) - mean) / std per channel; the clip on sen1 is the one the statistics were taken with.
-
-    A channel with std 0 is divided by 1: it becomes 0 where it has its constant value. A new array, dtype of x.
-
-    >>> ones = np.ones((1, 32, 32, 18), np.float32)
-    >>> y = standardise(3 * ones, Statistics(mean=np.ones(18), std=np.full(18, 4.0)))
-    >>> float(y.min()), float(y.max()), y.dtype
-    (0.5, 0.5, dtype('float32'))
-    """
-    if x.shape[-1:] != (len(BANDS),) or x.dtype.kind != "f":
-        raise ValueError(f"x has shape {x.shape} ({x.dtype}); expected floating point (..., {len(BANDS)})")
-    std = np.where(statistics.std > 0, statistics.std, 1.0)
-    y = _clipped(x, statistics.clip_sen1)
-    y = y - statistics.mean.astype(x.dtype)
-    y /= std.astype(x.dtype)
-    return y
-
-
 class Inspection(NamedTuple):
     """What `inspect` found; `print` shows it. Per-channel arrays are (18,), over the `sampled` rows."""
 
@@ -309,39 +264,6 @@ def subset(path, out, per_class, test, seed):
         notes |= {"per_class": per_class, "seed": seed}
         batches = ((*patches.read(piece, dtype), patches.labels[piece]) for piece in pieces)
         write(out, len(index), batches, patches.attributes | notes)
-
-
-class _Moments:
-    """Running count, mean, sum of squares about the mean (Chan), minimum and maximum of each channel."""
-
-    def __init__(self, clip_sen1=None):
-        if clip_sen1 is not None and not 0 < clip_sen1 < np.inf:
-            raise ValueError(f"clip_sen1 is {clip_sen1!r}; expected a positive bound, or None for no clipping")
-        self.clip_sen1, self.n = clip_sen1, 0
-
-    def add(self, x):  # (b, H, W, 18) float64
-        v = _clipped(x, self.clip_sen1).reshape(-1, len(BANDS))
-        if self.n == 0:
-            self.shift, self.mean, self.m2 = v[0].copy(), np.zeros(len(BANDS)), np.zeros(len(BANDS))
-            self.min, self.max = v.min(0), v.max(0)
-        self.min, self.max = np.minimum(self.min, v.min(0)), np.maximum(self.max, v.max(0))
-        v = v - self.shift  # a constant channel becomes exactly 0
-        n, mean = len(v), v.mean(0)
-        v -= mean
-        delta, total = mean - self.mean, self.n + n
-        self.m2 = self.m2 + np.einsum("ij,ij->j", v, v) + delta**2 * (self.n * n / total)
-        self.mean, self.n = self.mean + delta * (n / total), total
-
-    def statistics(self):
-        return Statistics(self.shift + self.mean, np.sqrt(self.m2 / self.n), self.clip_sen1)
-
-
-def _clipped(x, clip_sen1):
-    if clip_sen1 is None:
-        return x
-    bound = np.full(len(BANDS), np.inf, x.dtype)
-    bound[: CHANNELS["sen1"]] = clip_sen1
-    return np.minimum(np.maximum(x, -bound), bound)
 
 
 @contextlib.contextmanager
@@ -455,7 +377,7 @@ def _scale(patches):
 def _inspected(patches, path, rows):
     N = len(patches)
     index = np.arange(N) if rows is None or rows >= N else np.linspace(0, N - 1, rows).astype(int)
-    moments, bad = _Moments(), []
+    moments, bad = Moments(), []
     for start in range(0, len(index), CHUNK):
         piece = index[start : start + CHUNK]
         x = patches._images(piece, np.float64)

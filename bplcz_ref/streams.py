@@ -7,9 +7,9 @@ import numpy as np
 
 
 def stream(seed, name, *numbers):  # -> numpy.random.Generator
-    """The random stream `name` of `seed`, for the epoch, step or row `numbers`; the same on every call and machine.
+    """The random stream `name` of `seed`, for the epoch, step or row `numbers`; always the same.
 
-    SeedSequence(seed, spawn_key = the name's bytes, then `numbers`), so no stream depends on how many others exist.
+    SeedSequence(seed, spawn_key = the name's bytes, then `numbers`): no stream depends on how many others exist.
 
     >>> a, b = stream(47, "shuffle", 0), stream(47, "shuffle", 1)
     >>> a.integers(100, size=3).tolist() == b.integers(100, size=3).tolist()

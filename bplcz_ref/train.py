@@ -15,7 +15,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import __version__, equations, files, metrics, model, optim, paper, so2sat, systems, weights
+from bplcz_ref import (
+    __version__,
+    equations,
+    files,
+    metrics,
+    model,
+    optim,
+    paper,
+    so2sat,
+    standardise,
+    systems,
+    weights,
+)
 from bplcz_ref.streams import stream
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another is written after each epoch
@@ -28,7 +40,7 @@ class Trained(NamedTuple):
     network: model.Model
     params: dict
     state: dict
-    statistics: so2sat.Statistics
+    statistics: standardise.Statistics
     dtype: str
 
 
@@ -54,7 +66,7 @@ def train(
         at = load_checkpoint(run, network, settings, dtype)
         if at is None:
             params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
-            statistics = so2sat.statistics(patches, train_index, settings.clip_sen1)
+            statistics = standardise.statistics(patches, train_index, settings.clip_sen1)
             at = Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
             files.write_json(run / "config.json", config)
         else:
@@ -74,7 +86,7 @@ class Progress(NamedTuple):
     params: dict
     velocity: dict | None
     state: dict
-    statistics: so2sat.Statistics
+    statistics: standardise.Statistics
 
 
 def fit(run, patches, index, network, settings, at, dtype, say, checkpoint_seconds):
@@ -189,7 +201,7 @@ def parts(patches, settings):
 
 def batch(patches, rows, statistics, dtype):
     """Rows of the file -> x (b, 32, 32, 18) standardised, y (b,)."""
-    return so2sat.standardise(patches.images(rows, dtype), statistics), patches.labels[rows]
+    return standardise.standardise(patches.images(rows, dtype), statistics), patches.labels[rows]
 
 
 def logits(trained, patches, index, size=64):
@@ -275,7 +287,7 @@ def load_checkpoint(run, network, settings, dtype):
         params=weights.like(params, trees["params"], f"{path} (params)"),
         velocity=weights.like(params, trees["velocity"], f"{path} (velocity)") if trees["velocity"] else None,
         state=weights.like(state, trees["state"], f"{path} (state)"),
-        statistics=so2sat.Statistics(**trees["statistics"], clip_sen1=settings.clip_sen1),
+        statistics=standardise.Statistics(**trees["statistics"], clip_sen1=settings.clip_sen1),
     )
 
 

@@ -49,8 +49,8 @@ def test_two_steps_by_hand():
 
 def test_equals_the_loop():
     def loop(w, v, g, rate):
-        new, velocity = loops.sgd(w.ravel().tolist(), g.ravel().tolist(), None if v is None else v.ravel().tolist(),
-                                  rate, 0.9, 0.1)  # fmt: skip
+        w_list, g_list, v_list = (None if a is None else a.ravel().tolist() for a in (w, g, v))
+        new, velocity = loops.sgd(w_list, g_list, v_list, rate, 0.9, 0.1)
         return np.reshape(new, w.shape), np.reshape(velocity, w.shape)
 
     assert np.abs(path(ours) - path(leafwise(loop))).max() < 1e-15

@@ -265,6 +265,10 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
     np.testing.assert_array_equal(sen2, again[1])
     simulate.write(tmp_path / "c.h5", rows=7, seed=9)
     assert "SIMULATED" in str(so2sat.inspect(tmp_path / "c.h5"))
+    simulate.write(tmp_path / "d.h5", per_class=1, rows=7, seed=9)  # balanced rows first, then natural ones
+    with so2sat.open_file(tmp_path / "d.h5") as patches:
+        assert sorted(patches.labels[:17]) == list(range(17))
+        assert patches.labels[17:].tolist() == simulate.natural(7, seed=9).tolist()
 
 
 def test_natural_frequencies():
@@ -277,9 +281,8 @@ def test_natural_frequencies():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda path: simulate.write(path), "exactly one"),
-        (lambda path: simulate.write(path, per_class=2, rows=3), "exactly one"),
-        (lambda path: simulate.write(path, per_class=0), "per_class is 0"),
+        (lambda path: simulate.write(path), "both 0"),
+        (lambda path: simulate.write(path, per_class=-2), "per_class is -2"),
         (lambda path: simulate.write(path, rows=2.5), "rows is 2.5"),
         (lambda path: simulate.write(path, rows=2, seed=-1), "seed is -1"),
         (lambda path: simulate.patches([0, 17], seed=1), "0..16"),

@@ -186,6 +186,7 @@ def test_a_damaged_checkpoint_is_named(uninterrupted, data, tmp_path):
         train.train(tmp_path, data, "ebcnn-bplcz", SETTINGS, say=lambda line: None)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_diverging_run_says_so(data, tmp_path):
     with pytest.raises(ValueError, match="try a smaller learning rate"):
         train.train(tmp_path, data, "ebcnn", SETTINGS._replace(learning_rate=1e30), say=lambda line: None)
