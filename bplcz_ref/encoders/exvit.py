@@ -35,6 +35,8 @@ class Size(NamedTuple):
 SIZE = Size()
 CLASSES = len(paper.CLASSES)
 
+PART = 8  # samples that `joint` takes at a time, side by side on the machine's cores
+
 # What a modality has for itself, under the public code's names; a band group's encoder bears the first's.
 FIRST = ("separable1", "to_patch_embedding2", "transformer1")
 SECOND = ("separable2", "to_patch_embedding2c", "transformer2")
@@ -229,6 +231,7 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
 
     Plain self-attention over the union, as in the public code; no modality asks another alone. As the
     classifier of model.bplcz it is reading B of ExViT (BP-LCZ), over the 7 N tokens of seven groups.
+    Dropout draws from a stream spawned from rng for every `PART` samples.
 
     >>> import numpy
     >>> params, _ = joint(17).init(numpy.random.default_rng(0), numpy.float32)
@@ -241,8 +244,18 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
         return {"transformer": _transformer_init(rng, size.joint, size, dtype)} | fusion.init(rng, dtype)[0], {}
 
     def apply(params, state, x, *, train, rng=None):
-        x = _transformer(params["transformer"], x, size, train, rng)
-        return fusion.apply(params, state, x, train=train)
+        parts = np.split(
+            x, range(PART, len(x), PART)
+        )  # no layer here mixes samples, so each part goes its own way
+        streams = [None] * len(parts) if rng is None else rng.spawn(len(parts))
+
+        def part(stream):
+            return lambda given: fusion.apply(
+                given[0], {}, _transformer(given[0]["transformer"], given[1], size, train, stream), train=train
+            )
+
+        y, _ = nn.concurrently([part(stream) for stream in streams], [(params, x) for x in parts])
+        return np.concatenate(y, axis=0), state
 
     return nn.Network(init, apply)
 

@@ -1,0 +1,572 @@
+"""encoders/exvit.py: counts, names, a plain twin with every layer spelt out, gradients by differences, and the two
+readings for band groups. What the twin's comparison is worth is shown by ten mistakes, each of which it must see.
+"""
+
+import math
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+
+from bplcz_ref import bands, equations, model, nn, weights
+from bplcz_ref.encoders import ebcnn, exvit, text
+from bplcz_ref.streams import stream
+
+TINY = exvit.Size(stem=2, width=5, layers=2, joint=1, heads=2, head=3, hidden=4, dropout=0.0)
+PATCH, GRID, K, B = 4, 2, 3, 3
+
+
+def counted(network):
+    return weights.count(network.init(stream(0, "init"), np.float32)[0])
+
+
+def moved(params, state, seed=3):
+    """Parameters and running statistics away from their start, so that a weight of 1 cannot hide."""
+    rng = np.random.default_rng(seed)
+    params = {n: a + 0.4 * rng.standard_normal(a.shape) for n, a in weights.named(params).items()}
+    state = {
+        n: a + 5 if a.ndim == 0 else a + rng.uniform(0.1, 0.5, a.shape) for n, a in weights.named(state).items()
+    }
+    return weights.nested(params), weights.nested(state)
+
+
+def small(size=TINY, dtype=np.float64, batch=B):
+    network = exvit.two_modalities(3, 2, PATCH, GRID, K, size)
+    params, state = moved(*network.init(stream(0, "init"), np.float64))
+    params = weights.nested({n: a.astype(dtype) for n, a in weights.named(params).items()})
+    state = weights.nested({n: a.astype(dtype) if a.ndim else a for n, a in weights.named(state).items()})
+    rng = np.random.default_rng(1)
+    return (
+        network,
+        params,
+        state,
+        tuple(rng.standard_normal((batch, PATCH, PATCH, c)).astype(dtype) for c in (3, 2)),
+    )
+
+
+# ------------------------------------------------------------------------------------- counts, names, starts
+
+
+@pytest.mark.parametrize(("grid", "count"), [(1, 291462), (2, 242310), (4, 230022)])
+def test_parameters_on_so2sat(grid, count):
+    # stems 3,636 + 3,584; projections 2 x 4,160; transformers 2 x 83,584 + 41,792; fusion 193; head 1,233; 64 N
+    assert counted(exvit.exvit(grid=grid)) == count
+    assert count == 3636 + 3584 + 2 * 4160 + 2 * 83584 + 41792 + 193 + 1233 + 64 * (32 // grid) ** 2
+
+
+def both_readings(grid, patch=32, features=512, size=exvit.SIZE, **options):
+    groups = bands.INDEX.items()
+    A = model.bplcz(
+        {group: exvit.encoder(len(i), patch, grid, features, size) for group, i in groups},
+        exvit.head(7 * features, 17),
+        shared=("pos_embedding",),
+        **options,
+    )
+    B = model.bplcz(
+        {group: exvit.tokens(len(i), patch, grid, size) for group, i in groups},
+        exvit.joint(17, size),
+        shared=("pos_embedding",),
+        vector=exvit.vector(features, size),
+        **options,
+    )
+    return A, B
+
+
+@pytest.mark.parametrize(("grid", "count"), [(1, 1007164), (4, 945724)])
+def test_parameters_of_reading_a(grid, count):
+    params, _ = both_readings(grid)[0].init(stream(0, "init"), np.float32)
+    parts = [weights.count(params[part]) for part in ("branches", "shared", "classifier")]
+    assert parts == [873515, 64 * (32 // grid) ** 2, 68113]
+    assert weights.count(params) == sum(parts) == count
+
+
+def test_parameters_of_reading_b():
+    tower = text.encoder(30, width=8, layers=1, heads=2, features=512)
+    A, B = both_readings(4)
+    assert counted(B) == 685622
+    B = both_readings(4, text=tower, tokens=np.ones((17, 7, 4), int))[1]
+    params, _ = B.init(stream(0, "init"), np.float32)
+    assert weights.count(params) - weights.count(params["text"]) == 685622 + 7 * (193 + 33408)
+
+
+def test_names_are_those_of_the_public_code():
+    network = exvit.two_modalities(144, 1, patch=13, grid=1, classes=15)
+    params, state = network.init(stream(0, "init"), np.float32)
+    found = {name: leaf.shape for name, leaf in (weights.named(params) | weights.named(state)).items()}
+    expected = {"pos_embedding": (1, 169, 64)}
+    for k, channels, c in ((1, 144, ""), (2, 1, "c")):
+        shapes = [
+            (channels, 1, 3, 3),
+            (16, channels, 1, 1),
+            (16, 1, 3, 3),
+            (32, 16, 1, 1),
+            (32, 1, 3, 3),
+            (64, 32, 1, 1),
+        ]
+        for place, shape in zip((0, 1, 4, 5, 8, 9), shapes, strict=True):
+            expected |= {f"separable{k}.{place}.weight": shape, f"separable{k}.{place}.bias": shape[:1]}
+        for place, width in ((2, 16), (6, 32), (10, 64)):
+            parts = ("weight", "bias", "running_mean", "running_var")
+            expected |= {f"separable{k}.{place}.{part}": (width,) for part in parts}
+            expected[f"separable{k}.{place}.num_batches_tracked"] = ()
+        expected |= {f"to_patch_embedding2{c}.weight": (64, 64), f"to_patch_embedding2{c}.bias": (64,)}
+    for transformer, layers in (("transformer", 2), ("transformer1", 4), ("transformer2", 4)):
+        for k in range(layers):
+            layer = f"{transformer}.layers.{k}"
+            expected |= {f"{layer}.{half}.fn.norm.{part}": (64,) for half in "01" for part in ("weight", "bias")}
+            expected |= {f"{layer}.0.fn.fn.to_qkv.weight": (192, 64), f"{layer}.0.fn.fn.to_out.0.weight": (64, 64)}
+            expected |= {f"{layer}.0.fn.fn.to_out.0.bias": (64,), f"{layer}.1.fn.fn.net.0.weight": (32, 64)}
+            expected |= {f"{layer}.1.fn.fn.net.0.bias": (32,), f"{layer}.1.fn.fn.net.3.weight": (64, 32)}
+            expected[f"{layer}.1.fn.fn.net.3.bias"] = (64,)
+    for head, outputs in (("mlp_head0", 1), ("mlp_head1", 15)):
+        expected |= {f"{head}.0.weight": (64,), f"{head}.0.bias": (64,)}
+        expected |= {f"{head}.1.weight": (outputs, 64), f"{head}.1.bias": (outputs,)}
+    assert found == expected
+    assert len(found) == 177  # tensors in the released checkpoint
+    assert weights.count(params) == 239914
+
+
+def test_start():
+    params, _ = exvit.exvit().init(stream(47, "init"), np.float64)
+    for name, leaf in weights.named(params).items():
+        if name == "pos_embedding":
+            assert abs(leaf.std() - 1) < 0.05
+            assert abs(leaf.mean()) < 0.05
+        elif (
+            ".norm." in name
+            or name.startswith("mlp_head")
+            and ".0." in name
+            or name.split(".")[1] in ("2", "6", "10")
+        ):
+            assert np.all(leaf == name.endswith("weight")), name
+        else:  # uniform within 1 / sqrt(fan in), weight and bias alike
+            weight = weights.named(params)[name.rsplit(".", 1)[0] + ".weight"]
+            bound = math.prod(weight.shape[1:]) ** -0.5
+            assert np.abs(leaf).max() <= bound, name
+            assert leaf.size < 60 or np.abs(leaf).max() > 0.9 * bound, name
+            assert leaf.size < 1000 or abs(leaf.std() / (bound / 3**0.5) - 1) < 0.06, name
+
+
+# ------------------------------------------------------------------------------------------ the plain twin
+
+
+def plainly(flat, running, images, train, mistake=None):
+    """ExViT as facts about single pixels, tokens and heads; none of nn's layers. Flat names, float64."""
+
+    def norm(x, name):  # over the last axis
+        centred = x - x.mean(-1, keepdims=True)
+        x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+        return x * flat[name + ".weight"] + flat[name + ".bias"]
+
+    def gelu(x):
+        return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
+
+    def softmax(x, axis):
+        return np.exp(x) / np.exp(x).sum(axis, keepdims=True)
+
+    def affine(x, name):
+        return np.einsum("...c,oc->...o", x, flat[name + ".weight"]) + flat[name + ".bias"]
+
+    def stem(x, name):
+        for k in (0, 4, 8):
+            kernel = flat[f"{name}.{k}.weight"][:, 0]
+            padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            y = np.zeros_like(x)
+            for i, j in np.ndindex(x.shape[1:3]):
+                y[:, i, j] = np.einsum("buvc,cuv->bc", padded[:, i : i + 3, j : j + 3], kernel)
+            x = y + flat[f"{name}.{k}.bias"]
+            if mistake == "activation between depthwise and pointwise":
+                x = gelu(x)
+            x = (
+                np.einsum("bijc,oc->bijo", x, flat[f"{name}.{k + 1}.weight"][:, :, 0, 0])
+                + flat[f"{name}.{k + 1}.bias"]
+            )
+            bn = f"{name}.{k + 2}"
+            mean, var = running[bn + ".running_mean"], running[bn + ".running_var"]
+            if train:
+                mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            x = (x - mean) / np.sqrt(var + 1e-5) * flat[bn + ".weight"] + flat[bn + ".bias"]
+            x = np.maximum(x, 0) if mistake == "ReLU for GELU" else gelu(x)
+        return x
+
+    def layer(x, name):
+        normed = x if mistake == "no norm before attention" else norm(x, name + ".0.fn.norm")
+        qkv = np.einsum("bnc,oc->bno", normed, flat[name + ".0.fn.fn.to_qkv.weight"])
+        d, inner = TINY.head, TINY.heads * TINY.head
+        y = np.zeros((*x.shape[:2], inner))
+        for h in range(TINY.heads):
+            q, k, v = (qkv[..., part * inner + h * d : part * inner + (h + 1) * d] for part in range(3))
+            scores = np.einsum("bid,bjd->bij", q, k) * (1 if mistake == "no scale" else d**-0.5)
+            P = softmax(scores, 1 if mistake == "softmax over the queries" else 2)
+            y[..., h * d : (h + 1) * d] = np.einsum("bij,bjd->bid", P, v)
+        y = affine(y, name + ".0.fn.fn.to_out.0")
+        x = norm(x, name + ".0.fn.norm") + y if mistake == "residual after the norm" else x + y
+        h = affine(gelu(affine(norm(x, name + ".1.fn.norm"), name + ".1.fn.fn.net.0")), name + ".1.fn.fn.net.3")
+        return x + h
+
+    both = []
+    for x, k, c in zip(images, "12", ("", "c"), strict=True):
+        x = stem(x, "separable" + k)
+        side = PATCH // GRID
+        tokens = np.zeros((len(x), side * side, x.shape[-1]))
+        for i, j in np.ndindex(side, side):
+            place = j * side + i if mistake == "columns before rows" else i * side + j
+            tokens[:, place] = x[:, i * GRID : (i + 1) * GRID, j * GRID : (j + 1) * GRID].mean((1, 2))
+        x = affine(tokens, "to_patch_embedding2" + c)
+        table = flat["pos_embedding"]
+        x = x + (
+            table[:, ::-1] if k == "2" and mistake == "a position table of its own for each modality" else table
+        )
+        for n in range(TINY.layers):
+            x = layer(x, f"transformer{k}.layers.{n}")
+        both.append(x)
+    x = np.concatenate(both, 1)
+    if mistake != "no joint attention":
+        for n in range(TINY.joint):
+            x = layer(x, f"transformer.layers.{n}")
+    scores = affine(norm(x, "mlp_head0.0"), "mlp_head0.1")[..., 0]
+    a = np.full_like(scores, 1 / scores.shape[1]) if mistake == "plain mean of tokens" else softmax(scores, 1)
+    return affine(norm(np.einsum("bn,bnd->bd", a, x), "mlp_head1.0"), "mlp_head1.1")
+
+
+MISTAKES = (
+    "a position table of its own for each modality",
+    "softmax over the queries",
+    "no scale",
+    "activation between depthwise and pointwise",
+    "no norm before attention",
+    "residual after the norm",
+    "ReLU for GELU",
+    "columns before rows",
+    "no joint attention",
+    "plain mean of tokens",
+)
+
+
+def from_the_twin(train, mistake=None):
+    network, params, state, x = small()
+    c_hat, _ = network.apply(params, state, x, train=train)
+    twin = plainly(weights.named(params), weights.named(state), x, train, mistake)
+    return np.abs(c_hat - twin).max() / np.abs(twin).max()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_output_equals_the_plain_twin(train):
+    assert from_the_twin(train) < 1e-12
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_the_comparison_sees(mistake):
+    assert min(from_the_twin(False, mistake), from_the_twin(True, mistake)) > 1e-4
+
+
+# ----------------------------------------------------------------------------------------------- gradients
+
+
+def cross_entropy_of(network, x, seed=None):
+    def loss(params, state, y):
+        rng = None if seed is None else np.random.default_rng(seed)
+        c_hat, new = network.apply(params, state, x, train=True, rng=rng)
+        return equations.cross_entropy(c_hat, y), {"state": new}
+
+    return loss
+
+
+def silent(name):
+    """Biases that a later step takes away: batch norm's mean, softmax over the tokens."""
+    conv = name.startswith("separable") and name.split(".")[1] in ("0", "1", "4", "5", "8", "9")
+    return name.endswith("bias") and (conv or name.startswith("mlp_head0"))
+
+
+def found_wrong(loss, params, state, y, gradients, names=None):
+    """Names whose gradient differs from 4th-order differences, or is too small to tell.
+
+    The direction is half random, half along the gradient, so that an error in its length shows too.
+    """
+    flat, rng, wrong = weights.named(params), np.random.default_rng(2), []
+    largest = max(np.abs(g).max() for g in gradients.values())
+    for name in names or flat:
+        direction = rng.standard_normal(flat[name].shape)
+        direction /= np.linalg.norm(direction)
+        scale = np.linalg.norm(gradients[name])
+        if not silent(name):
+            direction += gradients[name] / scale
+
+        def value(step, name=name, direction=direction):
+            return loss(weights.nested(flat | {name: flat[name] + step * direction}), state, y)[0]
+
+        h = 1e-4
+        numeric = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+        if silent(name):
+            right = max(np.abs(gradients[name]).max(), abs(numeric)) < 1e-10 * max(largest, 1)
+        else:
+            right = scale > 1e-6 * largest and abs(np.sum(gradients[name] * direction) - numeric) < 1e-6 * scale
+        if not right:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_every_gradient_by_differences(rate):
+    """With dropout, the same masks each time."""
+    network, params, state, x = small(TINY._replace(dropout=rate))
+    loss, y = cross_entropy_of(network, x, seed=8), np.array([2, 0, 1])
+    gradients = weights.named(model.value_and_gradients(loss, params, state, y)[1])
+    assert set(gradients) == set(weights.named(params))
+    assert found_wrong(loss, params, state, y, gradients) == []
+
+
+def test_the_differences_see_a_gradient_that_is_slightly_wrong():
+    network, params, state, x = small()
+    loss, y = cross_entropy_of(network, x), np.array([2, 0, 1])
+    gradients = weights.named(model.value_and_gradients(loss, params, state, y)[1])
+    names = [
+        "pos_embedding",
+        "transformer.layers.0.0.fn.fn.to_qkv.weight",
+        "separable2.0.weight",
+        "mlp_head0.1.bias",
+    ]
+    wrong = gradients | {name: gradients[name] * (1 + 1e-4) + 1e-9 for name in names}
+    assert found_wrong(loss, params, state, y, gradients, names) == []
+    assert found_wrong(loss, params, state, y, wrong, names) == names
+
+
+def test_the_shared_table_takes_the_gradient_of_both_modalities():
+    network, params, state, x = small()
+    y = np.array([2, 0, 1])
+
+    def with_two_tables(tables, state, y):
+        both = []
+        for image, names, table in zip(x, (exvit.FIRST, exvit.SECOND), tables.values(), strict=True):
+            own = {to: params[name] for name, to in zip(names, exvit.FIRST, strict=True)} | {
+                "pos_embedding": table
+            }
+            body = exvit.tokens(image.shape[-1], PATCH, GRID, TINY)
+            both.append(body.apply(own, {exvit.FIRST[0]: state[names[0]]}, image, train=True)[0])
+        c_hat, _ = exvit.joint(K, TINY).apply(params, {}, anp.concatenate(both, axis=1), train=True)
+        return equations.cross_entropy(c_hat, y), {}
+
+    _, gradients, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    tables = {"first": params["pos_embedding"], "second": params["pos_embedding"]}
+    _, parts, _ = model.value_and_gradients(with_two_tables, tables, state, y)
+    total = parts["first"] + parts["second"]
+    assert np.abs(total - gradients["pos_embedding"]).max() < 1e-12 * np.abs(total).max()
+    assert min(np.abs(part).max() for part in parts.values()) > 0.01 * np.abs(total).max()
+
+
+# ----------------------------------------------------------------------------- training, dropout, arithmetic
+
+
+def test_running_statistics_move_by_a_tenth():
+    network, params, state, x = small()
+    _, new = network.apply(params, state, x, train=True)
+    flat, old, new = weights.named(params), weights.named(state), weights.named(new)
+    assert set(old) == set(new)
+    kernel = flat["separable2.0.weight"][:, 0]
+    padded = np.pad(x[1], ((0, 0), (1, 1), (1, 1), (0, 0)))
+    y = sum(
+        padded[:, u : u + PATCH, v : v + PATCH] * kernel[:, u, v] for u in range(3) for v in range(3)
+    ) + flat["separable2.0.bias"]  # fmt: skip
+    y = y @ flat["separable2.1.weight"][:, :, 0, 0].T + flat["separable2.1.bias"]
+    mean = 0.9 * old["separable2.2.running_mean"] + 0.1 * y.mean((0, 1, 2))
+    var = 0.9 * old["separable2.2.running_var"] + 0.1 * y.var((0, 1, 2), ddof=1)
+    assert np.abs(new["separable2.2.running_mean"] - mean).max() < 1e-13
+    assert np.abs(new["separable2.2.running_var"] - var).max() < 1e-13
+    assert new["separable1.10.num_batches_tracked"] == old["separable1.10.num_batches_tracked"] + 1
+    assert network.apply(params, state, x, train=False)[1] == state
+
+
+def test_a_batch_of_one_trains_and_equals_its_row_in_evaluation():
+    network, params, state, x = small()
+    one = tuple(part[1:2] for part in x)
+    assert network.apply(params, state, one, train=True)[0].shape == (1, K)
+    row = network.apply(params, state, one, train=False)[0]
+    assert np.abs(row - network.apply(params, state, x, train=False)[0][1:2]).max() < 1e-13
+
+
+def test_dropout_needs_a_generator_and_is_the_same_for_the_same_seed(monkeypatch):
+    network, params, state, x = small(TINY._replace(dropout=0.5), batch=exvit.PART + 2)
+    with pytest.raises(ValueError, match="dropout in training needs rng"):
+        network.apply(params, state, x, train=True)
+
+    def run(seed, threads):
+        monkeypatch.setenv("BPLCZ_THREADS", threads)
+        return network.apply(params, state, x, train=True, rng=np.random.default_rng(seed))[0]
+
+    assert np.array_equal(run(5, "1"), run(5, "3"))
+    assert np.abs(run(5, "1") - run(6, "1")).max() > 1e-3
+    evaluated = network.apply(params, state, x, train=False)[0]
+    assert np.array_equal(evaluated, network.apply(params, state, x, train=False, rng=np.random.default_rng(5))[0])
+
+
+def test_every_place_of_dropout_draws(monkeypatch):
+    """Embedding once a modality; three times a layer: after attention, inside and after the perceptron."""
+    network, params, state, x = small(TINY._replace(dropout=0.25))
+    drawn = []
+    monkeypatch.setattr(exvit.nn, "dropout", lambda x, rate, *, train, rng: drawn.append((rate, x.shape)) or x)
+    network.apply(params, state, x, train=True, rng=np.random.default_rng(0))
+    N = (PATCH // GRID) ** 2
+    own = [(B, N, 5)] + TINY.layers * [(B, N, 5), (B, N, 4), (B, N, 5)]
+    shared = TINY.joint * [(B, 2 * N, 5), (B, 2 * N, 4), (B, 2 * N, 5)]
+    assert sorted(shape for _, shape in drawn) == sorted(2 * own + shared)
+    assert {rate for rate, _ in drawn} == {0.25}
+
+
+def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
+    network, params, state, x = small(batch=5)
+    y = np.array([0, 1, 2, 2, 1])
+    L, gradients, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    monkeypatch.setattr(exvit, "PART", 2)
+    L_parts, in_parts, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    assert abs(L - L_parts) < 1e-14
+    in_parts = weights.named(in_parts)
+    largest = max(np.abs(g).max() for g in in_parts.values())
+    for name, gradient in weights.named(gradients).items():
+        scale = largest if silent(name) else np.abs(gradient).max()
+        assert np.abs(gradient - in_parts[name]).max() < 1e-12 * scale, name
+
+
+def test_float32_stays_float32():
+    network, params, state, x = small(TINY._replace(dropout=0.1), np.float32)
+    loss = cross_entropy_of(network, x, seed=1)
+    L, gradients, trace = model.value_and_gradients(loss, params, state, np.array([0, 1, 2]))
+    floats = [L, *weights.named(gradients).values()]
+    floats += [a for n, a in weights.named(trace).items() if not n.endswith("tracked")]
+    assert {np.asarray(a).dtype for a in floats} == {np.dtype(np.float32)}
+
+
+def test_so2sat_takes_sen2_first():
+    network, pair = (
+        exvit.exvit(PATCH, GRID, K, TINY),
+        exvit.two_modalities(10, 8, PATCH, GRID, K, TINY),
+    )
+    params, state = network.init(stream(0, "init"), np.float64)
+    assert params["separable1"]["0"]["weight"].shape == (10, 1, 3, 3)
+    x = np.random.default_rng(0).standard_normal((B, PATCH, PATCH, 18))
+    c_hat, _ = network.apply(params, state, x, train=False)
+    assert np.array_equal(c_hat, pair.apply(params, state, (x[..., 8:], x[..., :8]), train=False)[0])
+
+
+def test_bad_input_is_named():
+    with pytest.raises(ValueError, match="grid=3, patch=32"):
+        exvit.exvit(grid=3)
+    network, params, state, x = small()
+    with pytest.raises(ValueError, match=r"expects images \(B, 4, 4, 3\), as it was built, got \(3, 4, 4, 2\)"):
+        network.apply(params, state, x[::-1], train=False)
+    with pytest.raises(ValueError, match=r"got \(3, 6, 4, 3\)"):
+        network.apply(params, state, (np.zeros((3, 6, 4, 3)), x[1]), train=False)
+
+
+# ------------------------------------------------------------------------------------------ ExViT (BP-LCZ)
+
+LABELS = np.array([3, 16, 3])
+
+
+def prompted():
+    ids = np.zeros((17, 7, 4), int)
+    ids[:] = [28, 1, 1, 29]
+    ids[:, :, 1] += np.arange(17)[:, None]
+    ids[:, :, 2] += np.arange(7)
+    tower = text.encoder(30, width=4, layers=1, heads=2, features=3, context=4)
+    return both_readings(GRID, PATCH, 3, TINY, text=tower, tokens=ids)
+
+
+def images():
+    return np.random.default_rng(1).standard_normal((B, PATCH, PATCH, 18))
+
+
+@pytest.mark.parametrize("reading", ["A", "B"])
+def test_readings_by_hand_and_by_differences(reading):
+    made = dict(zip("AB", prompted(), strict=True))[reading]
+    params, state = moved(*made.init(stream(0, "init"), np.float64))
+    L, gradients, trace = model.value_and_gradients(made.loss, params, state, (images(), LABELS))
+
+    groups = bands.split(*bands.separate(images()))
+    I_i, tokens = {}, []
+    for group, index in bands.INDEX.items():
+        own = params["branches"][group] | {"pos_embedding": params["shared"]["pos_embedding"]}
+        body = exvit.tokens(len(index), PATCH, GRID, TINY)
+        tokens.append(body.apply(own, state["branches"][group], groups[group], train=True)[0])
+        head = own if reading == "A" else params["vectors"][group]
+        I_i[group] = exvit.vector(3, TINY).apply(head, {}, tokens[-1], train=True)[0]
+        assert np.abs(trace["I_i"][group] - I_i[group]).max() < 1e-13
+    if reading == "A":
+        c_hat = exvit.head(21, 17).apply(
+            params["classifier"], {}, np.concatenate(list(I_i.values()), 1), train=True
+        )[0]
+    else:
+        c_hat = exvit.joint(17, TINY).apply(params["classifier"], {}, np.concatenate(tokens, 1), train=True)[0]
+    assert np.abs(trace["c_hat"] - c_hat).max() < 1e-12
+
+    flat, gradients = weights.named(params), weights.named(gradients)
+    assert set(flat) == set(gradients)
+    rng = np.random.default_rng(4)
+    for part in (
+        "shared",
+        "branches.NIR",
+        "branches.VV",
+        "classifier",
+        "text",
+        *(["vectors.VH"] * (reading == "B")),
+    ):
+        direction = {n: rng.standard_normal(a.shape) for n, a in flat.items() if n.startswith(part)}
+        exact = sum(np.sum(gradients[n] * v) for n, v in direction.items())
+
+        def value(step, direction=direction):
+            tree = weights.nested(flat | {n: flat[n] + step * v for n, v in direction.items()})
+            return made.loss(tree, state, (images(), LABELS))[0]
+
+        h = 1e-4
+        numeric = (8 * (value(h) - value(-h)) - (value(2 * h) - value(-2 * h))) / (12 * h)
+        scale = sum(np.sum(gradients[n] ** 2) for n in direction) ** 0.5
+        assert scale > 1e-4, f"{part}: nothing to compare"
+        assert abs(exact - numeric) < 1e-6 * scale, part
+
+
+def test_names_with_a_shared_table():
+    A, B = prompted()
+    names = {
+        reading: list(weights.named(made.init(stream(0, "init"), np.float32)[0]))
+        for reading, made in zip("AB", (A, B), strict=True)
+    }
+    for reading in "AB":
+        assert [n for n in names[reading] if n.endswith("pos_embedding")] == ["shared.pos_embedding"]
+        assert "branches.RGB.transformer1.layers.1.1.fn.fn.net.3.bias" in names[reading]
+        assert "branches.PolSAR.separable1.0.weight" in names[reading]
+    assert {"branches.RGB.mlp_head1.1.weight", "classifier.0.weight", "classifier.1.weight"} <= set(names["A"])
+    assert {"vectors.RGB.mlp_head1.1.weight", "classifier.transformer.layers.0.0.fn.norm.bias"} <= set(names["B"])
+    assert "classifier.mlp_head0.1.weight" in names["B"]
+
+
+def test_only_in_reading_b_do_groups_meet_before_the_fusion():
+    """With another NIR image, what the classifier sees of VH stays; the classifier of B lets its tokens meet."""
+    A, B = prompted()
+    for made, axes in ((A, 2), (B, 3)):
+        params, state = moved(*made.init(stream(0, "init"), np.float64))
+        other = images()
+        other[..., bands.BANDS.index("B8")] = 0
+        I, other = (made.loss(params, state, (x, LABELS))[1]["I"] for x in (images(), other))
+        each = I.shape[1] // 7
+        changed = [np.abs(I - other)[:, i * each : (i + 1) * each].max() > 1e-6 for i in range(7)]
+        assert changed == [group == "NIR" for group in bands.INDEX]
+        assert I.ndim == axes
+    params = params["classifier"]
+    x = np.random.default_rng(0).standard_normal((1, 6, TINY.width))
+    mixed = exvit._transformer(params["transformer"], x, TINY, False, None)
+    alone = exvit._transformer(params["transformer"], x[:, :3], TINY, False, None)
+    assert np.abs(mixed[:, :3] - alone).max() > 1e-3
+
+
+def test_prediction_needs_neither_text_nor_vectors():
+    for made in prompted():
+        params, state = made.init(stream(0, "init"), np.float64)
+        c_hat, _ = made.apply(params, state, images(), train=False)
+        bare = {part: params[part] for part in ("branches", "shared", "classifier")}
+        assert np.array_equal(c_hat, made.apply(bare, state, images(), train=False)[0])
+
+
+def test_sharing_what_an_encoder_has_not_is_named():
+    encoders = {group: ebcnn.encoder(len(i), width=1, features=2) for group, i in bands.INDEX.items()}
+    made = model.bplcz(encoders, nn.dense(14, 17), shared=("pos_embedding",))
+    with pytest.raises(ValueError, match="'pos_embedding'.*encoder of RGB has only conv1, bn1"):
+        made.init(stream(0, "init"), np.float64)
