@@ -39,14 +39,23 @@ def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d),
             f"queries and {K[-2]} keys"
         )
     if mask is not None:
-        shape = (*Q[:-1], K[-2])
-        mask = np.asarray(mask)
-        if mask.dtype != bool or mask.ndim > len(shape) or np.broadcast_shapes(mask.shape, shape) != shape:
-            raise ValueError(f"mask must be boolean and fit {shape}, got {mask.dtype} of shape {mask.shape}")
+        mask = _checked(mask, (*Q[:-1], K[-2]))
+        if causal:
+            mask, causal = mask & np.tri(Q[-2], dtype=bool), False
         if not mask.any(axis=-1).all():
             raise ValueError("mask leaves a query without a key to see: its softmax would be 0 / 0")
-        mask = np.broadcast_to(mask, shape).reshape(-1, *shape[-2:])
     return _attention(q, k, v, causal=causal, mask=mask)
+
+
+def _checked(mask, shape):
+    """The mask with its last two axes written out; the leading ones stay as they are, to be repeated by block."""
+    mask = np.asarray(mask)
+    fits = mask.ndim <= len(shape) and all(
+        m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)
+    )
+    if mask.dtype != bool or not fits:
+        raise ValueError(f"attention needs mask boolean and to fit {shape}, got {mask.dtype} of {mask.shape}")
+    return np.broadcast_to(mask, np.broadcast_shapes(mask.shape, shape[-2:]))
 
 
 def _blocks(N, Q, L, causal):
@@ -59,20 +68,23 @@ def _blocks(N, Q, L, causal):
             yield slice(i, i + problems), slice(j, end), end if causal else L
 
 
-def _scores(q, k, hidden, mask):
-    """q k^T; where causal, the square that ends at the last key seen has its upper triangle hidden."""
-    S = np.matmul(q, k.swapaxes(-1, -2))
-    if hidden is not None:
-        m = S.shape[-2]
-        S[..., -m:] += hidden[:m, :m]
-    if mask is not None:
-        np.copyto(S, -np.inf, where=~mask)
-    return S
-
-
-def _hidden(Q, L, causal, dtype):
+def _hider(lead, Q, L, causal, mask, dtype):
+    """A function that puts -inf over the hidden scores of a block."""
     m = min(Q, max(1, BLOCK // L))
-    return np.triu(np.full((m, m), -np.inf, dtype), 1) if causal else None
+    corner = np.triu(np.full((m, m), -np.inf, dtype), 1) if causal else None
+    lead = lead or (1,)
+    masks = None if mask is None else np.broadcast_to(mask, (*lead, Q, L))
+
+    def hide(S, n, i):
+        if corner is not None:  # the square that ends at the last key seen
+            m = S.shape[-2]
+            S[..., -m:] += corner[:m, :m]
+        if masks is not None:
+            problems = np.unravel_index(np.arange(math.prod(lead))[n], lead)
+            S += np.where(masks[*problems, i], dtype.type(0), dtype.type(-np.inf))
+        return S
+
+    return hide
 
 
 def _forward(q, k, v, *, wanted, causal, mask):
@@ -82,14 +94,14 @@ def _forward(q, k, v, *, wanted, causal, mask):
     k, v = k.reshape(N, L, d), v.reshape(N, L, e)
     y = np.empty((N, Q, e), q.dtype)
     top, total = np.empty((2, N, Q, 1), q.dtype)
-    hidden = _hidden(Q, L, causal, q.dtype)
+    hide = _hider(lead, Q, L, causal, mask, q.dtype)
     weights = [] if wanted and N * Q * L * q.itemsize <= KEEP else None
     for n, i, seen in _blocks(N, Q, L, causal):
-        E = _scores(q[n, i], k[n, :seen], hidden, None if mask is None else mask[n, i, :seen])
+        E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
         np.max(E, axis=-1, keepdims=True, out=top[n, i])
         E -= top[n, i]
         np.exp(E, out=E)
-        np.sum(E, axis=-1, keepdims=True, out=total[n, i])
+        total[n, i] = np.matmul(E, np.ones((seen, 1), E.dtype))  # BLAS adds short rows faster than np.sum
         y[n, i] = np.matmul(E, v[n, :seen])
         y[n, i] /= total[n, i]
         if weights is not None:
@@ -102,13 +114,13 @@ def _backward(g, wanted, kept, *, causal, mask):
     lead, (N, Q, d), L = g.shape[:-2], q.shape, k.shape[1]
     h = g.reshape(y.shape) / total
     along = np.einsum("nqe,nqe->nq", h, y)[..., None]
-    dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
-    hidden = _hidden(Q, L, causal, q.dtype)
+    dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
+    hide = _hider(lead, Q, L, causal, mask, q.dtype)
     for b, (n, i, seen) in enumerate(_blocks(N, Q, L, causal)):
         if weights is not None:
             E = weights[b]
         else:
-            E = _scores(q[n, i], k[n, :seen], hidden, None if mask is None else mask[n, i, :seen])
+            E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
             E -= top[n, i]  # not the logarithm of the sum as well: at scores of 1e4 that would lose digits
             np.exp(E, out=E)
         if 2 in wanted:
@@ -117,8 +129,10 @@ def _backward(g, wanted, kept, *, causal, mask):
             dS = np.matmul(h[n, i], v[n, :seen].swapaxes(-1, -2))
             dS -= along[n, i]
             dS *= E
-            dq[n, i] = np.matmul(dS, k[n, :seen])
-            dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
+            if 0 in wanted:
+                dq[n, i] = np.matmul(dS, k[n, :seen])
+            if 1 in wanted:
+                dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
     dq *= q.dtype.type(d**-0.5)  # dk needs no such factor: q was kept scaled
     return [(dq, dk, dv)[n].reshape(lead + (dq, dk, dv)[n].shape[1:]) for n in wanted]
 

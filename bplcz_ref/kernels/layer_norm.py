@@ -33,7 +33,7 @@ def _rows(a):
 
 def _blocks(rows, *vectors):
     """Slices of the rows, each with the vectors repeated to its shape: whole blocks multiply faster than rows."""
-    step = min(len(rows), max(1, BLOCK // rows.shape[1]))
+    step = max(1, min(len(rows), BLOCK // rows.shape[1]))
     tiles = [np.tile(v, (step, 1)) for v in vectors]
     for i in range(0, len(rows), step):
         n = min(step, len(rows) - i)
