@@ -1,0 +1,471 @@
+"""encoders/resnet, convnext, densenet: published counts, literal numbers of torchvision, differences, mistakes."""
+
+import functools
+from types import SimpleNamespace
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+from autograd import make_vjp
+
+from bplcz_ref import nn, weights
+from bplcz_ref.encoders import convnext, densenet, resnet
+
+# name: (constructor, parameters at 18 channels and 17 classes, published count at 3 channels and 1000 classes)
+PUBLISHED = {
+    "resnet18": (resnet.resnet18, 11232273, 11689512),
+    "resnet34": (resnet.resnet34, 21340433, 21797672),
+    "resnet50": (resnet.resnet50, 23589905, 25557032),
+    "resnet101": (resnet.resnet101, 42582033, 44549160),
+    "resnet152": (resnet.resnet152, 58225681, 60192808),
+    "resnext50_32x4d": (resnet.resnext50_32x4d, 23061777, 25028904),
+    "resnext101_32x8d": (resnet.resnext101_32x8d, 86824209, 88791336),
+    "resnext101_64x4d": (resnet.resnext101_64x4d, 81488145, 83455272),
+    "wide_resnet50_2": (resnet.wide_resnet50_2, 66916113, 68883240),
+    "wide_resnet101_2": (resnet.wide_resnet101_2, 124919569, 126886696),
+    "convnext_tiny": (convnext.convnext_tiny, 27856241, 28589128),
+    "convnext_small": (convnext.convnext_small, 49490801, 50223688),
+    "convnext_base": (convnext.convnext_base, 87614609, 88591464),
+    "convnext_large": (convnext.convnext_large, 196302545, 197767336),
+    "densenet121": (densenet.densenet121, 7018321, 7978856),
+    "densenet161": (densenet.densenet161, 26580113, 28681000),
+    "densenet169": (densenet.densenet169, 12559825, 14149480),
+    "densenet201": (densenet.densenet201, 18172625, 20013928),
+}
+FULL = ["resnet50", "resnext50_32x4d", "convnext_tiny", "densenet121"]  # the four of Table II
+
+# gist() of torchvision 0.28.0's own models (torch 2.13.0, float64) on the hashed numbers below.
+LITERALS = {
+    "resnet50": [
+        *(7.936989931108e02, -4.797998161847e02, -2.771669547715e02),
+        *(-1.048121861437e00, -4.954454592627e00, 1.402325797732e-01),
+        *(1.487799635107e05, 1.793711316685e05, 4.700108701267e01, 1.796154985184e02),
+    ],
+    "resnext50_32x4d": [
+        *(-3.753434264014e02, -2.246381437341e02, -1.550831888971e02),
+        *(6.012156863056e00, -4.551904831365e00, 3.585185197373e00),
+        *(2.698076891779e05, 2.943144298395e05, 5.319736169249e01, 2.041100426640e02),
+    ],
+    "convnext_tiny": [
+        *(4.300477100141e-01, -1.201114418910e00, -9.200842086581e-01),
+        *(3.893298567802e-01, -1.112310331367e00, -1.068165461200e00),
+        *(1.934788653110e01, 2.234355166278e02, 0.000000000000e00, 0.000000000000e00),
+    ],
+    "densenet121": [
+        *(1.043538526877e00, -3.903033851474e-01, -3.603336506274e-01),
+        *(1.872126177242e-01, -7.677103316722e-02, 5.090954769847e-01),
+        *(6.193993509282e03, 8.278087350544e03, 5.431395424304e01, 1.992373844407e02),
+    ],
+}
+
+
+def hashed(seed, shape, dtype=np.float64):
+    """Numbers in [0, 1) that depend on seed and place alone, by splitmix64: the same bits on every machine."""
+    z = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) + np.uint64(seed << 40)
+    z *= np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z ^= z >> np.uint64(31)
+    return ((z >> np.uint64(11)) * 2.0**-53).reshape(shape).astype(dtype)
+
+
+class Unwritten(np.ndarray):
+    """A zero spread over a shape, which stays that under the arithmetic of initialisers: shapes without memory."""
+
+    def __mul__(self, other):
+        return self
+
+    def astype(self, dtype):
+        return self
+
+
+def outline(network):
+    """params, state of a network whose drawn tensors have shapes alone; takes no time at any size."""
+
+    def draw(shape):
+        return np.broadcast_to(np.float32(0), shape).view(Unwritten)
+
+    rng = SimpleNamespace(standard_normal=draw, uniform=lambda low, high, shape: draw(shape))
+    return network.init(rng, np.float32)
+
+
+def hashed_network(network, dtype=np.float64):
+    """params, state of hashed numbers, none at its neutral value: running statistics other than 0 and 1, a layer
+    scale that lets the blocks speak."""
+    trees = []
+    for base, tree in zip((0, 500), outline(network), strict=True):
+        flat = {}
+        for k, (name, leaf) in enumerate(weights.named(tree).items(), base):
+            shape = np.shape(leaf)
+            if name.endswith("num_batches_tracked"):
+                flat[name] = np.array(7)
+                continue
+            u = hashed(k, shape, dtype)
+            if len(shape) > 1 and not name.endswith("layer_scale"):
+                flat[name] = (u - dtype(0.5)) * dtype((24 / np.prod(shape[1:])) ** 0.5)  # variance 2 / fan_in
+            elif name.endswith(("bias", "running_mean")):
+                flat[name] = u - dtype(0.5)
+            else:
+                flat[name] = u + dtype(0.5)
+        trees.append(weights.nested(flat))
+    return trees
+
+
+def everything(network, params, state, x, R):
+    """{quantity: array}: logits of both modes, new state, gradients of sum(R * logits in training)."""
+    found, kept = {"eval": network.apply(params, state, x, train=False)[0]}, {}
+
+    def run(p):
+        y, kept["state"] = network.apply(p, state, x, train=True)
+        return y
+
+    vjp, found["train"] = make_vjp(run)(params)
+    found |= {f"state {name}": np.asarray(leaf) for name, leaf in weights.named(kept["state"]).items()}
+    return found | {f"gradient {name}": leaf for name, leaf in weights.named(vjp(R)).items()}
+
+
+def gist(found):
+    """Ten numbers of `everything`: three logits of each mode, and the lengths of the first gradient, the whole
+    gradient, the running means and the running variances."""
+    gradients = [leaf for name, leaf in found.items() if name.startswith("gradient")]
+    measured = [
+        [leaf.ravel() for name, leaf in found.items() if name.startswith("state") and name.endswith(kind)]
+        for kind in ("mean", "var")
+    ]
+    return [
+        *(*found["eval"][0, :3], *found["train"][1, :3], np.linalg.norm(gradients[0])),
+        np.sqrt(sum(np.sum(g**2) for g in gradients)),
+        *(np.linalg.norm(np.concatenate([[0.0], *kind])) for kind in measured),
+    ]
+
+
+def case(network, shape, dtype=np.float64):
+    """Hashed parameters, state, images and weights R of the logits: nowhere 0 or equal, so nothing can hide."""
+    params, state = hashed_network(network, dtype)
+    half = dtype(0.5)
+    return params, state, hashed(1000, shape, dtype) - half, hashed(1001, (shape[0], 17), dtype) - half
+
+
+# ------------------------------------------------------------------------------------- counts, names, literals
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameter_counts(name):
+    build, here, published = PUBLISHED[name]
+    assert weights.count(outline(build())[0]) == here
+    assert weights.count(outline(build(in_channels=3, classes=1000))[0]) == published
+
+
+def test_cifar_stem():
+    network = resnet.resnet50(stem="cifar")
+    params, _ = outline(network)
+    assert weights.count(params) == 23543825
+    assert params["conv1"]["weight"].shape == (64, 18, 3, 3)
+    one = dict(block=resnet.basic, depths=(1,), widths=(4,))
+    params, state, x, _ = case(resnet.resnet(stem="cifar", **one), (1, 8, 8, 18))
+    kept = resnet.resnet(stem="cifar", **one).apply(params, state, x, train=True)[1]
+    by_hand = nn.conv2d.definition(x, params["conv1"]["weight"], padding=1).mean((0, 1, 2))
+    moved = 0.9 * state["bn1"]["running_mean"] + 0.1 * by_hand
+    np.testing.assert_allclose(kept["bn1"]["running_mean"], moved, rtol=1e-12)
+
+
+def test_names():
+    params, state = (weights.named(tree) for tree in outline(resnet.resnext50_32x4d()))
+    assert params["layer1.0.conv1.weight"].shape == (128, 64, 1, 1)
+    assert params["layer1.0.conv2.weight"].shape == (128, 4, 3, 3)
+    assert params["layer1.0.downsample.0.weight"].shape == (256, 64, 1, 1)
+    assert params["fc.weight"].shape == (17, 2048)
+    assert state["layer1.0.downsample.1.running_mean"].shape == (256,)
+    assert state["layer4.2.bn3.num_batches_tracked"].dtype == np.int64
+    assert len([name for name in state if name.endswith("running_var")]) == 53
+    params, state = (weights.named(tree) for tree in outline(convnext.convnext_tiny()))
+    assert params["features.0.0.weight"].shape == (96, 18, 4, 4)
+    assert params["features.1.0.block.0.weight"].shape == (96, 1, 7, 7)
+    assert params["features.1.0.layer_scale"].shape == (96, 1, 1)
+    assert params["features.7.2.block.3.weight"].shape == (3072, 768)
+    assert params["classifier.2.weight"].shape == (17, 768)
+    assert state == {}
+    params, state = (weights.named(tree) for tree in outline(densenet.densenet121()))
+    assert params["features.denseblock1.denselayer1.norm1.weight"].shape == (64,)
+    assert params["features.denseblock4.denselayer16.conv1.weight"].shape == (128, 992, 1, 1)
+    assert params["features.transition3.conv.weight"].shape == (512, 1024, 1, 1)
+    assert state["features.norm5.running_var"].shape == (1024,)
+    assert len([name for name in state if name.endswith("running_var")]) == 121
+
+
+@functools.cache
+def full(name):
+    network = PUBLISHED[name][0]()
+    return everything(network, *case(network, (4, 32, 32, 18)))
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_numbers_of_torchvision(name):
+    np.testing.assert_allclose(gist(full(name)), LITERALS[name], rtol=1e-9)
+
+
+# Weights of convolutions that see nothing but padding at 32x32, and so never get a gradient.
+DEAD = {"resnet50": 5505024, "resnext50_32x4d": 688128, "convnext_tiny": 248832, "densenet121": 524288}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_taps_that_see_padding_alone(name):
+    dead = 0
+    for quantity, g in full(name).items():
+        if quantity.startswith("gradient") and g.ndim == 4:
+            dead += np.sum(~np.any(g, axis=(0, 1))) * g.shape[0] * g.shape[1]
+    assert dead == DEAD[name]
+
+
+# -------------------------------------------------------------------------- the comparison, tried on wrong code
+
+
+def first_form(inputs, planes, stride, groups=1, width_per_group=64):
+    """The bottleneck with its stride on the first 1x1."""
+    a, b, c = resnet.bottleneck(inputs, planes, stride, groups, width_per_group)
+    return [a._replace(stride=stride), b._replace(stride=1), c]
+
+
+def tanh_gelu(x):
+    return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+MISTAKES = {
+    "stride on the 1x1": ("resnet50", None, None, None),
+    "stride on the 1x1, grouped": ("resnext50_32x4d", None, None, None),
+    "eps 1e-5": ("convnext_tiny", convnext, "EPS", 1e-5),
+    "tanh gelu": ("convnext_tiny", nn, "gelu", tanh_gelu),
+    "no layer scale": ("convnext_tiny", convnext, "np", SimpleNamespace(reshape=lambda *_: 1.0)),
+    "new channels in front": (
+        "densenet121",
+        densenet,
+        "np",
+        SimpleNamespace(concatenate=lambda parts, axis: np.concatenate(parts[::-1], axis)),
+    ),
+    "mean pool for max pool": ("densenet121", nn, "max_pool2d", lambda x, *_: nn.avg_pool2d(x, 2)),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_seen(mistake, monkeypatch):
+    name, module, attribute, wrong = MISTAKES[mistake]
+    network = PUBLISHED[name][0]()
+    params, state, x, _ = case(network, (4, 32, 32, 18))
+    if module is None:
+        grouped = {"groups": 32, "width_per_group": 4} if name.startswith("resnext") else {}
+        network = resnet.resnet(depths=(3, 4, 6, 3), block=first_form, **grouped)
+    else:
+        monkeypatch.setattr(module, attribute, wrong)
+    logits = network.apply(params, state, x[:1], train=False)[0]
+    right = np.array(LITERALS[name][:3])
+    assert np.min(np.abs(logits[0, :3] - right)) > 1e-7 * np.max(np.abs(right))  # the test above holds 1e-9
+
+
+# -------------------------------------------------------------------------------------------------- gradients
+
+SMALL = {
+    "basic": lambda: resnet.resnet(depths=(1, 1), widths=(3, 5), block=resnet.basic),
+    "bottleneck": lambda: resnet.resnet(depths=(2, 1), widths=(4, 8), groups=2, width_per_group=32),
+    "convnext": lambda: convnext.convnext(depths=(1, 2), widths=(4, 6)),
+    "stochastic depth": lambda: convnext.convnext(depths=(2, 2), widths=(4, 6), stochastic_depth_prob=0.5),
+    "densenet": lambda: densenet.densenet(depths=(2, 2), growth=3, width=5, bottleneck=2),
+}
+
+
+SEED = 1  # with which the stochastic depth below drops some row of every block and keeps some
+
+
+def slope_errors(network, wrong=None, step=1e-6):
+    """{parameter: |difference quotient - gradient . direction| / ||gradient||}, a random unit direction each."""
+    params, state, x, R = case(network, (3, 19, 16, 18))
+
+    def loss(p):
+        y, _ = network.apply(p, state, x, train=True, rng=np.random.default_rng(SEED))
+        return anp.sum(R * y)
+
+    vjp, _ = make_vjp(loss)(params)
+    gradient, flat = weights.named(vjp(1.0)), weights.named(params)
+    if wrong:
+        gradient[wrong[0]] = wrong[1](gradient[wrong[0]])
+    found = {}
+    for k, (name, leaf) in enumerate(flat.items()):
+        direction = hashed(2000 + k, leaf.shape) - 0.5
+        direction /= np.linalg.norm(direction)
+        up, down = (loss(weights.nested(flat | {name: leaf + s * direction})) for s in (step, -step))
+        slope, norm = np.sum(gradient[name] * direction), np.linalg.norm(gradient[name])
+        assert norm > 1e-4, f"{name}: a gradient of {norm} is no test"
+        found[name] = abs((up - down) / (2 * step) - slope) / norm
+    return found
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_gradients_by_differences(name):
+    found = slope_errors(SMALL[name]())
+    assert all(error < 1e-6 for error in found.values()), max(found.items(), key=lambda item: item[1])
+
+
+def test_a_wrong_gradient_is_seen():
+    for wrong in (lambda g: 1.001 * g, lambda g: g[::-1], lambda g: g - g.mean()):
+        found = slope_errors(SMALL["densenet"](), ("features.transition1.norm.weight", wrong))
+        assert found["features.transition1.norm.weight"] > 1e-5
+
+
+# --------------------------------------------------------------------------------------- stochastic depth, init
+
+
+def test_stochastic_depth_drops_rows():
+    """Two blocks, p = 0 and 0.5: a row is what it is without the second block, or with that block doubled."""
+    network = convnext.convnext(depths=(2,), widths=(4,), stochastic_depth_prob=0.5)
+    plain = convnext.convnext(depths=(2,), widths=(4,))
+    params, state, x, _ = case(network, (6, 8, 8, 18))
+
+    def scaled(factor):
+        flat = weights.named(params)
+        flat["features.1.1.layer_scale"] = factor * flat["features.1.1.layer_scale"]
+        return plain.apply(weights.nested(flat), state, x, train=True)[0]
+
+    keep = np.random.default_rng(3).random(6) >= 0.5
+    assert 0 < keep.sum() < 6
+    logits, _ = network.apply(params, state, x, train=True, rng=np.random.default_rng(3))
+    np.testing.assert_allclose(logits, np.where(keep[:, None], scaled(2.0), scaled(0.0)), rtol=1e-12)
+    still, _ = network.apply(params, state, x, train=False)
+    np.testing.assert_array_equal(still, scaled(1.0))
+    with pytest.raises(ValueError, match="needs rng"):
+        network.apply(params, state, x, train=True)
+
+
+def test_stochastic_depth_rises_linearly(monkeypatch):
+    rates = []
+    monkeypatch.setattr(convnext, "kept_rows", lambda x, rate, rng: rates.append(rate) or x)
+    network = convnext.convnext(depths=(2, 3), widths=(2, 2), stochastic_depth_prob=0.2)
+    params, state, x, _ = case(network, (1, 8, 8, 18), np.float32)
+    network.apply(params, state, x, train=True, rng=np.random.default_rng(0))
+    np.testing.assert_allclose(rates, [0.05, 0.1, 0.15, 0.2])  # the first block's is 0: it draws nothing
+
+
+def drawn(network):
+    params, state = network.init(np.random.default_rng(0), np.float64)
+    again, _ = network.init(np.random.default_rng(0), np.float32)
+    for name, leaf in weights.named(again).items():
+        assert leaf.dtype == np.float32, name
+        np.testing.assert_array_equal(leaf, weights.named(params)[name].astype(np.float32))
+    return weights.named(params), weights.named(state)
+
+
+def assert_normal(values, std):
+    n = values.size
+    assert abs(values.mean()) < 5 * std / n**0.5
+    assert abs(values.std() / std - 1) < 5 / (2 * n) ** 0.5
+    assert abs(np.mean(np.abs(values) < std) - 0.6827) < 5 * (0.6827 * 0.3173 / n) ** 0.5
+
+
+def assert_uniform(values, bound):
+    n = values.size
+    assert np.abs(values).max() <= bound
+    assert abs(values.std() / (bound / 3**0.5) - 1) < 5 * (0.2 / n) ** 0.5
+
+
+def test_initial_values():
+    grouped = {"groups": 8, "width_per_group": 8}
+    p, s = drawn(resnet.resnet(depths=(1, 2), widths=(64, 128), **grouped))
+    assert_normal(p["conv1.weight"], (2 / (64 * 49)) ** 0.5)
+    assert p["layer2.1.conv2.weight"].shape == (128, 16, 3, 3)
+    assert_normal(p["layer2.1.conv2.weight"], (2 / (128 * 9)) ** 0.5)  # fan_out of all groups together
+    assert_normal(p["layer2.0.downsample.0.weight"], (2 / 512) ** 0.5)
+    assert_uniform(p["fc.weight"], 512**-0.5)
+    assert_uniform(p["fc.bias"], 512**-0.5)
+    assert all(np.all(v == 1) for k, v in p.items() if "bn" in k and k.endswith("weight"))  # the last ones too
+    assert all(np.all(v == 0) for k, v in p.items() if "bn" in k and k.endswith("bias"))
+    assert all(np.all(v == (1 if k.endswith("var") else 0)) for k, v in s.items())
+    p, _ = drawn(convnext.convnext(depths=(1, 1), widths=(32, 64)))
+    for k, v in p.items():
+        if k.endswith("layer_scale"):
+            assert np.all(v == 1e-6)
+        elif v.ndim > 1:
+            assert_normal(v, 0.02)
+        else:
+            assert np.all(v == (1 if k.endswith("weight") else 0)), k
+    p, _ = drawn(densenet.densenet(depths=(2, 2), growth=32, width=64))
+    assert_normal(p["features.conv0.weight"], (2 / (18 * 49)) ** 0.5)
+    assert_normal(p["features.denseblock1.denselayer2.conv1.weight"], (2 / 96) ** 0.5)  # fan_in, not fan_out
+    assert_normal(p["features.denseblock1.denselayer2.conv2.weight"], (2 / (128 * 9)) ** 0.5)
+    assert_normal(p["features.transition1.conv.weight"], (2 / 128) ** 0.5)
+    assert_uniform(p["classifier.weight"], 128**-0.5)
+    assert np.all(p["classifier.bias"] == 0)
+
+
+# ----------------------------------------------------------------------------------------- dtypes, sizes, errors
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_float32_stays_and_nothing_is_mutated(name):
+    network = SMALL[name]()
+    params, state, x, R = case(network, (3, 16, 16, 18), np.float32)
+    before = {k: v.copy() for k, v in (weights.named(params) | weights.named(state)).items()}
+    y, new = network.apply(params, state, x, train=True, rng=np.random.default_rng(0))
+    assert y.dtype == np.float32
+    assert list(weights.named(new)) == list(weights.named(state))
+    for k, v in weights.named(new).items():
+        assert np.asarray(v).dtype == np.asarray(weights.named(state)[k]).dtype, k
+    for k, v in (weights.named(params) | weights.named(state)).items():
+        np.testing.assert_array_equal(v, before[k], err_msg=k)
+    kept = weights.named(network.apply(params, state, x, train=False)[1])
+    assert kept.keys() == weights.named(state).keys()
+    assert all(kept[k] is v for k, v in weights.named(state).items())
+
+
+FOUR_STAGES = {
+    "resnet": lambda: resnet.resnet(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4), block=resnet.basic),
+    "convnext": lambda: convnext.convnext(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4)),
+    "densenet": lambda: densenet.densenet(depths=(1, 1, 1, 1), growth=4, width=4),
+}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 33), (64, 64), (40, 75)])
+@pytest.mark.parametrize("name", FOUR_STAGES)
+def test_input_sizes(name, size):
+    network = FOUR_STAGES[name]()
+    params, state, x, _ = case(network, (2, *size, 18), np.float32)
+    for train in (False, True):
+        y, _ = network.apply(params, state, x, train=train)
+        assert y.shape == (2, 17)
+        assert np.all(np.isfinite(y))
+    if name == "convnext" and size == (33, 33):  # strides without padding: the last row and column are not seen
+        np.testing.assert_array_equal(y, network.apply(params, state, x[:, :32, :32], train=True)[0])
+
+
+def test_a_batch_of_one():
+    """At 1x1 maps a variance over one sample does not exist; a larger map has one; layer norm does not ask."""
+    for name in ("resnet", "densenet"):
+        network = FOUR_STAGES[name]()
+        params, state, x, _ = case(network, (1, 64, 64, 18))
+        assert np.all(np.isfinite(network.apply(params, state, x, train=True)[0]))
+        assert np.all(np.isfinite(network.apply(params, state, x[:, :32, :32], train=False)[0]))
+        with pytest.raises(ValueError, match="2 or more values per channel"):
+            network.apply(params, state, x[:, :32, :32], train=True)
+    network = FOUR_STAGES["convnext"]()
+    params, state, x, _ = case(network, (1, 32, 32, 18))
+    assert np.all(np.isfinite(network.apply(params, state, x, train=True)[0]))
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="one entry a stage"):
+        resnet.resnet(depths=(1, 1), widths=(4,))
+    with pytest.raises(ValueError, match="stem is 'CIFAR'"):
+        resnet.resnet50(stem="CIFAR")
+    with pytest.raises(ValueError, match="use block=bottleneck"):
+        resnet.resnet(depths=(1,), widths=(4,), block=resnet.basic, groups=2)
+    with pytest.raises(ValueError, match="no channel inside"):
+        resnet.resnet(depths=(1,), widths=(4,), width_per_group=4)
+    with pytest.raises(ValueError, match="one entry a stage"):
+        convnext.convnext(depths=(0,), widths=(4,))
+    with pytest.raises(ValueError, match=r"\[0, 1\), got 1.0"):
+        convnext.convnext_tiny(stochastic_depth_prob=1.0)
+    with pytest.raises(ValueError, match="one entry a block"):
+        densenet.densenet(depths=())
+    network = convnext.convnext(depths=(1, 1), widths=(2, 2))
+    params, state, x, _ = case(network, (1, 8, 7, 18))
+    with pytest.raises(ValueError, match="each must be 8 or more, got \\(1, 8, 7, 18\\)"):
+        network.apply(params, state, x, train=False)
+    with pytest.raises(ValueError, match="18"):
+        network.apply(params, state, np.zeros((1, 8, 8, 10)), train=False)
