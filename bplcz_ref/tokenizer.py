@@ -34,7 +34,7 @@ MACHINE_FILE, HUMAN_FILE, CORPUS_FILE = "bplcz-bpe.txt", "bplcz-bpe-readable.txt
 _OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a file cut short is noticed
 _CLIP_HEADER, _CLIP_MERGES = "bpe_simple_vocab_16e6.txt#version: 0.2", 48894  # CLIP uses lines 1..48894 of 262,145
 _SHARED_HEADER = "#version: 0.2"  # merges.txt as other libraries ship CLIP's: already cut
-_CACHED_PIECES = 1 << 16
+_CACHED_WORDS = 1 << 16
 
 # Byte -> the printable character that stands for it, in the order of the ids: 188 bytes are their own character,
 # the other 68 (blank, controls, 127-160, 173) take the code points from 256 on.
@@ -53,16 +53,16 @@ _WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")
 
 
 class _Kinds(dict):
-    """Code point -> "L" letter, "N" number, " " whitespace, "O" other (marks, category M, among them)."""
+    """Code point of what is no whitespace -> "L" letter, "N" number, "O" other (marks, category M, among them)."""
 
     def __missing__(self, code):
         category = unicodedata.category(chr(code))[0]
-        kind = " " if _WHITESPACE.match(chr(code)) else category if category in "LN" else "O"
-        self[code] = kind
-        return kind
+        self[code] = category if category in "LN" else "O"
+        return self[code]
 
 
-_KINDS = _Kinds()
+# U+0345 is the one character that the pattern passes over: a mark, but ignoring case a letter (capital iota).
+_KINDS = _Kinds({0x345: " "})
 
 
 def clean(text):  # str -> str
@@ -90,8 +90,8 @@ def clean(text):  # str -> str
 def pre_tokens(text):  # str -> list of str
     """The pieces that are encoded on their own, step 4: contractions, letter runs, single numbers, other runs.
 
-    Every character of `clean(text)` but the whitespace is in exactly one piece, in order. A contraction counts
-    only where a piece begins: "it's" has "'s", but "!'s" has "!'" and "s".
+    Every character of `clean(text)` but whitespace and U+0345, which CLIP drops, is in one piece, in order. A
+    contraction counts only where a piece begins: "it's" has "'s", but "!'s" has "!'" and "s".
     Errors: those of `clean`; ValueError where a piece is a special token, in any case or written with entities:
         CLIP's tokenizer would let the text set its own end there.
     Source: the pattern of CLIP's SimpleTokenizer, `regex.findall(pattern, text, IGNORECASE)`.
@@ -99,15 +99,19 @@ def pre_tokens(text):  # str -> list of str
     >>> pre_tokens("It's 2024: compact high-rise, it'LL do")
     ['it', "'s", '2', '0', '2', '4', ':', 'compact', 'high', '-', 'rise', ',', 'it', "'ll", 'do']
     """
-    text = clean(text)
-    kinds = text.translate(_KINDS)  # one kind a character, so positions agree
+    return [piece for word in clean(text).split(" ") for piece in _split(word)]
+
+
+def _split(word):
+    """The pieces of one word of cleaned text. No piece holds whitespace, so words can be split one by one."""
+    kinds = word.translate(_KINDS)  # one kind a character, so positions agree
     pieces, at = [], 0
-    while at < len(text):
-        match = _LITERALS.match(text, at) or _RUNS.match(kinds, at)
-        if match is None:  # whitespace
+    while at < len(word):
+        match = _LITERALS.match(word, at) or _RUNS.match(kinds, at)
+        if match is None:
             at += 1
             continue
-        piece, at = text[at : match.end()], match.end()
+        piece, at = word[at : match.end()], match.end()
         if piece in (SOT, EOT):
             raise ValueError(f"text contains the special token {piece}, which only batch() may set; take it out")
         pieces.append(piece)
@@ -174,7 +178,7 @@ class Tokenizer:
             bytes(_CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
             for s in symbols
         ]
-        self._piece_ids = {}
+        self._word_ids = {}
 
     @classmethod
     def bundled(cls):
@@ -193,7 +197,10 @@ class Tokenizer:
         first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
         Errors: ValueError that names the file and what is wrong with it.
         """
-        return cls(_read_merges(Path(path)))
+        try:
+            return cls(_read_merges(Path(path)))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
 
     def steps(self, piece):  # str -> list of tuples of str
         """Step 6, one row a merge: the symbols of a pre-token before any merge, after each one, and at last.
@@ -204,12 +211,9 @@ class Tokenizer:
         if not isinstance(piece, str) or not piece:
             raise ValueError(f"piece is {piece!r}; expected one of pre_tokens(text)")
         rows = [_symbols(piece)]
-        while len(rows[-1]) > 1:
+        while ranked := [pair for pair in pairwise(rows[-1]) if pair in self._rank]:
             # The lowest rank first: not the first pair of the piece, and not the longest symbol.
-            pair = min(pairwise(rows[-1]), key=lambda pair: self._rank.get(pair, len(self._rank)))
-            if pair not in self._rank:
-                break
-            rows.append(_merge(rows[-1], *pair))
+            rows.append(_merge(rows[-1], *min(ranked, key=self._rank.__getitem__)))
         return rows
 
     def encode(self, text):  # str -> list of int
@@ -222,12 +226,12 @@ class Tokenizer:
         [320, 256]
         """
         ids = []
-        for piece in pre_tokens(text):
-            if piece not in self._piece_ids:
-                if len(self._piece_ids) >= _CACHED_PIECES:  # bounded, whatever text comes
-                    self._piece_ids.clear()
-                self._piece_ids[piece] = [self._id[symbol] for symbol in self.steps(piece)[-1]]
-            ids += self._piece_ids[piece]
+        for word in clean(text).split(" "):  # as in pre_tokens; each distinct word is worked out once
+            if word not in self._word_ids:
+                if len(self._word_ids) >= _CACHED_WORDS:  # bounded, whatever text comes
+                    self._word_ids.clear()
+                self._word_ids[word] = [self._id[s] for piece in _split(word) for s in self.steps(piece)[-1]]
+            ids += self._word_ids[word]
         return ids
 
     def decode(self, ids):  # iterable of int -> str
@@ -236,7 +240,8 @@ class Tokenizer:
         This is the exact inverse on ids: `encode(decode(ids)) == ids` for all that `encode` gives. On text it is
         exact but for the spaces between pieces: ids mark where a piece ends, not whether a space follows, and
         "high-rise" and "high - rise" have the same ids. So `decode(encode(t)) == " ".join(pre_tokens(t))`, and
-        with all whitespace left out it equals `clean(t)`, for every t.
+        with its spaces left out it is `clean(t)` with its spaces left out. (Text with U+0345, which CLIP drops, is
+        the one exception to both.)
         A row of `batch` may be given as it is: SOT is passed over and reading ends at the first EOT. Ids cut
         inside a character of several bytes give U+FFFD.
         Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
@@ -272,7 +277,12 @@ class Tokenizer:
                [512, 320, 256, 513,   0]])
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        rows = [[self.sot, *self.encode(text), self.eot] for text in texts]
+        rows = []
+        for n, text in enumerate(texts):
+            try:
+                rows.append([self.sot, *self.encode(text), self.eot])
+            except ValueError as error:
+                raise ValueError(f"text {n}: {error}") from None
         L = max(map(len, rows), default=2) if context_length is None else _integer(context_length)
         if L is None or L < 2:
             raise ValueError(
@@ -296,26 +306,26 @@ def _read_merges(path):
         data = path.read_bytes()
         lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode().split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip ({error})") from error
+        raise ValueError(f"cannot be read as a merges file, plain or gzip ({error})") from None
     header = lines.pop(0).strip().strip('"')
-    merges = [line.split() for line in lines]
-    while merges and not merges[-1]:  # the newline at the end
-        merges.pop()
+    while lines and not lines[-1].strip():  # the newline at the end
+        lines.pop()
     expected = None
     if header == _CLIP_HEADER:
-        expected, merges = _CLIP_MERGES, merges[:_CLIP_MERGES]
+        expected, lines = _CLIP_MERGES, lines[:_CLIP_MERGES]
     elif header.startswith(_OWN_HEADER) and header[len(_OWN_HEADER) :].isdecimal():
         expected = int(header[len(_OWN_HEADER) :])
     elif header != _SHARED_HEADER:
         raise ValueError(
-            f"{path}, line 1: the version is {header[:80]!r}; expected {_OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
+            f"line 1: the version is {header[:80]!r}; expected {_OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
             f"{_SHARED_HEADER!r}"
         )
-    if expected is not None and len(merges) != expected:
-        raise ValueError(f"{path}: {len(merges)} merges, but its version line means {expected}; is it cut?")
+    if expected is not None and len(lines) != expected:
+        raise ValueError(f"{len(lines)} merges, but its version line means {expected}; is it cut?")
+    merges = [line.split() for line in lines]
     for number, pair in enumerate(merges, start=2):
         if len(pair) != 2:
-            raise ValueError(f"{path}, line {number}: {' '.join(pair)!r}; expected two symbols and a space")
+            raise ValueError(f"line {number}: {' '.join(pair)!r}; expected two symbols and a space")
     return merges
 
 

@@ -1,0 +1,595 @@
+"""tokenizer.py against ids worked out by hand, CLIP's ids where its file is installed, and wrong tokenizers."""
+
+import doctest
+import gzip
+import importlib.util
+import random
+import unicodedata
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bplcz_ref import prompts, tokenizer
+from bplcz_ref.tokenizer import Tokenizer, clean, pre_tokens, train
+
+# The tiny vocabulary. Ids by hand: bytes stand at code - 33, so a 64, e 68, h 71, i 72, l 75, o 78, s 82, t 83,
+# u 84, w 86 and "!" 0, 2 17; at the end of a piece 256 more; then the merges from 512 on; SOT 518 and EOT 519.
+TINY = [("t", "h"), ("h", "e</w>"), ("th", "e</w>"), ("i", "s</w>"), ("l", "o"), ("lo", "lo")]
+#        512         513            514             515           516         517
+BY_HAND = {
+    "": [],
+    "!": [256],
+    "a": [320],
+    "The": [514],  # t h e -> th e -> the
+    "he": [513],
+    "she": [82, 513],  # the end e</w> joins h, s stays
+    "this": [512, 515],
+    "lolo lo": [516, 75, 334, 75, 334],  # at the end the o is o</w>, and (l, o</w>) is no merge
+    "lololou": [517, 516, 340],
+    "hihe": [71, 72, 513],
+    "22": [273, 273],  # each digit is a piece
+    "THE  the\n": [514, 514],
+    "the!!the": [514, 0, 256, 514],
+    "w\u00fc": [86, 127, 376],  # C3 BC: 106 + C3 - AE; 106 + BC - AE, + 256 at the end
+    "\U0001f30a": [172, 253, 234, 488],  # F0: 106 + F0 - AE; 9F, 8C and 8A moved to 188 + 33 + themselves - 7F
+    "it's": [72, 339, 6, 338],  # "it" and "'s"
+}
+
+
+def tiny():
+    return Tokenizer(TINY)
+
+
+@pytest.mark.parametrize(("text", "ids"), BY_HAND.items())
+def test_ids_by_hand(text, ids):
+    assert tiny().encode(text) == ids
+
+
+def test_layout_of_the_ids():
+    t = tiny()
+    assert (t.vocab_size, t.sot, t.eot, t.merges) == (520, 518, 519, tuple(TINY))
+    table = list(tokenizer.BYTE_CHARACTERS.items())
+    assert table[0] == (33, "!")
+    assert table[93] == (126, "~")
+    assert table[94] == (161, "\u00a1")
+    assert table[106] == (174, "\u00ae")
+    assert table[187] == (255, "\u00ff")
+    assert table[188] == (0, "\u0100")
+    assert table[220] == (32, "\u0120")
+    assert table[255] == (173, "\u0143")
+    assert sorted(b for b, _ in table) == list(range(256))
+    assert len({c for _, c in table}) == 256
+
+
+def test_merges_go_by_rank_and_not_from_the_left():
+    """In "the", (h, e</w>) of rank 0 wins over (t, h), which stands further left and leads to "the" in one."""
+    t = Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")])
+    assert t.steps("the") == [("t", "h", "e</w>"), ("t", "he</w>")]
+    assert t.encode("the") == [83, 512]
+    assert tiny().steps("lololou") == [
+        ("l", "o", "l", "o", "l", "o", "u</w>"),
+        ("lo", "lo", "lo", "u</w>"),
+        ("lolo", "lo", "u</w>"),
+    ]
+
+
+def test_of_two_merges_to_one_symbol_the_later_gives_the_id():
+    t = Tokenizer([("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")])
+    assert t.encode("abcd") == [515, 67 + 256]  # as a dict(zip(symbols, ids)) has it
+    assert t.decode([514, 323]) == t.decode([515, 323]) == "abcd"
+
+
+PIECES = {
+    "it's": ["it", "'s"],
+    "IT'LL We'Re": ["it", "'ll", "we", "'re"],
+    "'tis 'twas": ["'t", "is", "'t", "was"],
+    "dogs' 'd'm": ["dogs", "'", "'d", "'m"],
+    "!'s": ["!'", "s"],  # a contraction counts only where a piece begins
+    "''s": ["''", "s"],
+    "'\u017fa": ["'\u017f", "a"],  # the long s is an s, ignoring case
+    "\u017fa": ["\u017fa"],
+    "2024.5": ["2", "0", "2", "4", ".", "5"],
+    "\u00bd\u00b2\u2167x": ["\u00bd", "\u00b2", "\u2177", "x"],  # No, No, Nl: numbers, one each
+    "a_b": ["a", "_", "b"],  # not a letter, though str.isidentifier and \w say so
+    "e\u0301x": ["e", "\u0301", "x"],  # a mark is no letter
+    "\u0130x": ["i", "\u0307", "x"],  # lower case of I with dot is two characters
+    "\u0391\u03a3 \u03a3": ["\u03b1\u03c2", "\u03c3"],  # final sigma
+    "\u00aa\u02b0\u65e5\u672c7": ["\u00aa\u02b0\u65e5\u672c", "7"],  # Lo and Lm are letters
+    "zu\u0308rich\u00a0&\u2003K\u00f6ln": ["zu", "\u0308", "rich", "&", "k\u00f6ln"],
+    "\u043ci\u05e9": ["\u043ci\u05e9"],  # scripts may mix
+    "a\u200bb\x1cc": ["a", "\u200b", "b", "\x1c", "c"],  # neither is whitespace for the pattern
+    "a\x85b\u3000c\x0bd": ["a", "b", "c", "d"],
+    "\u03b1\u0345\u03b2": ["\u03b1", "\u03b2"],  # dropped by CLIP: a mark, but a letter when case is ignored
+    "<|start|>": ["<|", "start", "|>"],
+    "!!<|endoftext|>": ["!!<|", "endoftext", "|>"],  # begins inside a run: no special token for the pattern
+    "<|\u017ftartoftext|>": ["<|\u017ftartoftext|>"],  # one piece, yet not the token
+    "high-rise, (low)": ["high", "-", "rise", ",", "(", "low", ")"],
+    " \t\r\n ": [],
+}
+
+
+@pytest.mark.parametrize(("text", "pieces"), PIECES.items())
+def test_pieces(text, pieces):
+    assert pre_tokens(text) == pieces
+
+
+def test_cleaning():
+    assert clean("x&lt;y") == clean("X&amp;lt;Y") == "x<y"
+    assert clean("&amp;amp;lt;") == "&lt;"  # twice, and no more
+    assert clean("\u00a0 A\r\n\tB \u2028c ") == "a b c"
+    assert clean("\u2018a\u2019") == "\u2018a\u2019"  # ftfy would straighten them; so the docstring says
+    assert clean("") == clean(" \n") == ""
+
+
+def random_text(rng):
+    kinds = ("abcxyz", "ABC\u0130\u03a3", "0189\u00bd", "'!-_<|>/&;#", " \t\n\u00a0", "\u0301\u0308\u0345\x1c")
+    bits = ("'s", "'LL", "&lt;", "&amp;gt;", "<|end", "</w>", "high-rise", "\u65e5\u672c", "\U0001f44b\U0001f3fd")
+    out = []
+    for _ in range(rng.randrange(24)):
+        choice = rng.randrange(8)
+        if choice < len(kinds):
+            out.append(rng.choice(kinds[choice]))
+        elif choice == 6:
+            out.append(rng.choice(bits))
+        else:
+            code = rng.choice((rng.randrange(0x3000), rng.randrange(0x110000)))
+            out.append(chr(code) if not 0xD800 <= code < 0xE000 else "?")
+    return "".join(out)
+
+
+def test_decode_is_the_inverse_on_ids_and_on_text_but_for_spaces():
+    rng, t = random.Random(47), Tokenizer.bundled()
+    lengths = set()
+    for _ in range(2000):
+        text = random_text(rng)
+        assert t.decode(t.encode(text)) == " ".join(pre_tokens(text))
+        text = text.replace("\u0345", "")  # which CLIP drops: what it hid from strip() is bare in the decoded text
+        ids, pieces = t.encode(text), pre_tokens(text)
+        decoded = t.decode(ids)
+        assert decoded == " ".join(pieces)
+        assert t.encode(decoded) == ids
+        assert decoded.replace(" ", "") == clean(text).replace(" ", "")
+        assert t.decode(t.batch([text], context_length=None)[0]) == decoded
+        lengths.add(len(pieces))
+    assert len(lengths) > 15  # the texts were not all alike
+
+
+def test_decode_of_rows_and_of_what_no_text_gives():
+    t = tiny()
+    assert t.decode([518, 514, 256, 519, 0, 0]) == "the !"  # the zeros after EOT are padding, not "!"
+    assert t.decode([514, 0]) == "the !"
+    assert t.decode([]) == t.decode([519]) == ""
+    assert t.decode([86, 127]) == "w\ufffd"  # cut inside a character
+    assert t.decode(np.array([514, 514], dtype=np.int32)) == "the the"
+    for wrong in ([520], [-1], [1.0], ["a"], [None], [True], [[514]]):
+        with pytest.raises(ValueError, match=r"id .* at position 0; expected an integer 0\.\.519"):
+            t.decode(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<|endoftext|>", "a <|StartOfText|>", "x<|ENDOFTEXT|>y", "&lt;|endoftext|&gt;", "&amp;lt;|endoftext|>"],
+)
+def test_text_cannot_set_special_tokens(text):
+    with pytest.raises(ValueError, match="special token <|.*only batch"):
+        tiny().encode(text)
+    with pytest.raises(ValueError, match="text 1: text contains the special token"):
+        tiny().batch(["fine", text])
+
+
+def test_special_tokens_are_found_wherever_the_pattern_finds_them():
+    for text in ("!!<|endoftext|>", "<|\u017ftartoftext|>", "<| endoftext |>"):
+        assert not {518, 519} & set(tiny().encode(text))
+
+
+@pytest.mark.parametrize("text", [None, 5, b"the", ["the"]])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(ValueError, match="expected a str"):
+        tiny().encode(text)
+    with pytest.raises(ValueError, match="text 0: .*expected a str"):
+        tiny().batch([text])
+
+
+def test_a_lone_surrogate_is_refused_by_its_place():
+    with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 2"):
+        tiny().encode("ab\ud800")
+    assert clean("&#xD800;") == "\ufffd"  # an entity cannot bring one in
+
+
+def test_batch_by_hand():
+    t = tiny()
+    expected = [[518, 514, 519, 0, 0], [518, 519, 0, 0, 0], [518, 514, 256, 513, 519]]
+    tokens = t.batch(["the", "", "the! he"], context_length=5)
+    assert tokens.tolist() == expected
+    assert tokens.dtype == np.int64
+    assert t.batch(["the", "", "the! he"]).shape == (3, 77)
+    assert t.batch("the", context_length=4).tolist() == [[518, 514, 519, 0]]
+    assert t.batch([]).shape == (0, 77)
+    assert t.batch(text for text in ("the",)).shape == (1, 77)
+
+
+def test_batch_cuts_to_the_longest_row():
+    t, texts = tiny(), ["the", "", "the! he"]
+    short = t.batch(texts, context_length=None)
+    assert short.shape == (3, 5)
+    np.testing.assert_array_equal(short, t.batch(texts)[:, :5])
+    assert not t.batch(texts)[:, 5:].any()
+    assert t.batch([], context_length=None).shape == (0, 2)
+
+
+def test_too_long_is_an_error_or_is_cut_with_eot_last():
+    t = tiny()
+    with pytest.raises(
+        ValueError, match=r"text 1 \('the! he'\) has 5 tokens .* context_length 4; .*truncate=True"
+    ):
+        t.batch(["the", "the! he"], context_length=4)
+    cut = t.batch(["the", "the! he"], context_length=4, truncate=True)
+    assert cut.tolist() == [[518, 514, 519, 0], [518, 514, 256, 519]]
+    assert t.batch(["the"], context_length=2, truncate=True).tolist() == [[518, 519]]
+    assert t.batch(["a " * 75])[0, -1] == t.eot  # 77 exactly: no error
+    with pytest.raises(ValueError, match="has 78 tokens"):
+        t.batch(["a " * 76])
+    for wrong in (1, 0, -3, 2.5, "77", True):
+        with pytest.raises(ValueError, match="context_length is .*2 or more"):
+            t.batch(["the"], context_length=wrong)
+
+
+# ---- wrong tokenizers: each must disagree with a literal above
+
+
+def ids_with(text, fold=True, end=True, by_rank=True, digits_alone=True, merges=TINY):
+    """The rules written a second time over the tiny vocabulary, each of them to be left out by a keyword."""
+    pieces = []
+    for piece in pre_tokens(text) if fold else text.split():
+        if not digits_alone and pieces and piece.isdigit() and pieces[-1].isdigit():
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    suffix = "</w>" if end else ""
+    table = list(tokenizer.BYTE_CHARACTERS.values())
+    symbols_in_order = [*table, *(c + "</w>" for c in table), *("".join(pair) for pair in merges)]
+    ids = []
+    for piece in pieces:
+        symbols = [tokenizer.BYTE_CHARACTERS[b] for b in piece.encode()]
+        symbols[-1] += suffix
+        while found := [pair for pair in pairwise(symbols) if pair in merges]:
+            first, second = min(found, key=merges.index) if by_rank else found[0]
+            at = 0
+            while at < len(symbols) - 1:
+                if (symbols[at], symbols[at + 1]) == (first, second):
+                    symbols[at : at + 2] = [first + second]
+                at += 1
+        ids += [symbols_in_order.index(symbol) for symbol in symbols]
+    return ids
+
+
+def caught(**mistake):
+    return {text for text, ids in BY_HAND.items() if ids_with(text, **mistake) != ids}
+
+
+def test_the_literals_catch_each_usual_mistake():
+    assert caught() == set()  # written twice, the rules agree; so what follows is the mistake's doing
+    assert {"The", "THE  the\n"} <= caught(fold=False)
+    assert {"!", "a", "The", "this", "lolo lo"} <= caught(end=False)
+    assert caught(digits_alone=False) == {"22"}
+    assert {"The", "the!!the"} <= caught(merges=[TINY[1], TINY[0], *TINY[2:]])
+    assert {"lolo lo", "this"} <= caught(merges=TINY[::-1])
+
+
+def test_the_order_of_merges_catches_merging_from_the_left():
+    merges = [("h", "e</w>"), ("t", "h"), ("th", "e</w>")]
+    assert ids_with("the", merges=merges) == Tokenizer(merges).encode("the") == [83, 512]
+    assert ids_with("the", merges=merges, by_rank=False) == [514]
+
+
+ROWS = ((["the", "", "the! he"], 5, [[518, 514, 519, 0, 0], [518, 519, 0, 0, 0], [518, 514, 256, 513, 519]]),
+        (["the! he"], 4, [[518, 514, 256, 519]]))  # fmt: skip
+
+
+def wrong_rows(texts, L, mistake):
+    t = tiny()
+    rows = [[t.sot, *t.encode(text), t.eot] for text in texts]
+    if mistake == "EOT missing":
+        rows = [row[:-1] for row in rows]
+    if mistake == "SOT missing":
+        rows = [row[1:] for row in rows]
+    if mistake != "cut without EOT":
+        rows = [[*row[: L - 1], row[-1]] if len(row) > L else row for row in rows]
+    padding = t.eot if mistake == "padded with EOT" else 0
+    return [(row + [padding] * L)[:L] for row in rows]
+
+
+def test_the_rows_catch_each_usual_mistake():
+    right = [rows == expected for texts, L, expected in ROWS if (rows := wrong_rows(texts, L, None))]
+    assert right == [True, True]
+    for texts, L, expected in ROWS:
+        assert tiny().batch(texts, L, truncate=True).tolist() == expected
+    for mistake in ("EOT missing", "SOT missing", "cut without EOT", "padded with EOT"):
+        assert any(wrong_rows(texts, L, mistake) != expected for texts, L, expected in ROWS), mistake
+
+
+# ---- training and the bundled files
+
+
+def test_training_by_hand():
+    """low low lower newer: l o w</w> x2, l o w e r</w>, n e w e r</w>.
+
+    Counts: (l, o) 3; (o, w</w>) 2; (e, r</w>) 2; (w, e) 2; the rest 1. After lo: (lo, w</w>) 2, (e, r</w>) 2 and
+    (w, e) 2, of which "e" comes first, then (w, er</w>) 2 and (lo, w</w>) 2, of which "lo" comes first.
+    """
+    assert train("low low lower newer", 99) == {
+        ("l", "o"): 3,
+        ("e", "r</w>"): 2,
+        ("lo", "w</w>"): 2,
+        ("w", "er</w>"): 2,
+    }
+    assert list(train("low low lower newer", 2)) == [("l", "o"), ("e", "r</w>")]
+
+
+def test_training_counts_every_position_and_merges_from_the_left():
+    # aaaab: (a, a) at three positions; merged as aa aa, then (aa, aa) stands only once.
+    assert train("aaaab", 9) == {("a", "a"): 3}
+    assert train("aaaab aaaab", 9) == {("a", "a"): 6, ("aa", "aa"): 2, ("aaaa", "b</w>"): 2}
+    assert train("abcdefg", 9) == train("", 9) == {}  # nothing twice
+
+
+def slow_train(text, merges):
+    """The rule as it is stated, all pairs counted again before each merge."""
+    words = [tokenizer._symbols(piece) for piece in pre_tokens(text)]
+    learned = {}
+    while len(learned) < merges:
+        counts = {}
+        for pair in (pair for word in words for pair in pairwise(word)):
+            counts[pair] = counts.get(pair, 0) + 1
+        ranked = sorted((-count, pair) for pair, count in counts.items() if count > 1)
+        if not ranked:
+            break
+        learned[ranked[0][1]] = -ranked[0][0]
+        words = [tokenizer._merge(word, *ranked[0][1]) for word in words]
+    return learned
+
+
+def test_training_agrees_with_the_rule_done_slowly():
+    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
+    text = corpus[5000:11000]
+    fast, slow = train(text, 150), slow_train(text, 150)
+    assert list(fast.items()) == list(slow.items())
+    assert len(fast) == 150
+
+
+def test_training_does_not_depend_on_the_order_of_the_words():
+    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")[:8000]
+    shuffled = pre_tokens(corpus)
+    random.Random(1).shuffle(shuffled)
+    assert list(train(" ".join(shuffled), 200).items()) == list(train(corpus, 200).items())
+
+
+@pytest.mark.parametrize("merges", [0, -1, 2.0, "9", None, True])
+def test_a_number_of_merges_that_is_none(merges):
+    with pytest.raises(ValueError, match="merges is .*positive integer"):
+        train("low low", merges)
+
+
+def test_the_bundled_files_are_retrained_byte_for_byte(tmp_path):
+    folder = tokenizer.vocabulary_folder()
+    paths = tokenizer.write_vocabulary(tmp_path / "new")
+    assert [path.name for path in paths] == [tokenizer.MACHINE_FILE, tokenizer.HUMAN_FILE]
+    for path in paths:
+        assert path.read_bytes() == (folder / path.name).read_bytes().replace(b"\r\n", b"\n")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
+    # A file with Windows' line ends is the same corpus.
+    other = tmp_path / "corpus.txt"
+    other.write_bytes((folder / "corpus.txt").read_bytes().replace(b"\n", b"\r\n"))
+    (again, _) = tokenizer.write_vocabulary(tmp_path, corpus=other)
+    assert again.read_bytes() == paths[0].read_bytes()
+
+
+def test_the_bundled_vocabulary():
+    t = Tokenizer.bundled()
+    assert t is Tokenizer.bundled()
+    assert (t.vocab_size, t.sot, t.eot, len(t.merges)) == (1514, 1512, 1513, 1000)
+    assert t.merges[:2] == (("t", "h"), ("th", "e</w>"))
+    lines = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "#version: bplcz-bpe 1 merges 1000"
+    assert lines[1:3] == ["t h", "th e</w>"]
+    human = (tokenizer.vocabulary_folder() / tokenizer.HUMAN_FILE).read_text(encoding="utf-8").splitlines()[4:]
+    assert [int(line.split()[1]) for line in human] == list(range(512, 1512))
+
+
+def test_the_corpus_speaks_of_this_field_and_holds_the_descriptions():
+    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
+    assert all(text in corpus for text in prompts.DESCRIPTIONS)
+    sentences = [s.strip() for s in corpus.replace("\n", " ").split(". ")]
+    assert len(sentences) == len(set(sentences))
+    assert len(corpus.split()) > 5000
+
+
+def test_the_readme_beside_the_files_is_right():
+    readme = tokenizer.vocabulary_folder() / "README.md"
+    result = doctest.testfile(str(readme), module_relative=False, encoding="utf-8")
+    assert result.attempted == 4
+    assert result.failed == 0
+
+
+def test_the_119_prompts():
+    t, every = Tokenizer.bundled(), prompts.prompts()
+    tokens = t.batch(every)
+    assert tokens.shape == (119, 77)
+    assert len({tuple(row) for row in tokens.tolist()}) == 119
+    ends = (tokens == t.eot).argmax(axis=1)
+    np.testing.assert_array_equal(ends, tokens.argmax(axis=1))  # the first largest id is EOT
+    np.testing.assert_array_equal(ends, [1 + len(t.encode(text)) for text in every])
+    assert (tokens[:, 0] == t.sot).all()
+    assert ((tokens == t.eot).sum(axis=1) == 1).all()
+    assert ends.max() + 1 <= 50  # the longest prompt; the context has 77
+    for row, text in zip(tokens, every, strict=True):
+        assert t.decode(row) == " ".join(pre_tokens(text))
+
+
+def test_each_distinct_word_is_worked_out_once(monkeypatch):
+    """The prompts have 119 x 20-odd words, but fewer than 250 distinct ones; only these are merged."""
+    asked, steps = [], Tokenizer.steps
+    monkeypatch.setattr(Tokenizer, "steps", lambda self, piece: asked.append(piece) or steps(self, piece))
+    t, every = Tokenizer(Tokenizer.bundled().merges), prompts.prompts()
+    first = t.batch(every)
+    words = {word for text in every for word in text.split()}
+    assert len(asked) == sum(len(pre_tokens(word)) for word in words) < sum(len(p.split()) for p in every) / 8
+    np.testing.assert_array_equal(t.batch(every), first)
+    assert len(asked) == sum(len(pre_tokens(word)) for word in words)  # nothing new
+
+
+def test_the_memory_of_words_is_bounded(monkeypatch):
+    monkeypatch.setattr(tokenizer, "_CACHED_WORDS", 5)
+    t = tiny()
+    ids = [t.encode(f"the x{i}") for i in range(40)]
+    assert len(t._word_ids) <= 5
+    assert ids == [tiny().encode(f"the x{i}") for i in range(40)]
+
+
+# ---- files
+
+
+def test_the_vocabulary_is_found_from_anywhere_and_missed_clearly(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).is_file()
+    package = tmp_path / "site" / "bplcz_ref"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(tokenizer, "__file__", str(package / "tokenizer.py"))
+    with pytest.raises(
+        ValueError, match=r"no bplcz-bpe\.txt in .*bplcz_ref.tokenizer_vocab nor in .*site.tokenizer_vocab"
+    ):
+        tokenizer.vocabulary_folder()
+    for place in (package.parent / "tokenizer_vocab", package / "tokenizer_vocab"):  # beside it, then inside it
+        place.mkdir()
+        (place / tokenizer.MACHINE_FILE).write_text("x")
+        assert tokenizer.vocabulary_folder() == place
+
+
+MERGES_TEXT = "".join(f"{a} {b}\n" for a, b in TINY)
+
+
+def test_merges_files_plain_and_gzip(tmp_path):
+    path = tmp_path / "merges.txt"
+    for header in ("#version: 0.2", "#version: bplcz-bpe 1 merges 6"):
+        text = f"{header}\n{MERGES_TEXT}"
+        for data in (
+            text.encode(),
+            gzip.compress(text.encode()),
+            text.replace("\n", "\r\n").encode(),
+            text[:-1].encode(),
+        ):
+            path.write_bytes(data)
+            assert Tokenizer.from_merges(str(path)).merges == tuple(TINY)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "line 1: the version is ''"),
+        (b"t h\nh e</w>\n", "line 1: the version is 't h'"),
+        (b"#version: bplcz-bpe 2 merges 1\nt h\n", "line 1: the version is '#version: bplcz-bpe 2"),
+        (b"#version: bplcz-bpe 1 merges 7\nt h\n", "1 merges, but its version line means 7"),
+        (b'"bpe_simple_vocab_16e6.txt#version: 0.2\ni n\n', "1 merges, but its version line means 48894"),
+        (b"#version: 0.2\nt h\nth\n", "line 3: 'th'; expected two symbols"),
+        (b"#version: 0.2\nt h\n\nh e\n", "line 3: ''; expected two symbols"),
+        (b"#version: 0.2\nt h e\n", "line 2: 't h e'; expected two symbols"),
+        (b"#version: 0.2\nth e\n", r"merge 0 is \('th', 'e'\)"),
+        (b"#version: 0.2\nt h\nt h\n", r"merge 1 is \('t', 'h'\).*no pair twice"),
+        (b"#version: 0.2\nt</w> h\n", r"merge 0 is \('t</w>', 'h'\); .*first without"),
+        (b"\xff\xfe\x00", "cannot be read as a merges file"),
+        (gzip.compress(b"#version: 0.2\nt h\n")[:-9], "cannot be read as a merges file"),
+        (b"\x1f\x8bnonsense", "cannot be read as a merges file"),
+    ],
+)
+def test_a_merges_file_that_is_none(tmp_path, data, message):
+    path = tmp_path / "merges.txt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"merges\.txt: .*{message}"):
+        Tokenizer.from_merges(path)
+
+
+def test_files_that_are_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
+        Tokenizer.from_merges(tmp_path / "none.txt")
+    with pytest.raises(ValueError, match=r"none\.txt: cannot be read as UTF-8 text"):
+        tokenizer.write_vocabulary(tmp_path, corpus=tmp_path / "none.txt")
+    assert not list(tmp_path.iterdir())
+
+
+# ---- CLIP's own file and CLIP's own pattern, where they are installed
+
+
+@pytest.fixture(scope="module")
+def clips():
+    """The tokenizer of CLIP's file, from the copy inside open_clip, which is found without being imported."""
+    found = importlib.util.find_spec("open_clip")
+    path = found and Path(found.origin).parent / "bpe_simple_vocab_16e6.txt.gz"
+    if not path or not path.is_file():
+        pytest.skip("CLIP's vocabulary comes with open_clip_torch, which is not installed")
+    return Tokenizer.from_merges(path)
+
+
+CLIPS_IDS = {
+    "Hello World!": [3306, 1002, 256],
+    "it's 2024": [585, 568, 273, 271, 273, 275],
+    "compact high-rise": [13690, 1400, 268, 3151],
+    "A  Photo\tof a DOG!!": [320, 1125, 539, 320, 1929, 748],
+    "don't": [847, 713],
+    "z\u00fcrich": [89, 6522, 4021],
+    "12,117 samples": [272, 273, 267, 272, 272, 278, 13387],
+    "x&lt;y": [343, 283, 344],
+    "&amp;lt;b&gt;": [283, 321, 285],
+    "Caf\u00e9  na\u00efve": [15304, 1097, 35689, 563],
+    "\U0001f30a water": [14302, 1573],
+    "": [],
+    "red green blue": [736, 1901, 1746],
+    "vegetation red edge": [33947, 736, 5461],
+    "near infrared": [2252, 22867],
+    "short wave infrared": [3005, 4535, 22867],
+    "vh": [23847],
+    "vv": [35686],
+    "pol": [7649],
+}
+
+
+def test_clips_ids(clips):
+    assert (clips.vocab_size, clips.sot, clips.eot) == (49408, 49406, 49407)
+    assert clips.merges[0] == ("i", "n")
+    assert clips.merges[-1] == ("jeky", "ll</w>")
+    assert {text: clips.encode(text) for text in CLIPS_IDS} == CLIPS_IDS
+    water = [320, 1125, 539, 320, 9799, 539, 1573, 2046, 601, 10723, 267, 9265, 267, 541, 9556, 267, 18759, 601,
+             11075, 1746, 5429, 525, 4952, 593, 736, 1901, 1746, 7858]  # fmt: skip
+    assert clips.encode(prompts.prompt(16, "RGB")) == water
+    lengths = (clips.batch(prompts.prompts()) == clips.eot).argmax(axis=1).reshape(17, 7) + 1
+    assert [(int(lengths[k].min()), int(lengths[k].max())) for k in (0, 8, 16)] == [(24, 26), (24, 26), (28, 30)]
+
+
+def test_clips_ids_decode_to_the_text(clips):
+    rng = random.Random(7)
+    for text in [*prompts.prompts(), *(random_text(rng).replace("\u0345", "") for _ in range(500))]:
+        ids = clips.encode(text)
+        assert clips.decode(ids) == " ".join(pre_tokens(text))
+        assert clips.encode(clips.decode(ids)) == ids
+
+
+def test_pieces_are_those_of_clips_own_pattern():
+    """Alone, between letters, between signs and around an apostrophe: every assigned character below U+3400, and
+    every twentieth above, where the large blocks of one category are. And random texts."""
+    regex = pytest.importorskip("regex")
+    pattern = regex.compile(
+        r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
+        regex.IGNORECASE,
+    )
+    assigned = [c for c in map(chr, range(0x110000)) if unicodedata.category(c) not in ("Cn", "Cs")]
+    characters = [c for i, c in enumerate(assigned) if c < "\u3400" or i % 20 == 0]
+    rng, known = random.Random(3), set(assigned)  # the two need not know the same version of Unicode
+    texts = [text for text in (random_text(rng) for _ in range(2000)) if known.issuperset(text)]
+    for i in range(0, len(characters), 500):
+        texts.append(" ".join(f"{c} a{c}b !{c}! '{c} {c}'s" for c in characters[i : i + 500]))
+    assert len(texts) > 1500
+    for text in texts:
+        cleaned = regex.sub(r"\s+", " ", clean(text)).strip()
+        assert cleaned == clean(text)
+        assert pre_tokens(text) == pattern.findall(cleaned)
