@@ -18,7 +18,7 @@ import html
 import re
 import unicodedata
 import zlib
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from itertools import pairwise
 from pathlib import Path
 
@@ -83,8 +83,7 @@ def clean(text):  # str -> str
             f"text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is not "
             "text; read the source with its right encoding, or replace it"
         ) from None
-    text = html.unescape(html.unescape(text)).strip()
-    return _WHITESPACE.sub(" ", text).strip().lower()
+    return _WHITESPACE.sub(" ", html.unescape(html.unescape(text))).strip().lower()
 
 
 def pre_tokens(text):  # str -> list of str
@@ -202,19 +201,24 @@ class Tokenizer:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def steps(self, piece):  # str -> list of tuples of str
+    def steps(self, piece):  # str -> iterator of tuples of str
         """Step 6, one row a merge: the symbols of a pre-token before any merge, after each one, and at last.
 
-        >>> Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")]).steps("the")
+        Formula: of the adjacent pairs that have a rank, the one of lowest rank is merged wherever it stands, left
+        to right; the last row has no such pair. `encode` looks up the ids of the last row.
+        Errors: ValueError for what is no piece.
+
+        >>> list(Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")]).steps("the"))
         [('t', 'h', 'e</w>'), ('t', 'he</w>')]
         """
         if not isinstance(piece, str) or not piece:
             raise ValueError(f"piece is {piece!r}; expected one of pre_tokens(text)")
-        rows = [_symbols(piece)]
-        while ranked := [pair for pair in pairwise(rows[-1]) if pair in self._rank]:
+        symbols = _symbols(piece)
+        yield symbols
+        while ranked := [pair for pair in pairwise(symbols) if pair in self._rank]:
             # The lowest rank first: not the first pair of the piece, and not the longest symbol.
-            rows.append(_merge(rows[-1], *min(ranked, key=self._rank.__getitem__)))
-        return rows
+            symbols = _merge(symbols, *min(ranked, key=self._rank.__getitem__))
+            yield symbols
 
     def encode(self, text):  # str -> list of int
         """The ids of a text, without SOT and EOT; the empty list for empty text.
@@ -230,7 +234,8 @@ class Tokenizer:
             if word not in self._word_ids:
                 if len(self._word_ids) >= _CACHED_WORDS:  # bounded, whatever text comes
                     self._word_ids.clear()
-                self._word_ids[word] = [self._id[s] for piece in _split(word) for s in self.steps(piece)[-1]]
+                pieces = (deque(self.steps(piece), maxlen=1).pop() for piece in _split(word))  # their last rows
+                self._word_ids[word] = [self._id[symbol] for symbols in pieces for symbol in symbols]
             ids += self._word_ids[word]
         return ids
 

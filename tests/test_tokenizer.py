@@ -66,9 +66,9 @@ def test_layout_of_the_ids():
 def test_merges_go_by_rank_and_not_from_the_left():
     """In "the", (h, e</w>) of rank 0 wins over (t, h), which stands further left and leads to "the" in one."""
     t = Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")])
-    assert t.steps("the") == [("t", "h", "e</w>"), ("t", "he</w>")]
+    assert list(t.steps("the")) == [("t", "h", "e</w>"), ("t", "he</w>")]
     assert t.encode("the") == [83, 512]
-    assert tiny().steps("lololou") == [
+    assert list(tiny().steps("lololou")) == [
         ("l", "o", "l", "o", "l", "o", "u</w>"),
         ("lo", "lo", "lo", "u</w>"),
         ("lolo", "lo", "u</w>"),
@@ -173,7 +173,7 @@ def test_decode_of_rows_and_of_what_no_text_gives():
     ["<|endoftext|>", "a <|StartOfText|>", "x<|ENDOFTEXT|>y", "&lt;|endoftext|&gt;", "&amp;lt;|endoftext|>"],
 )
 def test_text_cannot_set_special_tokens(text):
-    with pytest.raises(ValueError, match="special token <|.*only batch"):
+    with pytest.raises(ValueError, match=r"special token <\|\w+\|>, which only batch"):
         tiny().encode(text)
     with pytest.raises(ValueError, match="text 1: text contains the special token"):
         tiny().batch(["fine", text])
@@ -510,6 +510,18 @@ def test_a_merges_file_that_is_none(tmp_path, data, message):
         Tokenizer.from_merges(path)
 
 
+@pytest.mark.parametrize("pair", [("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h")])
+def test_a_merge_that_is_no_pair_of_known_symbols(pair):
+    with pytest.raises(ValueError, match="merge 1 is .*expected two symbols"):
+        Tokenizer([("t", "h"), pair])
+
+
+@pytest.mark.parametrize("piece", ["", None, 5])
+def test_a_piece_that_is_none(piece):
+    with pytest.raises(ValueError, match="piece is .*expected one of pre_tokens"):
+        list(tiny().steps(piece))
+
+
 def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
         Tokenizer.from_merges(tmp_path / "none.txt")
@@ -588,7 +600,7 @@ def test_pieces_are_those_of_clips_own_pattern():
     texts = [text for text in (random_text(rng) for _ in range(2000)) if known.issuperset(text)]
     for i in range(0, len(characters), 500):
         texts.append(" ".join(f"{c} a{c}b !{c}! '{c} {c}'s" for c in characters[i : i + 500]))
-    assert len(texts) > 1500
+    assert len(texts) > 1000
     for text in texts:
         cleaned = regex.sub(r"\s+", " ", clean(text)).strip()
         assert cleaned == clean(text)
