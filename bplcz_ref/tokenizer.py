@@ -245,8 +245,8 @@ class Tokenizer:
         This is the exact inverse on ids: `encode(decode(ids)) == ids` for all that `encode` gives. On text it is
         exact but for the spaces between pieces: ids mark where a piece ends, not whether a space follows, and
         "high-rise" and "high - rise" have the same ids. So `decode(encode(t)) == " ".join(pre_tokens(t))`, and
-        with its spaces left out it is `clean(t)` with its spaces left out. (Text with U+0345, which CLIP drops, is
-        the one exception to both.)
+        with its spaces left out it is `clean(t)` with its spaces left out. (Text with U+0345, which
+        CLIP drops, is the exception to the first and the last of these.)
         A row of `batch` may be given as it is: SOT is passed over and reading ends at the first EOT. Ids cut
         inside a character of several bytes give U+FFFD.
         Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
