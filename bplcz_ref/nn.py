@@ -1,7 +1,7 @@
 """Layers as pure functions, by their textbook definitions. No parameters are kept, nothing is mutated.
 
 What stands in a function's body is the definition. Where `@runs(kernel)` stands above it, a call runs that
-fast kernel instead, which computes the same values and gradients (tests/test_kernels.py holds the two against
+fast kernel instead, which computes the same values and gradients (tests/test_kernels_*.py hold the two against
 each other); the definition stays callable as `conv2d.definition(...)`.
 
 Index letters: B batch, H W rows and columns, C channels, O output channels, L tokens, Q queries, d features.

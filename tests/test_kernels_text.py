@@ -368,7 +368,9 @@ def test_attention_never_holds_the_map_when_it_is_large(options):
     assert peak < 12 * array + 5 * block < whole / 3
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["linear", "embedding", "layer_norm", "gelu", "quick_gelu", "attention", "attention, tree"]
+)
 def test_nothing_is_kept_without_a_tape_and_nothing_after_the_tape(name):
     call, layer, shapes = CASES[name]
     layer, args = getattr(nn, layer), draw(shapes)
