@@ -114,7 +114,7 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
             np.add(out, offsets, out=out)
             if relu:
                 np.maximum(out, zeros, out=out)
-    return y, (x, y, weight)
+    return y, (x, y if relu else x, weight)  # y only says what passed the relu
 
 
 def _backward(g, wanted, kept, *, mean, inverse, train, relu):

@@ -4,6 +4,7 @@
 
 (Winograd 1980; Lavin and Gray 2016.) Its sums cancel, so in float32 it rounds about four times more than the
 direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 give ten).
+An infinity in x makes its whole tile nan, where the direct sum would spare some outputs.
 Not for float64, which is the exact mode: convolution.py asks only for float32.
 """
 
