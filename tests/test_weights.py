@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from bplcz_ref import weights
+from bplcz_ref.encoders import ebcnn, text
 
 
 def test_named_and_nested_are_inverse():
@@ -29,3 +30,102 @@ def test_like_names_all_differences_at_once():
     assert "unexpected: z" in text
     assert "a: shape (3,), expected (2,)" in text
     assert "c: shape (2, 1), expected (1, 2)" in text
+
+
+def network():
+    return ebcnn.encoder(3, width=1, features=2)
+
+
+def start():
+    return network().init(np.random.default_rng(1), np.dtype("float32"))
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".safetensors"])
+def test_save_and_load_are_inverse(tmp_path, ending):
+    if ending == ".safetensors":
+        pytest.importorskip("safetensors")
+    params, state = start()
+    path = tmp_path / f"weights{ending}"
+    weights.save(path, params, state)
+    for again in (weights.load(path, network()), weights.load(path)):
+        for tree, old in zip(again, (params, state), strict=True):
+            assert list(sorted(weights.named(tree))) == sorted(weights.named(old))
+            for name, leaf in weights.named(old).items():
+                assert np.array_equal(weights.named(tree)[name], leaf)
+                assert weights.named(tree)[name].dtype == np.asarray(leaf).dtype
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_load_lists_what_does_not_fit(tmp_path):
+    params, state = start()
+    flat = weights.named(params) | weights.named(state)
+    flat["proj.weight"] = flat["proj.weight"].T
+    del flat["bn2.running_var"]
+    with pytest.raises(ValueError, match="missing: bn2.running_var") as error:
+        weights.load(flat | {"visual.proj": np.ones(1)}, network())
+    assert "unexpected: visual.proj" in str(error.value)
+    assert "proj.weight: shape (4, 2), expected (2, 4)" in str(error.value)
+    flat = weights.named(params) | weights.named(state)
+    weights.load(flat | {"visual.proj": np.ones(1)}, network(), ignore=("visual.",))
+
+
+def test_load_casts_floats_only():
+    params, state = start()
+    flat = weights.named(params) | weights.named(state)
+    params, state = weights.load(flat, network(), dtype="float64")
+    assert params["conv1"]["weight"].dtype == np.float64
+    assert np.asarray(state["bn1"]["num_batches_tracked"]).dtype.kind == "i"
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="pickles, which run code when opened"):
+        weights.load(tmp_path / "model.pt")
+    with pytest.raises(ValueError, match="expected .npz, .h5 or .safetensors"):
+        weights.save(tmp_path / "model", {})
+    with pytest.raises(ValueError, match="no such file"):
+        weights.load(tmp_path / "model.npz")
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(ValueError, match="broken.npz cannot be read"):
+        weights.load(tmp_path / "broken.npz")
+
+
+def hugging_face(params):
+    """A tiny text tower under Hugging Face's names, the way its documentation lays them out."""
+    flat, width = {}, params["ln_final"]["weight"].shape[0]
+    for name, leaf in weights.named(params).items():
+        for ours, theirs in (
+            ("token_embedding", "text_model.embeddings.token_embedding"),
+            ("ln_final", "text_model.final_layer_norm"),
+            ("transformer.resblocks", "text_model.encoder.layers"),
+            ("attn.out_proj", "self_attn.out_proj"),
+            ("ln_1", "layer_norm1"),
+            ("ln_2", "layer_norm2"),
+            ("mlp.c_fc", "mlp.fc1"),
+            ("mlp.c_proj", "mlp.fc2"),
+        ):
+            name = name.replace(ours, theirs)
+        if "in_proj" in name:
+            for i, letter in enumerate("qkv"):
+                third = leaf[i * width : (i + 1) * width]
+                flat[name.replace("attn.in_proj_", f"self_attn.{letter}_proj.")] = third
+        elif name == "positional_embedding":
+            flat["text_model.embeddings.position_embedding.weight"] = leaf
+        elif name == "text_projection":
+            flat["text_projection.weight"] = leaf.T
+        else:
+            flat[name] = leaf
+    return flat | {"text_model.embeddings.position_ids": np.arange(9)[None]}
+
+
+def test_hugging_face_names_are_recognised():
+    tower = text.encoder(30, width=8, layers=2, heads=2, features=6, context=9)
+    params, _ = tower.init(np.random.default_rng(0), np.dtype("float64"))
+    flat = hugging_face(params)
+    assert "text_model.encoder.layers.1.self_attn.k_proj.bias" in flat
+    again, _ = weights.load(flat, tower, dtype="float64")
+    for name, leaf in weights.named(params).items():
+        assert np.array_equal(weights.named(again)[name], leaf), name
+    del flat["text_model.encoder.layers.1.self_attn.k_proj.bias"]
+    with pytest.raises(ValueError, match="found q, v"):
+        weights.load(flat, tower)
