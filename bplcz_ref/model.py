@@ -54,7 +54,7 @@ def bplcz(
     vector       None: encoders return the vectors I_i and the classifier sees Eq. (9). Otherwise encoders return
                  tokens (B, N, w), vector is a Network (B, N, w) -> (B, d) that makes I_i of them for the
                  contrastive loss (weights of its own a group), and the classifier sees the tokens of all groups,
-                 (B, n N, w): attention across groups is then possible, which Eq. (9) has not
+                 (B, n N, w), which is I in the trace: attention across groups is then possible, unlike in Eq. (9)
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn

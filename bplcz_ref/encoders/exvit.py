@@ -2,9 +2,11 @@
 
 Layer by layer and name by name ExViT's public code (Yao et al. 2023, github.com/jingyao16/ExViT), so that its
 weights load as they are. Known differences: the public code takes every pixel as a token, here `grid` averages
-grid x grid pixels first (grid=1 is the public code); it cannot take a batch of one in training, this can.
-How the paper adopts ExViT for band groups it does not say: `encoder` is reading A (Eq. (9) to the letter),
-`tokens`, `vector` and `joint` are reading B (joint attention over the tokens of all groups):
+grid x grid pixels first (grid=1 is the public code); it fails on a batch of one, this does not; it cuts its
+position table to a smaller image, this refuses.
+
+How the paper adopts ExViT for band groups it does not say. `encoder` is reading A, Eq. (9) to the letter;
+`tokens`, `vector` and `joint` are reading B, with attention over the tokens of all groups:
 
     A = model.bplcz({group: encoder(C_i)}, head(7 * 512, 17), shared=("pos_embedding",), ...)
     B = model.bplcz({group: tokens(C_i)}, joint(17), vector=vector(512), shared=("pos_embedding",), ...)
@@ -40,6 +42,7 @@ PART = 8  # samples that `joint` takes at a time, side by side on the machine's 
 # What a modality has for itself, under the public code's names; a band group's encoder bears the first's.
 FIRST = ("separable1", "to_patch_embedding2", "transformer1")
 SECOND = ("separable2", "to_patch_embedding2c", "transformer2")
+JOINT = ("transformer", "mlp_head0", "mlp_head1")
 
 
 # ----------------------------------------------------------------------------------------------- networks
@@ -244,9 +247,8 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
         return {"transformer": _transformer_init(rng, size.joint, size, dtype)} | fusion.init(rng, dtype)[0], {}
 
     def apply(params, state, x, *, train, rng=None):
-        parts = np.split(
-            x, range(PART, len(x), PART)
-        )  # no layer here mixes samples, so each part goes its own way
+        own = {part: params[part] for part in JOINT}
+        parts = np.split(x, range(PART, len(x), PART))  # no layer here mixes samples
         streams = [None] * len(parts) if rng is None else rng.spawn(len(parts))
 
         def part(stream):
@@ -254,7 +256,7 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
                 given[0], {}, _transformer(given[0]["transformer"], given[1], size, train, stream), train=train
             )
 
-        y, _ = nn.concurrently([part(stream) for stream in streams], [(params, x) for x in parts])
+        y, _ = nn.concurrently([part(stream) for stream in streams], [(own, x) for x in parts])
         return np.concatenate(y, axis=0), state
 
     return nn.Network(init, apply)
