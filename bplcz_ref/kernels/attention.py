@@ -5,17 +5,18 @@ keys that these queries see. A block has whole rows, so its softmax is finished 
 the whole call are small they are kept for the backward pass; otherwise only the largest score and the sum of
 each row are, and the backward pass makes the same block again with the same bits (the recomputation of
 FlashAttention, Dao et al. 2022, arXiv 2205.14135; its running maximum is not needed with whole rows). Both
-are exact. The definition is nn.attention.
+are exact, and the same bits on any number of threads. The definition is nn.attention.
 """
 
 import math
 
 import numpy as np
 
+from . import threads
 from .tape import on_tape
 
 BLOCK = 1 << 18  # scores in a block; one row of L scores at least
-KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass
+KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass; above, it uses all cores
 
 
 def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
@@ -58,14 +59,27 @@ def _checked(mask, shape):
     return np.broadcast_to(mask, np.broadcast_shapes(mask.shape, shape[-2:]))
 
 
-def _blocks(N, Q, L, causal):
-    """The blocks, as (problems, queries, number of keys that these queries see)."""
-    queries = max(1, min(Q, BLOCK // L))
-    problems = max(1, BLOCK // (queries * L))
-    for i in range(0, N, problems):
-        for j in range(0, Q, queries):
-            end = min(j + queries, Q)
-            yield slice(i, i + problems), slice(j, end), end if causal else L
+def _groups(N, Q, L):
+    """Slices of the stacked problems: as many at a time as fit a block."""
+    step = max(1, BLOCK // (max(1, Q) * L))
+    return [slice(i, i + step) for i in range(0, N, step)]
+
+
+def _blocks(Q, L, causal):
+    """A group's blocks, as (queries, number of keys that these queries see)."""
+    step = max(1, min(Q, BLOCK // L))
+    for i in range(0, Q, step):
+        end = min(i + step, Q)
+        yield slice(i, end), end if causal else L
+
+
+def _each(groups, work, small):
+    """work(n) for every group; on all cores if there is much to do. Groups share no output."""
+    if small:
+        for n in groups:
+            work(n)
+    else:
+        threads.run([lambda n=n: work(n) for n in groups])
 
 
 def _hider(lead, Q, L, causal, mask, dtype):
@@ -95,17 +109,22 @@ def _forward(q, k, v, *, wanted, causal, mask):
     y = np.empty((N, Q, e), q.dtype)
     top, total = np.empty((2, N, Q, 1), q.dtype)
     hide = _hider(lead, Q, L, causal, mask, q.dtype)
-    weights = [] if wanted and N * Q * L * q.itemsize <= KEEP else None
-    for n, i, seen in _blocks(N, Q, L, causal):
-        E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
-        np.max(E, axis=-1, keepdims=True, out=top[n, i])
-        E -= top[n, i]
-        np.exp(E, out=E)
-        total[n, i] = np.matmul(E, np.ones((seen, 1), E.dtype))  # BLAS adds short rows faster than np.sum
-        y[n, i] = np.matmul(E, v[n, :seen])
-        y[n, i] /= total[n, i]
-        if weights is not None:
-            weights.append(E)
+    small = N * Q * L * q.itemsize <= KEEP
+    weights = {} if wanted and small else None
+
+    def work(n):
+        for i, seen in _blocks(Q, L, causal):
+            E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
+            np.max(E, axis=-1, keepdims=True, out=top[n, i])
+            E -= top[n, i]
+            np.exp(E, out=E)
+            total[n, i] = np.matmul(E, np.ones((seen, 1), E.dtype))  # BLAS adds short rows faster than np.sum
+            y[n, i] = np.matmul(E, v[n, :seen])
+            y[n, i] /= total[n, i]
+            if weights is not None:
+                weights[n.start, i.start] = E
+
+    _each(_groups(N, Q, L), work, small)
     return y.reshape(*lead, Q, e), (q, k, v, y, top, total, weights) if wanted else None
 
 
@@ -116,23 +135,27 @@ def _backward(g, wanted, kept, *, causal, mask):
     along = np.einsum("nqe,nqe->nq", h, y)[..., None]
     dq, dk, dv = np.zeros_like(q), np.zeros_like(k), np.zeros_like(v)
     hide = _hider(lead, Q, L, causal, mask, q.dtype)
-    for b, (n, i, seen) in enumerate(_blocks(N, Q, L, causal)):
-        if weights is not None:
-            E = weights[b]
-        else:
-            E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
-            E -= top[n, i]  # not the logarithm of the sum as well: at scores of 1e4 that would lose digits
-            np.exp(E, out=E)
-        if 2 in wanted:
-            dv[n, :seen] += np.matmul(E.swapaxes(-1, -2), h[n, i])
-        if 0 in wanted or 1 in wanted:
-            dS = np.matmul(h[n, i], v[n, :seen].swapaxes(-1, -2))
-            dS -= along[n, i]
-            dS *= E
-            if 0 in wanted:
-                dq[n, i] = np.matmul(dS, k[n, :seen])
-            if 1 in wanted:
-                dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
+
+    def work(n):
+        for i, seen in _blocks(Q, L, causal):
+            if weights is not None:
+                E = weights[n.start, i.start]
+            else:
+                E = hide(np.matmul(q[n, i], k[n, :seen].swapaxes(-1, -2)), n, i)
+                E -= top[n, i]  # not the logarithm of the sum as well: at scores of 1e4 that would lose digits
+                np.exp(E, out=E)
+            if 2 in wanted:
+                dv[n, :seen] += np.matmul(E.swapaxes(-1, -2), h[n, i])
+            if 0 in wanted or 1 in wanted:
+                dS = np.matmul(h[n, i], v[n, :seen].swapaxes(-1, -2))
+                dS -= along[n, i]
+                dS *= E
+                if 0 in wanted:
+                    dq[n, i] = np.matmul(dS, k[n, :seen])
+                if 1 in wanted:
+                    dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
+
+    _each(_groups(N, Q, L), work, weights is not None)
     dq *= q.dtype.type(d**-0.5)  # dk needs no such factor: q was kept scaled
     return [(dq, dk, dv)[n].reshape(lead + (dq, dk, dv)[n].shape[1:]) for n in wanted]
 
