@@ -16,6 +16,7 @@ from bplcz_ref import (
     simulate,
     so2sat,
     systems,
+    tables,
     tokenizer,
     train,
 )
@@ -98,6 +99,22 @@ def parser():
         if name == "predict":
             c.add_argument("--out", required=True, type=Path, metavar="LABELS.csv")
 
+    c = command("tables", run_tables, "Tables II and III: every system with every seed, paper beside ours.",
+                "tables --data FILE.h5 --seeds 3 --preset small --workers 2 --out runs/tables")  # fmt: skip
+    c.add_argument("--data", required=True, metavar="FILE.h5")
+    c.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="interrupted, it goes on where it stopped"
+    )
+    c.add_argument("--systems", nargs="+", choices=systems.SYSTEMS, default=list(systems.SYSTEMS), metavar="NAME",
+                   help="default: all, " + ", ".join(systems.SYSTEMS))  # fmt: skip
+    c.add_argument("--seeds", type=int, default=3, metavar="N", help="47, 48, ...; default: %(default)s")
+    c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
+    for name in ("epochs", "per-class", "test"):
+        c.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
+    place = c.add_mutually_exclusive_group()
+    place.add_argument("--workers", type=int, default=1, metavar="N", help="processes here; default: %(default)s")
+    place.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786")
+
     c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
                 "explain --equation 7")  # fmt: skip
     c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
@@ -157,6 +174,22 @@ def run_predict(options):
     with files.whole(options.out) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{options.out}: the classes of {len(lines) - 1} rows")
+
+
+def run_tables(options):
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; expected 1 or more")
+    settings = systems.PRESETS[options.preset]
+    chosen = {name: getattr(options, name) for name in ("epochs", "per_class", "test")}
+    settings = settings._replace(**{name: value for name, value in chosen.items() if value is not None})
+    seeds = range(settings.seed, settings.seed + options.seeds)
+    names = [name for name in systems.SYSTEMS if name in options.systems]
+    print(
+        tables.tables(
+            options.data, options.out, names, seeds, settings, workers=options.workers, dask=options.dask
+        )
+    )
 
 
 def run_explain(options):

@@ -39,6 +39,74 @@ def ablation(results, runs):
     return "\n".join(lines)
 
 
+def tables(rows, footer):
+    """Tables II and III as Markdown: the paper's figures beside ours, mean and deviation over seeds.
+
+    `rows` is {system: metrics of each seed}, `footer` lines to stand below.
+    """
+    text = []
+    for title, names in (("Table II", systems.TABLE_II), ("Table III", systems.TABLE_III)):
+        chosen = [name for name in names if name in rows]
+        if not chosen:
+            continue
+        simulated = any(result["data_simulated"] for name in chosen for result in rows[name])
+        ours = "ours (SIMULATED)" if simulated else "ours"
+        table = [
+            ("system", "paper OA", "paper kappa", f"{ours} OA", f"{ours} kappa", "seeds", "parameters", "s/epoch")
+        ]
+        for name in chosen:
+            system, results = systems.SYSTEMS[name], rows[name]
+            figures = [f"{value:.2f}" for value in system.figures]
+            own = [spread([100 * r[key] for r in results]) for key in ("overall_accuracy", "kappa")]
+            epoch = sum(r["training_seconds"] / r["last_epoch"]["epoch"] for r in results) / len(results)
+            counts = (str(len(results)), f"{results[0]['parameters']:,}", f"{epoch:.1f}")
+            table.append((system.label, *figures, *own, *counts))
+        text += [f"## {title}", "", *markdown(table), ""]
+    return "\n".join([*text, *footer])
+
+
+def tables_csv(rows):
+    """Every run as a line of CSV: system, seed number, the paper's figures and ours."""
+    keys = ("overall_accuracy", "average_accuracy", "kappa", "test_samples", "parameters", "training_seconds")
+    lines = [",".join(["system", "run", "paper_overall_accuracy", "paper_kappa", *keys, "data_simulated"])]
+    for name, results in rows.items():
+        figures = [f"{value / 100:.4f}" for value in systems.SYSTEMS[name].figures]
+        for k, result in enumerate(results, 1):
+            values = [str(result[key]) for key in keys]
+            lines.append(",".join([name, str(k), *figures, *values, str(result["data_simulated"]).lower()]))
+    return "\n".join(lines) + "\n"
+
+
+def spread(values):
+    """Mean and standard deviation over seeds (divided by n - 1), or the one value there is.
+
+    >>> spread([80.0, 82.0]), spread([80.0])
+    ('81.00 ± 1.41', '80.00')
+    """
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.2f}"
+    return f"{mean:.2f} ± {(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5:.2f}"
+
+
+def markdown(table):
+    """Rows of text as a Markdown table that is aligned to be read as text too.
+
+    >>> print("\\n".join(markdown([("row", "OA"), ("EB-CNN", "79.29")])))
+    | row    |    OA |
+    |:-------|------:|
+    | EB-CNN | 79.29 |
+    """
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+
+    def line(row):
+        cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        return f"| {' | '.join(cells)} |"
+
+    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (w + 1) + ":" for w in widths[1:])])
+    return [line(table[0]), f"|{rule}|", *map(line, table[1:])]
+
+
 def title(results, simulated):
     """What the figures come from, in a sentence or two."""
     preset, tested = results[0]["preset"], results[0]["test_samples"]

@@ -1,36 +1,72 @@
 """The rows of Tables II and III by name: how each is built, and with which settings it is trained."""
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from bplcz_ref import bands, model, nn, paper, prompts
-from bplcz_ref.encoders import ebcnn, text
+from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 from bplcz_ref.tokenizer import Tokenizer
 
 
 class System(NamedTuple):
-    """A row of the tables: its label there, the paper's (OA, kappa) in percent, and what it switches on."""
+    """A row of the tables: its label there, the paper's (OA, kappa) in percent, and what it is made of.
+
+    `images` names a network of PUBLISHED and REDUCED, or "ebcnn" or "exvit": those by band groups. `prompting` is
+    BGP (II-B), L_con beside L_cls; `contrastive` "paper" has the supervised matrix (MSM, II-C), "identity" not.
+    """
 
     label: str
     figures: tuple
-    prompting: bool  # BGP, II-B: band group prompting, L_con beside L_cls
-    contrastive: str  # "paper" has the supervised matrix (MSM, II-C); "identity" does not
+    images: str
+    prompting: bool = False
+    contrastive: str = "paper"
 
 
 SYSTEMS = {
-    "ebcnn": System("EB-CNN", paper.TABLE_II["EB-CNN"], False, "paper"),
-    "ebcnn-bgp": System("EB-CNN + BGP, no MSM", paper.TABLE_III[True, False], True, "identity"),
-    "ebcnn-bplcz": System("EB-CNN (BP-LCZ)", paper.TABLE_II["EB-CNN (BP-LCZ)"], True, "paper"),
+    "resnet50": System("ResNet50", paper.TABLE_II["ResNet50"], "resnet50"),
+    "resnext50": System("ResNeXt", paper.TABLE_II["ResNeXt"], "resnext50"),
+    "convnext": System("ConvNeXt", paper.TABLE_II["ConvNeXt"], "convnext"),
+    "densenet121": System("DenseNet121", paper.TABLE_II["DenseNet121"], "densenet121"),
+    "exvit": System("ExViT", paper.TABLE_II["ExViT"], "exvit"),
+    "exvit-bplcz": System("ExViT (BP-LCZ)", paper.TABLE_II["ExViT (BP-LCZ)"], "exvit", prompting=True),
+    "ebcnn": System("EB-CNN", paper.TABLE_II["EB-CNN"], "ebcnn"),
+    "ebcnn-bgp": System("EB-CNN + BGP, no MSM", paper.TABLE_III[True, False], "ebcnn", True, "identity"),
+    "ebcnn-bplcz": System("EB-CNN (BP-LCZ)", paper.TABLE_II["EB-CNN (BP-LCZ)"], "ebcnn", prompting=True),
 }
+TABLE_II = ("resnet50", "resnext50", "convnext", "densenet121", "exvit", "exvit-bplcz", "ebcnn", "ebcnn-bplcz")
+TABLE_III = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
+
+# The networks that take all 18 channels at once; the paper names ResNeXt and ConvNeXt without their size.
+PUBLISHED = {
+    "resnet50": resnet.resnet50,
+    "resnext50": resnet.resnext50_32x4d,
+    "convnext": convnext.convnext_tiny,
+    "densenet121": densenet.densenet121,
+}
+# The same definitions at sizes that train in a minute or two; a block of each kind in every stage.
+REDUCED = {
+    "resnet50": partial(resnet.resnet, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128)),
+    "resnext50": partial(
+        resnet.resnet, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), groups=8, width_per_group=16
+    ),
+    "convnext": partial(convnext.convnext, depths=(1, 1, 2, 1), widths=(24, 48, 96, 192)),
+    "densenet121": partial(densenet.densenet, depths=(2, 4, 8, 4), growth=12, width=24),
+}
+SMALL_EXVIT = exvit.Size(stem=8, width=32, layers=2, joint=1, heads=4, head=8, hidden=32)
 
 
 class Settings(NamedTuple):
     """Everything that a run depends on beside its data and its system."""
 
     preset: str
-    # network: EB-CNN's width w, the feature size d, CLIP's text tower, the merges file (None: the bundled one)
+    # image side: EB-CNN's width w, the feature size d, ExViT's pixels a token (grid x grid) and reading, and
+    # whether the other networks have their published sizes
     width: int
     features: int
+    grid: int
+    reading: str
+    published: bool
+    # text side: CLIP's text tower, and its merges file (None: the bundled one)
     text_width: int
     text_layers: int
     text_heads: int
@@ -51,11 +87,15 @@ class Settings(NamedTuple):
     seed: int
 
 
-# As the paper states it; where it is silent (network sizes), our reading: CLIP ViT-B's text tower, d = 512.
+# As the paper states it; where it is silent (network sizes), our reading: CLIP ViT-B text, d = 512, ExViT on
+# 4 x 4 pixels a token with an encoder a group (reading A).
 PAPER = Settings(
     preset="paper",
     width=32,
     features=512,
+    grid=4,
+    reading="A",
+    published=True,
     text_width=512,
     text_layers=12,
     text_heads=8,
@@ -78,6 +118,7 @@ SMALL = PAPER._replace(
     preset="small",
     width=16,
     features=64,
+    published=False,
     text_width=64,
     text_layers=2,
     text_heads=1,
@@ -95,37 +136,65 @@ def build(name, settings):
 
     >>> from bplcz_ref import weights
     >>> from bplcz_ref.streams import stream
-    >>> network = build("ebcnn", PAPER)
-    >>> params, state = network.init(stream(47, "init"), "float32")
-    >>> weights.count(params)
-    2534609
-    >>> build("vgg", PAPER)
+    >>> for name in ("resnet50", "ebcnn"):
+    ...     params, state = build(name, PAPER).init(stream(47, "init"), "float32")
+    ...     print(name, weights.count(params))
+    resnet50 23589905
+    ebcnn 2534609
+    >>> build("vgg", PAPER)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
       ...
-    ValueError: there is no system 'vgg'; the systems are ebcnn, ebcnn-bgp, ebcnn-bplcz
+    ValueError: there is no system 'vgg'; the systems are resnet50, resnext50, convnext, densenet121, exvit, ...
     """
     if name not in SYSTEMS:
         raise ValueError(f"there is no system {name!r}; the systems are {', '.join(SYSTEMS)}")
     system = SYSTEMS[name]
-    encoders = {
-        group: ebcnn.encoder(len(index), settings.width, settings.features) for group, index in bands.INDEX.items()
-    }
-    classifier = nn.dense(len(encoders) * settings.features, len(paper.CLASSES))
+    size = exvit.SIZE if settings.published else SMALL_EXVIT
+    if system.images in PUBLISHED:
+        return model.classification((PUBLISHED if settings.published else REDUCED)[system.images]())
+    if system.images == "exvit" and not system.prompting:
+        return model.classification(exvit.exvit(grid=settings.grid, size=size))
+    options = groups_of_ebcnn(settings) if system.images == "ebcnn" else groups_of_exvit(settings, size)
     if not system.prompting:
-        return model.bplcz(encoders, classifier)
+        return model.bplcz(**options)
     words = tokenizer(settings.vocabulary)
     tower = text.encoder(
         words.vocab_size, settings.text_width, settings.text_layers, settings.text_heads, settings.features
     )
     return model.bplcz(
-        encoders,
-        classifier,
+        **options,
         text=tower,
         tokens=prompt_tokens(words),
         alpha=settings.alpha,
         beta=settings.beta,
         contrastive=system.contrastive,
     )
+
+
+def groups_of_ebcnn(settings):
+    """What model.bplcz needs for EB-CNN: seven encoders and a linear classifier."""
+    d = settings.features
+    encoders = {group: ebcnn.encoder(len(index), settings.width, d) for group, index in bands.INDEX.items()}
+    return {"encoders": encoders, "classifier": nn.dense(len(encoders) * d, len(paper.CLASSES))}
+
+
+def groups_of_exvit(settings, size):
+    """What model.bplcz needs for ExViT, by reading "A" or "B" (encoders/exvit.py says what they are)."""
+    d, K = settings.features, len(paper.CLASSES)
+    if settings.reading not in ("A", "B"):
+        raise ValueError(f"reading is {settings.reading!r}; expected 'A' or 'B'")
+    if settings.reading == "B":
+        encoders = {
+            group: exvit.tokens(len(index), grid=settings.grid, size=size) for group, index in bands.INDEX.items()
+        }
+        whole = {"classifier": exvit.joint(K, size), "vector": exvit.vector(d, size)}
+        return {"encoders": encoders, "shared": ("pos_embedding",), **whole}
+    encoders = {
+        group: exvit.encoder(len(index), grid=settings.grid, features=d, size=size)
+        for group, index in bands.INDEX.items()
+    }
+    classifier = exvit.head(len(encoders) * d, K)
+    return {"encoders": encoders, "classifier": classifier, "shared": ("pos_embedding",)}
 
 
 @cache

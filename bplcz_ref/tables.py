@@ -1,0 +1,187 @@
+"""Tables II and III: systems x seeds, each a run folder; on one machine, on several processes, or on Dask.
+
+A run folder that is complete is skipped and one that is not is resumed, so an interrupted table goes on where it
+stopped, and so does a run whose worker died. The seed of a run draws its split, start, order and dropout.
+"""
+
+import multiprocessing
+import os
+import socket
+import time
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from bplcz_ref import files, model, optim, report, systems, train
+from bplcz_ref.streams import stream
+
+TRIES = 3  # times that a run is started when its worker dies, before the table gives up
+
+
+def tables(data, out, names, seeds, settings, *, workers=1, dask=None, say=train.to_stderr):
+    """Train every system of `names` with every seed; write and return the tables (text).
+
+    Run folders are out/SYSTEM/seed-N; tables.md and tables.csv are written in `out` at the end.
+    workers  processes on this machine (1: in this one); BLAS and branch threads are divided among them
+    dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
+    """
+    out, data = Path(out).resolve(), Path(data).resolve()
+    jobs = {
+        (name, seed): (str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed)._asdict())
+        for seed in seeds
+        for name in names
+    }
+    left = [job for job, (run, *_) in jobs.items() if not (Path(run) / "metrics.json").exists()]
+    say(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
+    if left:
+        say("timing a step of each system for an estimate")
+        seconds = {name: step_seconds(name, settings) for name in dict.fromkeys(name for name, _ in left)}
+        total = sum(run_seconds(seconds[name], settings) for name, _ in left)
+        place = f"on {dask}, if it had one worker" if dask else f"on {workers} process(es)"
+        say(f"about {train.duration(total / workers)} to come, {place}")
+    with executor(workers, dask) as pool:
+        results = finished(pool, jobs, say)
+    rows = {name: [results[name, seed] for seed in seeds] for name in names}
+    text = report.tables(rows, footer(rows, settings))
+    with files.whole(out / "tables.md") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    with files.whole(out / "tables.csv") as temporary:
+        temporary.write_text(report.tables_csv(rows), encoding="utf-8")
+    return text
+
+
+def one_run(run, data, name, settings):
+    """One cell's training, in whatever process; returns its metrics."""
+    if not Path(data).is_file():
+        who = f"worker {socket.gethostname()} (process {os.getpid()})"
+        raise ValueError(f"{who} cannot read {data}: the data path must be visible to every worker by this name")
+    return train.train(run, data, name, systems.Settings(**settings))
+
+
+def finished(pool, jobs, say):
+    """{job: metrics} of all jobs; a job whose worker died is started again, in the same run folder."""
+    results, tries, began = {}, dict.fromkeys(jobs, 0), time.perf_counter()
+    waiting = dict(jobs)
+    while waiting:
+        futures = {}
+        for job, arguments in waiting.items():
+            tries[job] += 1
+            futures[pool.submit(one_run, *arguments)] = job
+        for future in as_completed(futures):
+            job = futures[future]
+            try:
+                results[job] = future.result()
+            except BrokenProcessPool as error:
+                if tries[job] == TRIES:
+                    raise ValueError(f"{job[0]}, seed {job[1]}: its process died {TRIES} times") from error
+                continue
+            del waiting[job]
+            spent = train.duration(time.perf_counter() - began)
+            say(f"{job[0]}, seed {job[1]}: done; {len(results)} of {len(jobs)} after {spent}")
+        if waiting:
+            say(f"a worker died; {len(waiting)} runs go on from their checkpoints")
+            pool.restart()
+    return results
+
+
+class Inline(Executor):
+    """An executor that runs each task at once, in this process: one worker needs no other."""
+
+    def submit(self, function, /, *arguments, **options):
+        future = Future()
+        try:
+            future.set_result(function(*arguments, **options))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class Processes(Executor):
+    """A process pool that can be restarted after a worker died."""
+
+    def __init__(self, workers):
+        self.workers = workers
+        self.restart()
+
+    def restart(self):
+        # spawned, so that each worker loads NumPy afresh, with its share of the cores
+        context = multiprocessing.get_context("spawn")
+        self.pool = ProcessPoolExecutor(self.workers, mp_context=context)
+
+    def submit(self, function, /, *arguments, **options):
+        return self.pool.submit(function, *arguments, **options)
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        self.pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+@contextmanager
+def executor(workers, dask):
+    """The concurrent.futures.Executor that the runs go through."""
+    if dask is not None:
+        try:
+            from distributed import Client
+        except ImportError:
+            raise ValueError('--dask needs Dask: python -m pip install "bplcz-ref[cluster]"') from None
+        with Client(dask, timeout="30s") as client:
+            yield client.get_executor(pure=False)
+        return
+    if workers == 1:
+        yield Inline()
+        return
+    share = str(max(1, (os.cpu_count() or 1) // workers))
+    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")}
+    os.environ.update(dict.fromkeys(before, share))  # inherited by the workers; our own NumPy is loaded already
+    pool = Processes(workers)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+# ---------------------------------------------------------------------------------------------- estimates
+
+
+def step_seconds(name, settings):
+    """Seconds of one training step at `settings`, the second of two, on random numbers."""
+    network = systems.build(name, settings)
+    params, state = network.init(stream(settings.seed, "init"), np.dtype("float32"))
+    rng = stream(settings.seed, "estimate")
+    x = rng.standard_normal((settings.batch, 32, 32, 18), np.float32)
+    y = rng.integers(0, 17, settings.batch)
+    for _ in range(2):
+        began = time.perf_counter()
+        _, gradients, _ = model.value_and_gradients(network.loss, params, state, (x, y), rng=rng)
+        optim.sgd(params, params, gradients, learning_rate=0.0, momentum=0.9, weight_decay=0.002)
+        seconds = time.perf_counter() - began
+    return seconds
+
+
+def run_seconds(step, settings):
+    """Seconds of a run, its evaluation counted as a third of the same samples' training."""
+    samples = 17 * settings.per_class * settings.epochs + settings.test / 3
+    return step * samples / settings.batch
+
+
+def footer(rows, settings):
+    """What the figures are, and what it takes to reproduce the paper's: lines of text."""
+    results = [result for row in rows.values() for result in row]
+    lines = []
+    if any(result["data_simulated"] for result in results):
+        lines.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
+    if settings.preset != "paper":
+        lines.append(f"Ours is the {settings.preset} preset: small networks, few samples, few epochs.")
+    total = sum(run_seconds(step_seconds(name, systems.PAPER), systems.PAPER) for name in rows)
+    return [
+        *lines,
+        "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's "
+        "training.h5:",
+        f"  python -m bplcz_ref tables --data training.h5 --preset paper --systems {' '.join(rows)} --seeds 1 "
+        "--out runs/tables",
+        f"which would take about {total / 86400:.1f} days here ({os.cpu_count()} cores), by the time of one step.",
+    ]
