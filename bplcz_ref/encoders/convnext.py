@@ -79,28 +79,30 @@ def convnext(
         if train and rise and rng is None:
             raise ValueError("stochastic depth in training needs rng, a numpy.random.Generator")
         features = params["features"]
-        x = normalised(features["0"]["1"], nn.conv2d(x, **features["0"]["0"], stride=4))
-        drop = 0.0
+        stem, drop = features["0"], 0.0
+        x = normalised(stem["1"], nn.conv2d(x, **stem["0"], stride=4))
         for s, depth in enumerate(depths):
+            stage = features[f"{2 * s + 1}"]  # looked up once: in a traced dict each look-up costs its size
             for k in range(depth):
-                branch = block(features[f"{2 * s + 1}"][str(k)], x)
+                branch = block(stage[str(k)], x)
                 x = x + (kept_rows(branch, drop, rng) if train and drop else branch)
                 drop += rise
             if s + 1 < len(depths):
                 down = features[f"{2 * s + 2}"]
                 x = nn.conv2d(normalised(down["0"], x), **down["1"], stride=2)
-        x = normalised(params["classifier"]["0"], nn.spatial_mean(x))
-        return nn.linear(x, **params["classifier"]["2"]), state
+        classifier = params["classifier"]
+        return nn.linear(normalised(classifier["0"], nn.spatial_mean(x)), **classifier["2"]), state
 
     return nn.Network(init, apply)
 
 
 def block(p, x):  # (B, H, W, d) -> (B, H, W, d)
     """gamma * W2 gelu(W1 LN(dw(x))): what the block adds to x."""
-    y = nn.conv2d(x, **p["block"]["0"], padding=3, groups=x.shape[-1])
-    y = normalised(p["block"]["2"], y)
-    y = nn.gelu(nn.linear(y, **p["block"]["3"]))  # (B, H, W, 4d)
-    y = nn.linear(y, **p["block"]["5"])
+    layers = p["block"]
+    y = nn.conv2d(x, **layers["0"], padding=3, groups=x.shape[-1])
+    y = normalised(layers["2"], y)
+    y = nn.gelu(nn.linear(y, **layers["3"]))  # (B, H, W, 4d)
+    y = nn.linear(y, **layers["5"])
     return np.reshape(p["layer_scale"], (-1,)) * y  # stored as (d, 1, 1), for channels-first images
 
 

@@ -81,19 +81,20 @@ def densenet(
         x, new["norm0"] = bn_relu(p["norm0"], old["norm0"], x, train)
         x = nn.max_pool2d(x, 3, 2, 1)
         for b, depth in enumerate(depths, 1):
-            name, new[f"denseblock{b}"] = f"denseblock{b}", {}
+            name = f"denseblock{b}"
+            block, new[name] = p[name], {}  # looked up once: in a traced dict each look-up costs its size
             for k in range(1, depth + 1):
                 layer = f"denselayer{k}"
-                grown, new[name][layer] = dense_layer(p[name][layer], old[name][layer], x, train)
+                grown, new[name][layer] = dense_layer(block[layer], old[name][layer], x, train)
                 x = np.concatenate([x, grown], axis=-1)
             if b < len(depths):
                 name = f"transition{b}"
-                x, measured = bn_relu(p[name]["norm"], old[name]["norm"], x, train)
-                x, new[name] = nn.conv2d(x, p[name]["conv"]["weight"]), {"norm": measured}
+                transition = p[name]
+                x, measured = bn_relu(transition["norm"], old[name]["norm"], x, train)
+                x, new[name] = nn.conv2d(x, transition["conv"]["weight"]), {"norm": measured}
                 x = nn.avg_pool2d(x, 2)
         x, new["norm5"] = bn_relu(p["norm5"], old["norm5"], x, train)
-        x = nn.linear(nn.spatial_mean(x), params["classifier"]["weight"], params["classifier"]["bias"])
-        return x, {"features": new}
+        return nn.linear(nn.spatial_mean(x), **params["classifier"]), {"features": new}
 
     return nn.Network(init, apply)
 

@@ -137,12 +137,12 @@ def resnet(
         if stem == "imagenet":
             x = nn.max_pool2d(x, 3, 2, 1)
         for name, blocks in stages.items():
-            new[name] = {}
+            p, new[name] = params[name], {}  # looked up once: in a traced dict each look-up costs its size
             for k, (convolutions, shortcut) in enumerate(blocks):
                 x, new[name][str(k)] = residual(
-                    params[name][str(k)], state[name][str(k)], x, convolutions, shortcut, train=train
+                    p[str(k)], state[name][str(k)], x, convolutions, shortcut, train=train
                 )
-        return nn.linear(nn.spatial_mean(x), params["fc"]["weight"], params["fc"]["bias"]), new
+        return nn.linear(nn.spatial_mean(x), **params["fc"]), new
 
     return nn.Network(init, apply)
 
@@ -155,8 +155,8 @@ def residual(p, state, x, convolutions, shortcut, *, train):  # (B, H, W, C) -> 
             *(p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv), train=train, relu=i < len(convolutions)
         )
     if shortcut:
-        kept = p["downsample"], state["downsample"]["1"]
-        x, measured = conv_bn(kept[0]["0"], kept[0]["1"], kept[1], x, shortcut, train=train, relu=False)
+        down, measured = p["downsample"], state["downsample"]["1"]
+        x, measured = conv_bn(down["0"], down["1"], measured, x, shortcut, train=train, relu=False)
         new["downsample"] = {"1": measured}
     return nn.relu(y + x), new
 
