@@ -48,8 +48,7 @@ BUILT = 10  # I: "10 built types and 7 land cover types", built types first
 TEMPLATE = "a photo of a {class} with {group} bands"
 DESCRIPTIONS = {
     "1": "dense clusters of vertical edifices with limited spatial gaps, representing urban centers",
-    "9": "areas with minimal building density, characterized by isolated structures and significant open "
-    "spaces",
+    "9": "areas with minimal building density, characterized by isolated structures and significant open spaces",
     "G": "bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images",
 }
 # II-B1: the prompt that the paper prints for the RGB group of class G.
