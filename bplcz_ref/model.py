@@ -8,7 +8,6 @@ only the classes in the batch are encoded. encoders/text.py adds a third, the tr
 from typing import NamedTuple
 
 import autograd.numpy as np
-from autograd import make_vjp
 from autograd.tracer import getval
 
 from bplcz_ref import bands, equations, nn
@@ -190,19 +189,5 @@ def value_and_gradients(loss, params, state, batch, *, rng=None):
     >>> float(L), gradients["w"].tolist(), trace["w"].tolist()
     (9.0, [6.0], [3.0])
     """
-    kept = {}
-
-    def scalar(p):
-        L, trace = loss(p, state, batch) if rng is None else loss(p, state, batch, rng=rng)
-        kept.update(trace)
-        return L
-
-    vjp, L = make_vjp(scalar)(params)
-    return L, vjp(np.ones_like(L)), plain(kept)
-
-
-def plain(tree):
-    """A nested dict with autograd's boxes taken off."""
-    if isinstance(tree, dict):
-        return {key: plain(value) for key, value in tree.items()}
-    return getval(tree)
+    options = {} if rng is None else {"rng": rng}
+    return nn.value_and_gradients(lambda p: loss(p, state, batch, **options), params)

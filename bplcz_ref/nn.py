@@ -13,6 +13,7 @@ import functools
 from typing import NamedTuple
 
 import autograd.numpy as np
+from autograd import make_vjp
 from autograd.scipy.special import erf
 from autograd.tracer import getval
 
@@ -305,6 +306,28 @@ def concurrently(functions, parameters):  # n functions, n trees -> n arrays, n 
     results = [f(p) for f, p in zip(functions, parameters, strict=True)]
     pairs = [r if isinstance(r, tuple) else (r, None) for r in results]
     return [y for y, _ in pairs], [threads.unboxed(aux) for _, aux in pairs]
+
+
+@runs(threads.value_and_gradients)
+def value_and_gradients(function, params):
+    """function(params) -> y or (y, aux), y one number: (y, dy/dparams in the shape of params, aux).
+
+    aux comes back as plain arrays, None if there was none. autograd's own value_and_grad would trace `params` as
+    one dict, and every look-up in a traced dict costs zeros of the dict's size.
+
+    >>> y, gradients, aux = value_and_gradients(lambda p: (np.sum(p["w"] ** 2), p["w"]), {"w": np.array([3.0])})
+    >>> float(y), gradients["w"].tolist(), aux.tolist()
+    (9.0, [6.0], [3.0])
+    """
+    kept = {}
+
+    def scalar(p):
+        result = function(p)
+        y, kept["aux"] = result if isinstance(result, tuple) else (result, None)
+        return y
+
+    vjp, y = make_vjp(scalar)(params)
+    return y, vjp(np.ones_like(y)), threads.unboxed(kept["aux"])
 
 
 # -------------------------------------------------------------------------------------------------- dropout

@@ -196,3 +196,24 @@ def test_bad_options_are_named():
         network("clip")
     with pytest.raises(ValueError, match="belong together"):
         model.bplcz({}, None, text=1)
+
+
+def test_gradients_are_those_of_autograd_itself():
+    made = network("infonce")
+    params, state = start(made)
+    L, gradients, trace = model.value_and_gradients(made.loss, params, state, batch())
+    value, slow, aux = nn.value_and_gradients.definition(lambda p: made.loss(p, state, batch()), params)
+    assert L == value
+    assert trace["L"] == aux["L"]
+    for name, gradient in weights.named(slow).items():
+        ours = weights.named(gradients)[name]
+        assert np.abs(ours - gradient).max() <= 1e-13 * max(np.abs(gradient).max(), 1e-6), name
+    assert list(weights.named(gradients)) == list(weights.named(params))
+
+
+def test_what_the_loss_does_not_use_has_gradient_zero():
+    _, gradients, _ = nn.value_and_gradients(lambda p: p["a"] * 2.0, {"a": np.array(1.0), "b": np.ones(3)})
+    assert gradients["a"] == 2.0
+    assert gradients["b"].tolist() == [0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="one number"):
+        nn.value_and_gradients(lambda p: p * 2.0, np.ones(3))

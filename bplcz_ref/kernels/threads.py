@@ -306,6 +306,14 @@ def _forward(function, tree, values):
     return y, aux, vjp, time.perf_counter() - began
 
 
+def value_and_gradients(function, params):
+    """nn.value_and_gradients: every array of `params` is a root of the tape by itself."""
+    y, aux, vjp, _ = _forward(function, _Place(0), [params])
+    if np.shape(y):
+        raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
+    return y, vjp(np.ones_like(y))[0], aux
+
+
 def _split(result):
     """(array, aux) of what a branch returned: an array, or an array and what else it measured."""
     y, aux = result if isinstance(result, tuple) else (result, None)
