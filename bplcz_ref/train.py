@@ -344,7 +344,7 @@ def duration(seconds):
     """A time for people.
 
     >>> duration(41.6), duration(125), duration(7300)
-    ('42 s', '2 min 05 s', '2 h 02 min')
+    ('42 s', '2 min 05 s', '2 h 01 min')
     """
     seconds = round(seconds)
     if seconds < 60:
