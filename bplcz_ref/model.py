@@ -21,11 +21,14 @@ class Model(NamedTuple):
     apply(params, state, x, *, train, rng=None) -> (c_hat, new_state): logits of the image side alone; no text.
     loss(params, state, batch, *, rng=None) -> (L, trace): batch = (x, y) of images (B, H, W, 18) and labels (B,);
         trace holds every intermediate under the paper's symbol, and "state", the new state.
+    fused(params, state, x) -> I (B, n d), Eq. (9) in evaluation mode, as Fig. 3 shows it; None for a network that
+        takes all bands at once and so fuses nothing.
     """
 
     init: object
     apply: object
     loss: object
+    fused: object = None
 
 
 def bplcz(
@@ -63,6 +66,8 @@ def bplcz(
     >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
     >>> c_hat.shape
     (2, 17)
+    >>> network.fused(params, state, numpy.zeros((2, 8, 8, 18))).shape
+    (2, 21)
     """
     if (text is None) != (tokens is None):
         raise ValueError("text and tokens belong together: give both (band group prompting) or neither")
@@ -123,6 +128,17 @@ def bplcz(
         features, new_state, _ = encode(params, state, x, train=train, rng=rng)
         return classify(params, features, train, rng)[1], new_state
 
+    def vectors(params, features, train):  # what encoders return -> {group: I_i}
+        if vector is None:
+            return features
+        return {k: vector.apply(params["vectors"][k], {}, z, train=train)[0] for k, z in features.items()}
+
+    def fused(params, state, x):
+        if vector is not None and text is None:
+            raise ValueError("there is no I_i to fuse: with `vector` they exist for the contrastive loss alone")
+        features, _, _ = encode(params, state, x, train=False, rng=None)
+        return equations.concat(list(vectors(params, features, False).values()))
+
     def loss(params, state, batch, *, rng=None):
         x, y = batch
         if text is None:
@@ -131,9 +147,7 @@ def bplcz(
         else:
             classes, place = np.unique(y, return_inverse=True)
             features, new_state, T = encode(params, state, x, train=True, rng=rng, classes=classes)
-            I_i = features
-            if vector is not None:
-                I_i = {k: vector.apply(params["vectors"][k], {}, z, train=True)[0] for k, z in features.items()}
+            I_i = vectors(params, features, True)
             T = np.reshape(T, (len(classes), -1))
             T = np.reshape(nn.embedding(T, place), (len(y), len(names), -1))  # equal labels share their texts
             trace = {"I_i": I_i, "T_i": {name: T[:, i] for i, name in enumerate(names)}}
@@ -151,7 +165,7 @@ def bplcz(
             L = equations.total_loss(trace["L_cls"], trace["L_con"], beta)
         return L, trace | {"L": L, "state": new_state}
 
-    return Model(init, apply, loss)
+    return Model(init, apply, loss, fused)
 
 
 def classification(network):
