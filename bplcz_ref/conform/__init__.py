@@ -1,4 +1,4 @@
-'''The conformance kit: does another implementation compute BP-LCZ, and if not, which equation is the first wrong one?
+"""The conformance kit: does another implementation compute BP-LCZ, and if not, which equation is the first wrong one?
 
 Two file formats, both plain JSON (UTF-8, RFC 8259: no bare NaN), are all that an implementation has to know.
 
@@ -44,4 +44,4 @@ Error of an output = max |answer - expected| / scale, scale = the largest sum of
 answered and passes; 1 divergence; 2 incomplete, empty, malformed, or of another kit.
 
 In process: `check(functions, ...)`, see `inprocess.check`.
-'''
+"""

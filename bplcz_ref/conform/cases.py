@@ -48,7 +48,13 @@ def with_gradient(case, outputs, gradients):
 def canaries():
     """Suite 0: read the file right, count bands from 1, do not flip."""
     a = np.array([100 * x + 10 * y + z for x in range(2) for y in range(3) for z in range(4)]).reshape(2, 3, 4)
-    yield Case("read_array/digits", "read_array", "a[x, y, z] = 100 x + 10 y + z: data are row-major", {"a": a}, flag="CANARY")
+    yield Case(
+        "read_array/digits",
+        "read_array",
+        "a[x, y, z] = 100 x + 10 y + z: data are row-major",
+        {"a": a},
+        flag="CANARY",
+    )
     sen1 = np.broadcast_to(np.arange(1.0, 9.0), (1, 2, 3, 8)).copy()
     sen2 = np.broadcast_to(np.arange(1.0, 11.0), (1, 2, 3, 10)).copy()
     yield Case(
@@ -101,7 +107,9 @@ def equations():
     yield with_gradient(Case("fuse/ordinary", "fuse", "7 groups, alpha 0.25", groups), {"S": (B, P)}, ["S_groups"])
     three = {"S_groups": grid("S_groups 3", (3, 2, 5), -32, 32), "alpha": 0.75}
     yield with_gradient(
-        Case("fuse/other-alpha", "fuse", "3 groups, alpha 0.75: neither is built in", three), {"S": (2, 5)}, ["S_groups"]
+        Case("fuse/other-alpha", "fuse", "3 groups, alpha 0.75: neither is built in", three),
+        {"S": (2, 5)},
+        ["S_groups"],
     )
     W = np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
     S = grid("S", (5, 5), -56, 56)
@@ -137,7 +145,12 @@ def equations():
         ["S"],
     )
     yield with_gradient(
-        Case("contrastive_loss/ordinary", "contrastive_loss", "S_hat is S^T; the gradient has both sides", {"S": S, "W": W}),
+        Case(
+            "contrastive_loss/ordinary",
+            "contrastive_loss",
+            "S_hat is S^T; the gradient has both sides",
+            {"S": S, "W": W},
+        ),
         {"L_i2t": (), "L_t2i": (), "L_con": ()},
         ["S"],
     )
@@ -165,7 +178,13 @@ def equations():
     )
     large = {"c_hat": grid("c_hat large", (3, K), -64, 64) * 64, "c": np.array([1, 4, 4])}
     yield with_gradient(
-        Case("cross_entropy/large", "cross_entropy", "logits up to 128: e^c_hat overflows in float32", large, flag="EDGE"),
+        Case(
+            "cross_entropy/large",
+            "cross_entropy",
+            "logits up to 128: e^c_hat overflows in float32",
+            large,
+            flag="EDGE",
+        ),
         {"L_cls": ()},
         ["c_hat"],
     )
@@ -190,7 +209,10 @@ def sgd():
         ("momentum", "momentum 0.9 at a constant rate", [0.25, 0.25, 0.25, 0.25], 0.9, 0.0, ("Nesterov",)),
         ("decay", "momentum and decay", [0.25, 0.25, 0.25, 0.25], 0.9, 0.125, ("decoupled decay",)),
         (
-            *("rate-changes", "everything on and the rate changing: only here does its place in the rule show in w"),
+            *(
+                "rate-changes",
+                "everything on and the rate changing: only here does its place in the rule show in w",
+            ),
             *([0.5, 0.125, 0.75, 0.25], 0.9, 0.125, ("rate inside the velocity",)),
         ),
         ("paper", "the paper's 0.0001, 0.9 and 0.002", [0.0001] * 4, 0.9, 0.002, ()),

@@ -35,22 +35,35 @@ def layers():
     yield with_gradient(Case("layer_norm/ordinary", "layer_norm", "5 features", normal), {"y": (3, 5)}, normal)
     flat = normal | {"x": grid("ln flat", (3, 5), -1, 1) / 2 + 1.0}
     yield with_gradient(
-        Case("layer_norm/flat", "layer_norm", "features that hardly differ: eps shows", flat, shows=("eps 1e-3 in the variance",)),
+        Case(
+            "layer_norm/flat",
+            "layer_norm",
+            "features that hardly differ: eps shows",
+            flat,
+            shows=("eps 1e-3 in the variance",),
+        ),
         {"y": (3, 5)},
         normal,
     )
     x = np.array([[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]])
     for op in ("relu", "gelu", "quick_gelu"):
         yield with_gradient(Case(f"{op}/ordinary", op, "both signs, up to 4", {"x": x}), {"y": x.shape}, ["x"])
-    x = grid("pool x", (2, 4, 6, 2))
+    x = ((np.arange(96) * 37 % 97 - 48) / 32).reshape(2, 4, 6, 2)  # no two alike: ties are not this case's concern
     yield with_gradient(Case("max_pool2d/ordinary", "max_pool2d", "4 by 6", {"x": x}), {"y": (2, 2, 3, 2)}, ["x"])
     inputs = {"x": grid("mha x", (2, 5, 6))}
-    for name, shape in (("in_proj_weight", (18, 6)), ("in_proj_bias", (18,)), ("out_weight", (6, 6)), ("out_bias", (6,))):
+    for name, shape in (
+        ("in_proj_weight", (18, 6)),
+        ("in_proj_bias", (18,)),
+        ("out_weight", (6, 6)),
+        ("out_bias", (6,)),
+    ):
         inputs[name] = grid(f"mha {name}", shape, -24, 24)
     case = Case("attention/two-heads", "attention", "5 tokens, 2 heads of 3", inputs | {"heads": 2})
     yield with_gradient(case, {"y": (2, 5, 6)}, inputs)
     one = {name: v for name, v in inputs.items()} | {"x": grid("mha one", (1, 4, 6))}
-    case = Case("attention/one-head", "attention", "one head: how heads are split does not matter", one | {"heads": 1})
+    case = Case(
+        "attention/one-head", "attention", "one head: how heads are split does not matter", one | {"heads": 1}
+    )
     yield with_gradient(case, {"y": (1, 4, 6)}, one)
 
 
@@ -98,7 +111,9 @@ def encoders():
     """Suite 6, second part: the two encoders with a tap after every sub-layer."""
     w = image_weights("image", 3, 2, 4)
     x = grid("image x", (3, 4, 8, 3))
-    case = Case("image_encoder/ebcnn", "image_encoder", "3 patches of 4 by 8, width 2, training mode", {"x": x} | w)
+    case = Case(
+        "image_encoder/ebcnn", "image_encoder", "3 patches of 4 by 8, width 2, training mode", {"x": x} | w
+    )
     yield with_gradient(case, {"I_i": (3, 4)}, ["x", *w])
     w = text_weights("text", 10, 6, 2, 4, 7)
     ids = np.array([[8, 3, 1, 9, 0, 0], [8, 2, 2, 5, 7, 9], [8, 9, 0, 0, 0, 0]])

@@ -28,24 +28,47 @@ SUITES = {
 }
 
 OPS = {
-    "read_array": Op(0, None, "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"),
-    "band_groups": Op(4, "II-A", "X_i", "X_i = the group's bands, 1-based as printed, channels last", ("read_array",)),
+    "read_array": Op(
+        0, None, "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"
+    ),
+    "band_groups": Op(
+        4, "II-A", "X_i", "X_i = the group's bands, 1-based as printed, channels last", ("read_array",)
+    ),
     "prompt": Op(5, "II-B1", "t_i", '"a photo of a {class} with {group} bands", {class} its description'),
-    "pre_tokens": Op(5, "II-B1", "pieces", "entities twice, lower case, contractions, letters, ONE number, others"),
+    "pre_tokens": Op(
+        5, "II-B1", "pieces", "entities twice, lower case, contractions, letters, ONE number, others"
+    ),
     "tokenize": Op(
-        *(5, "II-B1", "ids", "[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; end: EOT's place"),
+        *(
+            5,
+            "II-B1",
+            "ids",
+            "[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; end: EOT's place",
+        ),
         ("pre_tokens",),
     ),
     "linear": Op(6, "II-D", "D", "y = x weight^T + bias", ("read_array",)),
     "conv2d": Op(
-        *(6, 1, "conv", "y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped"),
+        *(
+            6,
+            1,
+            "conv",
+            "y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped",
+        ),
         ("read_array",),
     ),
     "batch_norm": Op(
-        *(6, 1, "BN", "(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)"),
+        *(
+            6,
+            1,
+            "BN",
+            "(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)",
+        ),
         ("read_array",),
     ),
-    "layer_norm": Op(6, 2, "LN", "(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis", ("read_array",)),
+    "layer_norm": Op(
+        6, 2, "LN", "(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis", ("read_array",)
+    ),
     "relu": Op(6, 1, "ReLU", "max(x, 0), slope 0 at 0", ("read_array",)),
     "max_pool2d": Op(6, 1, "max-pool", "the largest of each 2 x 2 window", ("read_array",)),
     "gelu": Op(6, "ExViT", "GELU", "x (1 + erf(x / sqrt 2)) / 2, exact", ("read_array",)),
@@ -68,19 +91,21 @@ OPS = {
     ),
     "fuse": Op(1, 3, "S", "S = alpha sum_i S_i; Eq. (4) is the same for S_hat", ("read_array",)),
     "supervised_matrix": Op(2, 5, "W", "W[j, k] = 1 if y_j = y_k else 0"),
-    "bce": Op(1, 7, "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise", ("read_array",)),
+    "bce": Op(
+        1, 7, "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise", ("read_array",)
+    ),
     "contrastive_loss": Op(1, 6, "L_con", "(BCE(S, W) + BCE(S^T, W)) / 2", ("bce",)),
     "concat": Op(1, 9, "I", "I = Concat([I_1, ..., I_n]), features as they left E_m", ("read_array",)),
     "cross_entropy": Op(1, 11, "L_cls", "mean over j of -log softmax(c_hat_j)[c_j]", ("read_array",)),
     "total_loss": Op(1, 10, "L", "L = L_cls + beta L_con"),
     "sgd": Op(3, "III-A", "w", "g += decay w; v = momentum v + g (first v = g); w -= lr v", ("read_array",)),
-    "metrics": Op(8, "III-B", "OA, kappa", "OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2"),
+    "metrics": Op(
+        8, "III-B", "OA, kappa", "OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2"
+    ),
 }
 OPS["training"] = Op(
     *(7, "Fig. 1", "L", "all of Fig. 1 on one batch, its gradients, and three steps of SGD"),
-    tuple(
-        op for op in OPS if op not in ("read_array", "prompt", "pre_tokens", "tokenize", "gelu", "metrics")
-    ),
+    tuple(op for op in OPS if op not in ("read_array", "prompt", "pre_tokens", "tokenize", "gelu", "metrics")),
 )
 
 EXACT = DEFINITIONS | {

@@ -17,36 +17,29 @@ def under(w, prefix):
     return {name[len(prefix) + 1 :]: x for name, x in w.items() if name.startswith(prefix + ".")}
 
 
-def image_encoder(f, x, **w):
-    """Eq. (1) with E_m as EB-CNN's branch: conv-BN-ReLU twice, max-pool, twice, max-pool, twice, mean, linear."""
+def image_encoder(f, x, pooled=lambda x: xp.mean(x, (1, 2)), order=("bn", "relu"), **w):
+    """Eq. (1) with E_m as EB-CNN's branch: conv-BN-ReLU twice, max-pool, twice, max-pool, twice, mean, linear.
+
+    The options are for wrong readings; the right one takes their defaults.
+    """
     taps = {}
 
     def tap(name, y):
         taps[name] = y
         return y
 
-    zero, one = None, None
     for k in range(1, 7):
         x = tap(f"conv{k}", f["conv2d"](f, x=x, weight=w[f"conv{k}.weight"], stride=1, padding=1)["y"])
-        zero, one = numpy.zeros(x.shape[-1]), numpy.ones(x.shape[-1])
-        if isinstance(x, xp.Exact):
-            zero, one = xp.exact(zero.astype(int)), xp.exact(one.astype(int))
-        else:
-            zero, one = zero.astype(xp.value(x).dtype), one.astype(xp.value(x).dtype)
-        y = f["batch_norm"](
-            f,
-            x=x,
-            weight=w[f"bn{k}.weight"],
-            bias=w[f"bn{k}.bias"],
-            running_mean=zero,
-            running_var=one,
-            train=1,
-        )
-        x = tap(f"bn{k}", y["y"])
-        x = tap(f"relu{k}", f["relu"](f, x=x)["y"])
+        fresh = {"running_mean": w[f"bn{k}.bias"] * 0, "running_var": w[f"bn{k}.bias"] * 0 + 1}  # not looked at
+        for layer in order:
+            if layer == "bn":
+                weights = {"weight": w[f"bn{k}.weight"], "bias": w[f"bn{k}.bias"]}
+                x = tap(f"bn{k}", f["batch_norm"](f, x=x, **weights, **fresh, train=1)["y"])
+            else:
+                x = tap(f"relu{k}", f["relu"](f, x=x)["y"])
         if k in (2, 4):
             x = tap(f"pool{k}", f["max_pool2d"](f, x=x)["y"])
-    x = tap("mean", xp.mean(x, (1, 2)))
+    x = tap("mean", pooled(x))
     tap("I_i", f["linear"](f, x=x, weight=w["proj.weight"], bias=w["proj.bias"])["y"])
     return taps
 
@@ -104,9 +97,28 @@ def text_encoder(f, ids, heads, block=pre_norm, pooled=at_end, positions=True, f
     return taps
 
 
-def training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
+def training(
+    f,
+    sen1,
+    sen2,
+    y,
+    ids,
+    lr,
+    momentum,
+    weight_decay,
+    alpha,
+    beta,
+    heads,
+    decays=lambda name, x: True,
+    forget=False,
+    accumulate=False,
+    **w,
+):
     """Fig. 1 on one batch, and len(lr) steps of SGD on it: every symbol and gradient at the first step, then L at
-    each step and the parameters after the last."""
+    each step and the parameters after the last.
+
+    The options are for wrong readings; the right one takes their defaults.
+    """
     X = f["band_groups"](f, sen1=sen1, sen2=sen2)
     labels = numpy.asarray(y)
     classes, place = numpy.unique(labels, return_inverse=True)
@@ -134,14 +146,18 @@ def training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, hea
         taps |= f["total_loss"](f, L_cls=taps["L_cls"], L_con=taps["L_con"], beta=beta)
         return taps["L"], taps
 
-    out, velocity, step = {}, dict.fromkeys(w), f["sgd_step"]
+    out, velocity, before = {}, dict.fromkeys(w), {}
     for t, rate in enumerate(numpy.asarray(lr).tolist()):
         L, taps, grads = xp.value_and_gradients(loss, w)
         if t == 0:
             out = taps | {f"grad.{name}": g for name, g in grads.items()}
         else:
             out[f"L_step{t + 1}"] = L
+        if accumulate:
+            grads = {name: g + before[name] if before else g for name, g in grads.items()}
+            before = grads
         for name, g in grads.items():
-            c = [like(g, x) for x in (rate, momentum, weight_decay)]
-            w[name], velocity[name] = step(w[name], velocity[name], g, *c)
+            c = [like(g, x) for x in (rate, momentum, weight_decay if decays(name, g) else 0)]
+            v = None if forget else velocity[name]
+            w[name], velocity[name] = f["sgd_step"](w[name], v, g, *c)
     return out | {f"after.{name}": x for name, x in w.items()}

@@ -1,0 +1,448 @@
+"""Wrong readings of the equations: each a mistake that a competent person makes in a port, as one function.
+
+A wrong reading replaces one entry of a table of operations (ops.EXACT or consumer.FUNCTIONS). Over Decimals it gives
+the near misses of the vectors, over floats the mutants of the self-test. Those with a `reading` are choices that
+docs/readings.md names: who declares one in a profile is graded on it. The network's are in wrong_layers.py.
+"""
+
+from typing import NamedTuple
+
+import numpy
+
+from bplcz_ref import paper
+from bplcz_ref.conform import definitions as right
+from bplcz_ref.conform import exact as xp
+from bplcz_ref.conform.definitions import like
+
+
+class Wrong(NamedTuple):
+    op: str  # the operation whose cases show it
+    name: str
+    function: object
+    replaces: str = ""  # the entry that it replaces, where not `op`
+    reading: tuple = ()  # (name, word) in docs/readings.md
+
+    @property
+    def entry(self):
+        return self.replaces or self.op
+
+
+READINGS = {  # the project's own word for each reading that the kit can grade another way
+    "similarity-eps": "max",
+    "group-sum": "sum",
+    "msm-diagonal": "one",
+    "bce-reduction": "mean",
+    "bce-logarithm": "exact",
+    "features-in-concat": "raw",
+    "concat-order": "prompts",
+    "ce": "logits",
+    "prompt-grammar": "printed",
+    "momentum": "pytorch",
+    "weight-decay": "coupled",
+    "decayed": "all",
+}
+
+
+def binary(W):
+    return numpy.asarray(W).astype(numpy.int8)
+
+
+def terms(S, W):
+    """The B P terms of the BCE."""
+    return xp.softplus((1 - 2 * binary(W)) * S)
+
+
+def of_probabilities(log_p, log_q, W):
+    return {"L": -xp.mean(log_p * binary(W) + log_q * (1 - binary(W)))}
+
+
+def softmax(x):
+    return xp.exp(right.log_softmax(x))
+
+
+# ---------------------------------------------------------------- Eqs. (6)-(8)
+
+
+def bce_positives(f, S, W):
+    return {"L": xp.sum(terms(S, W) * binary(W)) / int(binary(W).sum(dtype=int))}
+
+
+def bce_eps(f, S, W):
+    e = like(S, "1e-8")
+    return of_probabilities(xp.log(xp.sigmoid(S) + e), xp.log(xp.sigmoid(-S) + e), W)
+
+
+def bce_clamped(f, S, W):
+    t = terms(S, W)
+    below = xp.mask(xp.value(t) < 100)
+    return {"L": xp.mean(t * below + (1 - below) * 100)}
+
+
+def bce_softmax(f, S, W):
+    p = softmax(S)
+    return of_probabilities(xp.log(p), xp.log(1 - p), W)
+
+
+def bce_rows(f, S, W):
+    share = binary(W) / numpy.maximum(binary(W).sum(axis=1, keepdims=True), 1)
+    share = xp.exact(share) if isinstance(S, xp.Exact) else share
+    return {"L": -xp.sum(right.log_softmax(S) * share) / S.shape[0]}
+
+
+def bce_smoothed(f, S, W):
+    t = binary(W) * like(S, "0.9") + like(S, "0.05") if not isinstance(S, xp.Exact) else None
+    t = xp.exact(binary(W)) * like(S, "0.9") + like(S, "0.05") if t is None else t
+    return {"L": xp.mean(xp.softplus(S) - S * t)}
+
+
+def bce_signs(f, S, W):
+    return {"L": xp.mean(xp.softplus(S) - S * (2 * binary(W) - 1))}
+
+
+def directions(combine):
+    def contrastive_loss(f, S, W):
+        a, b = f["bce"](f, S=S, W=W)["L"], f["bce"](f, S=S.T, W=W)["L"]
+        return {"L_i2t": a, "L_t2i": b, "L_con": combine(a, b)}
+
+    return contrastive_loss
+
+
+LOSS = [
+    Wrong("bce", "sum for mean", lambda f, S, W: {"L": xp.sum(terms(S, W))}, reading=("bce-reduction", "sum")),
+    Wrong(
+        *("bce", "sum over a row, mean over rows"),
+        lambda f, S, W: {"L": xp.sum(terms(S, W)) / S.shape[0]},
+        reading=("bce-reduction", "row-sum"),
+    ),
+    Wrong("bce", "mean over the positives only", bce_positives),
+    Wrong("bce", "log(p + 1e-8)", bce_eps, reading=("bce-logarithm", "eps")),
+    Wrong("bce", "each logarithm at least -100", bce_clamped, reading=("bce-logarithm", "clamped")),
+    Wrong("bce", "sigmoid twice", lambda f, S, W: {"L": xp.mean(terms(xp.sigmoid(S), W))}),
+    Wrong("bce", "softmax for sigmoid", bce_softmax),
+    Wrong("bce", "softmax cross-entropy over each row", bce_rows),
+    Wrong("bce", "labels smoothed by 0.1", bce_smoothed),
+    Wrong("bce", "labels -1 and 1 for 0 and 1", bce_signs),
+    Wrong("bce", "W and 1 - W exchanged", lambda f, S, W: {"L": xp.mean(terms(-S, W))}),
+    Wrong("contrastive_loss", "one direction dropped, the half kept", directions(lambda a, b: a / 2)),
+    Wrong("contrastive_loss", "the half left out", directions(lambda a, b: a + b)),
+]
+
+
+# ---------------------------------------------------------------- II-B2, Eqs. (3), (4)
+
+
+def cosine(images, texts):
+    def similarity(f, I_i, T_i):
+        u, v = images(I_i), texts(T_i)
+        return {"S_i": u @ v.T, "S_hat_i": v @ u.T}
+
+    return similarity
+
+
+def over(norm):
+    """x divided by a function of its squared length."""
+    return lambda x: x / norm(xp.sum(x * x, axis=1, keepdims=True))
+
+
+def transposed(f, I_i, T_i):
+    out = right.similarity(f, I_i, T_i)
+    return {"S_i": out["S_hat_i"], "S_hat_i": out["S_i"]}
+
+
+def centred(x):
+    return right.normalise(x - xp.mean(x, 1, keepdims=True))
+
+
+def over_batch(x):
+    return x / xp.sqrt(xp.sum(x * x, axis=0, keepdims=True))
+
+
+as_is = lambda x: x
+inside = over(lambda q: xp.sqrt(q + like(q, "1e-12")))
+added = over(lambda q: xp.sqrt(q) + like(q, "1e-8"))
+unbounded = over(xp.sqrt)
+squared = over(as_is)
+
+SIMILARITY = [
+    Wrong("similarity", "no normalisation", cosine(as_is, as_is)),
+    Wrong("similarity", "only the images normalised", cosine(right.normalise, as_is)),
+    Wrong("similarity", "only the texts normalised", cosine(as_is, right.normalise)),
+    Wrong("similarity", "divided by the squared norm", cosine(squared, squared)),
+    Wrong("similarity", "transposed", transposed),
+    Wrong("similarity", "epsilon inside the root", cosine(inside, inside), reading=("similarity-eps", "inside")),
+    Wrong("similarity", "epsilon added to the norm", cosine(added, added), reading=("similarity-eps", "added")),
+    Wrong(
+        "similarity", "no bound below the norm", cosine(unbounded, unbounded), reading=("similarity-eps", "none")
+    ),
+    Wrong("similarity", "normalised over the batch", cosine(over_batch, over_batch)),
+    Wrong("similarity", "features centred first", cosine(centred, centred)),
+]
+
+
+def fused(combine):
+    return lambda f, S_groups, alpha: {"S": combine(S_groups, like(S_groups, alpha))}
+
+
+FUSE = [
+    Wrong("fuse", "alpha left out", fused(lambda S, alpha: xp.sum(S, axis=0))),
+    Wrong(
+        "fuse",
+        "mean over the groups",
+        fused(lambda S, alpha: xp.mean(S, 0) * alpha),
+        reading=("group-sum", "mean"),
+    ),
+    Wrong("fuse", "mean over the groups without alpha", fused(lambda S, alpha: xp.mean(S, 0))),
+    Wrong("fuse", "last group left out", fused(lambda S, alpha: xp.sum(S[: S.shape[0] - 1], axis=0) * alpha)),
+    Wrong("fuse", "alpha applied twice", fused(lambda S, alpha: xp.sum(S, axis=0) * alpha * alpha)),
+]
+
+
+# ---------------------------------------------------------------- Eq. (5)
+
+
+def matrix(of):
+    return lambda f, y: {"W": numpy.asarray(of(numpy.asarray(y)))}
+
+
+def equal(y):
+    return (y[:, None] == y[None, :]).astype(int)
+
+
+MATRIX = [
+    Wrong("supervised_matrix", "W is the identity", matrix(lambda y: numpy.eye(len(y), dtype=int))),
+    Wrong(
+        *("supervised_matrix", "W without its diagonal"),
+        matrix(lambda y: equal(y) - numpy.eye(len(y), dtype=int)),
+        reading=("msm-diagonal", "zero"),
+    ),
+    Wrong(
+        *("supervised_matrix", "labels compared with column numbers"),
+        matrix(lambda y: (y[:, None] == numpy.arange(len(y))).astype(int)),
+    ),
+    Wrong(
+        *("supervised_matrix", "labels that differ by one count as equal"),
+        matrix(lambda y: (abs(y[:, None] - y) <= 1).astype(int)),
+    ),
+    Wrong("supervised_matrix", "0 where labels agree", matrix(lambda y: 1 - equal(y))),
+    Wrong("supervised_matrix", "all ones", matrix(lambda y: equal(y) * 0 + 1)),
+]
+
+
+# ---------------------------------------------------------------- Eqs. (9)-(11)
+
+
+def interleaved(f, I_groups):
+    n, B, d = I_groups.shape
+    return {"I": xp.reshape(xp.transpose(I_groups, (1, 2, 0)), (B, d * n))}
+
+
+def sar_first(f, I_groups):
+    order = [4, 5, 6, 0, 1, 2, 3] if I_groups.shape[0] == 7 else range(I_groups.shape[0])
+    return {"I": xp.concat([I_groups[i] for i in order], 1)}
+
+
+def normalised(f, I_groups):
+    return right.concat(f, right.normalise(I_groups))
+
+
+def along_batch(f, I_groups):
+    n, B, d = I_groups.shape
+    return {"I": xp.reshape(I_groups, (B, n * d))}
+
+
+def classified(combine):
+    return lambda f, c_hat, c: {"L_cls": combine(c_hat, right.classes(c))}
+
+
+def each(c_hat, c):
+    return -right.pick(right.log_softmax(c_hat), c)
+
+
+def smoothed(c_hat, c):
+    z = right.log_softmax(c_hat)
+    return -xp.mean(right.pick(z, c) * like(z, "0.9") + xp.mean(z, 1) * like(z, "0.1"))
+
+
+def one_against_rest(c_hat, c):
+    W = numpy.arange(c_hat.shape[1]) == numpy.array(c)[:, None]
+    return xp.mean(terms(c_hat, W))
+
+
+TOTAL = [
+    Wrong("concat", "feature-major", interleaved),
+    Wrong("concat", "SAR groups first", sar_first, reading=("concat-order", "bands")),
+    Wrong("concat", "features normalised", normalised, reading=("features-in-concat", "normalised")),
+    Wrong("concat", "batch and groups mixed by a reshape", along_batch),
+    Wrong("cross_entropy", "sum for mean", classified(lambda x, c: xp.sum(each(x, c))), reading=("ce", "sum")),
+    Wrong(
+        *("cross_entropy", "a softmax before the cross-entropy"),
+        classified(lambda x, c: xp.mean(each(softmax(x), c))),
+        reading=("ce", "probabilities"),
+    ),
+    Wrong("cross_entropy", "labels smoothed by 0.1", classified(smoothed)),
+    Wrong("cross_entropy", "logits normalised", classified(lambda x, c: xp.mean(each(right.normalise(x), c)))),
+    Wrong(
+        "cross_entropy", "classes counted from 1", classified(lambda x, c: xp.mean(each(x, [k - 1 for k in c])))
+    ),
+    Wrong("cross_entropy", "binary cross-entropy of one-hot labels", classified(one_against_rest)),
+    Wrong("total_loss", "beta on the other term", lambda f, L_cls, L_con, beta: {"L": L_cls * beta + L_con}),
+    Wrong("total_loss", "beta left out", lambda f, L_cls, L_con, beta: {"L": L_cls + L_con}),
+    Wrong(
+        *("total_loss", "a weighted mean"),
+        lambda f, L_cls, L_con, beta: {"L": (L_cls + L_con * beta) / (1 + beta)},
+    ),
+]
+
+
+# ---------------------------------------------------------------- III-A
+
+
+def nesterov(w, v, g, lr, momentum, decay):
+    g = g + w * decay
+    v = g if v is None else v * momentum + g
+    return w - (g + v * momentum) * lr, v
+
+
+def decoupled(w, v, g, lr, momentum, decay):
+    v = g if v is None else v * momentum + g
+    return w - w * (decay * lr) - v * lr, v
+
+
+def decay_without_rate(w, v, g, lr, momentum, decay):
+    v = g if v is None else v * momentum + g
+    return w - w * decay - v * lr, v
+
+
+def dampened(w, v, g, lr, momentum, decay):
+    g = g + w * decay
+    v = g if v is None else v * momentum + g * (1 - momentum)
+    return w - v * lr, v
+
+
+def average(w, v, g, lr, momentum, decay):
+    g = (g + w * decay) * (1 - momentum)
+    v = g if v is None else v * momentum + g
+    return w - v * lr, v
+
+
+def rate_inside(w, v, g, lr, momentum, decay):
+    g = (g + w * decay) * lr
+    v = -g if v is None else v * momentum - g
+    return w + v, v
+
+
+def first_scaled(w, v, g, lr, momentum, decay):
+    g = g + w * decay
+    v = g * (1 - momentum) if v is None else v * momentum + g
+    return w - v * lr, v
+
+
+def no_momentum(w, v, g, lr, momentum, decay):
+    g = g + w * decay
+    return w - g * lr, g
+
+
+def decay_halved(w, v, g, lr, momentum, decay):
+    return right.sgd_step(w, v, g, lr, momentum, decay / 2)
+
+
+SGD = [
+    Wrong("sgd", "Nesterov", nesterov, "sgd_step", ("momentum", "nesterov")),
+    Wrong("sgd", "decoupled decay", decoupled, "sgd_step", ("weight-decay", "decoupled")),
+    Wrong("sgd", "decay without the rate", decay_without_rate, "sgd_step"),
+    Wrong("sgd", "(1 - momentum) on later gradients", dampened, "sgd_step", ("momentum", "damped")),
+    Wrong("sgd", "(1 - momentum) on every gradient", average, "sgd_step"),
+    Wrong("sgd", "rate inside the velocity", rate_inside, "sgd_step", ("momentum", "rate-inside")),
+    Wrong("sgd", "first velocity scaled by 1 - momentum", first_scaled, "sgd_step"),
+    Wrong("sgd", "no momentum", no_momentum, "sgd_step"),
+    Wrong("sgd", "decay halved, as of a penalty without the 2", decay_halved, "sgd_step"),
+]
+
+
+# ---------------------------------------------------------------- II-A, III-B
+
+
+def grouped(numbers, first=1):
+    """The band groups with other band numbers; out of range means the last band, as some frameworks have it."""
+
+    def band_groups(f, sen1, sen2):
+        sensors = {"sen1": sen1, "sen2": sen2}
+        out = {}
+        for name, group in paper.GROUPS.items():
+            source = paper.GROUPS[numbers[name]] if isinstance(numbers.get(name), str) else group
+            bands = source["bands"] if isinstance(numbers.get(name, name), str) else numbers[name]
+            sensor = sensors[source["sensor"]]
+            out[f"X_{name}"] = sensor[..., [min(b - first, sensor.shape[-1] - 1) for b in bands]]
+        return out
+
+    return band_groups
+
+
+ROTATED = dict(zip(paper.GROUPS, [*list(paper.GROUPS)[4:], *list(paper.GROUPS)[:4]], strict=True))
+
+BANDS = [
+    Wrong("band_groups", "band numbers taken as 0-based", grouped({}, first=0)),
+    Wrong("band_groups", "bands 7 and 8 swapped", grouped({"VRE": (4, 5, 6, 7), "NIR": (8,)})),
+    Wrong("band_groups", "real part for the intensity", grouped({"VH": (1, 2, 1), "VV": (3, 4, 3)})),
+    Wrong("band_groups", "intensities of VH and VV swapped", grouped({"VH": (1, 2, 6), "VV": (3, 4, 5)})),
+    Wrong("band_groups", "real and imaginary parts grouped", grouped({"VH": (1, 3, 5), "VV": (2, 4, 6)})),
+    Wrong("band_groups", "SAR groups first", grouped(ROTATED)),
+    Wrong("band_groups", "red first in RGB", grouped({"RGB": (3, 2, 1)})),
+]
+
+
+def scored(change):
+    def metrics(f, y, y_hat, K):
+        out = right.metrics(f, y, y_hat, K)
+        C = numpy.asarray(out["confusion"])
+        return out | change(out, C, int(C.sum()))
+
+    return metrics
+
+
+def kappa_of(chance):
+    def change(out, C, N):
+        p = xp.exact(1) * chance(C) / (N * N)
+        return {"kappa": (out["overall_accuracy"] - p) / (1 - p)}
+
+    return change
+
+
+def average_over_all(out, C, N):
+    rows = numpy.maximum(C.sum(1), 1)
+    shares = [xp.exact(int(C[k, k])) / int(rows[k]) for k in range(len(C))]
+    return {"average_accuracy": xp.sum(xp.stack(shares)) / len(C)}
+
+
+METRICS = [
+    Wrong(
+        "metrics", "kappa from the truth's marginals alone", scored(kappa_of(lambda C: int((C.sum(1) ** 2).sum())))
+    ),
+    Wrong("metrics", "kappa against 1 / K", scored(kappa_of(lambda C: xp.exact(int(C.sum()) ** 2) / len(C)))),
+    Wrong(
+        *("metrics", "average accuracy for overall"),
+        scored(lambda out, C, N: {"overall_accuracy": out["average_accuracy"]}),
+    ),
+    Wrong("metrics", "absent classes counted as 0", scored(average_over_all)),
+    Wrong("metrics", "rows are predictions", lambda f, y, y_hat, K: right.metrics(f, y_hat, y, K)),
+]
+
+EQUATIONS = [*LOSS, *SIMILARITY, *FUSE, *MATRIX, *TOTAL, *SGD, *BANDS, *METRICS]
+
+CANNOT_SHOW = [
+    {
+        "op": "contrastive_loss",
+        "name": "one direction alone, without the half",
+        "why": "S_hat = S^T and W = W^T, so L_t2i = L_i2t = L_con for every S: the readings are one",
+    },
+    {
+        "op": "cross_entropy",
+        "name": "a constant added to each row of logits",
+        "why": "the softmax does not see it: value and gradient are the same",
+    },
+    {
+        "op": "text_encoder",
+        "name": "the context cut after the longest row's EOT",
+        "why": "the causal mask: no token sees what follows it, so T_i is the same",
+    },
+]
