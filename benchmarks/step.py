@@ -6,7 +6,8 @@ A step is forward, backward and SGD update on a batch of 32 simulated patches: b
 branches, a text tower of width 128 (2 layers, 2 heads) over the prompts of the classes in the batch, each
 distinct prompt encoded once and its context cut, both losses. Before anything is timed, both sides must agree in
 the loss and in the whole gradient. The peer has what PyTorch does best here: channels_last, fused SGD, fused
-attention, the same savings as ours, as many threads as we have.
+attention, each distinct prompt encoded once, as many threads as we have; it has not the tree of common
+beginnings that encoders/text.py walks, which is part of what is measured.
 
 The two are timed in turns, and a sample counts only if other processes hardly ran meanwhile (/proc/stat; elsewhere
 than on Linux every sample counts). (That threads waited for a core would not tell: idle BLAS and OpenMP threads
