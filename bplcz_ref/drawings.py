@@ -1,0 +1,240 @@
+"""Numbers -> matplotlib Figures: a confusion matrix, t-SNE points, curves. figures.py takes them from run folders.
+
+Figures are made without pyplot: no window, nothing kept in memory. matplotlib is imported where it is used;
+without it `canvas` says what to install. Refuses to compute what it draws, but for shares of a confusion matrix.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from bplcz_ref import metrics, paper
+
+K, BUILT = len(paper.CLASSES), paper.BUILT
+IDS = [name for name, _ in paper.CLASSES]
+EXTRA = 'python -m pip install "bplcz-ref[report]"'
+
+# Okabe and Ito's colours, which most colour-blind people tell apart; their yellow only where it has an outline.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+LINES = (BLACK, ORANGE, BLUE, GREEN, VERMILION, PURPLE, SKY)
+# Nobody tells 17 colours apart: the marker says the family of the class, the colour which one of it.
+MARKS = {
+    "^": (BLACK, VERMILION, ORANGE),  # 1-3, compact
+    "s": (BLUE, PURPLE, SKY),  # 4-6, open
+    "o": (ORANGE, BLUE, PURPLE, BLACK),  # 7-10, the other built types
+    "P": (GREEN, ORANGE, YELLOW, SKY),  # A-D, plants
+    "D": (BLACK, VERMILION, BLUE),  # E-G, bare land and water
+}
+CLASS_MARKS = [(marker, colour) for marker, colours in MARKS.items() for colour in colours]
+
+
+class Curve(NamedTuple):
+    """The rows of a run's log.jsonl, and the floor of L_con in each epoch (None without band group prompting)."""
+
+    label: str
+    rows: list
+    floors: list
+
+
+class Neighbours(NamedTuple):
+    """The mean share of a sample's k nearest samples that are of its class, and what chance would give."""
+
+    same: float
+    chance: float
+    k: int
+
+
+def confusion(C, label):  # (17, 17) -> Figure
+    """Counts in the cells; rows the truth, columns the prediction; colours are shares of a row, not a column."""
+    support = C.sum(axis=1)
+    shares = np.divide(C, support[:, None], out=np.full(C.shape, np.nan), where=support[:, None] > 0)
+    figure = canvas(8.6, 6.9)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap=white_to_blue(), vmin=0, vmax=1)
+    for j, k in np.argwhere(C > 0):
+        colour = "white" if shares[j, k] > 0.55 else "black"
+        axes.text(k, j, str(C[j, k]), ha="center", va="center", fontsize=8, color=colour)
+    axes.axhline(BUILT - 0.5, color="black", linewidth=1.2)
+    axes.axvline(BUILT - 0.5, color="black", linewidth=1.2)
+    axes.set_xticks(range(K), IDS)
+    axes.set_yticks(range(K), [f"{text}  {name}" for name, text in paper.CLASSES])
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    for middle, text in (((BUILT - 1) / 2, "built types"), ((BUILT + K - 1) / 2, "land cover types")):
+        axes.text(middle, -0.7, text, ha="center", va="bottom", fontsize=9)
+    right = axes.secondary_yaxis("right")
+    recalls = zip(metrics.recalls(C), support, strict=True)
+    right.set_yticks(range(K), [f"{100 * r:.0f} % of {n:,}" if n else "no sample" for r, n in recalls])
+    for side in (axes, right):
+        side.tick_params(length=0, labelsize=9)
+    figure.colorbar(image, ax=axes, shrink=0.5, pad=0.02).set_label("share of the true class")
+    OA, kappa = 100 * metrics.overall_accuracy(C), 100 * metrics.kappa(C)
+    title = f"{label}: OA {OA:.2f} %, kappa {kappa:.2f} % on {C.sum():,} test samples"
+    axes.set_title(title, fontsize=11, pad=24)
+    figure.supxlabel(errors(C), fontsize=9)
+    return figure
+
+
+def errors(C):  # (17, 17) -> str
+    """What III-B reads from Fig. 2, in words, with the number that it needs to be judged."""
+    wrong = int(C.sum() - np.trace(C))
+    if not wrong:
+        return "No errors."
+    share, even = within_types(C)
+    return (
+        f"Of {wrong:,} errors, {100 * share:.0f} % stay within the built or within the land cover types;\n"
+        f"{100 * even:.0f} % would if the errors of each class fell evenly on the {K - 1} others."
+    )
+
+
+def within_types(C):  # (17, 17) -> (share, even)
+    """The share of errors that stay within the built or within the land cover types, and what evenness would give.
+
+    Formula:  share = sum of C[j, k], j != k of one type / sum of C[j, k], j != k;
+              even: the same if the errors of each class fell evenly on the 16 others: 9/16 of those of a built
+              class and 6/16 of those of a land cover class stay within. (nan, nan) without errors.
+    Source:   III-B reads Fig. 2 by `share`; `even` is ours: most classes are built, so much is within by chance.
+
+    >>> C = np.zeros((17, 17), int)
+    >>> C[0, 1], C[0, 16], C[16, 10], C[5, 5] = 3, 1, 4, 100    # 3 and 4 of 8 within; (4 * 9/16 + 4 * 6/16) / 8
+    >>> within_types(C)
+    (0.875, 0.46875)
+    """
+    wrong = np.asarray(C) * (1 - np.eye(K, dtype=int))
+    built = np.arange(K) < BUILT
+    if not wrong.any():
+        return float("nan"), float("nan")
+    within = wrong[built][:, built].sum() + wrong[~built][:, ~built].sum()
+    even = (wrong[built].sum() * (BUILT - 1) + wrong[~built].sum() * (K - BUILT - 1)) / (K - 1)
+    return float(within / wrong.sum()), float(even / wrong.sum())
+
+
+def tsne(points, y, titles, same, note):  # [(N, 2)], (N,) -> Figure
+    """A panel for each entry of `points`, `titles` and `same` (Neighbours); `note` stands below."""
+    columns = min(3, len(points))
+    lines = -(-len(points) // columns)
+    figure = canvas(2.1 + 4.2 * columns, 1.0 + 4.4 * lines)
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    counts = np.bincount(y, minlength=K)
+    present = np.flatnonzero(counts)
+    for axes in panels[len(points) :]:
+        axes.set_axis_off()
+    for k, (axes, xy, title, near) in enumerate(zip(panels, points, titles, same, strict=False)):
+        for c in present:
+            marker, colour = CLASS_MARKS[c]
+            name = f"{IDS[c]}  {paper.CLASSES[c][1]} ({counts[c]})"
+            style = {"marker": marker, "color": colour, "edgecolors": "0.25", "linewidths": 0.3}
+            axes.scatter(*xy[y == c].T, s=16, label=name, **style)
+        middles = np.array([np.median(xy[y == c], axis=0) for c in present])
+        for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
+            style = {"fontsize": 10, "fontweight": "bold", "path_effects": white_outline()}
+            axes.annotate(IDS[c], middle, ha="center", va="center", **style)
+        axes.set_title(f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title, fontsize=11)
+        axes.set_xlabel(
+            f"{100 * near.same:.0f} % of a sample's {near.k} nearest in I are of its class\n"
+            f"({100 * near.chance:.0f} % by chance)",
+            fontsize=9,
+        )
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_aspect("equal", adjustable="datalim")
+    key = {"title": "class (samples)", "frameon": False, "markerscale": 1.4, "fontsize": 9}
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", **key)
+    figure.supxlabel(note, fontsize=9)
+    return figure
+
+
+def apart(places, least):  # (m, 2) -> (m, 2)
+    """Places moved so that about `least` is between any two: letters that would cover each other.
+
+    >>> apart(np.array([[0.0, 0.0], [0.5, 0.0], [9.0, 9.0]]), 1.0).round(6).tolist()
+    [[-0.25, 0.0], [0.75, 0.0], [9.0, 9.0]]
+    """
+    places = np.array(places, float)
+    for _ in range(20):
+        for j in range(len(places)):
+            for k in range(j):
+                step = places[j] - places[k] if (places[j] != places[k]).any() else np.array([1e-9, 0.0])
+                length = np.hypot(*step)
+                if length < least:
+                    push = step / length * (least - length) / 2
+                    places[j] += push
+                    places[k] -= push
+    return places
+
+
+def curves(found):  # [Curve] -> Figure
+    """L_cls and training accuracy; below, if a run has band group prompting, L_con with its floor, and mean S."""
+    prompted = [curve for curve in found if curve.floors[0] is not None]
+    names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
+    if prompted:
+        names += ["contrastive loss $L_{con}$, Eq. (6)", "mean entry of $S$, Eq. (3)"]
+    figure = canvas(9.0, 0.5 + 3.3 * len(names) / 2)
+    panels = figure.subplots(len(names) // 2, 2, squeeze=False).ravel()
+    for k, curve in enumerate(found):
+        epochs, rows = [row["epoch"] for row in curve.rows], curve.rows
+        solid = {"color": LINES[k % len(LINES)], "linewidth": 1.4, "label": curve.label, "markersize": 3.5}
+        solid |= {"marker": "os^Dv"[k // len(LINES) % 5], "markevery": max(1, len(epochs) // 20)}
+        dashed = solid | {"linestyle": "--", "linewidth": 1.1, "marker": ""}
+        panels[0].plot(epochs, numbers(rows, "L_cls"), **solid)
+        panels[1].plot(epochs, 100 * numbers(rows, "training_accuracy"), **solid)
+        if curve.floors[0] is not None:
+            panels[2].plot(epochs, numbers(rows, "L_con"), **solid)
+            panels[2].plot(epochs, curve.floors, **dashed)
+            panels[3].plot(epochs, numbers(rows, "S_positive"), **solid)
+            panels[3].plot(epochs, numbers(rows, "S_negative"), **dashed)
+    if prompted:
+        key(panels[2], "$L_{con}$", "its floor at the epoch's share of positive pairs")
+        key(panels[3], "pairs of one class", "pairs of two classes")
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_ylabel(name)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.spines[["top", "right"]].set_visible(False)
+    style = {"fontsize": 9, "frameon": False, "ncols": min(3, len(found))}
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", **style)
+    return figure
+
+
+def numbers(rows, name):  # -> (epochs,)
+    """A column of a log; nan where there was nothing to average.
+
+    >>> numbers([{"S_negative": -1.5}, {"S_negative": None}], "S_negative").tolist()
+    [-1.5, nan]
+    """
+    return np.array([np.nan if row[name] is None else row[name] for row in rows], float)
+
+
+def key(axes, solid, dashed):
+    """What solid and dashed lines are, whatever their colour."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color="0.3", linestyle=style, label=text) for style, text in (("-", solid), ("--", dashed))
+    ]
+    axes.legend(handles=handles, fontsize=9, frameon=False)
+
+
+def canvas(width, height):
+    """An empty Figure of so many inches; ValueError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ValueError(f"figures need matplotlib ({error}): {EXTRA}") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def white_to_blue():
+    """Colours of shares; grey where there is nothing to share."""
+    from matplotlib import colormaps
+
+    return colormaps["Blues"].with_extremes(bad="0.85")
+
+
+def white_outline():
+    """White around letters, so that they can be read on points."""
+    from matplotlib import patheffects
+
+    return [patheffects.withStroke(linewidth=2.5, foreground="white")]
