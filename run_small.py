@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bplcz_ref import report, simulate, systems, train
+from bplcz_ref import figures, report, simulate, systems, train
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
@@ -40,6 +40,9 @@ def main():
     runs = [arguments.out / row for row in ROWS]
     results = [train.train(run, data, row, settings) for run, row in zip(runs, ROWS, strict=True)]
     print(report.ablation(results, runs))
+    print("\nFigures:")
+    for missing in figures.write(runs, arguments.out / "figures", data, say=lambda path: print(f"  {path}")):
+        print(f"  {missing}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from bplcz_ref import (
     __version__,
     explain,
+    figures,
     files,
     metrics,
     paper,
@@ -115,6 +116,12 @@ def parser():
     place.add_argument("--workers", type=int, default=1, metavar="N", help="processes here; default: %(default)s")
     place.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786")
 
+    c = command("report", run_report, "Accuracy of runs, and figures: confusion matrix, t-SNE of I, curves.",
+                "report runs/small/ebcnn runs/small/ebcnn-bplcz --out figures")  # fmt: skip
+    c.add_argument("folders", metavar="RUN", type=Path, nargs="+")
+    c.add_argument("--data", metavar="FILE.h5", help="what they were trained on; default: the path in config.json")
+    c.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+
     c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
                 "explain --equation 7")  # fmt: skip
     c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
@@ -190,6 +197,17 @@ def run_tables(options):
             options.data, options.out, names, seeds, settings, workers=options.workers, dask=options.dask
         )
     )
+
+
+def run_report(options):
+    for run in options.folders:
+        if (run / "metrics.json").exists():
+            result = files.read_json(run / "metrics.json")
+            print(f"{run}: {describe(result, 'SIMULATED' if result['data_simulated'] else 'test')}")
+    missing = figures.write(options.folders, options.out, options.data)
+    for line in missing:
+        print(f"bplcz_ref report: {line}", file=sys.stderr)
+    return 1 if missing else 0
 
 
 def run_explain(options):

@@ -1,8 +1,6 @@
-"""What a person looks at after training: tables, the confusion matrix (Fig. 2), t-SNE (Fig. 3), curves.
+"""Tables of what training gave, as text: the paper's numbers beside ours.
 
-Tables are text and need nothing. Figures need matplotlib, t-SNE scikit-learn too: `pip install bplcz-ref[report]`;
-where they are missing, that line is said and the rest goes on. The paper's figures stand beside ours, and
-whatever comes from simulated data says so.
+Whatever comes from simulated data says so. Refuses to draw: Figs. 2 and 3 and the curves are figures.py's.
 """
 
 from bplcz_ref import paper, systems
