@@ -21,6 +21,7 @@ from bplcz_ref import (
     tokenizer,
     train,
 )
+from bplcz_ref.conform import command as conform
 
 
 def main(arguments=None):
@@ -125,6 +126,10 @@ def parser():
     c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
                 "explain --equation 7")  # fmt: skip
     c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
+
+    c = command("conform", conform.run, "Does another implementation compute BP-LCZ? Vectors out, answers graded.",
+                "conform check ANSWERS --dtype float32")  # fmt: skip
+    conform.add_arguments(c)
 
     c = command("tokenizer", run_tokenizer, "Train the bundled vocabulary again, or encode a text.",
                 'tokenizer encode "a photo of a lake"')  # fmt: skip

@@ -22,6 +22,7 @@ CASE         {"id": "bce/saturated", "op": "bce",               what to compute;
               "cotangents": {output: TENSOR},                   absent where no gradient is asked for
               "expect": {output: TENSOR + {"scale": x, "amplification": a}},
               "near_misses": [{"name": "sum for mean", "reading": {"bce-reduction": "sum"} | null, "distance": x,
+                               "shows": true | false,           whether float32 tells it apart by 10 budgets
                                "expect": {output: TENSOR}}],    what that wrong reading gives (9 digits)
               "source": {...}}
 
@@ -45,3 +46,7 @@ answered and passes; 1 divergence; 2 incomplete, empty, malformed, or of another
 
 In process: `check(functions, ...)`, see `inprocess.check`.
 """
+
+from bplcz_ref.conform.inprocess import check
+
+__all__ = ["check"]

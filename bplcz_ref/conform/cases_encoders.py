@@ -149,7 +149,7 @@ def chain():
         "ids": ids,
         "lr": np.array([0.015625, 0.0078125, 0.03125]),
         "momentum": 0.9,
-        "weight_decay": 0.002,
+        "weight_decay": 0.125,
         "alpha": 0.25,
         "beta": 2.0,
         "heads": 2,

@@ -324,7 +324,7 @@ softplus = _elementwise(_softplus, lambda x, y: sigmoid(x), lambda x: anp.logadd
 
 
 def value_and_gradients(function, params):
-    """function(params) -> (number, aux), of a dict of arrays: the number, aux and {name: d number / d array}."""
+    """function(params) -> (number, aux), two dicts of arrays: the number, aux and {name: d number / d array}."""
     if any(isinstance(x, Exact) for x in params.values()):
         params = {name: variable(x) for name, x in params.items()}
         y, aux = function(params)
@@ -333,7 +333,7 @@ def value_and_gradients(function, params):
 
     def number(p):
         y, aux = function(p)
-        kept.append(aux)
+        kept.append({name: value(x) for name, x in aux.items()})
         return y
 
     pull, y = make_vjp(number)(params)

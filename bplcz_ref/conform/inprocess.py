@@ -1,0 +1,75 @@
+"""The kit called from Python, for frameworks that can be imported: functions in, a report out."""
+
+import numpy as np
+
+from bplcz_ref.conform import answers as reading
+from bplcz_ref.conform import consumer, grade, vectors, verdict
+from bplcz_ref.conform.generate import EPS
+from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform.tensors import brief
+
+
+def check(functions, gradients=None, from_numpy=None, to_numpy=np.asarray, dtype="float32", profile=None):
+    """Grade functions of another implementation; the operations that are not given are reported as not run.
+
+    functions   {operation: function}. A function takes the inputs of the case by name (arrays through from_numpy,
+                numbers, text) and returns its outputs: a dict by name, a tuple in the order of the case, or the only
+                one. Operations and their inputs are listed by `conform explain`.
+    gradients   function(f, inputs, names, cotangents) -> {input name: gradient} of sum over outputs of
+                sum(cotangent * output), cotangents by output name; None declares that there are no gradients.
+    from_numpy  from a NumPy array of floats or ints to the framework's; to_numpy the way back
+    dtype       "float64", "float32", "float16" or "bfloat16": what the functions compute in
+    profile     a dict as in profile.json
+    Returns a Report: `ok`, `exit_code`, `findings`; str(report) is the verdict.
+
+    >>> report = check({"total_loss": lambda L_cls, L_con, beta: L_cls * beta + L_con})  # doctest: +ELLIPSIS
+    >>> print(report)
+    DIVERGES: 0 of 94 cases pass, 2 fail, 92 not run (float32, kit ...)
+    GUILTY   Eq. (10) L [total_loss]: this is "beta on the other term"; 2 of 2 cases, first at L: error ...
+    """
+    kit, given, defects = vectors.load(), {}, []
+    if dtype not in EPS:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(EPS)}")
+    strange = [name for name in functions if name not in OPS]
+    if strange or not functions:
+        raise ValueError(f"functions: {strange or 'none given'}; expected names among {', '.join(OPS)}")
+    declared = reading.profile_of(dict(profile or {}))
+    without = [op for op in OPS if op not in functions or op in declared.without]
+    declared = declared._replace(without=tuple(without), gradients=declared.gradients and gradients is not None)
+    start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; the grid starts exact in each
+    for name, case in kit.cases.items():
+        if not declared.declares(case, kit.suites[name]):
+            continue
+        try:
+            given[name] = one(case, functions[case["op"]], declared, gradients, from_numpy, to_numpy, start)
+        except Exception as error:  # a stranger's function may raise anything; that is a finding, not our crash
+            defects.append(f"{name}: raised {type(error).__name__}: {brief(str(error))}")
+    return verdict.report(kit, reading.Answers(given, defects), dtype, declared)
+
+
+def one(case, function, declared, gradients, from_numpy, to_numpy, start):
+    """The outputs of one case as NumPy arrays."""
+    convert = lambda x: from_numpy(x) if from_numpy and isinstance(x, np.ndarray) else x
+    inputs = {name: convert(x) for name, x in consumer.inputs_of(case, start).items()}
+    names = consumer.asked(case) if declared.gradients else []
+    out = named(function(**inputs), case)
+    out = {name: x if isinstance(x, (str, list)) else np.asarray(to_numpy(x)) for name, x in out.items()}
+    if names:
+        cotangents = {
+            o: convert(np.reshape(grade.numbers(t), t["shape"]).astype(start)) for o, t in case["cotangents"].items()
+        }
+        f = lambda **i: named(function(**i), case)
+        out |= {f"grad.{n}": np.asarray(to_numpy(g)) for n, g in gradients(f, inputs, names, cotangents).items()}
+    return out
+
+
+def named(out, case):
+    """{output: value} of what a function returned."""
+    if isinstance(out, dict):
+        return out
+    wanted = [name for name in case["expect"] if not name.startswith("grad.")]
+    if isinstance(out, tuple):
+        return dict(zip(wanted, out, strict=True))
+    if len(wanted) != 1:
+        raise ValueError(f"expected a dict or a tuple of {', '.join(wanted)}")
+    return {wanted[0]: out}

@@ -1,0 +1,223 @@
+"""From graded cases to a verdict: what is guilty, what is only blocked by it, what drifts, and never over a screen.
+
+guilty   fails when fed the reference's own inputs, and nothing that it rests on fails
+blocked  fails below something that is guilty: look again when that is mended
+drift    fails in the chain although it passes alone and what it is computed from passes: the parts are right, and
+         their joining, or a setting of the training program, is not
+"""
+
+from typing import NamedTuple
+
+from bplcz_ref.conform import answers as reading
+from bplcz_ref.conform.grade import FAIL, MISSING, NOT_RUN, PASS, UNDECIDED, Graded, for_readings, grade, rests_on
+from bplcz_ref.conform.ops import OPS, rests_on as tap_rests_on
+
+LINES = 24
+WIDTH = 160
+
+
+class Finding(NamedTuple):
+    state: str  # guilty, blocked, drift
+    op: str
+    output: str  # the first that fails
+    names: tuple  # wrong readings that every failing case fits
+    cases: tuple  # ids of the failing cases
+    total: int
+    error: float
+    allowed: float
+    note: str
+
+
+class Report(NamedTuple):
+    kit: str
+    dtype: str
+    profile: reading.Profile
+    graded: dict  # id -> Graded
+    findings: tuple
+    defects: tuple
+    exit_code: int
+
+    @property
+    def ok(self):
+        return self.exit_code == 0
+
+    def of(self, state):
+        return [g for g in self.graded.values() if g.state == state]
+
+    def __str__(self):
+        return text(self)
+
+
+def report(kit, given, dtype, profile=reading.EVERYTHING):
+    """The Report on Answers."""
+    cases, graded = for_readings(kit.cases, profile.readings), {}
+    defects = list(given.defects)
+    for name, case in cases.items():
+        if profile.declares(case, kit.suites[name]):
+            graded[name] = grade(case, given.given.get(name), dtype, profile.gradients)
+        else:
+            graded[name] = Graded(name, case["op"], NOT_RUN, {})
+            if name in given.given:
+                defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
+    found = findings(cases, graded)
+    states = [g.state for g in graded.values()]
+    incomplete = any(g.state == MISSING or g.why.startswith("no output") for g in graded.values())
+    if defects or incomplete or not {PASS, FAIL} & set(states):
+        exit_code = 2
+    else:
+        exit_code = 1 if FAIL in states else 0
+    return Report(kit.manifest["kit"], dtype, profile, graded, tuple(found), tuple(defects), exit_code)
+
+
+def findings(cases, graded):
+    """What fails, in topological order, guilty first."""
+    failing = {}
+    for g in graded.values():
+        if g.state == FAIL:
+            failing.setdefault(g.op, []).append(g)
+    found = []
+    for op in OPS:
+        if op not in failing or op == "training":
+            continue
+        state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
+        found.append(finding(state, op, failing[op], cases, graded))
+    for g in failing.get("training", []):
+        found += chain(g, cases[g.id], set(failing) - {"training"})
+    return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
+
+
+def finding(state, op, failed, cases, graded):
+    """One Finding on an operation from its failing cases."""
+    telling = [g for g in failed if not overflowed(g)] or failed
+    names = set(telling[0].fits).intersection(*(g.fits for g in telling))
+    own = [g for g in graded.values() if g.op == op]
+    for g in own:
+        if g.state == PASS:  # a wrong reading that this case would have shown
+            names -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
+    worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
+    output = next(o for o, found in worst.outcomes.items() if not found.passed)
+    first = worst.outcomes[output]
+    ids = (worst.id, *(g.id for g in failed if g is not worst))
+    run = sum(g.state != NOT_RUN for g in own)
+    return Finding(state, op, output, tuple(sorted(names)), ids, run, first.error, first.allowed, first.note)
+
+
+def overflowed(g):
+    """Whether an answer is not finite where a wrong reading in exact arithmetic is: it then fits none."""
+    return not g.fits and any(o.error == float("inf") and o.note == "nan" for o in g.outcomes.values())
+
+
+def chain(g, case, guilty):
+    """Findings on the chain: one for each output that fails while what it is computed from passes."""
+    failed = {o for o, found in g.outcomes.items() if not found.passed}
+    out, before = [], []
+    for output in case["expect"]:
+        op, parents = tap_rests_on("training", output, tuple(before))
+        before.append(output)
+        if output not in failed or failed & set(parents):
+            continue
+        state = "blocked" if guilty & rests_on(op) else "drift"
+        if any(f.state == state and f.note == op for f in out):
+            continue  # the same operation in another group says nothing new
+        o = g.outcomes[output]
+        fits = g.fits if state == "drift" else ()
+        out.append(Finding(state, "training", output, fits, (g.id,), 1, o.error, o.allowed, op))
+    return out
+
+
+# ---------------------------------------------------------------- the screen
+
+
+def label(op):
+    """Eq. (7) L_i2t [bce]."""
+    o = OPS[op]
+    place = f"Eq. ({o.equation})" if isinstance(o.equation, int) else o.equation or "reading"
+    return f"{place} {o.symbol} [{op}]"
+
+
+def line_of(f):
+    if f.state == "blocked":
+        where = f" at {f.output}" if f.op == "training" else ""
+        return f"blocked  {label(f.op)}{where}: look again when the guilty are mended"
+    if f.names:
+        meaning = " or ".join(f'"{name}"' for name in f.names[:3])
+        meaning = f"this is {meaning}"
+    else:
+        meaning = "no known wrong reading fits"
+    size = f.note if f.error == float("inf") and f.note else f"error {f.error:.2g}, budget {f.allowed:.2g}"
+    if f.state == "drift":
+        return f"drift    {f.output} in {f.cases[0]} ({f.note} passes alone): {meaning}; {size}"
+    return f"GUILTY   {label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
+
+
+def head(r):
+    counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_RUN)}
+    word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
+    if r.exit_code == 0 and counts[NOT_RUN]:
+        word = "PASS of the declared part"
+    rest = "".join(f", {n} {state}" for state, n in counts.items() if n and state != PASS)
+    return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({r.dtype}, kit {r.kit})"
+
+
+def text(r, folder="ANSWERS"):
+    """The report as at most LINES lines."""
+    lines = [head(r)]
+    lines += [f"  {line}" for line in r.defects[:5]]
+    lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
+    missing = [g for g in r.graded.values() if g.state == MISSING or g.why.startswith("no output")]
+    if missing:
+        lines.append(f"incomplete: {', '.join(f'{g.id} ({g.why})' for g in missing[:3])}")
+        lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
+    for f in r.findings:
+        lines.append(line_of(f))
+        if f.state != "blocked":
+            lines.append(f"         python -m bplcz_ref conform explain {f.cases[0]} --answers {folder}")
+    if undecided := r.of(UNDECIDED):
+        unseen = sorted({name for g in undecided for name in g.unseen})
+        lines.append(f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}")
+    if absent := r.of(NOT_RUN):
+        lines.append(f"not run, as the profile declares: {', '.join(dict.fromkeys(g.op for g in absent))}")
+    if not r.profile.gradients:
+        lines.append("not run, as the profile declares: gradients, and the training steps that need them")
+    if r.profile.readings:
+        lines.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.profile.readings.items())}")
+    agreed = [o.digits for g in r.of(PASS) for o in g.outcomes.values() if o.allowed]
+    if agreed:
+        lines.append(f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid")
+    if len(lines) > LINES:
+        lines = [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines; --json FILE has all of it"]
+    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)
+
+
+def as_json(r):
+    """Everything, as JSON values."""
+    finite = lambda x: x if abs(x) < float("inf") else "Infinity"
+    return {
+        "kit": r.kit,
+        "dtype": r.dtype,
+        "exit_code": r.exit_code,
+        "verdict": head(r),
+        "profile": r.profile._asdict(),
+        "defects": list(r.defects),
+        "findings": [f._asdict() | {"error": finite(f.error)} for f in r.findings],
+        "cases": {
+            g.id: {
+                "op": g.op,
+                "state": g.state,
+                "why": g.why,
+                "fits": list(g.fits),
+                "cannot_discriminate": list(g.unseen),
+                "outputs": {
+                    name: {
+                        "passed": o.passed,
+                        "error": finite(o.error),
+                        "budget": o.allowed,
+                        "digits": round(o.digits, 2),
+                        "note": o.note,
+                    }
+                    for name, o in g.outcomes.items()
+                },
+            }
+            for g in r.graded.values()
+        },
+    }
