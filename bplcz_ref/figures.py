@@ -39,8 +39,7 @@ def write(runs, out, data=None, *, say=print):
     jobs.append((curves, runs, out / "curves.png"))
     missing, fusing = [], [run for run, c in zip(runs, configs, strict=True) if fuses(run, c)]
     if fusing:
-        data = read(fusing[0])["data"]["path"] if data is None else data
-        jobs.append((lambda runs, path: tsne(runs, data, path), fusing, out / "tsne.png"))
+        jobs.append((lambda runs, path: tsne(runs, data or trained_on(runs[0]), path), fusing, out / "tsne.png"))
     else:
         missing.append("no tsne.png: none of these systems fuses band groups by Eq. (9)")
     for make, source, path in jobs:
@@ -72,6 +71,9 @@ def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
     """
     path, runs, embed = checked(path), folders(runs), embedding(seed)
     configs = [read(run) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        if not fuses(run, config):
+            raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
     with so2sat.open_file(data) as patches:
         rows = sample(patches.labels, common_test(runs, configs, patches), per_class, seed)
         features = [fused(run, patches, rows) for run in runs]
@@ -144,8 +146,6 @@ def fuses(run, config):
 def fused(run, patches, rows):  # -> (N, n d)
     """I of Eq. (9) for `rows`, in evaluation mode."""
     network, params, state, statistics, dtype = train.load(run)
-    if network.fused is None:
-        raise ValueError(f"{run} takes all bands at once: it has no fused feature I of Eq. (9)")
     chunks = np.split(rows, range(64, len(rows), 64))
     return np.concatenate(
         [network.fused(params, state, train.batch(patches, some, statistics, dtype)[0]) for some in chunks]
@@ -208,9 +208,18 @@ def read(run):
     """A run's config.json."""
     path = Path(run) / "config.json"
     config = files.read_json(path)
-    if config["system"] not in systems.SYSTEMS:
-        raise ValueError(f"{path}: system is {config['system']!r}; expected one of {', '.join(systems.SYSTEMS)}")
+    system = config.get("system") if isinstance(config, dict) else None
+    if system not in systems.SYSTEMS:
+        raise ValueError(f"{path}: system is {system!r}; expected one of {', '.join(systems.SYSTEMS)}")
     return config
+
+
+def trained_on(run):
+    """The path of the file that a run was trained on."""
+    path = read(run)["data"]["path"]
+    if not Path(path).exists():
+        raise ValueError(f"{path}, on which {run} was trained, is not there now: name it with --data FILE.h5")
+    return path
 
 
 def settings(run, config):
