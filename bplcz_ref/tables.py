@@ -11,6 +11,7 @@ import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,12 +65,19 @@ def one_run(run, data, name, settings):
 def finished(pool, jobs, say):
     """{job: metrics} of all jobs; a job whose worker died is started again, in the same run folder."""
     results, tries, began = {}, dict.fromkeys(jobs, 0), time.perf_counter()
-    waiting = dict(jobs)
-    while waiting:
+
+    def said(job, future):
+        if not future.cancelled() and future.exception() is None:
+            say(f"{job[0]}, seed {job[1]}: done, {train.duration(time.perf_counter() - began)} after the start")
+
+    while len(results) < len(jobs):
         futures = {}
-        for job, arguments in waiting.items():
-            tries[job] += 1
-            futures[pool.submit(one_run, *arguments)] = job
+        for job, arguments in jobs.items():
+            if job not in results:
+                tries[job] += 1
+                future = pool.submit(one_run, *arguments)
+                future.add_done_callback(partial(said, job))
+                futures[future] = job
         for future in as_completed(futures):
             job = futures[future]
             try:
@@ -77,12 +85,8 @@ def finished(pool, jobs, say):
             except BrokenProcessPool as error:
                 if tries[job] == TRIES:
                     raise ValueError(f"{job[0]}, seed {job[1]}: its process died {TRIES} times") from error
-                continue
-            del waiting[job]
-            spent = train.duration(time.perf_counter() - began)
-            say(f"{job[0]}, seed {job[1]}: done; {len(results)} of {len(jobs)} after {spent}")
-        if waiting:
-            say(f"a worker died; {len(waiting)} runs go on from their checkpoints")
+        if len(results) < len(jobs):
+            say(f"a worker died; {len(jobs) - len(results)} runs go on from their checkpoints")
             pool.restart()
     return results
 
