@@ -1,6 +1,7 @@
-"""Reads a folder of answers and a profile, written by programs we do not know: whatever is wrong becomes one line.
+"""Reads a folder of answers and a profile, written by programs we do not know: what is wrong becomes one line.
 
-Nothing is guessed and nothing is repaired. A defect makes the exit code 2; what could be read is graded all the same.
+Nothing is guessed and nothing is repaired. A defect makes the exit code 2; what could be read is graded
+all the same.
 """
 
 import json
@@ -99,9 +100,13 @@ def content(data, path, kit):
         raise ValueError(f'{path}: expected {{"kit", "manifest", "answers": {{case id: outputs}}}}')
     if data.get("kit") != kit.manifest["kit"]:
         found = tensors.brief(data.get("kit"))
-        raise ValueError(f"{path}: answers of kit {found}, this is {kit.manifest['kit']}; export the vectors again")
+        raise ValueError(
+            f"{path}: answers of kit {found}, this is {kit.manifest['kit']}; export the vectors again"
+        )
     if data.get("manifest") != kit.digest:
-        raise ValueError(f"{path}: manifest is not the SHA-256 of this kit's manifest.json; export the vectors again")
+        raise ValueError(
+            f"{path}: manifest is not the SHA-256 of this kit's manifest.json; export the vectors again"
+        )
     return data["answers"]
 
 
@@ -139,7 +144,9 @@ def profile_of(data, where="profile"):
     readings = {}
     for name, word in data.items():
         if name not in READINGS:
-            raise ValueError(f"{where}: {name!r} is no reading that this kit grades; it knows {', '.join(READINGS)}")
+            raise ValueError(
+                f"{where}: {name!r} is no reading that this kit grades; it knows {', '.join(READINGS)}"
+            )
         known = [READINGS[name], *(w.reading[1] for w in WRONG if w.reading and w.reading[0] == name)]
         if word not in known:
             raise ValueError(f"{where}: {name} is {tensors.brief(word)}; expected one of {', '.join(known)}")
@@ -153,5 +160,7 @@ def listed(value, known, where):
         raise ValueError(f"{where} is {tensors.brief(value)}, expected a list")
     strange = [v for v in value if not isinstance(v, (str, int)) or isinstance(v, bool) or v not in known]
     if strange:
-        raise ValueError(f"{where}: {tensors.brief(strange[0])} is not one of {', '.join(map(str, sorted(known)))}")
+        raise ValueError(
+            f"{where}: {tensors.brief(strange[0])} is not one of {', '.join(map(str, sorted(known)))}"
+        )
     return value

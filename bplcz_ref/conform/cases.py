@@ -1,8 +1,9 @@
 """The kit's cases: names, inputs, cotangents and the reason for each. No expected value stands here.
 
-Inputs lie on a grid of 1/32 within [-2, 2] where they can, so that float64, float32, float16 and bfloat16 start from
-the same numbers; shapes are not square where the mathematics allows, labels are unbalanced. Numbers come from a
-small generator of our own, seeded by a name: the same on every platform and with every version of NumPy.
+Inputs lie on a grid of 1/32 within [-2, 2] where they can, so that float64, float32, float16 and bfloat16
+start from the same numbers; shapes are not square where the mathematics allows, labels are unbalanced.
+Numbers come from a small generator of our own, seeded by a name: the same on every platform and with every
+version of NumPy.
 """
 
 import zlib

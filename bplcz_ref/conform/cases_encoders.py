@@ -12,7 +12,7 @@ def layers():
     yield with_gradient(Case("linear/ordinary", "linear", "weight (out, in)", x), {"y": (4, 5)}, x)
     for name, why, stride, padding, size, out, shows in (
         ("ordinary", "3 by 3, padding 1", 1, 1, (2, 4, 5, 3), (2, 4, 5, 2), ("kernel flipped",)),
-        ("stride-2", "stride 2 on even sizes: padding 1 on both sides, not on one", 2, 1, (1, 6, 4, 2), (1, 3, 2, 2),
+        ("stride-2", "stride 2, even sizes: padding 1 on both sides, not one", 2, 1, (1, 6, 4, 2), (1, 3, 2, 2),
          ("stride-2 padding on one side",)),
         ("no-padding", "3 by 3 without padding", 1, 0, (1, 4, 5, 2), (1, 2, 3, 2), ()),
     ):  # fmt: skip
@@ -27,7 +27,7 @@ def layers():
         ("training", "12 values a channel: biased to normalise, unbiased to remember", normal, 1,
          ("variances swapped", "running statistics with 0.9 for 0.1")),
         ("evaluation", "the running statistics are used and kept", normal, 0, ()),
-        ("flat", "a standard deviation of 0.01: the only place where eps shows", flat, 1, ("eps 1e-3 in the variance",)),
+        ("flat", "standard deviation 0.01: only here does eps show", flat, 1, ("eps 1e-3 in the variance",)),
     ):  # fmt: skip
         case = Case(f"batch_norm/{name}", "batch_norm", why, inputs | running | {"train": train}, shows=shows)
         yield with_gradient(case, {"y": shape}, inputs)

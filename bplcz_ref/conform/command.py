@@ -9,7 +9,9 @@ from bplcz_ref.conform import explaining, generate, selftest, vectors, verdict
 
 def add_arguments(parser):
     """The sub-commands of `conform`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="export|check|explain|selftest|regenerate")
+    actions = parser.add_subparsers(
+        dest="action", required=True, metavar="export|check|explain|selftest|regenerate"
+    )
     a = actions.add_parser("export", help="copy the vectors into a new folder")
     a.add_argument("folder", type=Path, metavar="VECTORS")
     a = actions.add_parser("check", help="grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
@@ -18,7 +20,7 @@ def add_arguments(parser):
     a.add_argument("--profile", type=Path, metavar="FILE", help="the consumer's readings, and what it has not got")
     a.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
     a = actions.add_parser("explain", help="one case: formula, inputs, intermediates, expected values")
-    a.add_argument("case", metavar="CASE-ID")
+    a.add_argument("case", nargs="?", metavar="CASE-ID", help="without one: the list of cases")
     a.add_argument("--answers", type=Path, metavar="ANSWERS", help="set this consumer's values beside them")
     a.add_argument("--dtype", choices=generate.EPS, default="float32", help="default: %(default)s")
     a = actions.add_parser("selftest", help="the reference passes, and every mutant fails under its own name")
@@ -50,6 +52,9 @@ def run_check(options):
 
 def run_explain(options):
     kit, answer = vectors.load(), None
+    if options.case is None:
+        print(explaining.listing(kit))
+        return
     if options.answers:
         given = reading.read(options.answers, kit)
         answer = given.given.get(options.case, {})

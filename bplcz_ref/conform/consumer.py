@@ -1,8 +1,8 @@
 """The reference as a consumer of its own kit: the package's public functions under the kit's names.
 
-`PARTS` joins single functions by wiring.py, so that a mutant of one of them shows wherever it is used; `WHOLE` takes
-the package's own encoders, model and loss for the cases that have one. Both have to pass. `answer` works out one case
-from its JSON alone, as a consumer in another language would.
+`PARTS` joins single functions by wiring.py, so that a mutant of one of them shows wherever it is used;
+`WHOLE` takes the package's own encoders, model and loss for the cases that have one. Both have to pass.
+`answer` works out one case from its JSON alone, as a consumer in another language would.
 """
 
 import functools
@@ -190,5 +190,6 @@ def answer(case, f, dtype):
 def answers(cases, f, dtype):
     """{case id: {output: TENSOR}} of many cases."""
     return {
-        case["id"]: {name: tensors.tensor(x) for name, x in answer(case, f, dtype).items()} for case in cases.values()
+        case["id"]: {name: tensors.tensor(x) for name, x in answer(case, f, dtype).items()}
+        for case in cases.values()
     }

@@ -30,7 +30,7 @@ def classes(y):
 def normalise(x):
     """II-B2: x / max(||x||, 1e-12), row by row."""
     square = xp.sum(x * x, axis=-1, keepdims=True)
-    above = xp.mask(xp.value(square) > like(x, EPS_NORM) ** 2)
+    above = xp.mask(xp.value(square) > like(x, EPS_NORM) ** 2, x)
     norm = xp.sqrt(square * above + (1 - above))
     return x / (norm * above + (1 - above) * like(x, EPS_NORM))
 
@@ -50,7 +50,7 @@ def supervised_matrix(f, y):
 
 
 def bce(f, S, W):
-    terms = xp.softplus((1 - 2 * numpy.asarray(W).astype(numpy.int8)) * S)
+    terms = xp.softplus((1 - 2 * xp.mask(W, S)) * S)
     return {"L": xp.mean(terms)}
 
 
@@ -145,21 +145,21 @@ def layer_norm(f, x, weight, bias):
 
 
 def relu(f, x):
-    return {"y": x * xp.mask(xp.value(x) > 0)}
+    return {"y": x * xp.mask(xp.value(x) > 0, x)}
 
 
 def max_pool2d(f, x):
     """2 x 2, stride 2."""
     taps = list(windows(x, 2, 2, 2, 0, 0).values())
     first = numpy.argmax(numpy.stack([xp.value(t) for t in taps]), axis=0)
-    total = taps[0] * xp.mask(first == 0)
+    total = taps[0] * xp.mask(first == 0, x)
     for k in range(1, 4):
-        total = total + taps[k] * xp.mask(first == k)
+        total = total + taps[k] * xp.mask(first == k, x)
     return {"y": total}
 
 
 def gelu(f, x):
-    return {"y": x * (1 + xp.erf(x / xp.sqrt(xp.exact(2) if isinstance(x, xp.Exact) else 2.0))) / 2}
+    return {"y": x * (1 + xp.erf(x / xp.root(2, x))) / 2}
 
 
 def quick_gelu(f, x):
@@ -201,9 +201,8 @@ def attention(
         parts[name] = split(x @ in_proj_weight[rows].T + in_proj_bias[rows], int(heads))
     scores = parts["q"] @ xp.transpose(parts["k"], (0, 1, 3, 2))
     if divide:
-        width = W // int(heads)
-        scores = scores / xp.sqrt(xp.exact(width) if isinstance(x, xp.Exact) else float(width))
-    seen = xp.mask(numpy.tril(numpy.ones((L, L)), reach) if causal else numpy.ones((L, L)))
+        scores = scores / xp.root(W // int(heads), x)
+    seen = xp.mask(numpy.tril(numpy.ones((L, L)), reach) if causal else numpy.ones((L, L)), x)
     plain = xp.value(scores)
     shown = numpy.where(seen == 1, plain, plain.min())  # the largest of what is seen; it cancels
     e = xp.exp((scores - shown.max(axis=-1, keepdims=True)) * seen) * seen

@@ -193,9 +193,15 @@ def value(x):
     return x.value if isinstance(x, Exact) else numpy.asarray(getval(x))
 
 
-def mask(condition):
-    """A boolean array as 0 and 1, of a type that turns no float32 array into float64."""
-    return numpy.asarray(condition).astype(bool).astype(numpy.int8)
+def mask(condition, x):
+    """A boolean array as 0 and 1, in the kind of number of x: nothing that it meets changes its type."""
+    condition = numpy.asarray(condition).astype(bool)
+    return condition.astype(int) if isinstance(x, Exact) else condition.astype(value(x).dtype)
+
+
+def root(n, x):
+    """The square root of a whole number, in the kind of number of x."""
+    return sqrt(exact(n)) if isinstance(x, Exact) else math.sqrt(n)
 
 
 def sum(x, axis=None, keepdims=False):

@@ -1,4 +1,4 @@
-"""One case in full: its formula, inputs, every intermediate by symbol, what is expected, and an answer beside it."""
+"""One case in full: formula, inputs, every intermediate by symbol, what is expected, an answer beside it."""
 
 import numpy as np
 
@@ -35,7 +35,11 @@ def between(case):
         return [("gradient + decay w, first step", i["gradients"][0] + i["weight_decay"] * i["w"])]
     if op == "metrics":
         C = tensors.array(case["expect"]["confusion"], "C")
-        return [("row sums", C.sum(1)), ("column sums", C.sum(0)), ("p_e", (C.sum(1) * C.sum(0)).sum() / C.sum() ** 2)]
+        return [
+            ("row sums", C.sum(1)),
+            ("column sums", C.sum(0)),
+            ("p_e", (C.sum(1) * C.sum(0)).sum() / C.sum() ** 2),
+        ]
     return []
 
 
@@ -52,6 +56,22 @@ def shown(name, value):
     for row in rows[:ROWS]:
         lines.append("    " + " ".join(f"{x:12.6g}" for x in row[:10]) + " ..." * (len(row) > 10))
     return lines + [f"    ... {len(rows) - ROWS} more rows"] * (len(rows) > ROWS)
+
+
+def listing(kit):
+    """Every operation with its formula, its inputs and outputs and its cases."""
+    lines = []
+    for op, o in OPS.items():
+        own = [case for case in kit.cases.values() if case["op"] == op]
+        outputs = [name for name in own[0]["expect"] if not name.startswith(("grad.", "after."))]
+        lines.append(f"{op}({brief(own[0]['inputs'])}) -> {brief(outputs)}: {o.formula}")
+        lines += [f"  {case['id']}: {case['why']}" for case in own]
+    return "\n".join(lines)
+
+
+def brief(names):
+    names = list(names)
+    return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
 
 
 def explain(kit, case_id, answer=None, dtype="float32"):
@@ -86,7 +106,10 @@ def explain(kit, case_id, answer=None, dtype="float32"):
                 f"{found.digits:.1f} digits {found.note}"
             )
             if not found.passed:
-                lines += [f"  answered: {line.strip()}" if k == 0 else line for k, line in enumerate(shown(name, answer[name]))]
+                lines += [
+                    f"  answered: {line.strip()}" if k == 0 else line
+                    for k, line in enumerate(shown(name, answer[name]))
+                ]
         elif graded:
             lines.append("    not answered")
     if case["near_misses"]:

@@ -1,4 +1,4 @@
-"""Grades answers: the error of every output in units of its scale, the near misses that fit, the state of each case."""
+"""Grades answers: the error of each output in units of its scale, the near misses that fit, the case's state."""
 
 import math
 from typing import NamedTuple
@@ -81,7 +81,11 @@ def fitting(case, answer, outcomes, dtype):
         tapped = len(case["expect"]) > 12 and len(near["expect"]) <= 2  # only the first and last change are stored
         rest = [] if tapped else [o for o in outcomes if o not in near["expect"]]
         stored = [o for o in near["expect"] if o in answer]
-        if stored and all(outcomes[o].passed for o in rest) and all(equals(case, near, o, answer, dtype) for o in stored):
+        if (
+            stored
+            and all(outcomes[o].passed for o in rest)
+            and all(equals(case, near, o, answer, dtype) for o in stored)
+        ):
             names.append(near["name"])
     return tuple(names)
 
@@ -150,7 +154,7 @@ def rests_on(op):
 
 
 def for_readings(kit_cases, readings):
-    """The cases as they are to be graded under other readings: expected values worked out anew where they change."""
+    """The cases under other readings: expected values are worked out anew where they change."""
     if not readings:
         return kit_cases
     changed, table = {}, dict(EXACT)
@@ -167,7 +171,14 @@ def for_readings(kit_cases, readings):
         if ops & rests_on(case["op"]) or case["op"] == "training":
             expect, _, _ = expectations(made_cases[name], table)
             near = [n for n in case["near_misses"] if not (n["reading"] and set(n["reading"]) & set(readings))]
-            near.append({"name": f"the paper as read here ({ours})", "reading": None, "shows": True, "expect": case["expect"]})
+            near.append(
+                {
+                    "name": f"the paper as read here ({ours})",
+                    "reading": None,
+                    "shows": True,
+                    "expect": case["expect"],
+                }
+            )
             case = case | {"expect": expect, "near_misses": [n for n in near if differs(n, expect)]}
         out[name] = case
     return out

@@ -12,9 +12,9 @@ from bplcz_ref.conform.tensors import brief
 def check(functions, gradients=None, from_numpy=None, to_numpy=np.asarray, dtype="float32", profile=None):
     """Grade functions of another implementation; the operations that are not given are reported as not run.
 
-    functions   {operation: function}. A function takes the inputs of the case by name (arrays through from_numpy,
-                numbers, text) and returns its outputs: a dict by name, a tuple in the order of the case, or the only
-                one. Operations and their inputs are listed by `conform explain`.
+    functions   {operation: function}. A function takes the inputs of the case by name (arrays through
+                from_numpy, numbers, text) and returns its outputs: a dict by name, a tuple in the order of the
+                case, or the only one. `conform explain` lists the operations, with a case id their inputs.
     gradients   function(f, inputs, names, cotangents) -> {input name: gradient} of sum over outputs of
                 sum(cotangent * output), cotangents by output name; None declares that there are no gradients.
     from_numpy  from a NumPy array of floats or ints to the framework's; to_numpy the way back
@@ -56,7 +56,8 @@ def one(case, function, declared, gradients, from_numpy, to_numpy, start):
     out = {name: x if isinstance(x, (str, list)) else np.asarray(to_numpy(x)) for name, x in out.items()}
     if names:
         cotangents = {
-            o: convert(np.reshape(grade.numbers(t), t["shape"]).astype(start)) for o, t in case["cotangents"].items()
+            o: convert(np.reshape(grade.numbers(t), t["shape"]).astype(start))
+            for o, t in case["cotangents"].items()
         }
         f = lambda **i: named(function(**i), case)
         out |= {f"grad.{n}": np.asarray(to_numpy(g)) for n, g in gradients(f, inputs, names, cotangents).items()}

@@ -1,4 +1,4 @@
-"""The kit's operations in topological order: what each is called, where it stands in the paper, what it rests on."""
+"""The kit's operations in topological order: their names, their places in the paper, what they rest on."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Arrays as the kit's JSON has them: {"dtype", "shape", "data"}, flat and row-major, and back, with every check."""
+"""Arrays as the kit's JSON has them, {"dtype", "shape", "data"}, flat and row-major, and back, checked."""
 
 import math
 

@@ -1,7 +1,8 @@
-"""II-B1's prompts and CLIP's tokenizer in their plainest form: the second opinion on prompts.py and tokenizer.py.
+"""II-B1's prompts and CLIP's tokenizer in their plainest form: the second opinion on prompts.py, tokenizer.py.
 
-Everything is worked out from the rule, letter by letter, without caches. The options of `tokenize_as` are for wrong
-readings; the right one takes their defaults. The merges are those of `merges.txt`, which lies with the vectors.
+Everything is worked out from the rule, letter by letter, without caches. The options of `tokenize_as` are
+for wrong readings; the right one takes their defaults. The merges are those of `merges.txt`, which lies
+with the vectors.
 """
 
 import functools

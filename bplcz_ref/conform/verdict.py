@@ -1,4 +1,4 @@
-"""From graded cases to a verdict: what is guilty, what is only blocked by it, what drifts, and never over a screen.
+"""From graded cases to a verdict: what is guilty, what is blocked by it, what drifts; never over a screen.
 
 guilty   fails when fed the reference's own inputs, and nothing that it rests on fails
 blocked  fails below something that is guilty: look again when that is mended
@@ -9,8 +9,10 @@ drift    fails in the chain although it passes alone and what it is computed fro
 from typing import NamedTuple
 
 from bplcz_ref.conform import answers as reading
+from bplcz_ref.conform.generate import EPS
 from bplcz_ref.conform.grade import FAIL, MISSING, NOT_RUN, PASS, UNDECIDED, Graded, for_readings, grade, rests_on
-from bplcz_ref.conform.ops import OPS, rests_on as tap_rests_on
+from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform.ops import rests_on as tap_rests_on
 
 LINES = 24
 WIDTH = 160
@@ -108,15 +110,21 @@ def overflowed(g):
 
 
 def chain(g, case, guilty):
-    """Findings on the chain: one for each output that fails while what it is computed from passes."""
+    """Findings on the chain: the outputs that fail first, that is, while what they are computed from passes.
+
+    Below anything guilty an output is blocked, whatever stands between: a small error may pass there, not here.
+    """
     failed = {o for o, found in g.outcomes.items() if not found.passed}
-    out, before = [], []
+    out, below, before = [], set(), []
     for output in case["expect"]:
         op, parents = tap_rests_on("training", output, tuple(before))
         before.append(output)
+        bands = {"band_groups"} if op == "image_encoder" else set()
+        if guilty & (rests_on(op) | bands) or below & set(parents):
+            below.add(output)
         if output not in failed or failed & set(parents):
             continue
-        state = "blocked" if guilty & rests_on(op) else "drift"
+        state = "blocked" if output in below else "drift"
         if any(f.state == state and f.note == op for f in out):
             continue  # the same operation in another group says nothing new
         o = g.outcomes[output]
@@ -150,6 +158,15 @@ def line_of(f):
     return f"GUILTY   {label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
 
 
+def coarser(r):
+    """The least coarse dtype as which everything that fails would pass, or None."""
+    failed = [o for g in r.of(FAIL) for o in g.outcomes.values() if not o.passed]
+    for dtype in list(EPS)[list(EPS).index(r.dtype) + 1 :]:
+        if failed and all(o.error <= o.allowed * EPS[dtype] / EPS[r.dtype] for o in failed):
+            return dtype
+    return None
+
+
 def head(r):
     counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_RUN)}
     word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
@@ -168,13 +185,17 @@ def text(r, folder="ANSWERS"):
     if missing:
         lines.append(f"incomplete: {', '.join(f'{g.id} ({g.why})' for g in missing[:3])}")
         lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
+    if other := coarser(r):
+        lines.append(f"all that fails would pass as {other}: were the answers worked out in {other}?")
     for f in r.findings:
         lines.append(line_of(f))
         if f.state != "blocked":
             lines.append(f"         python -m bplcz_ref conform explain {f.cases[0]} --answers {folder}")
     if undecided := r.of(UNDECIDED):
         unseen = sorted({name for g in undecided for name in g.unseen})
-        lines.append(f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}")
+        lines.append(
+            f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}"
+        )
     if absent := r.of(NOT_RUN):
         lines.append(f"not run, as the profile declares: {', '.join(dict.fromkeys(g.op for g in absent))}")
     if not r.profile.gradients:
@@ -183,7 +204,9 @@ def text(r, folder="ANSWERS"):
         lines.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.profile.readings.items())}")
     agreed = [o.digits for g in r.of(PASS) for o in g.outcomes.values() if o.allowed]
     if agreed:
-        lines.append(f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid")
+        lines.append(
+            f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid"
+        )
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines; --json FILE has all of it"]
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)

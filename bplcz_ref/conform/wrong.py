@@ -1,15 +1,15 @@
 """Wrong readings of the equations: each a mistake that a competent person makes in a port, as one function.
 
-A wrong reading replaces one entry of a table of operations (ops.EXACT or consumer.FUNCTIONS). Over Decimals it gives
-the near misses of the vectors, over floats the mutants of the self-test. Those with a `reading` are choices that
-docs/readings.md names: who declares one in a profile is graded on it. The network's are in wrong_layers.py.
+A wrong reading replaces one entry of a table of operations (ops.EXACT or consumer.PARTS). Over
+Decimals it gives the near misses of the vectors, over floats the mutants of the self-test. Those with a
+`reading` are choices that docs/readings.md names: who declares one in a profile is graded on it. Those of
+data and text are in wrong_data.py, those of the networks in wrong_layers.py.
 """
 
 from typing import NamedTuple
 
 import numpy
 
-from bplcz_ref import paper
 from bplcz_ref.conform import definitions as right
 from bplcz_ref.conform import exact as xp
 from bplcz_ref.conform.definitions import like
@@ -43,17 +43,14 @@ READINGS = {  # the project's own word for each reading that the kit can grade a
 }
 
 
-def binary(W):
-    return numpy.asarray(W).astype(numpy.int8)
-
-
 def terms(S, W):
     """The B P terms of the BCE."""
-    return xp.softplus((1 - 2 * binary(W)) * S)
+    return xp.softplus((1 - 2 * xp.mask(W, S)) * S)
 
 
 def of_probabilities(log_p, log_q, W):
-    return {"L": -xp.mean(log_p * binary(W) + log_q * (1 - binary(W)))}
+    W = xp.mask(W, log_p)
+    return {"L": -xp.mean(log_p * W + log_q * (1 - W))}
 
 
 def softmax(x):
@@ -64,7 +61,7 @@ def softmax(x):
 
 
 def bce_positives(f, S, W):
-    return {"L": xp.sum(terms(S, W) * binary(W)) / int(binary(W).sum(dtype=int))}
+    return {"L": xp.sum(terms(S, W) * xp.mask(W, S)) / int(numpy.sum(W))}
 
 
 def bce_eps(f, S, W):
@@ -74,7 +71,7 @@ def bce_eps(f, S, W):
 
 def bce_clamped(f, S, W):
     t = terms(S, W)
-    below = xp.mask(xp.value(t) < 100)
+    below = xp.mask(xp.value(t) < 100, S)
     return {"L": xp.mean(t * below + (1 - below) * 100)}
 
 
@@ -84,19 +81,18 @@ def bce_softmax(f, S, W):
 
 
 def bce_rows(f, S, W):
-    share = binary(W) / numpy.maximum(binary(W).sum(axis=1, keepdims=True), 1)
-    share = xp.exact(share) if isinstance(S, xp.Exact) else share
-    return {"L": -xp.sum(right.log_softmax(S) * share) / S.shape[0]}
+    chosen = right.log_softmax(S) * xp.mask(W, S)
+    return {
+        "L": -xp.mean(xp.stack([xp.sum(chosen[j]) / max(int(n), 1) for j, n in enumerate(numpy.sum(W, axis=1))]))
+    }
 
 
 def bce_smoothed(f, S, W):
-    t = binary(W) * like(S, "0.9") + like(S, "0.05") if not isinstance(S, xp.Exact) else None
-    t = xp.exact(binary(W)) * like(S, "0.9") + like(S, "0.05") if t is None else t
-    return {"L": xp.mean(xp.softplus(S) - S * t)}
+    return {"L": xp.mean(xp.softplus(S) - S * xp.mask(W, S) * like(S, "0.9") - S * like(S, "0.05"))}
 
 
 def bce_signs(f, S, W):
-    return {"L": xp.mean(xp.softplus(S) - S * (2 * binary(W) - 1))}
+    return {"L": xp.mean(xp.softplus(S) - S * (2 * xp.mask(W, S) - 1))}
 
 
 def directions(combine):
@@ -359,75 +355,7 @@ SGD = [
 ]
 
 
-# ---------------------------------------------------------------- II-A, III-B
-
-
-def grouped(numbers, first=1):
-    """The band groups with other band numbers; out of range means the last band, as some frameworks have it."""
-
-    def band_groups(f, sen1, sen2):
-        sensors = {"sen1": sen1, "sen2": sen2}
-        out = {}
-        for name, group in paper.GROUPS.items():
-            source = paper.GROUPS[numbers[name]] if isinstance(numbers.get(name), str) else group
-            bands = source["bands"] if isinstance(numbers.get(name, name), str) else numbers[name]
-            sensor = sensors[source["sensor"]]
-            out[f"X_{name}"] = sensor[..., [min(b - first, sensor.shape[-1] - 1) for b in bands]]
-        return out
-
-    return band_groups
-
-
-ROTATED = dict(zip(paper.GROUPS, [*list(paper.GROUPS)[4:], *list(paper.GROUPS)[:4]], strict=True))
-
-BANDS = [
-    Wrong("band_groups", "band numbers taken as 0-based", grouped({}, first=0)),
-    Wrong("band_groups", "bands 7 and 8 swapped", grouped({"VRE": (4, 5, 6, 7), "NIR": (8,)})),
-    Wrong("band_groups", "real part for the intensity", grouped({"VH": (1, 2, 1), "VV": (3, 4, 3)})),
-    Wrong("band_groups", "intensities of VH and VV swapped", grouped({"VH": (1, 2, 6), "VV": (3, 4, 5)})),
-    Wrong("band_groups", "real and imaginary parts grouped", grouped({"VH": (1, 3, 5), "VV": (2, 4, 6)})),
-    Wrong("band_groups", "SAR groups first", grouped(ROTATED)),
-    Wrong("band_groups", "red first in RGB", grouped({"RGB": (3, 2, 1)})),
-]
-
-
-def scored(change):
-    def metrics(f, y, y_hat, K):
-        out = right.metrics(f, y, y_hat, K)
-        C = numpy.asarray(out["confusion"])
-        return out | change(out, C, int(C.sum()))
-
-    return metrics
-
-
-def kappa_of(chance):
-    def change(out, C, N):
-        p = xp.exact(1) * chance(C) / (N * N)
-        return {"kappa": (out["overall_accuracy"] - p) / (1 - p)}
-
-    return change
-
-
-def average_over_all(out, C, N):
-    rows = numpy.maximum(C.sum(1), 1)
-    shares = [xp.exact(int(C[k, k])) / int(rows[k]) for k in range(len(C))]
-    return {"average_accuracy": xp.sum(xp.stack(shares)) / len(C)}
-
-
-METRICS = [
-    Wrong(
-        "metrics", "kappa from the truth's marginals alone", scored(kappa_of(lambda C: int((C.sum(1) ** 2).sum())))
-    ),
-    Wrong("metrics", "kappa against 1 / K", scored(kappa_of(lambda C: xp.exact(int(C.sum()) ** 2) / len(C)))),
-    Wrong(
-        *("metrics", "average accuracy for overall"),
-        scored(lambda out, C, N: {"overall_accuracy": out["average_accuracy"]}),
-    ),
-    Wrong("metrics", "absent classes counted as 0", scored(average_over_all)),
-    Wrong("metrics", "rows are predictions", lambda f, y, y_hat, K: right.metrics(f, y_hat, y, K)),
-]
-
-EQUATIONS = [*LOSS, *SIMILARITY, *FUSE, *MATRIX, *TOTAL, *SGD, *BANDS, *METRICS]
+EQUATIONS = [*LOSS, *SIMILARITY, *FUSE, *MATRIX, *TOTAL, *SGD]
 
 CANNOT_SHOW = [
     {

@@ -1,73 +1,13 @@
-"""Wrong readings of prompts, tokenizer, layers, encoders and training; wrong.py has those of the equations."""
+"""Wrong readings of layers, encoders and training, and the list of all; see wrong.py."""
 
 import numpy
 
-from bplcz_ref import paper
 from bplcz_ref.conform import definitions as right
 from bplcz_ref.conform import exact as xp
 from bplcz_ref.conform import wiring
 from bplcz_ref.conform.definitions import like
-from bplcz_ref.conform.text import pieces_as, tokenize_as
 from bplcz_ref.conform.wrong import EQUATIONS, Wrong
-
-# ---------------------------------------------------------------- II-B1
-
-
-def prompted(of):
-    def prompt(f, class_index, group):
-        k = int(class_index)
-        return {"text": of(k, paper.CLASSES[k][0], group, paper.GROUPS[group]["text"])}
-
-    return prompt
-
-
-def filled(description, words):
-    return f"a photo of a {description} with {words} bands"
-
-
-def neighbour(k, identity, group, words):
-    known = list(paper.DESCRIPTIONS)
-    return filled(paper.DESCRIPTIONS[known[(known.index(identity) + 1) % len(known)]], words)
-
-
-def cut(**options):
-    return lambda f, text: {"pieces": pieces_as(text, **options)}
-
-
-def tokenized(**options):
-    return lambda f, text, context, truncate: tokenize_as(text, context, truncate, **options)
-
-
-D = paper.DESCRIPTIONS
-TEXT = [
-    Wrong("prompt", "class name for description", prompted(lambda k, i, g, w: filled(paper.CLASSES[k][1], w))),
-    Wrong("prompt", "group name for its text", prompted(lambda k, i, g, w: filled(D[i], g))),
-    Wrong("prompt", "another class's description", prompted(neighbour)),
-    Wrong(
-        "prompt", "the word bands left out", prompted(lambda k, i, g, w: filled(D[i], w).removesuffix(" bands"))
-    ),
-    Wrong(
-        *("prompt", "article left out"),
-        prompted(lambda k, i, g, w: filled(D[i], w).replace("photo of a ", "photo of ")),
-        reading=("prompt-grammar", "corrected"),
-    ),
-]
-for name, options in {
-    "no lower-casing": {"lower": False},
-    "numbers as runs": {"numbers": 99},
-    "contractions not split off": {"contractions": False},
-    "entities resolved once": {"unescape": 1},
-}.items():
-    TEXT += [Wrong("pre_tokens", name, cut(**options)), Wrong("tokenize", name, tokenized(**options))]
-for name, options in {
-    "no </w> at the end of a piece": {"end": ""},
-    "merges from the left, not by rank": {"order": "left"},
-    "EOT missing": {"eot": False},
-    "padded with EOT": {"fill": "eot"},
-    "the last position pooled": {"pooled": "last"},
-}.items():
-    TEXT.append(Wrong("tokenize", name, tokenized(**options)))
-
+from bplcz_ref.conform.wrong_data import DATA
 
 # ---------------------------------------------------------------- layers
 
@@ -137,7 +77,7 @@ def average_pool(f, x):
 
 
 def leaky(f, x):
-    above = xp.mask(xp.value(x) > 0)
+    above = xp.mask(xp.value(x) > 0, x)
     return {"y": x * above + x * (1 - above) * like(x, "0.01")}
 
 
@@ -164,7 +104,7 @@ def mha(**options):
 def scale_of_width(f, x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
     """Divided by sqrt(W): the queries get the missing 1 / sqrt(heads) beforehand."""
     W, h = x.shape[-1], int(heads)
-    root = xp.sqrt(xp.exact(h) if isinstance(x, xp.Exact) else float(h))
+    root = xp.root(h, x)
     q = slice(0, W)
     weight = xp.concat([in_proj_weight[q] / root, in_proj_weight[W:]], 0)
     bias = xp.concat([in_proj_bias[q] / root, in_proj_bias[W:]], 0)
@@ -264,4 +204,4 @@ NETWORKS = [
     ),
 ]
 
-WRONG = [*EQUATIONS, *TEXT, *LAYERS, *NETWORKS]
+WRONG = [*EQUATIONS, *DATA, *LAYERS, *NETWORKS]
