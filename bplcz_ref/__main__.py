@@ -14,6 +14,7 @@ from bplcz_ref import (
     metrics,
     paper,
     prompts,
+    report,
     simulate,
     so2sat,
     systems,
@@ -232,10 +233,10 @@ def run_tokenizer(options):
 
 def describe(result, kind):
     """One line of a result."""
-    return (
-        f"OA {100 * result['overall_accuracy']:.2f} %, average accuracy {100 * result['average_accuracy']:.2f} %, "
-        f"kappa {100 * result['kappa']:.2f} % on {result['samples']} {kind} samples"
+    oa, average, kappa = (
+        report.spread([result[name]]) for name in ("overall_accuracy", "average_accuracy", "kappa")
     )
+    return f"OA {oa} %, average accuracy {average} %, kappa {kappa} % on {result['samples']} {kind} samples"
 
 
 if __name__ == "__main__":

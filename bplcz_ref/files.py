@@ -6,6 +6,11 @@ import json
 import os
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+
 
 @contextlib.contextmanager
 def whole(path):
@@ -37,6 +42,28 @@ def whole(path):
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Hold `folder` for this process: a second one gets an error instead of writing between the first one's lines.
+
+    What a killed process left half written there is removed. The lock is the system's: it ends with the process,
+    however that ends. Where there is no fcntl (Windows), nothing is locked.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(
+                    f"{folder}: another process is at work there; wait, or name another folder"
+                ) from None
+        for left in folder.glob(".*.part"):
+            left.unlink(missing_ok=True)
+        yield
 
 
 def write_json(path, value):

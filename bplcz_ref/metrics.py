@@ -82,15 +82,13 @@ def kappa(C):  # (K, K) -> float
 def summary(C):  # (K, K) -> dict
     """The four numbers of a result: samples, overall_accuracy, average_accuracy, kappa (fractions, not percent).
 
+    A kappa of 0/0 is None here, since the result is stored as JSON, which has no NaN.
+
     >>> summary([[3, 1], [2, 4]])
     {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083333333333333, 'kappa': 0.4}
     """
-    return {
-        "samples": int(_matrix(C).sum()),
-        "overall_accuracy": overall_accuracy(C),
-        "average_accuracy": average_accuracy(C),
-        "kappa": kappa(C),
-    }
+    found = {"overall_accuracy": overall_accuracy(C), "average_accuracy": average_accuracy(C), "kappa": kappa(C)}
+    return {"samples": int(_matrix(C).sum())} | {name: None if x != x else x for name, x in found.items()}
 
 
 def _labels(y, name, K):

@@ -21,7 +21,7 @@ def ablation(results, runs):
     for result in results:
         system = systems.SYSTEMS[result["system"]]
         figures = [f"{value:.2f}" for value in system.figures]
-        own = [f"{100 * result[name]:.2f}" for name in ("overall_accuracy", "kappa")]
+        own = [spread([result[name]]) for name in ("overall_accuracy", "kappa")]
         time = f"{result['training_seconds']:.0f} s"
         table.append((system.label, *figures, *own, time, f"{result['parameters']:,}"))
     lines = [title(results, simulated), "", *columns(table)]
@@ -55,7 +55,7 @@ def tables(rows, footer):
         for name in chosen:
             system, results = systems.SYSTEMS[name], rows[name]
             figures = [f"{value:.2f}" for value in system.figures]
-            own = [spread([100 * r[key] for r in results]) for key in ("overall_accuracy", "kappa")]
+            own = [spread([r[key] for r in results]) for key in ("overall_accuracy", "kappa")]
             epoch = sum(r["training_seconds"] / r["last_epoch"]["epoch"] for r in results) / len(results)
             counts = (str(len(results)), f"{results[0]['parameters']:,}", f"{epoch:.1f}")
             table.append((system.label, *figures, *own, *counts))
@@ -75,12 +75,15 @@ def tables_csv(rows):
     return "\n".join(lines) + "\n"
 
 
-def spread(values):
-    """Mean and standard deviation over seeds (divided by n - 1), or the one value there is.
+def spread(fractions):
+    """Mean and standard deviation over seeds (divided by n - 1) in percent, or the one value there is.
 
-    >>> spread([80.0, 82.0]), spread([80.0])
-    ('81.00 ± 1.41', '80.00')
+    >>> spread([0.80, 0.82]), spread([0.80]), spread([0.80, None])
+    ('81.00 ± 1.41', '80.00', 'undefined')
     """
+    if None in fractions:  # kappa of one class alone
+        return "undefined"
+    values = [100 * fraction for fraction in fractions]
     mean = sum(values) / len(values)
     if len(values) == 1:
         return f"{mean:.2f}"

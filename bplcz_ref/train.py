@@ -55,7 +55,7 @@ def train(
     Errors: ValueError if the run folder belongs to another system, setting or data file, or the file is unfit.
     """
     run, say = Path(run), say or to_stderr
-    with so2sat.open_file(data) as patches:
+    with so2sat.open_file(data) as patches, files.alone(run):
         config = describe(patches, system, settings, dtype)
         done = claim(run, config, resume)
         if done is not None:
@@ -310,7 +310,9 @@ def finish(run, config, C, at):
         "system": config["system"],
         "preset": settings.preset,
         "data_simulated": config["data"]["simulated"],
-        **metrics.summary(C),
+        **{
+            name: None if value != value else value for name, value in metrics.summary(C).items()
+        },  # JSON has no nan
         "test_samples": int(C.sum()),
         "parameters": weights.count(at.params),
         "training_seconds": sum(row["seconds"] for row in rows),
