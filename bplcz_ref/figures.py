@@ -37,7 +37,7 @@ def write(runs, out, data=None, *, say=print):
         for run, name in zip(runs, names, strict=True)
     ]
     jobs.append((curves, runs, out / "curves.png"))
-    missing, fusing = [], [run for run, c in zip(runs, configs, strict=True) if fuses(run, c)]
+    missing, fusing = [], [run for run, c in zip(runs, configs, strict=True) if fuses(c)]
     if fusing:
         jobs.append((lambda runs, path: tsne(runs, data or trained_on(runs[0]), path), fusing, out / "tsne.png"))
     else:
@@ -72,7 +72,7 @@ def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
     path, runs, embed = checked(path), folders(runs), embedding(seed)
     configs = [read(run) for run in runs]
     for run, config in zip(runs, configs, strict=True):
-        if not fuses(run, config):
+        if not fuses(config):
             raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
     with so2sat.open_file(data) as patches:
         rows = sample(patches.labels, common_test(runs, configs, patches), per_class, seed)
@@ -138,9 +138,9 @@ def common_test(runs, configs, patches):  # -> (M,)
     return first
 
 
-def fuses(run, config):
-    """Whether a run's system has the fused feature I."""
-    return systems.build(config["system"], settings(run, config)).fused is not None
+def fuses(config):
+    """Whether a run's system has the fused feature I; that depends on no setting."""
+    return systems.build(config["system"], systems.PAPER).fused is not None
 
 
 def fused(run, patches, rows):  # -> (N, n d)

@@ -317,6 +317,7 @@ def test_neighbours_against_a_loop():
 
 
 def test_runs_that_cannot_stand_side_by_side_are_named(runs, data, tmp_path):
+    pytest.importorskip("matplotlib")
     pytest.importorskip("sklearn")
     other_seed = copied(runs[1], tmp_path / "seed", seed=48)
     with pytest.raises(ValueError, match="another test part than"):
@@ -451,6 +452,19 @@ def test_settings_of_another_version_are_named(runs, tmp_path):
     del config["settings"]["grid"]
     with pytest.raises(ValueError, match="settings differ from this one's in grid: train it again"):
         figures.settings(runs[0], config)
+
+
+def test_the_matrix_of_a_run_of_another_version_is_still_drawn(runs, tmp_path):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    old, written = copied(runs[0], tmp_path / "old"), []
+    config = files.read_json(old / "config.json")
+    del config["settings"]["grid"]
+    files.write_json(old / "config.json", config)
+    missing = figures.write(old, tmp_path / "out", say=written.append)
+    assert written == [str(tmp_path / "out" / "confusion-ebcnn.png")]
+    assert [line.split(":")[0] for line in missing] == ["no curves.png", "no tsne.png"]
+    assert all("train it again" in line for line in missing)
 
 
 # ------------------------------------------------------------------------------------------------ files, command
