@@ -120,7 +120,7 @@ def parser():
 
     c = command("report", run_report, "Accuracy of runs, and figures: confusion matrix, t-SNE of I, curves.",
                 "report runs/small/ebcnn runs/small/ebcnn-bplcz --out figures")  # fmt: skip
-    c.add_argument("folders", metavar="RUN", type=Path, nargs="+")
+    c.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders, as train writes them")
     c.add_argument("--data", metavar="FILE.h5", help="what they were trained on; default: the path in config.json")
     c.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
 
