@@ -23,6 +23,7 @@ class Outcome(NamedTuple):
     allowed: float
     digits: float  # decimal digits that agree, relative to the scale
     note: str = ""
+    malformed: bool = False  # another shape or kind of data: an answer that cannot be compared
 
 
 class Graded(NamedTuple):
@@ -41,18 +42,27 @@ def outcome(expected, answer, dtype):
     """The Outcome of one answer."""
     if "scale" not in expected:
         want = tensors.array(expected, "vectors")
+        if isinstance(want, np.ndarray) and (bad := malformed(answer, expected)):
+            return Outcome(False, math.inf, 0.0, 0.0, bad, malformed=True)
+        if not isinstance(want, np.ndarray) and isinstance(answer, np.ndarray):
+            return Outcome(False, math.inf, 0.0, 0.0, "numbers for text", malformed=True)
         same = np.shape(answer) == np.shape(want) and np.array_equal(answer, want)
         note = "" if same else f"{tensors.brief(plain(answer))} for {tensors.brief(plain(want))}"
         return Outcome(same, 0.0 if same else math.inf, 0.0, 17.0 if same else 0.0, note)
     allowed = budget(expected, dtype)
-    if not isinstance(answer, np.ndarray):
-        return Outcome(False, math.inf, allowed, 0.0, "text where numbers are expected")
-    if list(answer.shape) != expected["shape"]:
-        return Outcome(False, math.inf, allowed, 0.0, f"shape {list(answer.shape)} for {expected['shape']}")
+    if bad := malformed(answer, expected):
+        return Outcome(False, math.inf, allowed, 0.0, bad, malformed=True)
     error = away(answer, np.reshape(numbers(expected), answer.shape), expected["scale"])
     note = "" if np.isfinite(answer).all() else "nan"
     digits = 17.0 if error == 0 else max(0.0, min(17.0, -math.log10(error)))
     return Outcome(error <= allowed, error, allowed, digits, note)
+
+
+def malformed(answer, expected):
+    """What keeps an answer from being compared with numbers, or nothing."""
+    if not isinstance(answer, np.ndarray):
+        return "text for numbers"
+    return "" if list(answer.shape) == expected["shape"] else f"shape {list(answer.shape)} for {expected['shape']}"
 
 
 def plain(x):

@@ -22,10 +22,11 @@ def check(functions, gradients=None, from_numpy=None, to_numpy=np.asarray, dtype
     profile     a dict as in profile.json
     Returns a Report: `ok`, `exit_code`, `findings`; str(report) is the verdict.
 
-    >>> report = check({"total_loss": lambda L_cls, L_con, beta: L_cls * beta + L_con})  # doctest: +ELLIPSIS
-    >>> print(report)
+    >>> print(check({"total_loss": lambda L_cls, L_con, beta: L_cls * beta + L_con}))  # doctest: +ELLIPSIS
     DIVERGES: 0 of 94 cases pass, 2 fail, 92 not run (float32, kit ...)
     GUILTY   Eq. (10) L [total_loss]: this is "beta on the other term"; 2 of 2 cases, first at L: error ...
+             python -m bplcz_ref conform explain total_loss/other-beta
+    not run, as the profile declares: read_array, ...
     """
     kit, given, defects = vectors.load(), {}, []
     if dtype not in EPS:

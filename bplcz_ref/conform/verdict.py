@@ -61,6 +61,9 @@ def report(kit, given, dtype, profile=reading.EVERYTHING):
             graded[name] = Graded(name, case["op"], NOT_RUN, {})
             if name in given.given:
                 defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
+    defects += [
+        f"{g.id}: {name}: {o.note}" for g in graded.values() for name, o in g.outcomes.items() if o.malformed
+    ]
     found = findings(cases, graded)
     states = [g.state for g in graded.values()]
     incomplete = any(g.state == MISSING or g.why.startswith("no output") for g in graded.values())
@@ -176,8 +179,9 @@ def head(r):
     return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({r.dtype}, kit {r.kit})"
 
 
-def text(r, folder="ANSWERS"):
-    """The report as at most LINES lines."""
+def text(r, folder=None):
+    """The report as at most LINES lines; `folder` is where the answers are, if they are files."""
+    where = f" --answers {folder}" if folder else ""
     lines = [head(r)]
     lines += [f"  {line}" for line in r.defects[:5]]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
@@ -190,7 +194,7 @@ def text(r, folder="ANSWERS"):
     for f in r.findings:
         lines.append(line_of(f))
         if f.state != "blocked":
-            lines.append(f"         python -m bplcz_ref conform explain {f.cases[0]} --answers {folder}")
+            lines.append(f"         python -m bplcz_ref conform explain {f.cases[0]}{where}")
     if undecided := r.of(UNDECIDED):
         unseen = sorted({name for g in undecided for name in g.unseen})
         lines.append(
