@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import metrics, paper
+from bplcz_ref import metrics, paper, report
 
 K, BUILT = len(paper.CLASSES), paper.BUILT
 IDS = [name for name, _ in paper.CLASSES]
@@ -69,8 +69,8 @@ def confusion(C, label):  # (17, 17) -> Figure
     for side in (axes, right):
         side.tick_params(length=0, labelsize=9)
     figure.colorbar(image, ax=axes, shrink=0.5, pad=0.02).set_label("share of the true class")
-    OA, kappa = 100 * metrics.overall_accuracy(C), 100 * metrics.kappa(C)
-    title = f"{label}: OA {OA:.2f} %, kappa {kappa:.2f} % on {C.sum():,} test samples"
+    OA, kappa = (report.spread([metrics.summary(C)[name]]) for name in ("overall_accuracy", "kappa"))
+    title = f"{label}: OA {OA} %, kappa {kappa} % on {C.sum():,} test samples"
     axes.set_title(title, fontsize=11, pad=24)
     figure.supxlabel(errors(C), fontsize=9)
     return figure

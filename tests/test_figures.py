@@ -203,6 +203,8 @@ def test_the_title_and_the_note_by_hand():
     assert "Of 50 errors, 60 % stay within" in text
     assert "49 % would if the errors of each class fell evenly on the 16 others" in text
     assert "No errors." in words(drawings.confusion(np.eye(17, dtype=int), "EB-CNN"))
+    one_class = np.diag([0] * 16 + [5])
+    assert "OA 100.00 %, kappa undefined % on 5 test samples" in words(drawings.confusion(one_class, "EB-CNN"))
 
 
 def test_within_types_against_pairs_one_by_one():
