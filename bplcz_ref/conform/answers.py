@@ -53,16 +53,16 @@ def read_json(path):
     try:
         size = path.stat().st_size
         if size > LARGEST:
-            raise ValueError(f"{path}: {size} bytes, more than the {LARGEST} that an answer file may have")
+            raise ValueError(f"{path.name}: {size} bytes, more than the {LARGEST} that an answer file may have")
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        raise ValueError(f"{path.name}: cannot be read as UTF-8 text ({error})") from None
     if not text.strip():
-        raise ValueError(f"{path}: the file is empty")
+        raise ValueError(f"{path.name}: the file is empty")
     try:
         return json.loads(text, parse_constant=no_constant, object_pairs_hook=no_twins)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: not valid JSON ({error or 'nested too deeply'}); is it cut?") from None
+        raise ValueError(f"{path.name}: not valid JSON ({error or 'nested too deeply'}); is it cut?") from None
 
 
 def read(folder, kit, skip=None):
@@ -74,20 +74,20 @@ def read(folder, kit, skip=None):
     paths = sorted(p for p in folder.iterdir() if skip is None or p.resolve() != Path(skip).resolve())
     for path in paths:
         if path.is_dir() or path.suffix != ".json":
-            defects.append(f"{path}: is not an answer file (*.json); keep other files elsewhere")
+            defects.append(f"{path.name}: is not an answer file (*.json); keep other files elsewhere")
             continue
         try:
-            part = content(read_json(path), path, kit)
+            part = content(read_json(path), path.name, kit)
         except ValueError as error:
             defects.append(str(error))
             continue
         for name, outputs in part.items():
             if name in given:
-                defects.append(f"{path}: case {name!r} was already answered in another file")
+                defects.append(f"{path.name}: case {name!r} was already answered in another file")
             elif name not in kit.cases:
-                defects.append(f"{path}: there is no case {tensors.brief(name)}")
+                defects.append(f"{path.name}: there is no case {tensors.brief(name)}")
             else:
-                given[name], lines = outputs_of(outputs, f"{path}: {name}", kit.cases[name])
+                given[name], lines = outputs_of(outputs, f"{path.name}: {name}", kit.cases[name])
                 defects += lines
     if not paths:
         defects.append(f"{folder}: holds no answers")
@@ -95,7 +95,7 @@ def read(folder, kit, skip=None):
 
 
 def content(data, path, kit):
-    """The answers of one file, after its head has been checked."""
+    """The answers of one file (`path` is its name), after its head has been checked."""
     if not isinstance(data, dict) or not isinstance(data.get("answers"), dict):
         raise ValueError(f'{path}: expected {{"kit", "manifest", "answers": {{case id: outputs}}}}')
     if data.get("kit") != kit.manifest["kit"]:

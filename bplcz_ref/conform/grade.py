@@ -163,8 +163,8 @@ def rests_on(op):
     return found
 
 
-def for_readings(kit_cases, readings):
-    """The cases under other readings: expected values are worked out anew where they change."""
+def for_readings(kit_cases, readings, wanted=lambda name: True):
+    """The cases under other readings: expected values are worked out anew where they change, of those wanted."""
     if not readings:
         return kit_cases
     changed, table = {}, dict(EXACT)
@@ -178,7 +178,7 @@ def for_readings(kit_cases, readings):
     made_cases: dict[str, made.Case] = {case.id: case for members in all_cases().values() for case in members}
     out = {}
     for name, case in kit_cases.items():
-        if ops & rests_on(case["op"]) or case["op"] == "training":
+        if wanted(name) and ops & rests_on(case["op"]):
             expect, _, _ = expectations(made_cases[name], table)
             near = [n for n in case["near_misses"] if not (n["reading"] and set(n["reading"]) & set(readings))]
             near.append(

@@ -52,10 +52,11 @@ class Report(NamedTuple):
 
 def report(kit, given, dtype, profile=reading.EVERYTHING):
     """The Report on Answers."""
-    cases, graded = for_readings(kit.cases, profile.readings), {}
+    declared = {name for name, case in kit.cases.items() if profile.declares(case, kit.suites[name])}
+    cases, graded = for_readings(kit.cases, profile.readings, declared.__contains__), {}
     defects = list(given.defects)
     for name, case in cases.items():
-        if profile.declares(case, kit.suites[name]):
+        if name in declared:
             graded[name] = grade(case, given.given.get(name), dtype, profile.gradients)
         else:
             graded[name] = Graded(name, case["op"], NOT_RUN, {})
