@@ -27,6 +27,8 @@ from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
 from bplcz_ref.kernels.linear import embedding as embedding_kernel
 from bplcz_ref.kernels.linear import linear as linear_kernel
 
+one_blas_thread = threads.one_blas_thread  # a context: on a busy machine more threads cost a multiple
+
 
 class Network(NamedTuple):
     """A network as two pure functions.

@@ -21,6 +21,7 @@ from bplcz_ref import (
     files,
     metrics,
     model,
+    nn,
     optim,
     paper,
     so2sat,
@@ -208,7 +209,9 @@ def logits(trained, patches, index, size=64):
     """c_hat of the rows of `index`, in chunks of `size`: evaluation mode, the image side alone."""
     for rows in np.split(index, range(size, len(index), size)):
         x, _ = batch(patches, rows, trained.statistics, trained.dtype)
-        yield rows, trained.network.apply(trained.params, trained.state, x, train=False)[0]
+        with nn.one_blas_thread():
+            c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
+        yield rows, c_hat
 
 
 def confusion(trained, patches, index):

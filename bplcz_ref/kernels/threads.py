@@ -113,8 +113,12 @@ def _blas_threads(n=None):
 
 
 @contextlib.contextmanager
-def _one_blas_thread():
-    """BLAS threads 1 while anybody is in here, then what they were before."""
+def one_blas_thread():
+    """BLAS threads 1 while anybody is in here, then what they were before.
+
+    The kernels multiply many small matrices: a second BLAS thread gains little on a quiet machine, costs a
+    multiple on a busy one, where each product waits for it, and makes the bits depend on the number of cores.
+    """
     with _lock:
         if _blas["users"] == 0:
             _blas["before"] = _blas_threads()
@@ -168,7 +172,7 @@ def run(tasks, order=None):
         finally:
             _own.inside, tracer.trace_stack.top = False, before
 
-    with _one_blas_thread():
+    with one_blas_thread():
         helpers = min(thread_count(), len(tasks)) - 1
         futures = []
         if helpers > 0:
@@ -308,10 +312,11 @@ def _forward(function, tree, values):
 
 def value_and_gradients(function, params):
     """nn.value_and_gradients: every array of `params` is a root of the tape by itself."""
-    y, aux, vjp, _ = _forward(function, _Place(0), [params])
-    if np.shape(y):
-        raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
-    return y, vjp(np.ones_like(y))[0], aux
+    with one_blas_thread():
+        y, aux, vjp, _ = _forward(function, _Place(0), [params])
+        if np.shape(y):
+            raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
+        return y, vjp(np.ones_like(y))[0], aux
 
 
 def _split(result):
