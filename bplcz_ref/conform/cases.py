@@ -127,7 +127,7 @@ def equations():
             "every pair wrong with |S| from 24 to 40: the only place where log(p + eps) shows",
             {"S": saturated, "W": W},
             flag="EDGE",
-            shows=("log(p + 1e-8)",),
+            shows=("log(p + 1e-8)", "of probabilities in float32, as by torch.nn.BCELoss"),
         ),
         {"L": ()},
         ["S"],

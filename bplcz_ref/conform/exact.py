@@ -317,7 +317,7 @@ def _softplus(x):
 
 
 def _float_sigmoid(x):
-    return 0.5 * (1 + anp.tanh(0.5 * x))
+    return anp.exp(-anp.logaddexp(0, -x))  # keeps the digits of a small sigma
 
 
 exp = _elementwise(Decimal.exp, lambda x, y: y, anp.exp)

@@ -85,19 +85,21 @@ def away(a, r, scale):
 
 
 def fitting(case, answer, outcomes, dtype):
-    """Names of the near misses that an answer equals: all that they change fits them, all else is right."""
-    names = []
+    """Names of the near misses that an answer equals: all that they change fits them, all else is right.
+
+    Where none fits in all, values alone decide: gradients of a wrong formula depend on how it is worked out.
+    """
+    full, values = [], []
     for near in case["near_misses"]:
         tapped = len(case["expect"]) > 12 and len(near["expect"]) <= 2  # only the first and last change are stored
-        rest = [] if tapped else [o for o in outcomes if o not in near["expect"]]
-        stored = [o for o in near["expect"] if o in answer]
-        if (
-            stored
-            and all(outcomes[o].passed for o in rest)
-            and all(equals(case, near, o, answer, dtype) for o in stored)
-        ):
-            names.append(near["name"])
-    return tuple(names)
+        fits = {o: equals(case, near, o, answer, dtype) for o in near["expect"] if o in answer}
+        fits |= {o: found.passed for o, found in outcomes.items() if o not in near["expect"] and not tapped}
+        plain = {o: fit for o, fit in fits.items() if not o.startswith("grad.")}
+        if fits and all(fits.values()):
+            full.append(near["name"])
+        elif all(plain.values()) and set(plain) & set(near["expect"]):
+            values.append(near["name"])
+    return tuple(full or values)
 
 
 def equals(case, near, output, answer, dtype):

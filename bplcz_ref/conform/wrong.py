@@ -69,10 +69,28 @@ def bce_eps(f, S, W):
     return of_probabilities(xp.log(xp.sigmoid(S) + e), xp.log(xp.sigmoid(-S) + e), W)
 
 
+def bounded(t, limit):
+    """The terms, at most `limit`, without slope above."""
+    below = xp.mask(xp.value(t) < limit, t)
+    return t * below + (1 - below) * limit
+
+
 def bce_clamped(f, S, W):
-    t = terms(S, W)
-    below = xp.mask(xp.value(t) < 100, S)
-    return {"L": xp.mean(t * below + (1 - below) * 100)}
+    return {"L": xp.mean(bounded(terms(S, W), 100))}
+
+
+def bce_clipped(f, S, W):
+    return {"L": xp.mean(bounded(terms(S, W), like(S, "16.11809565095831978812594953668212747")))}  # -log 1e-7
+
+
+def bce_rounded(f, S, W):
+    """Torch's BCELoss after a sigmoid: p is 1 from S = 25 ln 2 on; the slope has p (1 - p) twice, once kept above
+    1e-12."""
+    t, p = bounded(terms(S, W), 100), xp.value(xp.sigmoid(S))
+    one = xp.mask((xp.value(S) > like(S, "17.33")) & (numpy.asarray(W) == 0), S)
+    kept = numpy.minimum(p * (1 - p) / like(S, "1e-12"), 1) * (1 - one)
+    fixed = xp.value(t) * (1 - one) + 100 * one - xp.value(t) * kept
+    return {"L": xp.mean(t * kept + fixed)}
 
 
 def bce_softmax(f, S, W):
@@ -113,6 +131,8 @@ LOSS = [
     Wrong("bce", "mean over the positives only", bce_positives),
     Wrong("bce", "log(p + 1e-8)", bce_eps, reading=("bce-logarithm", "eps")),
     Wrong("bce", "each logarithm at least -100", bce_clamped, reading=("bce-logarithm", "clamped")),
+    Wrong("bce", "probabilities kept 1e-7 from 0 and 1, as in Keras", bce_clipped),
+    Wrong("bce", "of probabilities in float32, as by torch.nn.BCELoss", bce_rounded),
     Wrong("bce", "sigmoid twice", lambda f, S, W: {"L": xp.mean(terms(xp.sigmoid(S), W))}),
     Wrong("bce", "softmax for sigmoid", bce_softmax),
     Wrong("bce", "softmax cross-entropy over each row", bce_rows),
