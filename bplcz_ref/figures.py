@@ -96,7 +96,7 @@ def curves(runs, path):
     path, runs = checked(path), folders(runs)
     configs, found = [read(run) for run in runs], []
     for run, config, label in zip(runs, configs, labels(runs, configs), strict=True):
-        rows, chosen = train.read_log(run), settings(run, config)
+        rows, chosen = train.read_log(run), train.settings_of(run, config)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
         floors = [train.floor(config["system"], chosen, row["positive_fraction"]) for row in rows]
@@ -129,7 +129,7 @@ def common_test(runs, configs, patches):  # -> (M,)
                 f"{run} was trained on {config['data']['path']}, and {patches.path} has other labels: "
                 "give the file that it was trained on, whose test part is known"
             )
-        _, rows = train.parts(patches, settings(run, config))
+        _, rows = train.parts(patches, train.settings_of(run, config))
         first = rows if first is None else first
         if not np.array_equal(np.sort(rows), np.sort(first)):
             raise ValueError(
@@ -220,17 +220,6 @@ def trained_on(run):
     if not Path(path).exists():
         raise ValueError(f"{path}, on which {run} was trained, is not there now: name it with --data FILE.h5")
     return path
-
-
-def settings(run, config):
-    """The systems.Settings of a run."""
-    differs = set(config["settings"]) ^ set(systems.Settings._fields)
-    if differs:
-        raise ValueError(
-            f"{run} was written by bplcz_ref {config['bplcz_ref']}, whose settings differ from this one's in "
-            f"{', '.join(sorted(differs))}: train it again"
-        )
-    return systems.Settings(**config["settings"])
 
 
 def read_confusion(run):  # -> (17, 17)

@@ -2,7 +2,7 @@
 
 All are fractions (the paper's tables print percent). Sums are taken in integers, so every figure is the
 correctly rounded quotient of two whole numbers or a mean of such. Refuses empty input and values that are
-not class numbers; averages nothing over seeds and draws nothing (report.py does).
+not class numbers; averages nothing over seeds (report.py does) and draws nothing (figures.py does).
 
 Index letters: N samples, K classes. C[j, k] counts the samples of class j that were predicted as k.
 """

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import autograd.numpy as np
 from autograd import make_vjp
-from autograd.scipy.special import erf
+from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
+from scipy import special
 
 from bplcz_ref.kernels import activation, pooling, threads
 from bplcz_ref.kernels.attention import attention as attention_kernel
@@ -26,6 +27,10 @@ from bplcz_ref.kernels.gelu import quick_gelu as quick_gelu_kernel
 from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
 from bplcz_ref.kernels.linear import embedding as embedding_kernel
 from bplcz_ref.kernels.linear import linear as linear_kernel
+
+# autograd.scipy has an erf too, but importing it takes all of scipy.stats, most of a second
+erf = primitive(special.erf)
+defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 
 one_blas_thread = threads.one_blas_thread  # a context: on a busy machine more threads cost a multiple
 

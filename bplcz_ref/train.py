@@ -297,12 +297,23 @@ def load_checkpoint(run, network, settings, dtype):
 def load(run):
     """The trained network of a run folder, complete or not: Trained."""
     config = files.read_json(Path(run) / "config.json")
-    settings = systems.Settings(**config["settings"])
+    settings = settings_of(run, config)
     network = systems.build(config["system"], settings)
     at = load_checkpoint(Path(run), network, settings, config["dtype"])
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
     return Trained(network, at.params, at.state, at.statistics, config["dtype"])
+
+
+def settings_of(run, config):
+    """The systems.Settings of a run folder; one written by a version with other settings is refused by name."""
+    differs = set(config["settings"]) ^ set(systems.Settings._fields)
+    if differs:
+        raise ValueError(
+            f"{run} was written by bplcz_ref {config['bplcz_ref']}, whose settings differ from this one's in "
+            f"{', '.join(sorted(differs))}: train it again"
+        )
+    return systems.Settings(**config["settings"])
 
 
 def finish(run, config, C, at):

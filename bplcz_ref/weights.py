@@ -89,8 +89,9 @@ def load(source, network=None, *, dtype=None, ignore=()):
     dtype     of the floating arrays; None keeps what is stored
     ignore    beginnings of names to leave out, such as ("visual.", "logit_scale") of a whole CLIP
 
-    Names of torchvision, openai/CLIP and ExViT are taken as they are; those of Hugging Face's CLIPTextModel are
-    recognised and turned into openai/CLIP's (q, k, v packed into in_proj, the projection transposed).
+    Names of torchvision, openai/CLIP and ExViT are taken as they are; those of Hugging Face's text towers, which
+    begin with "text_model." (CLIPTextModelWithProjection, CLIPModel), are recognised and turned into openai/CLIP's
+    (q, k, v packed into in_proj, the projection transposed).
 
     >>> from bplcz_ref import nn
     >>> params, state = load({"weight": np.ones((2, 3)), "bias": np.zeros(2)}, nn.dense(3, 2))
@@ -188,7 +189,7 @@ def safetensors_numpy(path):
 
 
 def openai_names(arrays, text):
-    """Hugging Face's CLIPTextModel(WithProjection) under openai/CLIP's names.
+    """Hugging Face's CLIPTextModelWithProjection under openai/CLIP's names.
 
     >>> sorted(openai_names({"text_model.final_layer_norm.bias": np.zeros(1),
     ...                      "text_model.embeddings.position_ids": np.zeros(1)}, "a dict"))

@@ -453,7 +453,7 @@ def test_settings_of_another_version_are_named(runs, tmp_path):
     config = files.read_json(runs[0] / "config.json")
     del config["settings"]["grid"]
     with pytest.raises(ValueError, match="settings differ from this one's in grid: train it again"):
-        figures.settings(runs[0], config)
+        train.settings_of(runs[0], config)
 
 
 def test_the_matrix_of_a_run_of_another_version_is_still_drawn(runs, tmp_path):
