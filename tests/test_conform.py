@@ -78,6 +78,16 @@ def test_every_mutant_is_found_located_and_named():
     assert not any("cannot be told from" in line for line in str(found).split("\n"))
 
 
+def test_wrong_readings_that_ordinary_inputs_hardly_show_are_named_in_float64_too():
+    for op, name in (("bce", "log(p + 1e-8)"), ("similarity", "epsilon added to the norm")):
+        given = {
+            n: {o: selftest.plain(x) for o, x in consumer.answer(KIT.cases[n], consumer.PARTS, "float64").items()}
+            for n in selftest.affected(KIT, op, False)
+        }
+        m, r = selftest.mutant(KIT, given, wrong(op, name), "float64")
+        assert m.named, str(r)
+
+
 def test_a_selftest_with_a_blind_kit_fails(right):
     """Were the near misses emptied, or the budgets wide, the self-test would have to say so."""
     blind = {name: case | {"near_misses": []} for name, case in KIT.cases.items()}

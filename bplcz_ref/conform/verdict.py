@@ -65,7 +65,7 @@ def report(kit, given, dtype, profile=reading.EVERYTHING):
     defects += [
         f"{g.id}: {name}: {o.note}" for g in graded.values() for name, o in g.outcomes.items() if o.malformed
     ]
-    found = findings(cases, graded)
+    found = findings(cases, graded, dtype)
     states = [g.state for g in graded.values()]
     incomplete = any(g.state == MISSING or g.why.startswith("no output") for g in graded.values())
     if defects or incomplete or not {PASS, FAIL} & set(states):
@@ -75,7 +75,7 @@ def report(kit, given, dtype, profile=reading.EVERYTHING):
     return Report(kit.manifest["kit"], dtype, profile, graded, tuple(found), tuple(defects), exit_code)
 
 
-def findings(cases, graded):
+def findings(cases, graded, dtype):
     """What fails, in topological order, guilty first."""
     failing = {}
     for g in graded.values():
@@ -86,15 +86,15 @@ def findings(cases, graded):
         if op not in failing or op == "training":
             continue
         state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
-        found.append(finding(state, op, failing[op], cases, graded))
+        found.append(finding(state, op, failing[op], cases, graded, dtype))
     for g in failing.get("training", []):
         found += chain(g, cases[g.id], set(failing) - {"training"})
     return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
 
 
-def finding(state, op, failed, cases, graded):
+def finding(state, op, failed, cases, graded, dtype):
     """One Finding on an operation from its failing cases."""
-    telling = [g for g in failed if not overflowed(g)] or failed
+    telling = [g for g in failed if not overflowed(g) and not slight(g, dtype)] or failed
     names = set(telling[0].fits).intersection(*(g.fits for g in telling))
     own = [g for g in graded.values() if g.op == op]
     for g in own:
@@ -111,6 +111,12 @@ def finding(state, op, failed, cases, graded):
 def overflowed(g):
     """Whether an answer is not finite where a wrong reading in exact arithmetic is: it then fits none."""
     return not g.fits and any(o.error == float("inf") and o.note == "nan" for o in g.outcomes.values())
+
+
+def slight(g, dtype):
+    """Whether a case fails by less than the vectors store near misses for: it then fits none and denies none."""
+    ratio = 0.2 * EPS["float32"] / EPS[dtype]
+    return not g.fits and all(o.passed or o.error <= o.allowed * ratio for o in g.outcomes.values())
 
 
 def chain(g, case, guilty):
