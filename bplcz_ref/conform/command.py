@@ -58,6 +58,8 @@ def run_explain(options):
     if options.answers:
         given = reading.read(options.answers, kit)
         answer = given.given.get(options.case, {})
+        for line in [line for line in given.defects if options.case in line or not answer][:5]:
+            print(line)
     print(explaining.explain(kit, options.case, answer, options.dtype))
 
 

@@ -8,6 +8,24 @@ from bplcz_ref.conform import exact as xp
 from bplcz_ref.conform.text import pieces_as, tokenize_as
 from bplcz_ref.conform.wrong import Wrong
 
+# ---------------------------------------------------------------- reading files
+
+
+def column_major(f, a):
+    return right.read_array(f, numpy.ravel(a).reshape(a.shape, order="F"))
+
+
+def reversed_axes(f, a):
+    out = right.read_array(f, numpy.asarray(a).T)
+    return {"sum_0": out["sum_0"].T, "sum_1": out["sum_1"].T, "sum_2": out["sum_2"].T}
+
+
+READING = [
+    Wrong("read_array", "data taken as column-major", column_major),
+    Wrong("read_array", "axes counted from the last, as in Julia or Fortran", reversed_axes),
+]
+
+
 # ---------------------------------------------------------------- II-A, III-B
 
 
@@ -134,4 +152,4 @@ for name, options in {
 }.items():
     TEXT.append(Wrong("tokenize", name, tokenized(**options)))
 
-DATA = [*BANDS, *TEXT, *METRICS]
+DATA = [*READING, *BANDS, *TEXT, *METRICS]
