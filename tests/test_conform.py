@@ -175,8 +175,13 @@ def test_what_is_wrong_in_the_chain_alone_drifts(right):
     table = consumer.PARTS | {"training": twice_beta}
     given[case["id"]] = {o: selftest.plain(x) for o, x in consumer.answer(case, table, "float32").items()}
     r = verdict.report(KIT, answers.Answers(given, []), "float32")
-    assert [(f.state, f.op, f.output, f.note) for f in r.findings] == [("drift", "training", "L", "total_loss")]
+    assert [(f.state, f.op, f.output, f.note) for f in r.findings] == [
+        ("drift", "training", "L", "total_loss passes alone")
+    ]
     assert "drift    L in training/three-steps (total_loss passes alone)" in str(r)
+    part = answers.profile_of({"suites": [7]})
+    r = verdict.report(KIT, answers.Answers({case["id"]: given[case["id"]]}, []), "float32", part)
+    assert "drift    L in training/three-steps (total_loss was not run alone)" in str(r)
 
 
 def test_the_first_tap_of_an_encoder_that_diverges_is_named(right):

@@ -88,7 +88,7 @@ def findings(cases, graded, dtype):
         state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
         found.append(finding(state, op, failing[op], cases, graded, dtype))
     for g in failing.get("training", []):
-        found += chain(g, cases[g.id], set(failing) - {"training"})
+        found += chain(g, cases[g.id], set(failing) - {"training"}, graded)
     return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
 
 
@@ -119,7 +119,7 @@ def slight(g, dtype):
     return not g.fits and all(o.passed or o.error <= o.allowed * ratio for o in g.outcomes.values())
 
 
-def chain(g, case, guilty):
+def chain(g, case, guilty, graded):
     """Findings on the chain: the outputs that fail first, that is, while what they are computed from passes.
 
     Below anything guilty an output is blocked, whatever stands between: a small error may pass there, not here.
@@ -135,11 +135,13 @@ def chain(g, case, guilty):
         if output not in failed or failed & set(parents):
             continue
         state = "blocked" if output in below else "drift"
-        if any(f.state == state and f.note == op for f in out):
+        run = [other.state for other in graded.values() if other.op == op != "training"]
+        note = f"{op} passes alone" if run and {PASS, UNDECIDED} >= set(run) else f"{op} was not run alone"
+        if any((f.state, f.note) == (state, note) for f in out):
             continue  # the same operation in another group says nothing new
         o = g.outcomes[output]
         fits = g.fits if state == "drift" else ()
-        out.append(Finding(state, "training", output, fits, (g.id,), 1, o.error, o.allowed, op))
+        out.append(Finding(state, "training", output, fits, (g.id,), 1, o.error, o.allowed, note))
     return out
 
 
@@ -164,7 +166,7 @@ def line_of(f):
         meaning = "no known wrong reading fits"
     size = f.note if f.error == float("inf") and f.note else f"error {f.error:.2g}, budget {f.allowed:.2g}"
     if f.state == "drift":
-        return f"drift    {f.output} in {f.cases[0]} ({f.note} passes alone): {meaning}; {size}"
+        return f"drift    {f.output} in {f.cases[0]} ({f.note}): {meaning}; {size}"
     return f"GUILTY   {label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
 
 
