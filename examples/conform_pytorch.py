@@ -1,0 +1,80 @@
+"""Answers the conformance kit with PyTorch's own layers, optimiser and autograd, in float32.
+
+Usage: python examples/conform_pytorch.py VECTORS/ ANSWERS/, then check ANSWERS/ --profile ANSWERS/profile.json
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+PROFILE = {"suites": [0, 1, 2, 3, 4, 6], "without": ["image_encoder", "text_encoder"]}
+GROUPS = {"VH": [0, 1, 4], "VV": [2, 3, 5], "PolSAR": [6, 7], "RGB": [8, 9, 10], "VRE": [11, 12, 13, 15]}
+GROUPS |= {"NIR": [14], "SWIR": [16, 17]}  # from 0: the 8 bands of sen1, then the 10 of sen2
+DTYPES = {"int64": torch.int64, "float64": torch.float32}  # what we compute in
+tensor = lambda t: torch.tensor(t["data"], dtype=DTYPES[t["dtype"]]).reshape(t["shape"])
+first, last = (lambda x: x.movedim(-1, 1)), (lambda x: x.movedim(1, -1))  # channels; the kit has them last
+bce = lambda S, W: F.binary_cross_entropy_with_logits(S, W.to(S))
+L_con = lambda S, W: (bce(S, W) + bce(S.T, W)) / 2
+
+
+def sgd(w, gradients, lr, momentum, weight_decay):
+    w, steps = w.clone(), {"w": [], "v": []}
+    optimiser = torch.optim.SGD([w], momentum=momentum.item(), weight_decay=weight_decay.item())
+    for rate, w.grad in zip(lr.tolist(), gradients, strict=True):
+        optimiser.param_groups[0]["lr"], decayed = rate, w.grad + weight_decay * w
+        optimiser.step()  # without momentum it keeps no velocity, which then is the decayed gradient
+        steps["v"].append(optimiser.state[w]["momentum_buffer"].clone() if momentum else decayed)
+        steps["w"].append(w.clone())
+    return {name: torch.stack(x) for name, x in steps.items()}
+
+
+def attention(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
+    q, k, v = F.linear(x, in_proj_weight, in_proj_bias).unflatten(-1, (3, int(heads), -1)).permute(2, 0, 3, 1, 4)
+    y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+    return {"y": F.linear(y, out_weight, out_bias)}
+
+
+def batch_norm(x, weight, bias, running_mean, running_var, train):
+    y = F.batch_norm(first(x), running_mean, running_var, weight, bias, training=bool(train))
+    return {"y": last(y), "new_running_mean": running_mean, "new_running_var": running_var}
+
+
+OPERATIONS = {f.__name__: f for f in (sgd, attention, batch_norm)} | {
+    "read_array": lambda a: {f"sum_{axis}": a.sum(axis) for axis in range(3)},
+    "band_groups": lambda sen1, sen2: {f"X_{g}": torch.cat((sen1, sen2), -1)[..., i] for g, i in GROUPS.items()},
+    "similarity": lambda I_i, T_i: {"S_i": (S_i := F.normalize(I_i) @ F.normalize(T_i).T), "S_hat_i": S_i.T},
+    "fuse": lambda S_groups, alpha: {"S": alpha * S_groups.sum(0)},
+    "supervised_matrix": lambda y: {"W": (y[:, None] == y).long()},
+    "bce": lambda S, W: {"L": bce(S, W)},
+    "contrastive_loss": lambda S, W: {"L_i2t": bce(S, W), "L_t2i": bce(S.T, W), "L_con": L_con(S, W)},
+    "concat": lambda I_groups: {"I": torch.cat(list(I_groups), 1)},
+    "cross_entropy": lambda c_hat, c: {"L_cls": F.cross_entropy(c_hat, c)},
+    "total_loss": lambda L_cls, L_con, beta: {"L": L_cls + beta * L_con},
+    "conv2d": lambda x, weight, **options: {"y": last(F.conv2d(first(x), weight, **options))},
+    "max_pool2d": lambda x: {"y": last(F.max_pool2d(first(x), 2))},
+    "linear": lambda x, weight, bias: {"y": F.linear(x, weight, bias)},
+    "layer_norm": lambda x, weight, bias: {"y": F.layer_norm(x, x.shape[-1:], weight, bias)},
+    "relu": lambda x: {"y": F.relu(x)},
+    "gelu": lambda x: {"y": F.gelu(x)},
+    "quick_gelu": lambda x: {"y": x * torch.sigmoid(1.702 * x)},
+}
+vectors, folder = map(Path, sys.argv[1:])
+manifest = (vectors / "manifest.json").read_bytes()
+answers = {"kit": json.loads(manifest)["kit"], "manifest": hashlib.sha256(manifest).hexdigest(), "answers": {}}
+for case in [c for path in vectors.glob("[0-9]-*.json") for c in json.loads(path.read_bytes())["cases"]]:
+    if case["op"] in OPERATIONS:
+        inputs = {name: tensor(t) for name, t in case["inputs"].items()}
+        asked = {name: inputs[name[5:]].requires_grad_() for name in case["expect"] if name.startswith("grad.")}
+        outputs = OPERATIONS[case["op"]](**inputs)
+        if asked:
+            L = sum((tensor(t) * outputs[name]).sum() for name, t in case["cotangents"].items())
+            outputs |= zip(asked, torch.autograd.grad(L, list(asked.values())), strict=True)
+        tensors = {name: {"shape": list(y.shape), "data": y.flatten().tolist()} for name, y in outputs.items()}
+        answers["answers"][case["id"]] = tensors
+folder.mkdir(exist_ok=True)
+(folder / "answers.json").write_text(json.dumps(answers))
+(folder / "profile.json").write_text(json.dumps(PROFILE))
