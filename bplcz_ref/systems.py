@@ -36,6 +36,9 @@ SYSTEMS = {
 TABLE_II = ("resnet50", "resnext50", "convnext", "densenet121", "exvit", "exvit-bplcz", "ebcnn", "ebcnn-bplcz")
 TABLE_III = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
+# Batch norm on 1x1 maps: in training these need 2 samples or more in a batch.
+NEED_TWO = ("resnet50", "resnext50", "densenet121")
+
 # The networks that take all 18 channels at once; the paper names ResNeXt and ConvNeXt without their size.
 PUBLISHED = {
     "resnet50": resnet.resnet50,

@@ -201,3 +201,10 @@ def test_no_test_sample_is_trained_on(data):
 def test_two_processes_do_not_share_a_run_folder(data, tmp_path):
     with files.alone(tmp_path / "run"), pytest.raises(ValueError, match="another process is at work there"):
         train.train(tmp_path / "run", data, "ebcnn", SETTINGS, say=lambda line: None)
+
+
+def test_a_last_batch_of_one_is_refused_before_training(data, tmp_path):
+    settings = SETTINGS._replace(batch=10)  # 51 samples
+    with pytest.raises(ValueError, match="51 samples in batches of 10 leave a last batch of one"):
+        train.train(tmp_path / "resnet", data, "resnet50", settings, say=lambda line: None)
+    train.train(tmp_path / "ebcnn", data, "ebcnn", settings._replace(epochs=1), say=lambda line: None)
