@@ -65,8 +65,8 @@ def train(
         train_index, test_index = parts(patches, settings)
         if system in systems.NEED_TWO and len(train_index) % settings.batch == 1:
             raise ValueError(
-                f"{len(train_index)} samples in batches of {settings.batch} leave a last batch of one, which {system}"
-                " cannot normalise (its last maps are 1x1): choose another number of samples or batch"
+                f"{len(train_index)} samples in batches of {settings.batch} leave a last batch of one, which "
+                f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
             )
         network = systems.build(system, settings)
         at = load_checkpoint(run, network, settings, dtype)
