@@ -1,0 +1,103 @@
+"""The example consumers of the conformance kit: each passes as it is; one line made wrong fails by its name."""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bplcz_ref.__main__ import main
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+TORCH, JAX, NODE = "conform_pytorch.py", "conform_jax.py", "conform_javascript.mjs"
+DTYPES = {TORCH: "float32", JAX: "float64", NODE: "float64"}
+WITHOUT = "image_encoder, text_encoder, training, metrics"
+NOT_RUN = {
+    TORCH: f"not run, as the profile declares: prompt, pre_tokens, tokenize, {WITHOUT}",
+    JAX: f"not run, as the profile declares: band_groups, prompt, pre_tokens, tokenize, batch_norm, {WITHOUT}",
+    NODE: "not run, as the profile declares: gradients, and the training steps that need them",
+}
+
+
+def run(program, vectors, answers):
+    """The example as its first lines say; skips where what it needs is not installed."""
+    if program.suffix == ".mjs":
+        command, needs = ["node"], shutil.which("node")
+    else:
+        command, needs = [sys.executable], importlib.util.find_spec("jax" if "jax" in program.name else "torch")
+    if needs is None:
+        pytest.skip(f"{program.name}: what it needs is not installed")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    command += [str(program), str(vectors), str(answers)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def check(answers, dtype, capsys):
+    """(exit code, report) of the answers with the profile beside them."""
+    options = ["--dtype", dtype, "--profile", str(answers / "profile.json")]
+    capsys.readouterr()
+    code = main(["conform", "check", str(answers), *options])
+    return code, capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def vectors(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kit") / "vectors"
+    assert main(["conform", "export", str(folder)]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_each_example_passes_and_says_what_it_has_not_got(name, vectors, tmp_path, capsys):
+    answers = tmp_path / "answers"
+    run(EXAMPLES / name, vectors, answers)
+    code, report = check(answers, DTYPES[name], capsys)
+    assert code == 0, report
+    assert report.startswith("PASS of the declared part: "), report
+    assert NOT_RUN[name] in report.splitlines(), report
+    assert ("gradients, and the training steps" in report) == (name == NODE), "only JavaScript has none"
+    given = json.loads((answers / "answers.json").read_text("utf-8"))["answers"]
+    assert f": {len(given)} of " in report.splitlines()[0], "every answer was graded and passed"
+    # Without the profile, what is not there counts as missing: the same answers must not pass.
+    (answers / "profile.json").rename(tmp_path / "profile.json")
+    assert main(["conform", "check", str(answers), "--dtype", DTYPES[name]]) == 2
+
+
+# example, the suite that is run, the right line's part, the wrong one, what the report has to call it
+WRONG = [
+    (TORCH, 1, "logits(S, W.to(S))", 'logits(S, W.to(S), reduction="sum")', "[bce]", "sum for mean"),
+    (JAX, 3, "+ gradient + weight_decay * w", "+ (1 - momentum) * (gradient + weight_decay * w)", "[sgd]",
+     "(1 - momentum) on every gradient"),
+    (JAX, 3, "+ gradient + weight", "+ (1 - momentum) * gradient + weight", "[sgd]", "no known wrong reading"),
+    (NODE, 1, " / S.flat().length", "", "[bce]", "sum for mean"),
+    (NODE, 2, "Number(j === k)", "Number(j !== k)", "[supervised_matrix]", "0 where labels agree"),
+    (NODE, 4, "bands(m, [4, 5, 6, 8]), X_NIR: bands(m, [7])", "bands(m, [4, 5, 6, 7]), X_NIR: bands(m, [8])",
+     "[band_groups]", "bands 7 and 8 swapped"),
+    (NODE, 5, 'word.push(word.pop() + "</w>");', "", "[tokenize]", "no </w> at the end of a piece"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "suite", "right", "wrong", "op", "near_miss"), WRONG)
+def test_one_wrong_line_is_named(name, suite, right, wrong, op, near_miss, vectors, tmp_path, capsys):
+    source = (EXAMPLES / name).read_text("utf-8")
+    assert source.count(right) == 1, "the example has changed; mend this test"
+    copy, part, answers = tmp_path / name, tmp_path / "vectors", tmp_path / "answers"
+    copy.write_text(source.replace(right, wrong), "utf-8")
+    part.mkdir()  # one suite is enough, and quicker
+    for file in [*vectors.glob(f"{suite}-*.json"), vectors / "manifest.json", vectors / "merges.txt"]:
+        shutil.copy(file, part)
+    run(copy, part, answers)
+    profile = json.loads((answers / "profile.json").read_text("utf-8")) | {"suites": [suite]}
+    (answers / "profile.json").write_text(json.dumps(profile), "utf-8")
+    code, report = check(answers, DTYPES[name], capsys)
+    assert code == 1, report
+    guilty = [line for line in report.splitlines() if line.startswith("GUILTY")]
+    assert len(guilty) == 1, report
+    assert op in guilty[0], report
+    assert near_miss in guilty[0], report
+    assert "explain" in report
