@@ -8,7 +8,19 @@ import pytest
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import so2sat
 
-COMMANDS = "simulate inspect subset train evaluate predict report tables explain conform tokenizer".split()
+COMMANDS = [
+    "simulate",
+    "inspect",
+    "subset",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "tables",
+    "explain",
+    "conform",
+    "tokenizer",
+]
 SMALL = ("--epochs", "1", "--per-class", "2", "--test", "20", "--batch", "8")
 
 
