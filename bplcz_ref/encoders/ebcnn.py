@@ -29,9 +29,7 @@ def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
     def init(rng, dtype):
         params, state, channels = {}, {}, in_channels
         for k, out in enumerate(widths, 1):
-            params[f"conv{k}"] = {
-                "weight": nn.normal(rng, (out, channels, 3, 3), (2 / (out * 9)) ** 0.5, dtype)
-            }
+            params[f"conv{k}"] = {"weight": nn.normal(rng, (out, channels, 3, 3), (2 / (out * 9)) ** 0.5, dtype)}
             params[f"bn{k}"], state[f"bn{k}"] = nn.batch_norm_init(out, dtype)
             channels = out
         params["proj"] = nn.linear_init(rng, channels, features, dtype)
@@ -39,9 +37,7 @@ def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
 
     def apply(params, state, x, *, train, rng=None):
         if x.shape[1] % 4 or x.shape[2] % 4:
-            raise ValueError(
-                f"EB-CNN pools twice by 2: height and width must be divisible by 4, got {x.shape}"
-            )
+            raise ValueError(f"EB-CNN pools twice by 2: height and width must be divisible by 4, got {x.shape}")
         new = {}
         for k in range(1, 7):
             x = nn.conv2d(x, params[f"conv{k}"]["weight"], padding=1)
