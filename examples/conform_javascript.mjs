@@ -23,7 +23,7 @@ const letters = bytes.map((b, i) => String.fromCodePoint(i < own.length ? b : 25
 const merges = readFileSync(`${vectors}/merges.txt`, "utf8").trimEnd().split("\n").slice(1);
 const symbols = [...letters, ...letters.map((c) => c + "</w>"), ...merges.map((pair) => pair.replace(" ", ""))];
 const [rank, id] = [merges, symbols].map((names) => new Map(names.map((name, i) => [name, i])));
-const unescape = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&");
+const unescape = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&"); // no others
 const pattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
 const preTokens = (text) => unescape(unescape(text)).toLowerCase().match(pattern) ?? [];
 function merged(piece) {

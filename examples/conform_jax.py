@@ -31,13 +31,13 @@ def sgd(w, gradients, lr, momentum, weight_decay):
 def attention(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
     split = lambda x: x.reshape(*x.shape[:2], int(heads), -1).swapaxes(1, 2)
     q, k, v = map(split, jnp.split(x @ in_proj_weight.T + in_proj_bias, 3, axis=-1))
-    scores = q @ k.swapaxes(2, 3) / jnp.sqrt(q.shape[-1])  # jax.nn.dot_product_attention rounds these to float32
+    scores = q @ k.swapaxes(2, 3) / jnp.sqrt(q.shape[-1])  # jax.nn.dot_product_attention takes float32 here
     p = jax.nn.softmax(jnp.where(jnp.tri(x.shape[1]), scores, -jnp.inf))
     return {"y": (p @ v).swapaxes(1, 2).reshape(x.shape) @ out_weight.T + out_bias}
 
 
 def layer_norm(x, weight, bias):
-    centred = x - x.mean(-1, keepdims=True)  # jax.nn.standardize takes E[x^2] - E[x]^2, which cancels
+    centred = x - x.mean(-1, keepdims=True)  # jax.nn.standardize: E[x^2] - E[x]^2, which cancels
     return {"y": centred / jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * weight + bias}
 
 

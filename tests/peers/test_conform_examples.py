@@ -49,6 +49,11 @@ def check(answers, dtype, capsys):
 def vectors(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kit") / "vectors"
     assert main(["conform", "export", str(folder)]) == 0
+    for path in folder.glob("[0-9]-*.json"):  # names of outputs without their values: there is nothing to copy
+        suite = json.loads(path.read_text("utf-8"))
+        for case in suite["cases"]:
+            case["expect"], case["near_misses"] = dict.fromkeys(case["expect"], {}), []
+        path.write_text(json.dumps(suite), "utf-8")
     return folder
 
 
