@@ -10,8 +10,9 @@ from autograd import make_vjp
 
 from bplcz_ref import conform
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import answers, consumer, explaining, selftest, tensors, vectors, verdict, wiring
-from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform import answers, consumer, explaining, grade, selftest, tensors, vectors, verdict, wiring
+from bplcz_ref.conform.grade import NOT_RUN
+from bplcz_ref.conform.ops import OPS, SUITES
 from bplcz_ref.conform.wrong_layers import WRONG
 
 KIT = vectors.load()
@@ -223,6 +224,48 @@ def test_float32_answers_called_float64_are_recognised(folder, capsys):
     assert "were the answers worked out in float32?" in text
 
 
+@pytest.mark.parametrize("word", ["sum for mean", "sum over a row, mean over rows"])
+def test_a_contrastive_loss_that_sums_is_named_beside_a_right_bce(word, right):
+    w = wrong("contrastive_loss", word)
+    case = KIT.cases["contrastive_loss/ordinary"]
+    summed = consumer.answer(case, consumer.PARTS | {w.op: w.function}, "float32")
+    given = right | {case["id"]: {o: selftest.plain(x) for o, x in summed.items()}}
+    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    assert [(f.state, f.op, f.names) for f in r.findings] == [("guilty", "contrastive_loss", (word,))]
+
+
+def test_an_empty_list_needs_no_dtype(folder, capsys):
+    def bare(data):
+        for outputs in data["answers"].values():
+            for t in outputs.values():
+                del t["dtype"]
+
+    edit(folder / "5.json", bare)
+    pieces = json.loads((folder / "5.json").read_text())["answers"]["pre_tokens/empty"]["pieces"]
+    assert pieces == {"shape": [0], "data": []}
+    code, text = check(capsys, folder)
+    assert code == 0, text
+    nothing = tensors.array(pieces, "answer")
+    ints = {"dtype": "int64", "shape": [0], "data": []}
+    assert grade.outcome(ints, nothing, "float32").passed
+    assert not grade.outcome(ints | {"shape": [1], "data": [0]}, nothing, "float32").passed
+    text = {"dtype": "string", "shape": [1], "data": ["a"]}
+    found = grade.outcome(text, nothing, "float32")
+    assert (found.passed, found.malformed) == (False, False)
+    assert grade.outcome(text, np.zeros((0, 1)), "float32").malformed
+
+
+def test_a_float_written_as_a_large_whole_number_is_a_float(folder, capsys):
+    edit(folder / "1.json", lambda d: d["answers"]["bce/ordinary"]["L"].update(data=[10**20]))
+    code, text = check(capsys, folder)
+    assert code == 1, text
+    assert "[bce]: no known wrong reading fits; 1 of 4 cases, first at L: error" in text
+    assert tensors.array({"shape": [2], "data": [10**20, 3]}, "answer").tolist() == [1e20, 3.0]
+    assert tensors.array({"shape": [1], "data": [2**63 - 1]}, "answer").tolist() == [2**63 - 1]
+    expected = {"dtype": "int64", "shape": [1], "data": [3]}
+    assert not grade.outcome(expected, np.array([1e20]), "float32").passed
+
+
 # ---------------------------------------------------------------- broken answers
 
 
@@ -313,7 +356,7 @@ BROKEN = {
     ),
     "a huge whole number": (
         lambda f: edit(f / "1.json", lambda d: d["answers"]["bce/ordinary"]["L"].update(data=[10**400])),
-        "a whole number beyond 64 bits",
+        "entry 0 is beyond float64",
     ),
 }
 
@@ -382,11 +425,69 @@ def test_a_declared_part_passes_and_the_rest_is_listed(right, tmp_path, capsys):
     code, text = check(capsys, folder, "--profile", profile(tmp_path, suites=[0, 1, 2], without=["concat"]))
     assert code == 0
     assert text.startswith(f"PASS of the declared part: {len(part)} of {len(KIT.cases)} cases pass")
-    assert "not run, as the profile declares: " in text
-    assert "concat" in text
+    suites = ", ".join(f"all of suite {s} {name}" for s, name in SUITES.items() if s > 2)
+    assert f"not run, as the profile declares: {suites}, concat 1 of 1 cases\n" in text.replace("\n  ", " ")
     code, text = check(capsys, folder, "--profile", profile(tmp_path, suites=[0, 1]))
     assert code == 2
     assert "supervised_matrix/duplicates: answered, but the profile declares it absent" in text
+
+
+def declared_absent(case, **content):
+    """Not answered because of the profile."""
+    suites = content.get("suites", list(SUITES))
+    return KIT.suites[case] not in suites or KIT.cases[case]["op"] in content.get("without", ())
+
+
+def named_as_not_run(text):
+    """What the lines of a report name as not run, unwrapped."""
+    words = " ".join(text.split()).split("not run, as the profile declares: ")[1]
+    return words.split(" digits agreed")[0].split(" graded on")[0].split(", ")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"suites": [0, 1]},
+        {"without": [op for op in OPS if op != "bce"][:-1]},
+        {"suites": [1, 2, 6], "without": [op for op in OPS if OPS[op].suite == 6][1:]},
+        {"suites": [0], "without": ["conv2d"]},
+        {"without": [op for op in OPS if op not in ("read_array", "gelu", "linear", "bce")]},
+    ],
+)
+def test_all_that_was_not_run_is_on_the_screen(content, right, tmp_path, capsys):
+    answered = {name: x for name, x in right.items() if not declared_absent(name, **content)}
+    options = ("--profile", profile(tmp_path, **content), "--json", tmp_path / "report.json")
+    code, text = check(capsys, as_files(answered, tmp_path / "part"), *options)
+    assert code == 0, text
+    named = named_as_not_run(text)
+    suites = {int(n.split()[3]) for n in named if n.startswith("all of suite")}
+    assert suites == set(SUITES) - {KIT.suites[name] for name in answered}
+    ops = {n.split()[0]: n.split(" ", 1)[1] for n in named if not n.startswith("all of suite")}
+    for name, case in KIT.cases.items():
+        assert name in answered or KIT.suites[name] in suites or case["op"] in ops, name
+    for op, found in ops.items():
+        own = [name for name, case in KIT.cases.items() if case["op"] == op]
+        assert found == f"{sum(name not in answered for name in own)} of {len(own)} cases", op
+    report = json.loads((tmp_path / "report.json").read_text())["not_run"]
+    assert set(report["suites"]) == suites
+    assert list(report["operations"]) == list(ops)
+
+
+def test_cases_of_an_operation_that_ran_elsewhere_are_counted():
+    profile = answers.profile_of({"suites": [0, 1]})
+    r = verdict.report(KIT, answers.Answers({}, []), "float32", profile)
+    some = next(name for name, case in KIT.cases.items() if case["op"] == "bce")
+    part = r._replace(graded=r.graded | {some: r.graded[some]._replace(state=NOT_RUN)})
+    assert "bce 1 of 4 cases" in str(part)
+
+
+def test_findings_are_left_out_before_what_was_not_run(right):
+    given = {name: {o: x + 7 for o, x in right[name].items()} for name in right if KIT.suites[name] in (1, 3, 6)}
+    part = answers.profile_of({"suites": [1, 3, 6]})
+    text = str(verdict.report(KIT, answers.Answers(given, []), "float32", part))
+    assert len(text.split("\n")) == verdict.LINES
+    assert "more lines; --json FILE has all of it" in text
+    assert "all of suite 8 metrics" in text
 
 
 def test_a_consumer_without_gradients_says_so(right, tmp_path, capsys):

@@ -34,18 +34,25 @@ sum(cotangents[o] * o). In the suite "chain" they are gradients of L at the firs
 second step and "after.X" is parameter X after the last. A text that does not fit is answered by {"refused": 1}.
 Layouts: images (B, H, W, C); convolutions (O, C, kh, kw); linear weights (out, in); parameters under the names of
 the public implementations' state_dicts.
+What these operations do that their formulas do not say (more in docs/conformance.md, "What is easy to trip over"):
+tokenize       ids: the 256 bytes in CLIP's order, the same with </w>, the lines of merges.txt, SOT, EOT; padding 0
+text_encoder   taps: attn and mlp are the branches after their last linear layer, residual_1 and residual_2 the
+               sums with x, gelu the QuickGELU of c_fc, at_eot the row of EOT
+training       ids is (classes, groups, tokens), groups in the order of `concat-order`
+sgd            without momentum the velocity v is the gradient with its decay
 
 ANSWERS  a folder with any number of *.json files and nothing else, each
          {"kit": "1.0.0", "manifest": SHA-256 of manifest.json as hex, "answers": {case id: {output: TENSOR}}}
          Every case once, with every output of its `expect`; `dtype` may be left out. Whole numbers and text must
-         agree exactly; floats may come in any precision, --dtype says what they were computed in.
+         agree exactly; floats may come in any precision, and without a point, as JavaScript writes 1e20; --dtype
+         says what they were computed in. JavaScript's JSON.stringify turns NaN into null, which is refused.
 
 PROFILE  optional, --profile FILE: {reading: word, ...} by docs/readings.md, of the readings in the manifest; the
          consumer is then graded on its own. And the explicit declarations of what is not there:
          "suites": [0, 1, 2]        only these are answered
          "without": ["attention"]   operations that are not
          "gradients": false         no outputs "grad.", and no "after." and "L_step" that need them
-         What is declared absent is reported as not run, and must not be answered.
+         What is declared absent is reported as not run, whole suites or n of m cases, and must not be answered.
 
 The error of an output is max |answer - expected| / scale, the scale being the largest sum of absolute terms; it
 passes up to 8 x amplification x eps(dtype), the amplification having been measured. Exit codes: 0 all that was

@@ -147,7 +147,8 @@ def profile_of(data, where="profile"):
             raise ValueError(
                 f"{where}: {name!r} is no reading that this kit grades; it knows {', '.join(READINGS)}"
             )
-        known = [READINGS[name], *(w.reading[1] for w in WRONG if w.reading and w.reading[0] == name)]
+        words = (w.reading[1] for w in WRONG if w.reading and w.reading[0] == name)
+        known = list(dict.fromkeys([READINGS[name], *words]))
         if word not in known:
             raise ValueError(f"{where}: {name} is {tensors.brief(word)}; expected one of {', '.join(known)}")
         if word != READINGS[name]:

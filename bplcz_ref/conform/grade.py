@@ -44,7 +44,8 @@ def outcome(expected, answer, dtype):
         want = tensors.array(expected, "vectors")
         if isinstance(want, np.ndarray) and (bad := malformed(answer, expected)):
             return Outcome(False, math.inf, 0.0, 0.0, bad, malformed=True)
-        if not isinstance(want, np.ndarray) and isinstance(answer, np.ndarray):
+        empty = np.shape(answer) == (0,)  # no entries: neither numbers nor text
+        if not isinstance(want, np.ndarray) and isinstance(answer, np.ndarray) and not empty:
             return Outcome(False, math.inf, 0.0, 0.0, "numbers for text", malformed=True)
         same = np.shape(answer) == np.shape(want) and np.array_equal(answer, want)
         note = "" if same else f"{tensors.brief(plain(answer))} for {tensors.brief(plain(want))}"
@@ -171,7 +172,7 @@ def for_readings(kit_cases, readings, wanted=lambda name: True):
         return kit_cases
     changed, table = {}, dict(EXACT)
     for name, word in readings.items():
-        wrong = next(w for w in WRONG if w.reading == (name, word))
+        wrong = next(w for w in WRONG if w.reading == (name, word))  # the first: of the operation it belongs to
         if wrong.entry in changed:
             raise ValueError(f"profile: {name} and {changed[wrong.entry]} cannot be graded together")
         changed[wrong.entry], table[wrong.entry] = name, wrong.function

@@ -26,7 +26,9 @@ def check(functions, gradients=None, from_numpy=None, to_numpy=np.asarray, dtype
     DIVERGES: 0 of 94 cases pass, 2 fail, 92 not run (float32, kit ...)
     GUILTY   Eq. (10) L [total_loss]: this is "beta on the other term"; 2 of 2 cases, first at L: error ...
              python -m bplcz_ref conform explain total_loss/other-beta
-    not run, as the profile declares: read_array, ...
+    not run, as the profile declares: all of suite 0 canaries, ..., all of suite 8 metrics,
+      similarity 3 of 3 cases, fuse 2 of 2 cases, bce 4 of 4 cases, ...
+    not run, as the profile declares: gradients, and the training steps that need them
     """
     kit, given, defects = vectors.load(), {}, []
     if dtype not in EPS:

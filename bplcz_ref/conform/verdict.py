@@ -6,12 +6,14 @@ drift    fails in the chain although it passes alone and what it is computed fro
          their joining, or a setting of the training program, is not
 """
 
+import textwrap
+from collections import Counter
 from typing import NamedTuple
 
 from bplcz_ref.conform import answers as reading
 from bplcz_ref.conform.generate import EPS
 from bplcz_ref.conform.grade import FAIL, MISSING, NOT_RUN, PASS, UNDECIDED, Graded, for_readings, grade, rests_on
-from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform.ops import OPS, SUITES
 from bplcz_ref.conform.ops import rests_on as tap_rests_on
 
 LINES = 24
@@ -35,6 +37,7 @@ class Report(NamedTuple):
     dtype: str
     profile: reading.Profile
     graded: dict  # id -> Graded
+    suites: dict  # id -> number of its suite
     findings: tuple
     defects: tuple
     exit_code: int
@@ -72,7 +75,8 @@ def report(kit, given, dtype, profile=reading.EVERYTHING):
         exit_code = 2
     else:
         exit_code = 1 if FAIL in states else 0
-    return Report(kit.manifest["kit"], dtype, profile, graded, tuple(found), tuple(defects), exit_code)
+    found, defects = tuple(found), tuple(defects)
+    return Report(kit.manifest["kit"], dtype, profile, graded, kit.suites, found, defects, exit_code)
 
 
 def findings(cases, graded, dtype):
@@ -188,6 +192,32 @@ def head(r):
     return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({r.dtype}, kit {r.kit})"
 
 
+def not_run(r):
+    """([suites of which nothing ran], {operation that lacks cases in the others: (cases not run, of all)})."""
+    ran = {r.suites[g.id] for g in r.graded.values() if g.state != NOT_RUN}
+    absent, every = Counter(g.op for g in r.of(NOT_RUN)), Counter(g.op for g in r.graded.values())
+    ops = dict.fromkeys(g.op for g in r.of(NOT_RUN) if r.suites[g.id] in ran)
+    return [s for s in SUITES if s not in ran], {op: (absent[op], every[op]) for op in ops}
+
+
+def absent_lines(r):
+    """What was not run, all of it: nothing passes by being cut from the screen."""
+    suites, ops = not_run(r)
+    names = [f"all of suite {s} {SUITES[s]}" for s in suites]
+    names += [f"{op} {n} of {m} cases" for op, (n, m) in ops.items()]
+    lines = wrapped("not run, as the profile declares:", names) if names else []
+    if not r.profile.gradients:
+        lines.append("not run, as the profile declares: gradients, and the training steps that need them")
+    return lines
+
+
+def wrapped(start, items):
+    """Lines of at most WIDTH, broken between items only (textwrap does not break at U+00A0)."""
+    line = f"{start} {', '.join(item.replace(' ', chr(0xA0)) for item in items)}"
+    lines = textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [part.replace(chr(0xA0), " ") for part in lines]
+
+
 def text(r, folder=None):
     """The report as at most LINES lines; `folder` is where the answers are, if they are files."""
     where = f" --answers {folder}" if folder else ""
@@ -200,28 +230,28 @@ def text(r, folder=None):
         lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
     if other := coarser(r):
         lines.append(f"all that fails would pass as {other}: were the answers worked out in {other}?")
+    found, last = [], []
     for f in r.findings:
-        lines.append(line_of(f))
+        found.append(line_of(f))
         if f.state != "blocked":
-            lines.append(f"         python -m bplcz_ref conform explain {f.cases[0]}{where}")
+            found.append(f"         python -m bplcz_ref conform explain {f.cases[0]}{where}")
     if undecided := r.of(UNDECIDED):
         unseen = sorted({name for g in undecided for name in g.unseen})
-        lines.append(
+        last.append(
             f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}"
         )
-    if absent := r.of(NOT_RUN):
-        lines.append(f"not run, as the profile declares: {', '.join(dict.fromkeys(g.op for g in absent))}")
-    if not r.profile.gradients:
-        lines.append("not run, as the profile declares: gradients, and the training steps that need them")
+    last += absent_lines(r)
     if r.profile.readings:
-        lines.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.profile.readings.items())}")
+        last += wrapped("graded on the readings", [f"{n}: {w}" for n, w in r.profile.readings.items()])
     agreed = [o.digits for g in r.of(PASS) for o in g.outcomes.values() if o.allowed]
     if agreed:
-        lines.append(
+        last.append(
             f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid"
         )
-    if len(lines) > LINES:
-        lines = [*lines[: LINES - 1], f"... {len(lines) - LINES + 1} more lines; --json FILE has all of it"]
+    room = LINES - len(lines) - len(last)
+    if len(found) > room:  # only findings are left out: the first are the ones to mend
+        found = [*found[: room - 1], f"... {len(found) - room + 1} more lines; --json FILE has all of it"]
+    lines += found + last
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)
 
 
@@ -235,10 +265,12 @@ def as_json(r):
         "verdict": head(r),
         "profile": r.profile._asdict(),
         "defects": list(r.defects),
+        "not_run": dict(zip(("suites", "operations"), not_run(r), strict=True)),
         "findings": [f._asdict() | {"error": finite(f.error)} for f in r.findings],
         "cases": {
             g.id: {
                 "op": g.op,
+                "suite": r.suites[g.id],
                 "state": g.state,
                 "why": g.why,
                 "fits": list(g.fits),

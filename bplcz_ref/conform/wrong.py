@@ -121,13 +121,24 @@ def directions(combine):
     return contrastive_loss
 
 
+def bce_sum(f, S, W):
+    return {"L": xp.sum(terms(S, W))}
+
+
+def bce_row_sum(f, S, W):
+    return {"L": xp.sum(terms(S, W)) / S.shape[0]}
+
+
+def within(bce):
+    """Eq. (6) with a BCE of its own, whatever the table's."""
+    return lambda f, S, W: right.contrastive_loss(f | {"bce": bce}, S, W)
+
+
+SUM, ROW_SUM = ("bce-reduction", "sum"), ("bce-reduction", "row-sum")
+
 LOSS = [
-    Wrong("bce", "sum for mean", lambda f, S, W: {"L": xp.sum(terms(S, W))}, reading=("bce-reduction", "sum")),
-    Wrong(
-        *("bce", "sum over a row, mean over rows"),
-        lambda f, S, W: {"L": xp.sum(terms(S, W)) / S.shape[0]},
-        reading=("bce-reduction", "row-sum"),
-    ),
+    Wrong("bce", "sum for mean", bce_sum, reading=SUM),
+    Wrong("bce", "sum over a row, mean over rows", bce_row_sum, reading=ROW_SUM),
     Wrong("bce", "mean over the positives only", bce_positives),
     Wrong("bce", "log(p + 1e-8)", bce_eps, reading=("bce-logarithm", "eps")),
     Wrong("bce", "each logarithm at least -100", bce_clamped, reading=("bce-logarithm", "clamped")),
@@ -141,6 +152,8 @@ LOSS = [
     Wrong("bce", "W and 1 - W exchanged", lambda f, S, W: {"L": xp.mean(terms(-S, W))}),
     Wrong("contrastive_loss", "one direction dropped, the half kept", directions(lambda a, b: a / 2)),
     Wrong("contrastive_loss", "the half left out", directions(lambda a, b: a + b)),
+    Wrong("contrastive_loss", "sum for mean", within(bce_sum), reading=SUM),
+    Wrong("contrastive_loss", "sum over a row, mean over rows", within(bce_row_sum), reading=ROW_SUM),
 ]
 
 
