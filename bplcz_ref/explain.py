@@ -34,22 +34,28 @@ def trace():
     c_hat = I @ D
     c = np.searchsorted(CLASSES, LABELS)
     L_cls = equations.cross_entropy(c_hat, c)
-    first = names[0]
+    columns = [paper.CLASSES[k][0] for k in CLASSES]
+
+    def each(equation, symbol, meaning, values):  # one entry a group
+        return [(equation, f"{symbol}_{name}", f"{meaning}, {name}", value) for name, value in values]
+
     return [
-        (1, f"I_{first}", f"features of the {first} group, a row per sample (in place of E_m)", I_i[first]),
-        (2, f"T_{first}", f"features of the {first} prompts; equal labels share a prompt", T_i[first]),
-        (3, f"S_{first}", "cosine similarity, images by texts", both[first][0]),
+        *each(1, "I", "image features in place of E_m, a row per sample", I_i.items()),
+        *each(2, "T", "text features; equal labels share a prompt", T_i.items()),
+        *each(3, "S", "cosine similarity, images by texts", ((name, S_i) for name, (S_i, _) in both.items())),
         (3, "S", f"alpha = {paper.ALPHA} times the sum over {len(names)} groups", S),
-        (4, f"S_hat_{first}", "the same, texts by images", both[first][1]),
-        (4, "S_hat", "the transpose of S", S_hat),
+        *each(4, "S_hat", "cosine similarity, texts by images", ((name, s) for name, (_, s) in both.items())),
+        (4, "S_hat", f"alpha = {paper.ALPHA} times the sum over {len(names)} groups; the transpose of S", S_hat),
         (5, "W", f"1 where labels agree; labels {LABELS.tolist()}", W),
         (6, "L_con", "(L_i2t + L_t2i) / 2", L_con),
         (7, "sigma(S)", "probabilities of a pair being positive", 1 / (1 + np.exp(-S))),
         (7, "L_i2t", "BCE(sigma(S), W), the mean over the entries", L_i2t),
+        (8, "sigma(S_hat)", "the same, texts by images", 1 / (1 + np.exp(-S_hat))),
         (8, "L_t2i", "BCE(sigma(S_hat), W); equal to L_i2t, as S_hat = S^T and W = W^T", L_t2i),
         (9, "I", "the groups' features side by side", I),
         (10, "L", f"L_cls + beta L_con, beta = {paper.BETA}", equations.total_loss(L_cls, L_con, paper.BETA)),
-        (11, "c_hat", f"logits D(I) of classes {[paper.CLASSES[k][0] for k in CLASSES]}", c_hat),
+        (11, "D", f"weights of the linear D, a column for each of the classes {columns}; its bias is 0 here", D),
+        (11, "c_hat", f"logits D(I) of classes {columns}", c_hat),
         (11, "L_cls", f"CE(c_hat, c), c = {c.tolist()}", L_cls),
     ]
 
