@@ -143,8 +143,14 @@ def parser():
     return top
 
 
+def refuse_existing(path):
+    """Data files are not written over: 52 GB do not come back."""
+    if Path(path).exists():
+        raise ValueError(f"{path} exists already: remove it, or name another file")
+
+
 def run_simulate(options):
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    refuse_existing(options.out)
     simulate.write(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
     print(f"{options.out}: {17 * options.per_class + options.rows} SIMULATED patches")
 
@@ -156,6 +162,7 @@ def run_inspect(options):
 
 
 def run_subset(options):
+    refuse_existing(options.out)
     so2sat.subset(options.file, options.out, options.per_class, options.test, options.seed)
     print(f"{options.out}: {17 * options.per_class} training and {options.test} test rows of {options.file}")
 
@@ -173,20 +180,37 @@ def run_train(options):
 def run_evaluate(options):
     trained = train.load(options.folder)
     with so2sat.open_file(options.data) as patches:
-        C = train.confusion(trained, patches, np.arange(len(patches)))
-        print(describe(metrics.summary(C), "SIMULATED" if patches.simulated else "all"))
+        rows, which = np.arange(len(patches)), f"all {len(patches)} rows of {options.data}"
+        if files.digest(patches.labels) == trained.config["data"]["labels"]:
+            _, rows = train.parts(patches, train.settings_of(options.folder, trained.config))
+            which = f"the test part of {options.data}, on which it was trained"
+        C = train.confusion(trained, patches, rows)
+        print(standing(options.folder, trained, patches))
+        print(f"{describe(metrics.summary(C), 'SIMULATED' if patches.simulated else 'given')}: {which}")
 
 
 def run_predict(options):
     trained = train.load(options.folder)
-    lines = ["row,class,name"]
+    if options.out.exists() and Path(options.data).exists() and options.out.samefile(options.data):
+        raise ValueError(f"{options.out} is the data itself: name another file for the labels")
+    lines = ["row,class,name,simulated"]
     with so2sat.open_file(options.data) as patches:
+        simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         for rows, c_hat in train.logits(trained, patches, np.arange(len(patches))):
             classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]
-            lines += [f"{row},{name},{text}" for row, (name, text) in zip(rows, classes, strict=True)]
+            lines += [f"{row},{name},{text},{simulated}" for row, (name, text) in zip(rows, classes, strict=True)]
+        print(standing(options.folder, trained, patches))
     with files.whole(options.out) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{options.out}: the classes of {len(lines) - 1} rows")
+
+
+def standing(folder, trained, patches):
+    """What a trained network's figures rest on, in a line."""
+    on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
+    epochs, asked = len(train.read_log(folder)), trained.config["settings"]["epochs"]
+    done = "" if (folder / "metrics.json").exists() else f", NOT complete: epoch {epochs} of {asked}"
+    return f"{folder}: {trained.config['system']} trained on {on}{done}"
 
 
 def run_tables(options):

@@ -145,7 +145,7 @@ def fuses(config):
 
 def fused(run, patches, rows):  # -> (N, n d)
     """I of Eq. (9) for `rows`, in evaluation mode."""
-    network, params, state, statistics, dtype = train.load(run)
+    network, params, state, statistics, dtype, _ = train.load(run)
     chunks = np.split(rows, range(64, len(rows), 64))
     return np.concatenate(
         [network.fused(params, state, train.batch(patches, some, statistics, dtype)[0]) for some in chunks]

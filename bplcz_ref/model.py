@@ -10,7 +10,7 @@ from typing import NamedTuple
 import autograd.numpy as np
 from autograd.tracer import getval
 
-from bplcz_ref import bands, equations, nn
+from bplcz_ref import bands, equations, nn, paper
 from bplcz_ref.encoders.text import pack
 
 
@@ -37,8 +37,8 @@ def bplcz(
     *,
     text=None,
     tokens=None,
-    alpha=0.25,
-    beta=2.0,
+    alpha=paper.ALPHA,
+    beta=paper.BETA,
     contrastive="paper",
     shared=(),
     vector=None,
@@ -155,10 +155,11 @@ def bplcz(
             trace["S_i"], trace["S_hat_i"] = ({n: s[k] for n, s in zip(names, both, strict=True)} for k in (0, 1))
             trace["S"] = S = equations.fuse(list(trace["S_i"].values()), alpha)
             trace["S_hat"] = S_hat = equations.fuse(list(trace["S_hat_i"].values()), alpha)
-            trace["W"] = equations.supervised_matrix(y, getval(S).dtype)
+            same = equations.supervised_matrix(y, getval(S).dtype)
+            trace["W"] = np.eye(len(y), dtype=same.dtype) if contrastive == "identity" else same
             learnt = params.get("contrastive", {})
             trace |= variant.loss(learnt, S, S_hat, trace["W"], alpha * len(names))._asdict()
-            trace |= mean_entries(getval(S), trace["W"])
+            trace |= mean_entries(getval(S), same)
         trace["I"], trace["c_hat"] = classify(params, features, True, rng)
         trace["L_cls"] = L = equations.cross_entropy(trace["c_hat"], y)
         if text is not None:

@@ -22,6 +22,8 @@ def sgd(params, velocity, gradient, *, learning_rate, momentum=0.0, weight_decay
     >>> float(v["w"][0].round(6)), float(w["w"][0].round(6))
     (1.134, 0.8266)
     """
+    # NumPy's own float64 numbers would turn float32 parameters into float64; Python's do not
+    learning_rate, momentum, weight_decay = float(learning_rate), float(momentum), float(weight_decay)
     new_params, new_velocity = {}, {}
     for key, w in params.items():
         v = None if velocity is None else velocity[key]

@@ -3,7 +3,7 @@
 Whatever comes from simulated data says so. Refuses to draw: Figs. 2 and 3 and the curves are figures.py's.
 """
 
-from bplcz_ref import paper, systems
+from bplcz_ref import systems
 
 
 def ablation(results, runs):
@@ -31,7 +31,8 @@ def ablation(results, runs):
         for result in prompted:
             row, floor = result["last_epoch"], result["L_con_floor"]
             numbers = (row["L_con"], floor, row["L_con"] - floor, row["S_positive"], row["S_negative"])
-            table.append((systems.SYSTEMS[result["system"]].label, *(f"{number:.4f}" for number in numbers)))
+            shown = ("-" if number is None else f"{number:.4f}" for number in numbers)
+            table.append((systems.SYSTEMS[result["system"]].label, *shown))
         lines += ["", *columns(table)]
     lines += ["", "Run folders:", *(f"  {run}" for run in runs)]
     return "\n".join(lines)
@@ -66,12 +67,22 @@ def tables(rows, footer):
 def tables_csv(rows):
     """Every run as a line of CSV: system, seed number, the paper's figures and ours."""
     keys = ("overall_accuracy", "average_accuracy", "kappa", "test_samples", "parameters", "training_seconds")
-    lines = [",".join(["system", "run", "paper_overall_accuracy", "paper_kappa", *keys, "data_simulated"])]
+    lines = [",".join(["system", "seed", "paper_overall_accuracy", "paper_kappa", *keys, "data_simulated"])]
     for name, results in rows.items():
         figures = [f"{value / 100:.4f}" for value in systems.SYSTEMS[name].figures]
-        for k, result in enumerate(results, 1):
+        for result in results:
             values = [str(result[key]) for key in keys]
-            lines.append(",".join([name, str(k), *figures, *values, str(result["data_simulated"]).lower()]))
+            lines.append(
+                ",".join(
+                    [
+                        name,
+                        str(result["settings"]["seed"]),
+                        *figures,
+                        *values,
+                        str(result["data_simulated"]).lower(),
+                    ]
+                )
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -109,16 +120,28 @@ def markdown(table):
 
 
 def title(results, simulated):
-    """What the figures come from, in a sentence or two."""
-    preset, tested = results[0]["preset"], results[0]["test_samples"]
-    text = f"Table III, preset {preset}, {tested:,} test samples."
+    """What the figures come from, in a few sentences."""
+    lines = [f"Table III, {protocol(results[0])}, {results[0]['test_samples']:,} test samples."]
     if simulated:
-        text += "\nSIMULATED data: these figures say nothing about So2Sat, only that the method runs and learns."
-    elif preset != "paper":
-        text += (
-            f"\nA small preset: not the paper's protocol ({paper.EPOCHS} epochs, {paper.TRAIN_PER_CLASS} a class)."
+        lines.append(
+            "SIMULATED data: these figures say nothing about So2Sat, only that the method runs and learns."
         )
-    return text
+    return "\n".join([*lines, OURS])
+
+
+OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
+
+
+def protocol(result):
+    """The preset of a result, and by how much it is not the paper's protocol.
+
+    >>> protocol({"settings": systems.PAPER._replace(epochs=1)._asdict()})
+    "preset paper, but epochs 1: not the paper's protocol"
+    """
+    settings = systems.Settings(**result["settings"])
+    changed = "".join(f", {name} {value}" for name, value in systems.changed(settings).items())
+    text = f"preset {settings.preset}" + (f", but{changed[1:]}" if changed else "")
+    return text if settings.preset == "paper" and not changed else f"{text}: not the paper's protocol"
 
 
 def columns(table):

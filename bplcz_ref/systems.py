@@ -1,6 +1,7 @@
 """The rows of Tables II and III by name: how each is built, and with which settings it is trained."""
 
 from functools import cache, partial
+from math import inf
 from typing import NamedTuple
 
 from bplcz_ref import bands, model, nn, paper, prompts
@@ -132,6 +133,39 @@ SMALL = PAPER._replace(
     clip_sen1=1.0,
 )
 PRESETS = {"paper": PAPER, "small": SMALL}
+
+
+def check(settings):
+    """ValueError that names the first setting which cannot be meant.
+
+    >>> check(PAPER)
+    >>> check(PAPER._replace(epochs=0))
+    Traceback (most recent call last):
+      ...
+    ValueError: epochs is 0; expected a whole number, 1 or more
+    """
+    whole = ("width", "features", "grid", "text_width", "text_layers", "text_heads", "epochs", "batch")
+    for name in (*whole, "per_class", "test"):
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more")
+    limits = {"alpha": (0, inf), "learning_rate": (0, inf), "beta": (-1e-300, inf), "weight_decay": (-1e-300, inf)}
+    limits |= {"momentum": (-1e-300, 1)}
+    for name, (low, high) in limits.items():
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
+            least = "above 0" if low == 0 else "0 or more"
+            raise ValueError(f"{name} is {value!r}; expected a finite number {least}{', below 1' * (high == 1)}")
+
+
+def changed(settings):
+    """{name: value} of what differs from the preset that the settings bear the name of; the seed aside.
+
+    >>> changed(PAPER._replace(epochs=1, seed=48))
+    {'epochs': 1}
+    """
+    preset = PRESETS[settings.preset]._asdict()
+    return {name: v for name, v in settings._asdict().items() if v != preset[name] and name != "seed"}
 
 
 def build(name, settings):

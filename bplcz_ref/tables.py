@@ -1,7 +1,8 @@
 """Tables II and III: systems x seeds, each a run folder; on one machine, on several processes, or on Dask.
 
 A run folder that is complete is skipped and one that is not is resumed, so an interrupted table goes on where it
-stopped, and so does a run whose worker died. The seed of a run draws its split, start, order and dropout.
+stopped, and so does a run whose worker died. The seed of a run draws its split, start, order and dropout; on a
+file written by `subset` the split is the file's own for every seed.
 """
 
 import multiprocessing
@@ -10,16 +11,16 @@ import socket
 import time
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import files, model, optim, report, systems, train
+from bplcz_ref import files, model, optim, report, so2sat, systems, train
 from bplcz_ref.streams import stream
 
-TRIES = 3  # times that a run is started when its worker dies, before the table gives up
+TRIES = 3  # rounds in a row in which a worker dies and no run comes further, before the table gives up
 
 
 def tables(data, out, names, seeds, settings, *, workers=1, dask=None, say=train.to_stderr):
@@ -30,6 +31,10 @@ def tables(data, out, names, seeds, settings, *, workers=1, dask=None, say=train
     dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
     """
     out, data = Path(out).resolve(), Path(data).resolve()
+    systems.check(settings)
+    with so2sat.open_file(data) as patches:
+        for seed in seeds:
+            train.parts(patches, settings._replace(seed=seed))  # a file that is too small is told at once
     jobs = {
         (name, seed): (str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed)._asdict())
         for seed in seeds
@@ -46,11 +51,11 @@ def tables(data, out, names, seeds, settings, *, workers=1, dask=None, say=train
     with executor(workers, dask) as pool:
         results = finished(pool, jobs, say)
     rows = {name: [results[name, seed] for seed in seeds] for name in names}
+    with files.whole(out / "tables.csv") as temporary:
+        temporary.write_text(report.tables_csv(rows), encoding="utf-8")
     text = report.tables(rows, footer(rows, settings))
     with files.whole(out / "tables.md") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    with files.whole(out / "tables.csv") as temporary:
-        temporary.write_text(report.tables_csv(rows), encoding="utf-8")
     return text
 
 
@@ -64,31 +69,51 @@ def one_run(run, data, name, settings):
 
 def finished(pool, jobs, say):
     """{job: metrics} of all jobs; a job whose worker died is started again, in the same run folder."""
-    results, tries, began = {}, dict.fromkeys(jobs, 0), time.perf_counter()
+    results, began = {}, time.perf_counter()
 
     def said(job, future):
-        if not future.cancelled() and future.exception() is None:
-            say(f"{job[0]}, seed {job[1]}: done, {train.duration(time.perf_counter() - began)} after the start")
+        if future.cancelled() or isinstance(future.exception(), BrokenProcessPool):
+            return
+        after = f"{train.duration(time.perf_counter() - began)} after the start"
+        error = future.exception()
+        say(f"{job[0]}, seed {job[1]}: {'done' if error is None else f'failed: {error}'}, {after}")
 
-    while len(results) < len(jobs):
-        futures = {}
-        for job, arguments in jobs.items():
-            if job not in results:
-                tries[job] += 1
-                future = pool.submit(one_run, *arguments)
-                future.add_done_callback(partial(said, job))
-                futures[future] = job
+    failed, fruitless = {}, 0
+    while len(results) + len(failed) < len(jobs):
+        before, futures = progress(jobs), {}
+        with suppress(BrokenProcessPool):
+            for job, arguments in jobs.items():
+                if job not in results and job not in failed:
+                    future = pool.submit(one_run, *arguments)
+                    futures[future] = job
+                    future.add_done_callback(partial(said, job))
         for future in as_completed(futures):
-            job = futures[future]
             try:
-                results[job] = future.result()
-            except BrokenProcessPool as error:
-                if tries[job] == TRIES:
-                    raise ValueError(f"{job[0]}, seed {job[1]}: its process died {TRIES} times") from error
-        if len(results) < len(jobs):
-            say(f"a worker died; {len(jobs) - len(results)} runs go on from their checkpoints")
+                results[futures[future]] = future.result()
+            except BrokenProcessPool:
+                continue  # its worker died, or another's, which breaks the whole pool
+            except Exception as error:
+                failed[futures[future]] = error
+        left = [job for job in jobs if job not in results and job not in failed]
+        if left:
+            fruitless = fruitless + 1 if progress(jobs) == before else 0
+            if fruitless == TRIES:
+                names = ", ".join(f"{name} seed {seed}" for name, seed in left)
+                raise ValueError(f"a worker died {TRIES} times and no run came further; left: {names}")
+            say(f"a worker died; {len(left)} runs go on from their checkpoints")
             pool.restart()
+    if failed:
+        lines = [f"{name}, seed {seed}: {error}" for (name, seed), error in failed.items()]
+        raise ValueError(
+            "\n  ".join([f"{len(failed)} of {len(jobs)} runs failed, the others are complete:", *lines])
+        )
     return results
+
+
+def progress(jobs):
+    """When each run last wrote a checkpoint: what changes as long as a table gets on."""
+    paths = [Path(run) / "checkpoint.npz" for run, *_ in jobs.values()]
+    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
 class Inline(Executor):
@@ -178,8 +203,7 @@ def footer(rows, settings):
     lines = []
     if any(result["data_simulated"] for result in results):
         lines.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
-    if settings.preset != "paper":
-        lines.append(f"Ours is the {settings.preset} preset: small networks, few samples, few epochs.")
+    lines += [f"Ours: {report.protocol(results[0])}.", report.OURS]
     total = sum(run_seconds(step_seconds(name, systems.PAPER), systems.PAPER) for name in rows)
     return [
         *lines,

@@ -32,17 +32,19 @@ from bplcz_ref import (
 from bplcz_ref.streams import stream
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another is written after each epoch
-SUMS = ("samples", "L", "L_cls", "L_con", "correct", "pairs", "positive", "S_positive", "S_negative", "seconds")
+SUMS = ("samples", "L", "L_cls", "L_con", "correct", "pairs", "targets")
+SUMS += ("positive", "S_positive", "S_negative", "seconds")
 
 
 class Trained(NamedTuple):
-    """A network with its parameters, and what its input must be standardised with."""
+    """A network with its parameters, what its input is standardised with, and the config.json it came from."""
 
     network: model.Model
     params: dict
     state: dict
     statistics: standardise.Statistics
     dtype: str
+    config: dict
 
 
 def train(
@@ -56,6 +58,7 @@ def train(
     Errors: ValueError if the run folder belongs to another system, setting or data file, or the file is unfit.
     """
     run, say = Path(run), say or to_stderr
+    systems.check(settings)
     with so2sat.open_file(data) as patches, files.alone(run):
         config = describe(patches, system, settings, dtype)
         done = claim(run, config, resume)
@@ -63,7 +66,7 @@ def train(
             say(f"{run}: complete already, not trained again")
             return done
         train_index, test_index = parts(patches, settings)
-        if system in systems.NEED_TWO and len(train_index) % settings.batch == 1:
+        if system in systems.NEED_TWO and (settings.batch == 1 or len(train_index) % settings.batch == 1):
             raise ValueError(
                 f"{len(train_index)} samples in batches of {settings.batch} leave a last batch of one, which "
                 f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
@@ -71,6 +74,8 @@ def train(
         network = systems.build(system, settings)
         at = load_checkpoint(run, network, settings, dtype)
         if at is None:
+            for rows in np.split(test_index, range(standardise.CHUNK, len(test_index), standardise.CHUNK)):
+                patches.images(rows, dtype)  # what is not finite is found now, not after all the training
             params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
             statistics = standardise.statistics(patches, train_index, settings.clip_sen1)
             at = Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
@@ -78,7 +83,7 @@ def train(
         else:
             say(f"{run}: resumed at step {at.step}")
         at = fit(run, patches, train_index, network, settings, at, dtype, say, checkpoint_seconds)
-        trained = Trained(network, at.params, at.state, at.statistics, dtype)
+        trained = Trained(network, at.params, at.state, at.statistics, dtype, config)
         say(f"{run}: evaluating on {len(test_index)} test samples")
         C = confusion(trained, patches, test_index)
     return finish(run, config, C, at)
@@ -158,6 +163,7 @@ def added(sums, trace, y, seconds):
         new |= {
             "L_con": B * float(trace["L_con"]),
             "pairs": float(same.size),
+            "targets": float(trace["W"].sum()),
             "positive": float(same.sum()),
             "S_positive": float(S[same].sum()),
             "S_negative": float(S[~same].sum()),
@@ -166,7 +172,8 @@ def added(sums, trace, y, seconds):
 
 
 def log_row(epoch, sums):
-    """A line of log.jsonl. S_positive and S_negative: means of S over pairs of equal and of different labels."""
+    """A line of log.jsonl. positive_fraction: mean(W) of the W that the loss used, the identity without MSM;
+    S_positive and S_negative: means of S over pairs of equal and of different labels."""
     n, pairs, positive = sums["samples"], sums["pairs"], sums["positive"]
     return {
         "epoch": epoch + 1,
@@ -174,7 +181,7 @@ def log_row(epoch, sums):
         "L_cls": sums["L_cls"] / n,
         "L_con": sums["L_con"] / n if pairs else None,
         "training_accuracy": sums["correct"] / n,
-        "positive_fraction": positive / pairs if pairs else None,
+        "positive_fraction": sums["targets"] / pairs if pairs else None,
         "S_positive": sums["S_positive"] / positive if positive else None,
         "S_negative": sums["S_negative"] / (pairs - positive) if pairs > positive else None,
         "seconds": sums["seconds"],
@@ -191,7 +198,15 @@ def write_log(run, row):
 def read_log(run):
     """The rows of a run's log.jsonl, oldest first."""
     path = Path(run) / "log.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from None
+    return rows
 
 
 # ------------------------------------------------------------------------------------- data and evaluation
@@ -232,6 +247,7 @@ def confusion(trained, patches, index):
 
 def describe(patches, system, settings, dtype):
     """What config.json says: enough to tell whether a run folder belongs to what is asked now."""
+    spread = np.unique(np.linspace(0, len(patches) - 1, 16).astype(int))  # 16 rows tell two files apart
     return {
         "bplcz_ref": __version__,
         "system": system,
@@ -241,6 +257,8 @@ def describe(patches, system, settings, dtype):
             "path": str(Path(patches.path).resolve()),
             "samples": len(patches),
             "labels": files.digest(patches.labels),
+            "pixels": files.digest(patches.images(spread, np.float64)),
+            "parts": [files.digest(rows) for rows in parts(patches, settings)],
             "simulated": patches.simulated,
         },
     }
@@ -249,10 +267,14 @@ def describe(patches, system, settings, dtype):
 def claim(run, config, resume):
     """None if there is work to do in `run`, or the metrics of a run that is complete."""
     if not (run / "config.json").exists():
+        if (run / "checkpoint.npz").exists():
+            raise ValueError(
+                f"{run} has checkpoint.npz without config.json: whose it is cannot be told; name another"
+            )
         return None
     if not resume:
         raise ValueError(f"{run} holds a run already: resume it, or name another folder")
-    found = files.read_json(run / "config.json")
+    found = read_config(run)
     differs = [
         f"{name} is {old!r} there and {new!r} now"
         for name, new in weights.named(config).items()
@@ -288,6 +310,10 @@ def load_checkpoint(run, network, settings, dtype):
         tree, _, rest = name.partition("/")
         if tree in trees:
             trees[tree][rest] = value
+    lacking = [name for name in ("step", "sums", "statistics/mean", "statistics/std") if name not in arrays]
+    if lacking or len(arrays["sums"]) != len(SUMS):
+        what = f"has no {', '.join(lacking)}" if lacking else "is of another version"
+        raise ValueError(f"{path} {what}: remove it to begin the run anew")
     params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
     return Progress(
         step=int(arrays["step"]),
@@ -301,13 +327,22 @@ def load_checkpoint(run, network, settings, dtype):
 
 def load(run):
     """The trained network of a run folder, complete or not: Trained."""
-    config = files.read_json(Path(run) / "config.json")
+    config = read_config(run)
     settings = settings_of(run, config)
     network = systems.build(config["system"], settings)
     at = load_checkpoint(Path(run), network, settings, config["dtype"])
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
-    return Trained(network, at.params, at.state, at.statistics, config["dtype"])
+    return Trained(network, at.params, at.state, at.statistics, config["dtype"], config)
+
+
+def read_config(run):
+    """A run's config.json, with what every reader of it needs."""
+    config = files.read_json(Path(run) / "config.json")
+    parts = ("bplcz_ref", "system", "settings", "dtype", "data")
+    if not isinstance(config, dict) or not all(part in config for part in parts):
+        raise ValueError(f"{run}/config.json is not a run's: expected an object with {', '.join(parts)}")
+    return config
 
 
 def settings_of(run, config):
@@ -324,14 +359,15 @@ def settings_of(run, config):
 def finish(run, config, C, at):
     """Write confusion.csv, then metrics.json, whose presence says that the run is complete."""
     rows = read_log(run)
+    if not rows:
+        raise ValueError(f"{run}: log.jsonl is gone; name another folder, or restore it")
     settings = systems.Settings(**config["settings"])
     result = {
         "system": config["system"],
         "preset": settings.preset,
         "data_simulated": config["data"]["simulated"],
-        **{
-            name: None if value != value else value for name, value in metrics.summary(C).items()
-        },  # JSON has no nan
+        "settings": config["settings"],
+        **metrics.summary(C),
         "test_samples": int(C.sum()),
         "parameters": weights.count(at.params),
         "training_seconds": sum(row["seconds"] for row in rows),
@@ -352,8 +388,6 @@ def floor(system, settings, positive_fraction):
     """The least value that L_con can take on free unit vectors at this fraction of positive pairs, or None."""
     if not systems.SYSTEMS[system].prompting:
         return None
-    if systems.SYSTEMS[system].contrastive == "identity":
-        positive_fraction = 1 / settings.batch
     n, K = len(paper.GROUPS), len(paper.CLASSES)
     return equations.contrastive_floor(settings.alpha * n, K, positive_fraction).L_con
 

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from bplcz_ref import files, model, simulate, systems, tables, weights
+from bplcz_ref import equations, files, model, simulate, systems, tables, weights
 from bplcz_ref.streams import stream
 
 TINY = systems.SMALL._replace(
@@ -93,6 +93,34 @@ def test_published_sizes(name, count):
     assert weights.count(params) == count
 
 
+@pytest.mark.parametrize("name", [name for name, system in systems.SYSTEMS.items() if system.prompting])
+def test_settings_and_rows_reach_the_loss(name):
+    """alpha, beta and the supervised matrix of each row, at values that are nobody's default."""
+    made = systems.build(name, TINY._replace(alpha=0.4, beta=0.5))
+    params, state = made.init(stream(0, "init"), np.dtype("float64"))
+    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)), np.array([0, 3, 3, 16])
+    L, trace = made.loss(params, state, (x, y), rng=stream(0, "dropout"))
+    assert np.allclose(trace["S"], 0.4 * sum(trace["S_i"].values()), rtol=1e-12)
+    assert np.isclose(L, trace["L_cls"] + 0.5 * trace["L_con"], rtol=1e-12)
+    W = np.eye(4) if name == "ebcnn-bgp" else (y[:, None] == y).astype(float)
+    assert np.isclose(trace["L_i2t"], equations.bce(trace["S"], W), rtol=1e-12)
+    assert np.array_equal(trace["W"], W)
+
+
+def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch):
+    """Each branch draws from a stream of its own, so timing cannot change the masks."""
+    made = systems.build("exvit-bplcz", TINY)
+    params, state = made.init(stream(0, "init"), np.dtype("float32"))
+    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype("f4"), np.array([0, 3, 3, 16])
+    values = set()
+    for threads in ("1", "2", "1", "2", "2"):
+        monkeypatch.setenv("BPLCZ_THREADS", threads)
+        values.add(float(model.value_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))[0]))
+    assert len(values) == 1
+    other = model.value_and_gradients(made.loss, params, state, (x, y), rng=stream(1, "dropout"))[0]
+    assert float(other) not in values
+
+
 def test_exvit_bplcz_by_both_readings():
     small_text = {"text_layers": 1, "text_width": 64, "text_heads": 1}
     for reading, count in (("A", 945724), ("B", 685622)):
@@ -148,7 +176,45 @@ def test_a_killed_worker_process_changes_nothing(alone, data, tmp_path):
 
 def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
     with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: the data path"):
+        tables.one_run(str(tmp_path / "run"), str(tmp_path / "missing.h5"), "ebcnn", TINY._asdict())
+    with pytest.raises(ValueError, match="missing.h5: no such file"):
         tables.tables(tmp_path / "missing.h5", tmp_path, ["ebcnn"], [47], TINY, say=quiet)
+
+
+def test_a_failed_run_is_named_and_costs_no_other(data, tmp_path, monkeypatch):
+    def one(run, *arguments):
+        if "densenet121" in run:
+            raise ValueError("the loss became nan")
+        return real(run, *arguments)
+
+    real = tables.one_run
+    monkeypatch.setattr(tables, "one_run", one)
+    said = []
+    with pytest.raises(ValueError, match=r"1 of 2 runs failed, .*\n  densenet121, seed 47: the loss became nan"):
+        tables.tables(data, tmp_path, ["densenet121", "ebcnn"], [47], TINY, say=said.append)
+    assert (tmp_path / "ebcnn" / "seed-47" / "metrics.json").exists()
+    assert any("densenet121, seed 47: failed: the loss became nan" in line for line in said)
+
+
+class Dying(tables.Inline):
+    """A pool in which every worker dies before it has done anything."""
+
+    rounds = 0
+
+    def submit(self, function, /, *arguments, **options):
+        future = tables.Future()
+        future.set_exception(tables.BrokenProcessPool("killed"))
+        return future
+
+    def restart(self):
+        self.rounds += 1
+
+
+def test_a_table_gives_up_only_when_nothing_comes_further(tmp_path):
+    pool, jobs = Dying(), {("ebcnn", 47): (str(tmp_path / "run"),)}
+    with pytest.raises(ValueError, match="died 3 times and no run came further; left: ebcnn seed 47"):
+        tables.finished(pool, jobs, quiet)
+    assert pool.rounds == 2
 
 
 def test_dask_with_a_killed_worker_gives_the_same_table(alone, data, tmp_path):

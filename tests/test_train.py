@@ -3,15 +3,18 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import files, metrics, so2sat, systems, train
+from bplcz_ref import files, metrics, model, so2sat, standardise, systems, train, weights
+from bplcz_ref.streams import stream
 
 SETTINGS = systems.SMALL._replace(
     width=1, features=4, text_width=8, text_layers=1, text_heads=1, epochs=3, per_class=3, test=20, batch=8
@@ -208,3 +211,86 @@ def test_a_last_batch_of_one_is_refused_before_training(data, tmp_path):
     with pytest.raises(ValueError, match="51 samples in batches of 10 leave a last batch of one"):
         train.train(tmp_path / "resnet", data, "resnet50", settings, say=lambda line: None)
     train.train(tmp_path / "ebcnn", data, "ebcnn", settings._replace(epochs=1), say=lambda line: None)
+
+
+def test_a_bad_test_row_is_found_before_training(data, tmp_path):
+    bad = tmp_path / "bad.h5"
+    shutil.copy(data, bad)
+    with so2sat.open_file(data) as patches:
+        _, test = train.parts(patches, SETTINGS)
+    with h5py.File(bad, "a") as file:
+        file["sen2"][test[-1], 0, 0, 0] = np.nan
+    said = []
+    with pytest.raises(ValueError, match=f"row {test[-1]}, channel B2"):
+        train.train(tmp_path / "run", bad, "ebcnn", SETTINGS, say=said.append)
+    assert not said
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_does_not_go_on_with_other_pixels_or_without_its_config(uninterrupted, data, tmp_path):
+    other = tmp_path / "other.h5"
+    shutil.copy(data, other)
+    with h5py.File(other, "a") as file:
+        file["sen2"][...] = 1 - file["sen2"][...]
+    with pytest.raises(ValueError, match="data.pixels is"):
+        train.train(uninterrupted, other, "ebcnn-bplcz", SETTINGS)
+    (tmp_path / "run").mkdir()
+    shutil.copy(uninterrupted / "checkpoint.npz", tmp_path / "run")
+    with pytest.raises(ValueError, match="checkpoint.npz without config.json"):
+        train.train(tmp_path / "run", data, "ebcnn-bplcz", SETTINGS)
+
+
+def test_the_floor_without_msm_takes_the_identity_that_was_used(data, tmp_path):
+    settings = SETTINGS._replace(epochs=1)
+    result = train.train(tmp_path, data, "ebcnn-bgp", settings, say=lambda line: None)
+    fraction = (6 * 8 + 3) / (6 * 8 * 8 + 3 * 3)  # six batches of 8 and one of 3: B ones in B^2 entries
+    assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
+    assert result["L_con_floor"] == train.equations.contrastive_floor(1.75, 17, fraction).L_con
+
+
+def test_the_loop_is_the_plain_one(data, tmp_path, uninterrupted):
+    """Statistics of the training part, a new order each epoch, batches in that order, SGD: written out again."""
+    settings = SETTINGS._replace(epochs=2, momentum=0.7, weight_decay=0.05, learning_rate=0.01, grid=16)
+    for system in ("ebcnn", "exvit"):  # without and with dropout
+        train.train(tmp_path / system, data, system, settings, say=lambda line: None)
+        with so2sat.open_file(data) as patches:
+            index, _ = so2sat.split(patches.labels, 3, 20, 47)
+            x = patches.images(index, np.float64)
+            clipped = np.concatenate([np.clip(x[..., :8], -1.0, 1.0), x[..., 8:]], axis=-1)
+            mean, std = clipped.mean((0, 1, 2)), clipped.std((0, 1, 2))
+            network = systems.build(system, settings)
+            params, state = network.init(stream(47, "init"), np.dtype("float32"))
+            velocity, step, orders = None, 0, []
+            statistics = standardise.Statistics(mean, std, 1.0)
+            for epoch in range(2):
+                order = stream(47, "shuffle", epoch).permutation(index)
+                orders.append(order.tolist())
+                for start in range(0, 51, 8):
+                    rows = order[start : start + 8]
+                    x = standardise.standardise(patches.images(rows), statistics)
+                    batch = x, patches.labels[rows]
+                    rng = stream(47, "dropout", step)
+                    _, g, trace = model.value_and_gradients(network.loss, params, state, batch, rng=rng)
+                    g, w = weights.named(g), weights.named(params)
+                    g = {name: g[name] + 0.05 * w[name] for name in w}
+                    velocity = g if velocity is None else {name: 0.7 * velocity[name] + g[name] for name in w}
+                    params = weights.nested({name: w[name] - 0.01 * velocity[name] for name in w})
+                    state, step = trace["state"], step + 1
+        assert orders[0] != orders[1]
+        found = train.load(tmp_path / system)
+        assert np.abs(found.statistics.mean - mean).max() < 1e-12
+        for name, leaf in weights.named(params).items():
+            gap = np.abs(weights.named(found.params)[name] - leaf).max()
+            assert gap <= 1e-4 * np.abs(leaf).max(), (system, name)
+
+
+def test_evaluation_is_in_evaluation_mode(uninterrupted, data):
+    """A sample's logits do not depend on its batch, and are those of apply with train=False."""
+    trained = train.load(uninterrupted)
+    with so2sat.open_file(data) as patches:
+        one = np.concatenate([c_hat for _, c_hat in train.logits(trained, patches, np.arange(12), size=1)])
+        many = np.concatenate([c_hat for _, c_hat in train.logits(trained, patches, np.arange(12), size=12)])
+        x = standardise.standardise(patches.images(np.arange(12)), trained.statistics)
+    plain, _ = trained.network.apply(trained.params, trained.state, x, train=False)
+    assert np.abs(one - many).max() < 1e-4 * np.abs(many).max()
+    assert np.abs(plain - many).max() < 1e-4 * np.abs(many).max()
