@@ -37,7 +37,7 @@ def trace():
     columns = [paper.CLASSES[k][0] for k in CLASSES]
 
     def each(equation, symbol, meaning, values):  # one entry a group
-        return [(equation, f"{symbol}_{name}", f"{meaning}, {name}", value) for name, value in values]
+        return [(equation, f"{symbol}_{name}", f"{name} group: {meaning}", value) for name, value in values]
 
     return [
         *each(1, "I", "image features in place of E_m, a row per sample", I_i.items()),
