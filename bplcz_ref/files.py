@@ -27,7 +27,9 @@ def whole(path):
     ('all of it', ['a.txt'])
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.isdir(path):
+        raise ValueError(f"{path} is a folder; expected a file to write")
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -44,6 +46,26 @@ def whole(path):
             os.close(folder)
 
 
+def make_folder(folder):
+    """Make a folder to write into, and those above it, unless it is there; returns it as a Path.
+
+    Errors: ValueError that names the file which stands in its place or above it, or the folder that is closed.
+
+    >>> make_folder("README.md/runs")
+    Traceback (most recent call last):
+      ...
+    ValueError: README.md is a file; expected a folder
+    """
+    folder = Path(folder)
+    there = next(place for place in (folder, *folder.parents) if os.path.exists(place) or not place.name)
+    if os.path.exists(there) and not there.is_dir():
+        raise ValueError(f"{there} is a file; expected a folder")
+    if not os.access(there, os.W_OK | os.X_OK):  # of the folder itself, or of the one it is to be made in
+        raise ValueError(f"{there}: no permission to write there")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @contextlib.contextmanager
 def alone(folder):
     """Hold `folder` for this process: a second one gets an error instead of writing between the first one's lines.
@@ -51,8 +73,7 @@ def alone(folder):
     What a killed process left half written there is removed. The lock is the system's: it ends with the process,
     however that ends. Where there is no fcntl (Windows), nothing is locked.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = make_folder(folder)
     with open(folder / ".lock", "w", encoding="utf-8") as file:
         if fcntl is not None:
             try:
@@ -85,6 +106,12 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file") from None
+    except NotADirectoryError:
+        raise ValueError(f"{path}: there is no such file, as a part of this path is itself a file") from None
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; expected a JSON file") from None
+    except PermissionError:
+        raise ValueError(f"{path}: no permission to read it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not valid JSON ({error})") from None
 
