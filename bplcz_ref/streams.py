@@ -15,6 +15,8 @@ def stream(seed, name, *numbers):  # -> numpy.random.Generator
     >>> a.integers(100, size=3).tolist() == b.integers(100, size=3).tolist()
     False
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
+        raise ValueError(  # a file of HDF5 notes its seed as a signed number of 64 bits
+            f"seed is {seed!r}; expected a whole number, 0 or more, below 2**63 = {2**63}"
+        )
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(*name.encode(), *numbers)))

@@ -1,0 +1,22 @@
+"""streams.py: the same numbers by name, and seeds that no file could note are refused."""
+
+import numpy as np
+import pytest
+
+from bplcz_ref.streams import stream
+
+
+def test_a_stream_depends_on_seed_name_and_numbers_alone():
+    draws = [stream(*key).integers(2**62) for key in ((1, "a"), (2, "a"), (1, "b"), (1, "a", 0), (1, "a", 1))]
+    assert len(set(draws)) == 5
+    assert stream(np.int64(1), "a").integers(2**62) == draws[0]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 2**64, 10**400, 1.0, True, "1", None])
+def test_a_seed_that_cannot_be_noted_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed is .*below 2\*\*63"):
+        stream(seed, "a")
+
+
+def test_the_largest_seed():
+    stream(2**63 - 1, "a")
