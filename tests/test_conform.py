@@ -612,3 +612,10 @@ def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys
     assert vectors.load(tmp_path / "vectors").digest == KIT.digest
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 2
     assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("odd", [None, 5j, object()])
+def test_what_is_no_number_is_refused_in_process(odd):
+    report = conform.check({"total_loss": lambda L_cls, L_con, beta: odd})
+    assert report.exit_code == 2
+    assert "total_loss/ordinary: L came as" in str(report)

@@ -697,3 +697,12 @@ def test_a_layer_runs_its_kernel_and_keeps_its_definition():
     assert (layer(1), layer.definition(1), called) == (5, 6, [(1,)])
     for image_layer in (nn.conv2d, nn.batch_norm, nn.relu, nn.max_pool2d, nn.avg_pool2d, nn.spatial_mean):
         assert image_layer.definition is not image_layer
+
+
+def test_where_every_tap_sees_padding_only_the_gradient_is_zero():
+    """A 1x1 kernel with stride 3 and padding 1 over a map of one column meets no pixel of it."""
+    x, w = rng().standard_normal((1, 3, 1, 3)), rng().standard_normal((2, 3, 1, 1))
+    f = lambda x, w: np.sum(nn.conv2d(x, w, stride=3, padding=1) ** 2)
+    assert f(x, w) == 0.0
+    assert grad(f, 0)(x, w).tolist() == onp.zeros_like(x).tolist()
+    assert grad(f, 1)(x, w).tolist() == onp.zeros_like(w).tolist()

@@ -56,15 +56,26 @@ def one(case, function, declared, gradients, from_numpy, to_numpy, start):
     inputs = {name: convert(x) for name, x in consumer.inputs_of(case, start).items()}
     names = consumer.asked(case) if declared.gradients else []
     out = named(function(**inputs), case)
-    out = {name: x if isinstance(x, (str, list)) else np.asarray(to_numpy(x)) for name, x in out.items()}
+    out = {name: answer(case, name, x, to_numpy) for name, x in out.items()}
     if names:
         cotangents = {
             o: convert(np.reshape(grade.numbers(t), t["shape"]).astype(start))
             for o, t in case["cotangents"].items()
         }
         f = lambda **i: named(function(**i), case)
-        out |= {f"grad.{n}": np.asarray(to_numpy(g)) for n, g in gradients(f, inputs, names, cotangents).items()}
+        slopes = gradients(f, inputs, names, cotangents).items()
+        out |= {f"grad.{n}": answer(case, f"grad.{n}", g, to_numpy) for n, g in slopes}
     return out
+
+
+def answer(case, name, x, to_numpy):
+    """A function's output as text or as an array of real numbers."""
+    if isinstance(x, str) or (isinstance(x, list) and all(isinstance(entry, str) for entry in x)):
+        return x
+    x = np.asarray(to_numpy(x))
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{case['id']}: {name} came as {x.dtype}; expected real numbers or a list of text")
+    return x
 
 
 def named(out, case):

@@ -113,12 +113,14 @@ def _backward(g, wanted, kept, *, plan):
     x, weight = kept
     g = np.ascontiguousarray(g)
     gradients = {}
-    if 0 in wanted or 1 in wanted:
+    if 0 in (plan.kh, plan.kw):  # the taps that are left see padding only
+        gradients = {0: np.zeros(x.shape, g.dtype), 1: np.zeros(weight.shape, g.dtype)}
+    elif 0 in wanted or 1 in wanted:
         wants = 0 in wanted, 1 in wanted
         gradients[0], taps = _strategy(plan, x.dtype).backward(plan, x, _taps(plan, weight), g, *wants)
-    if 1 in wanted:
-        gradients[1] = np.zeros(weight.shape, g.dtype)
-        _taps(plan, gradients[1])[...] = taps
+        if 1 in wanted:
+            gradients[1] = np.zeros(weight.shape, g.dtype)
+            _taps(plan, gradients[1])[...] = taps
     if 2 in wanted:
         gradients[2] = g.reshape(-1, plan.outputs).sum(0)
     return [gradients[n] for n in wanted]
