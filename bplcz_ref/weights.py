@@ -5,6 +5,7 @@ A network's parameters are nested dicts whose dotted names, shapes and layouts a
 `load` reads .npz, .h5 and .safetensors, `save` writes them. PyTorch's .pt is a pickle and is not opened.
 """
 
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -30,8 +31,8 @@ def named(tree, prefix=""):
     return flat
 
 
-def nested(flat):
-    """The inverse of `named`.
+def nested(flat, source="the dict"):
+    """The inverse of `named`. Errors: ValueError for a name that is also the beginning of another ("a", "a.b").
 
     >>> nested({"conv1.weight": 1, "conv1.bias": 2, "scale": 3})
     {'conv1': {'weight': 1, 'bias': 2}, 'scale': 3}
@@ -40,8 +41,13 @@ def nested(flat):
     for name, leaf in flat.items():
         *path, last = name.split(".")
         node = tree
-        for key in path:
-            node = node.setdefault(key, {})
+        for i in range(1, len(path) + 1):
+            above = ".".join(path[:i])
+            if above in flat:
+                raise ValueError(
+                    f"{source} holds both {above} and {name}: an array and a part cannot share a name"
+                )
+            node = node.setdefault(path[i - 1], {})
         node[last] = leaf
     return tree
 
@@ -93,6 +99,9 @@ def load(source, network=None, *, dtype=None, ignore=()):
     begin with "text_model." (CLIPTextModelWithProjection, CLIPModel), are recognised and turned into openai/CLIP's
     (q, k, v packed into in_proj, the projection transposed).
 
+    Errors: ValueError that names the file and what does not fit; arrays that are not floating (buffers that count
+    may be whole numbers), or not finite in the dtype they end up in; a name that is also the beginning of another.
+
     >>> from bplcz_ref import nn
     >>> params, state = load({"weight": np.ones((2, 3)), "bias": np.zeros(2)}, nn.dense(3, 2))
     >>> params["weight"].shape, state
@@ -103,14 +112,33 @@ def load(source, network=None, *, dtype=None, ignore=()):
     if any(name.startswith("text_model.") for name in arrays):
         arrays = openai_names(arrays, text)
     if dtype is not None:
-        arrays = {n: a.astype(dtype) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
+        with np.errstate(over="ignore"):  # what is too large for dtype is found as not finite
+            arrays = {n: a.astype(dtype) if a.dtype.kind == "f" else a for n, a in arrays.items()}
     if network is not None:
         wanted = [named(tree) for tree in network.init(np.random.default_rng(0), np.dtype(dtype or "float32"))]
         shapes = {name: np.broadcast_to(0, np.shape(leaf)) for tree in wanted for name, leaf in tree.items()}
+        check_values({name: arrays[name] for name in shapes if name in arrays}, text)
         like(nested(shapes), arrays, text)
         return tuple(nested({name: arrays[name] for name in tree}) for tree in wanted)
+    check_values(arrays, text)
     state = {name: leaf for name, leaf in arrays.items() if name.split(".")[-1] in BUFFERS}
-    return nested({n: leaf for n, leaf in arrays.items() if n not in state}), nested(state)
+    return nested({n: leaf for n, leaf in arrays.items() if n not in state}, text), nested(state, text)
+
+
+def check_values(arrays, text):
+    """Floating and finite, all of them; a count of batches may be whole."""
+    wrong = [
+        f"{name}: dtype {leaf.dtype}; expected float16, float32 or float64"
+        for name, leaf in arrays.items()
+        if leaf.dtype.kind != "f" and not (leaf.dtype.kind in "iu" and name.split(".")[-1] == BUFFERS[-1])
+    ]
+    wrong += [
+        f"{name}: {np.count_nonzero(~np.isfinite(leaf))} of {leaf.size} values are not finite in {leaf.dtype}"
+        for name, leaf in arrays.items()
+        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all()
+    ]
+    if wrong:
+        raise ValueError("\n  ".join([f"{text} cannot be used as weights:", *wrong]))
 
 
 def save(path, params, state=None):
@@ -149,8 +177,11 @@ def read(path):
     check_ending(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
+    safetensors = safetensors_numpy(path) if path.suffix == ".safetensors" else None
     try:
         if path.suffix == ".npz":
+            if not zipfile.is_zipfile(path):  # numpy would take it for a pickle and say so
+                raise ValueError("it is not a zip archive of arrays, as numpy.savez writes it")
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
         if path.suffix == ".h5":
@@ -163,9 +194,7 @@ def read(path):
             with h5py.File(path, "r") as file:
                 file.visititems(take)
             return arrays
-        return safetensors_numpy(path).load_file(path)
-    except ValueError:
-        raise
+        return safetensors.load_file(path)
     except Exception as error:
         raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from None
 

@@ -129,3 +129,50 @@ def test_hugging_face_names_are_recognised():
     del flat["text_model.encoder.layers.1.self_attn.k_proj.bias"]
     with pytest.raises(ValueError, match="found q, v"):
         weights.load(flat, tower)
+
+
+def test_garbage_is_named(tmp_path):
+    for name, content in (("a.npz", b"garbage"), ("b.npz", b""), ("c.h5", b"garbage")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} cannot be read as"):
+            weights.load(tmp_path / name)
+    np.savez(tmp_path / "d.npz", w=np.array([None]))
+    with pytest.raises(ValueError, match=r"d.npz cannot be read as .npz: Object arrays"):
+        weights.load(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("names", [("a.b", "a"), ("a", "a.b"), ("a", "a.b.c"), ("a.b.c", "x", "a")])
+def test_a_name_that_is_also_the_beginning_of_another_is_refused(tmp_path, names):
+    flat = {name: np.ones(1) for name in names}
+    with pytest.raises(ValueError, match=r"the dict holds both a and a\.b"):
+        weights.nested(flat)
+    np.savez(tmp_path / "w.npz", **flat)
+    with pytest.raises(ValueError, match=r"w.npz holds both a and a\.b"):
+        weights.load(tmp_path / "w.npz")
+
+
+def test_a_common_beginning_without_a_dot_is_no_clash():
+    assert weights.nested({"a": 1, "ab.c": 2}) == {"a": 1, "ab": {"c": 2}}
+
+
+@pytest.mark.parametrize("fit", [True, False])
+def test_arrays_that_cannot_be_weights_are_named(fit):
+    flat = {}
+    for tree in start():
+        flat |= weights.named(tree)
+    to = network() if fit else None
+    weights.load(flat, to)
+    weight = flat["proj.weight"]
+    for wrong in (weight.astype(int), weight.astype(complex), weight.astype(bool), weight.astype("S3")):
+        with pytest.raises(ValueError, match=r"the dict cannot be used as weights:\n  proj.weight: dtype "):
+            weights.load(flat | {"proj.weight": wrong}, to)
+    broken = weight.copy()
+    broken[0, :2] = np.nan, np.inf
+    with pytest.raises(ValueError, match=r"proj.weight: 2 of 8 values are not finite in float32"):
+        weights.load(flat | {"proj.weight": broken}, to)
+    large = weight.astype(float)
+    large[1, 1] = 1e300
+    with pytest.raises(ValueError, match=r"proj.weight: 1 of 8 values are not finite in float32"):
+        weights.load(flat | {"proj.weight": large}, to, dtype="float32")
+    with pytest.raises(ValueError, match=r"bn1.running_var: 1 of \d+ values are not finite"):
+        weights.load(flat | {"bn1.running_var": np.where(np.arange(len(flat["bn1.running_var"])), 1, np.nan)}, to)
