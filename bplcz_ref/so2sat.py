@@ -28,15 +28,16 @@ K = len(CLASSES)
 class Patches:
     """The rows of one open file: `len()`, `.labels` (N,) int64, `.simulated`, `.attributes`, `.read`, `.images`.
 
+    `.labels` is None where the file was opened with labels=False.
     `.parts` is (train, test), two index arrays, if the file was written by `subset`; otherwise None.
     Made by `open_file`; closed with it.
     """
 
-    def __init__(self, path, file):
+    def __init__(self, path, file, labels=True):
         self.path, self._data = path, {name: file[name] for name in SHAPES}
         self.attributes = dict(file.attrs)
         self.simulated = bool(self.attributes.get("simulated", False))
-        self.labels = _labels(path, file["label"])
+        self.labels = _labels(path, file["label"]) if labels else None
         self.parts = _parts(path, len(self), self.attributes.get("train_rows"))
         # Contiguous rows are read by offset: 2 to 5 times faster than through HDF5's selections.
         plain = file.userblock_size == 0 and all(
@@ -110,8 +111,10 @@ class Patches:
 
 
 @contextlib.contextmanager
-def open_file(path):  # -> Patches
+def open_file(path, labels=True):  # -> Patches
     """Context manager: a So2Sat file, checked. Keys, shapes, one-hot labels of all rows; scale on up to 16 rows.
+
+    labels=False: `label` is neither needed nor looked at, and `.labels` is None: patches yet to be classified.
 
     Errors: ValueError that names the file and what is wrong: missing, a folder, empty, not HDF5, cut short, a key
     missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
@@ -121,7 +124,7 @@ def open_file(path):  # -> Patches
     ...     len(patches), patches.labels, patches.simulated, patches.images([0, 0]).shape
     (1, array([16]), False, (2, 32, 32, 18))
     """
-    with _opened(path) as patches:
+    with _opened(path, labels) as patches:
         problems = _scale(patches)
         if problems:
             raise ValueError(f"{path}: {'; '.join(problems)}")
@@ -188,13 +191,16 @@ class Inspection(NamedTuple):
     problems: tuple = ()
 
     def __str__(self):
+        if not self.rows:  # it could not be opened: the problem names the file, and nothing else is known
+            return "\n".join(f"PROBLEM {problem}" for problem in self.problems)
         lines = [f"{self.path}: {self.rows} rows, {'SIMULATED' if self.simulated else 'not marked as simulated'}"]
         if self.counts is not None:
             lines += [f"  class {_class(k):<24}{n:>8}" for k, n in enumerate(self.counts.tolist())]
             lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
         if self.mean is not None:
             lines.append(
-                f"  {'channel':<8}{'min':>13}{'mean':>13}{'std':>13}{'max':>13}   over {self.sampled} rows"
+                f"  {'channel':<8}{'min':>13}{'mean':>13}{'std':>13}{'max':>13}"
+                f"   {self.sampled} of {self.rows} rows looked at"
             )
             table = zip(BANDS, self.min, self.mean, self.std, self.max, strict=True)
             lines += [f"  {name:<8}" + "".join(f"{value:>13.5g}" for value in values) for name, *values in table]
@@ -278,7 +284,7 @@ def _readable(path):
 
 
 @contextlib.contextmanager
-def _opened(path):
+def _opened(path, labels=True):
     """Patches after every check of form; the scale is left to the caller."""
     path = Path(path)
     if not path.exists():
@@ -295,22 +301,23 @@ def _opened(path):
         file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=64 << 20)
     with file:
         with _readable(path):
-            _check_layout(path, file)
-            patches = Patches(path, file)
+            _check_layout(path, file, labels)
+            patches = Patches(path, file, labels)
         try:
             yield patches
         finally:
             patches.close()
 
 
-def _check_layout(path, file):
-    missing = [key for key in ("sen1", "sen2", "label") if not isinstance(file.get(key), h5py.Dataset)]
+def _check_layout(path, file, labels):
+    shapes = SHAPES | {"label": (K,)} if labels else SHAPES
+    missing = [key for key in shapes if not isinstance(file.get(key), h5py.Dataset)]
     if missing:
         raise ValueError(f"{path}: no data set {', '.join(missing)}; found {sorted(file)}")
-    found = {key: file[key].shape for key in ("sen1", "sen2", "label")}
+    found = {key: file[key].shape for key in shapes}
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
-    for key, shape in (*SHAPES.items(), ("label", (K,))):
+    for key, shape in shapes.items():
         if found[key][1:] != shape or len(found[key]) != len(shape) + 1:
             hint = ""
             if key != "label" and found[key][1:] == (shape[2], *shape[:2]):
@@ -324,7 +331,7 @@ def _check_layout(path, file):
             raise ValueError(f"{path}: {key} has dtype {file[key].dtype}; expected float64 or float32")
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
-        raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in all three")
+        raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
 
 
 def _parts(path, N, train):
@@ -397,6 +404,12 @@ def _inspected(patches, path, rows):
     if not moments.n:
         return found
     mean, std, _ = moments.statistics()
+    flat = [  # by min and max, as rounding may leave a std of 1e-17
+        f"channel {BANDS[c]} is {moments.min[c]:.5g} at every pixel of the {len(index)} of {N} rows looked at"
+        " (std 0): it tells nothing; was it filled, or not written?"
+        for c in np.flatnonzero(moments.min == moments.max)
+    ]
+    found = found._replace(problems=found.problems + tuple(flat))
     return found._replace(mean=mean, std=std, min=moments.min, max=moments.max)
 
 

@@ -324,9 +324,46 @@ def test_inspect(plain):
     np.testing.assert_array_equal([whole.min, whole.max], [x.min((0, 1, 2)), x.max((0, 1, 2))])
     text = str(whole)
     assert "340 rows" in text
+    assert "340 of 340 rows looked at" in text
+    assert "100 of 340 rows looked at" in str(found)
     assert "class 9 sparsely built" in text
     assert "no problem found" in text
     assert "B8A" in text
+
+
+def test_inspect_names_each_constant_channel(tmp_path):
+    def constant(data):
+        data["sen1"][..., 1] = 0.1  # whose mean of squares less squared mean is not exactly 0
+        data["sen2"][..., 3] = 0
+
+    make(path := tmp_path / "x.h5", rows=20, change=constant)
+    problems = so2sat.inspect(path, rows=10).problems
+    assert len(problems) == 2
+    assert f"channel {so2sat.BANDS[1]} is 0.1 at every pixel of the 10 of 20 rows looked at" in problems[0]
+    assert f"channel {so2sat.BANDS[11]} is 0 at" in problems[1]
+    make(path, rows=20, change=lambda data: data.update({k: 0 * data[k] for k in so2sat.SHAPES}))
+    text = str(so2sat.inspect(path))
+    assert text.count("\n  PROBLEM channel ") == 18
+    assert "no problem found" not in text
+    assert so2sat.inspect(REAL).problems == ()  # one row, and it varies
+
+
+def test_inspect_of_a_file_that_cannot_be_opened_shows_the_problem_alone(tmp_path):
+    missing = tmp_path / "missing.h5"
+    assert str(so2sat.inspect(missing)) == f"PROBLEM {missing}: no such file"
+
+
+def test_a_file_without_labels(tmp_path, plain):
+    make(path := tmp_path / "x.h5", rows=20, change=lambda data: data.pop("label"))
+    with so2sat.open_file(path, labels=False) as patches:
+        assert patches.labels is None
+        assert len(patches) == 20
+        with so2sat.open_file(plain[0], labels=False) as whole:
+            np.testing.assert_array_equal(patches.images([3, 7]), whole.images([3, 7]))
+            assert whole.labels is None
+    make(path, rows=20, change=lambda data: (data.pop("label"), swap(data)))
+    with pytest.raises(ValueError, match="swapped"), so2sat.open_file(path, labels=False):
+        pass
 
 
 def pieces(data, sizes):
