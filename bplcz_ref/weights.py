@@ -117,6 +117,9 @@ def load(source, network=None, *, dtype=None, ignore=()):
     if network is not None:
         wanted = [named(tree) for tree in network.init(np.random.default_rng(0), np.dtype(dtype or "float32"))]
         shapes = {name: np.broadcast_to(0, np.shape(leaf)) for tree in wanted for name, leaf in tree.items()}
+        for name in shapes:
+            if name.endswith("num_batches_tracked"):  # older files lack it; PyTorch takes 0 then
+                arrays.setdefault(name, np.array(0))
         check_values({name: arrays[name] for name in shapes if name in arrays}, text)
         like(nested(shapes), arrays, text)
         return tuple(nested({name: arrays[name] for name in tree}) for tree in wanted)
@@ -153,11 +156,11 @@ def save(path, params, state=None):
     ({'weight': array([1., 1.])}, {})
     """
     path = Path(path)
-    arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named({**params}).items()}
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in named({**params}).items()}
     for name, leaf in named(state or {}).items():
         if name in arrays:
             raise ValueError(f"{name} is both a parameter and a buffer")
-        arrays[name] = np.asarray(leaf)
+        arrays[name] = np.asarray(leaf, order="C")  # safetensors writes memory as it lies
     check_ending(path)
     with files.whole(path) as temporary:
         if path.suffix == ".npz":

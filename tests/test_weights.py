@@ -176,3 +176,25 @@ def test_arrays_that_cannot_be_weights_are_named(fit):
         weights.load(flat | {"proj.weight": large}, to, dtype="float32")
     with pytest.raises(ValueError, match=r"bn1.running_var: 1 of \d+ values are not finite"):
         weights.load(flat | {"bn1.running_var": np.where(np.arange(len(flat["bn1.running_var"])), 1, np.nan)}, to)
+
+
+@pytest.mark.parametrize("ending", [".npz", ".h5", ".safetensors"])
+def test_scalars_and_strided_arrays_come_back_as_they_were(tmp_path, ending):
+    if ending == ".safetensors":
+        pytest.importorskip("safetensors")
+    params = {"logit_scale": np.array(2.5), "w": np.arange(6.0).reshape(2, 3).T}
+    state = {"running_mean": np.arange(4.0)[::2]}
+    weights.save(tmp_path / f"w{ending}", params, state)
+    again, measured = weights.load(tmp_path / f"w{ending}")
+    assert again["logit_scale"].shape == ()
+    assert float(again["logit_scale"]) == 2.5
+    assert again["w"].tolist() == params["w"].tolist()
+    assert measured["running_mean"].tolist() == [0.0, 2.0]
+
+
+def test_a_file_without_the_count_of_batches_is_read():
+    params, state = start()
+    flat = weights.named(params) | weights.named(state)
+    flat = {name: leaf for name, leaf in flat.items() if not name.endswith("num_batches_tracked")}
+    _, measured = weights.load(flat, network())
+    assert measured["bn1"]["num_batches_tracked"] == 0
