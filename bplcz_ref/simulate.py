@@ -10,6 +10,8 @@ material as given below, chosen by hand; a score on it says that code learns, no
 Index letters: b patches, H W = 32; fine arrays are (120, 120), 10 m arrays (40, 40) until they are cut.
 """
 
+import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +38,7 @@ REAL_STD = np.array(
     + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
 )
 
+ROW_BYTES = 8 * (PATCH * PATCH * sum(CHANNELS.values()) + len(CLASSES))  # float64: sen1, sen2, label
 PIXEL, FINE, GRID, MARGIN = 10.0, 3, 40, 4  # m; fine pixels a pixel; pixels painted; pixels cut away at each side
 LEE_WINDOW, LOOKS = 7, 1  # pixels; single-look complex data
 AZIMUTH = 0.18  # share of a neighbour in azimuth (rows): correlation .34 and .03 at lags 1 and 2, as measured
@@ -173,14 +176,29 @@ def write(path, per_class=0, rows=0, seed=SEED):
     `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. Attributes:
     `simulated` True, `generator`, `seed`. Written in pieces of `so2sat.CHUNK` rows, whole or not at all; the same
     arguments give the same values.
-    Errors: ValueError for neither of the two, or a number that is not whole.
+    Errors: ValueError for neither of the two, a number that is not whole, or more rows than the disk has room for.
     """
+    for name, value in (("per_class", per_class), ("rows", rows)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"{name} is {value!r}; expected a whole number, 0 or more")
     if not per_class and not rows:
         raise ValueError("per_class and rows are both 0: give one of them, or both")
+    check_room(path, len(CLASSES) * int(per_class) + int(rows))
     y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     pieces = ((i, y[i : i + so2sat.CHUNK]) for i in range(0, len(y), so2sat.CHUNK))
     so2sat.write(path, len(y), ((*patches(piece, seed, i), piece) for i, piece in pieces), attributes)
+
+
+def check_room(path, rows):
+    """ValueError if `rows` rows are more than the disk of `path` has room for: before hours of work, not after."""
+    place = next(place for place in Path(path).absolute().parents if place.exists())
+    need, free = rows * ROW_BYTES, shutil.disk_usage(place).free
+    if need > free:
+        raise ValueError(
+            f"{path}: {rows:,} rows of {ROW_BYTES:,} bytes need {-(-need // 10**6):,} MB;"
+            f" {place} has {free // 10**6:,} MB free, room for {free // ROW_BYTES:,} rows"
+        )
 
 
 def compare(sen1, sen2):  # (b, 32, 32, 8), (b, 32, 32, 10) -> (4, 18)

@@ -271,6 +271,26 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         assert patches.labels[17:].tolist() == simulate.natural(7, seed=9).tolist()
 
 
+@pytest.mark.parametrize(
+    "asked", [{"per_class": 10**9}, {"rows": 10**12}, {"rows": 10**400}, {"per_class": 10**30, "rows": 1}]
+)
+def test_more_rows_than_the_disk_holds_are_refused_before_any_is_drawn(tmp_path, asked):
+    with pytest.raises(ValueError, match=r"x.h5: .* rows of 147,592 bytes need .* MB free, room for"):
+        simulate.write(tmp_path / "new" / "x.h5", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_size_is_that_of_the_file(tmp_path, monkeypatch):
+    class Disk:
+        free = 18 * 147_592
+
+    monkeypatch.setattr("shutil.disk_usage", lambda place: Disk)
+    simulate.write(tmp_path / "x.h5", per_class=1, rows=1)
+    assert 0 < (tmp_path / "x.h5").stat().st_size - Disk.free < 16384  # HDF5's own headers
+    with pytest.raises(ValueError, match="room for 18 rows"):
+        simulate.write(tmp_path / "y.h5", per_class=1, rows=2)
+
+
 def test_natural_frequencies():
     assert simulate.NATURAL.sum() == 352366
     found = np.bincount(simulate.natural(50_000, seed=1), minlength=17) / 50_000
