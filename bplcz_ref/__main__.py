@@ -1,6 +1,7 @@
 """python -m bplcz_ref COMMAND: every job of the library from the command line. Also installed as bplcz-ref."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -29,12 +30,24 @@ def main(arguments=None):
     """Run one command; returns the exit code. Errors that a user can mend are one line on stderr, code 2."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
+        code = options.run(options) or 0
+        sys.stdout.flush()  # a reader that is gone shows here at the latest
+        return code
+    except BrokenPipeError:  # the reader has seen enough, as in `... | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        return 0
+    except MemoryError:
+        print(f"bplcz_ref {options.command}: needs more memory than there is", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
         print(f"bplcz_ref {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"bplcz_ref {options.command}: interrupted", file=sys.stderr)
+        then = {
+            "train": "; the same command with --resume goes on from the last checkpoint",
+            "tables": "; the same command goes on where it stopped",
+        }.get(options.command, "")
+        print(f"bplcz_ref {options.command}: interrupted{then}", file=sys.stderr)
         return 130
 
 
@@ -57,19 +70,19 @@ def parser():
 
     c = command("simulate", run_simulate, "Write So2Sat-like simulated patches in So2Sat's own layout.",
                 "simulate OUT.h5 --per-class 60 --seed 47")  # fmt: skip
-    c.add_argument("out", metavar="OUT.h5", type=Path)
+    c.add_argument("out", metavar="OUT.h5", type=path)
     c.add_argument("--per-class", type=int, default=0, metavar="N", help="rows of each class")
     c.add_argument("--rows", type=int, default=0, metavar="N", help="rows with training.h5's class frequencies")
     c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
 
     c = command("inspect", run_inspect, "Show a file's rows, classes and bands, and what is wrong with it.",
                 "inspect training.h5")  # fmt: skip
-    c.add_argument("file", metavar="FILE.h5")
+    c.add_argument("file", metavar="FILE.h5", type=filled)
 
     c = command("subset", run_subset, "Draw the paper's split from a large file into a small one.",
                 "subset training.h5 OUT.h5 --per-class 1306 --test 12117 --seed 47")  # fmt: skip
-    c.add_argument("file", metavar="FILE.h5")
-    c.add_argument("out", metavar="OUT.h5")
+    c.add_argument("file", metavar="FILE.h5", type=filled)
+    c.add_argument("out", metavar="OUT.h5", type=filled)
     c.add_argument(
         "--per-class", type=int, default=paper.TRAIN_PER_CLASS, metavar="N", help="default: %(default)s"
     )
@@ -78,9 +91,9 @@ def parser():
 
     c = command("train", run_train, "Train one system into a run folder, or go on with an interrupted run.",
                 "train --data FILE.h5 --system ebcnn-bplcz --out RUN --resume")  # fmt: skip
-    c.add_argument("--data", required=True, metavar="FILE.h5")
+    c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
     c.add_argument("--system", required=True, choices=systems.SYSTEMS)
-    c.add_argument("--out", required=True, type=Path, metavar="RUN")
+    c.add_argument("--out", required=True, type=path, metavar="RUN")
     c.add_argument("--resume", action="store_true", help="go on with the run in RUN instead of refusing it")
     c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
     c.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s")
@@ -88,7 +101,10 @@ def parser():
         c.add_argument(f"--{name}", type=kind, metavar="N", help="in place of the preset's")
     c.add_argument("--learning-rate", type=float, metavar="X", help="in place of the preset's")
     c.add_argument(
-        "--vocabulary", metavar="MERGES", help="a merges file, such as CLIP's; default: the bundled one"
+        "--vocabulary",
+        metavar="MERGES",
+        type=filled,
+        help="a merges file, such as CLIP's; default: the bundled one",
     )
 
     for name, run, text, example in (
@@ -97,16 +113,16 @@ def parser():
          "predict RUN --data FILE.h5 --out LABELS.csv"),
     ):  # fmt: skip
         c = command(name, run, text, example)
-        c.add_argument("folder", metavar="RUN", type=Path)
-        c.add_argument("--data", required=True, metavar="FILE.h5")
+        c.add_argument("folder", metavar="RUN", type=path)
+        c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
         if name == "predict":
-            c.add_argument("--out", required=True, type=Path, metavar="LABELS.csv")
+            c.add_argument("--out", required=True, type=path, metavar="LABELS.csv")
 
     c = command("tables", run_tables, "Tables II and III: every system with every seed, paper beside ours.",
                 "tables --data FILE.h5 --seeds 3 --preset small --workers 2 --out runs/tables")  # fmt: skip
-    c.add_argument("--data", required=True, metavar="FILE.h5")
+    c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
     c.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="interrupted, it goes on where it stopped"
+        "--out", required=True, type=path, metavar="DIR", help="interrupted, it goes on where it stopped"
     )
     c.add_argument("--systems", nargs="+", choices=systems.SYSTEMS, default=list(systems.SYSTEMS), metavar="NAME",
                    help="default: all, " + ", ".join(systems.SYSTEMS))  # fmt: skip
@@ -120,9 +136,14 @@ def parser():
 
     c = command("report", run_report, "Accuracy of runs, and figures: confusion matrix, t-SNE of I, curves.",
                 "report runs/small/ebcnn runs/small/ebcnn-bplcz --out figures")  # fmt: skip
-    c.add_argument("folders", metavar="RUN", type=Path, nargs="+", help="run folders, as train writes them")
-    c.add_argument("--data", metavar="FILE.h5", help="what they were trained on; default: the path in config.json")
-    c.add_argument("--out", type=Path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+    c.add_argument("folders", metavar="RUN", type=path, nargs="+", help="run folders, as train writes them")
+    c.add_argument(
+        "--data",
+        metavar="FILE.h5",
+        type=filled,
+        help="what they were trained on; default: the path in config.json",
+    )
+    c.add_argument("--out", type=path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
 
     c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
                 "explain --equation 7")  # fmt: skip
@@ -136,11 +157,24 @@ def parser():
                 'tokenizer encode "a photo of a lake"')  # fmt: skip
     actions = c.add_subparsers(dest="action", required=True, metavar="train|encode")
     a = actions.add_parser("train", help="retrain from tokenizer_vocab/corpus.txt into a folder")
-    a.add_argument("--out", required=True, type=Path, metavar="DIR")
+    a.add_argument("--out", required=True, type=path, metavar="DIR")
     a = actions.add_parser("encode", help="token ids and pieces of a text")
     a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
-    a.add_argument("--merges", metavar="FILE", help="a merges file, such as CLIP's; default: the bundled one")
+    a.add_argument(
+        "--merges", metavar="FILE", type=filled, help="a merges file, such as CLIP's; default: the bundled one"
+    )
     return top
+
+
+def filled(text):
+    """A path as given, which must not be empty: an empty one would mean the folder it is called from."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return text
+
+
+def path(text):
+    return Path(filled(text))
 
 
 def refuse_existing(path):
