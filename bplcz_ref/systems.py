@@ -116,7 +116,7 @@ PAPER = Settings(
     clip_sen1=None,
     seed=paper.SEED,
 )
-# What learns within a minute or two on 2 cores. It differs from the paper in the values named here only: a
+# What learns within about a minute a row on 2 cores. It differs from the paper in the values named here only: a
 # small network and data set, and a larger learning rate, since it takes hundreds of steps and not 138,800.
 SMALL = PAPER._replace(
     preset="small",
