@@ -70,7 +70,7 @@ def parser():
 
     c = command("simulate", run_simulate, "Write So2Sat-like simulated patches in So2Sat's own layout.",
                 "simulate OUT.h5 --per-class 60 --seed 47")  # fmt: skip
-    c.add_argument("out", metavar="OUT.h5", type=path)
+    c.add_argument("out", metavar="OUT.h5", type=files.path)
     c.add_argument("--per-class", type=int, default=0, metavar="N", help="rows of each class")
     c.add_argument("--rows", type=int, default=0, metavar="N", help="rows with training.h5's class frequencies")
     c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
@@ -93,7 +93,7 @@ def parser():
                 "train --data FILE.h5 --system ebcnn-bplcz --out RUN --resume")  # fmt: skip
     c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
     c.add_argument("--system", required=True, choices=systems.SYSTEMS)
-    c.add_argument("--out", required=True, type=path, metavar="RUN")
+    c.add_argument("--out", required=True, type=files.path, metavar="RUN")
     c.add_argument("--resume", action="store_true", help="go on with the run in RUN instead of refusing it")
     c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
     c.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s")
@@ -113,16 +113,16 @@ def parser():
          "predict RUN --data FILE.h5 --out LABELS.csv"),
     ):  # fmt: skip
         c = command(name, run, text, example)
-        c.add_argument("folder", metavar="RUN", type=path)
+        c.add_argument("folder", metavar="RUN", type=files.path)
         c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
         if name == "predict":
-            c.add_argument("--out", required=True, type=path, metavar="LABELS.csv")
+            c.add_argument("--out", required=True, type=files.path, metavar="LABELS.csv")
 
     c = command("tables", run_tables, "Tables II and III: every system with every seed, paper beside ours.",
                 "tables --data FILE.h5 --seeds 3 --preset small --workers 2 --out runs/tables")  # fmt: skip
     c.add_argument("--data", required=True, metavar="FILE.h5", type=filled)
     c.add_argument(
-        "--out", required=True, type=path, metavar="DIR", help="interrupted, it goes on where it stopped"
+        "--out", required=True, type=files.path, metavar="DIR", help="interrupted, it goes on where it stopped"
     )
     c.add_argument("--systems", nargs="+", choices=systems.SYSTEMS, default=list(systems.SYSTEMS), metavar="NAME",
                    help="default: all, " + ", ".join(systems.SYSTEMS))  # fmt: skip
@@ -136,14 +136,14 @@ def parser():
 
     c = command("report", run_report, "Accuracy of runs, and figures: confusion matrix, t-SNE of I, curves.",
                 "report runs/small/ebcnn runs/small/ebcnn-bplcz --out figures")  # fmt: skip
-    c.add_argument("folders", metavar="RUN", type=path, nargs="+", help="run folders, as train writes them")
+    c.add_argument("folders", metavar="RUN", type=files.path, nargs="+", help="run folders, as train writes them")
     c.add_argument(
         "--data",
         metavar="FILE.h5",
         type=filled,
         help="what they were trained on; default: the path in config.json",
     )
-    c.add_argument("--out", type=path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+    c.add_argument("--out", type=files.path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
 
     c = command("explain", run_explain, "Every intermediate of a tiny batch, by its symbol in the paper.",
                 "explain --equation 7")  # fmt: skip
@@ -157,7 +157,7 @@ def parser():
                 'tokenizer encode "a photo of a lake"')  # fmt: skip
     actions = c.add_subparsers(dest="action", required=True, metavar="train|encode")
     a = actions.add_parser("train", help="retrain from tokenizer_vocab/corpus.txt into a folder")
-    a.add_argument("--out", required=True, type=path, metavar="DIR")
+    a.add_argument("--out", required=True, type=files.path, metavar="DIR")
     a = actions.add_parser("encode", help="token ids and pieces of a text")
     a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
     a.add_argument(
@@ -167,14 +167,8 @@ def parser():
 
 
 def filled(text):
-    """A path as given, which must not be empty: an empty one would mean the folder it is called from."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return text
-
-
-def path(text):
-    return Path(filled(text))
+    """A path that stays text, as it goes into JSON; not empty."""
+    return str(files.path(text))
 
 
 def refuse_existing(path):
@@ -219,27 +213,29 @@ def run_evaluate(options):
             _, rows = train.parts(patches, train.settings_of(options.folder, trained.config))
             which = f"the test part of {options.data}, on which it was trained"
         C = train.confusion(trained, patches, rows)
-        print(standing(options.folder, trained, patches))
+        print(standing(options.folder, trained))
         print(f"{describe(metrics.summary(C), 'SIMULATED' if patches.simulated else 'given')}: {which}")
 
 
 def run_predict(options):
-    trained = train.load(options.folder)
     if options.out.exists() and Path(options.data).exists() and options.out.samefile(options.data):
         raise ValueError(f"{options.out} is the data itself: name another file for the labels")
+    if options.out.is_dir():
+        raise ValueError(f"{options.out} is a folder; expected a file to write")
+    trained = train.load(options.folder)
     lines = ["row,class,name,simulated"]
-    with so2sat.open_file(options.data) as patches:
+    with so2sat.open_file(options.data, labels=False) as patches:  # what is to be predicted need not be labelled
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         for rows, c_hat in train.logits(trained, patches, np.arange(len(patches))):
             classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]
             lines += [f"{row},{name},{text},{simulated}" for row, (name, text) in zip(rows, classes, strict=True)]
-        print(standing(options.folder, trained, patches))
     with files.whole(options.out) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(standing(options.folder, trained))
     print(f"{options.out}: the classes of {len(lines) - 1} rows")
 
 
-def standing(folder, trained, patches):
+def standing(folder, trained):
     """What a trained network's figures rest on, in a line."""
     on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
     epochs, asked = len(train.read_log(folder)), trained.config["settings"]["epochs"]

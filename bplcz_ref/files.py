@@ -1,5 +1,6 @@
 """Files that appear whole or not at all: written under a temporary name, synced, then renamed into place."""
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -44,6 +45,19 @@ def whole(path):
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def path(text):
+    """A path option of the command line: an empty one would mean the folder that the command is called from.
+
+    >>> path("")
+    Traceback (most recent call last):
+      ...
+    argparse.ArgumentTypeError: the path is empty
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def make_folder(folder):

@@ -228,7 +228,7 @@ def batch(patches, rows, statistics, dtype):
 def logits(trained, patches, index, size=64):
     """c_hat of the rows of `index`, in chunks of `size`: evaluation mode, the image side alone."""
     for rows in np.split(index, range(size, len(index), size)):
-        x, _ = batch(patches, rows, trained.statistics, trained.dtype)
+        x = standardise.standardise(patches.images(rows, trained.dtype), trained.statistics)
         with nn.one_blas_thread():
             c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
         yield rows, c_hat

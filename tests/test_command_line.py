@@ -2,6 +2,7 @@
 
 import csv
 
+import h5py
 import numpy as np
 import pytest
 
@@ -85,6 +86,18 @@ def test_evaluate_and_predict_agree(run, tmp_path, capsys):
     right = sum(row["class"] == name for row, name in zip(rows, truth, strict=True))
     assert f"OA {100 * right / len(rows):.2f} %" in line
     assert {row["simulated"] for row in rows} == {"true"}
+
+
+def test_predict_needs_no_labels(run, data, tmp_path, capsys):
+    bare = tmp_path / "bare.h5"
+    with h5py.File(data) as source, h5py.File(bare, "w") as file:
+        for name in ("sen1", "sen2"):
+            source.copy(name, file)
+    out = tmp_path / "labels.csv"
+    assert command_line.main(["predict", str(run), "--data", str(bare), "--out", str(out)]) == 0
+    assert out.read_text(encoding="utf-8").count("\n") == 69
+    assert command_line.main(["predict", str(run), "--data", str(bare), "--out", str(tmp_path)]) == 2
+    assert "is a folder; expected a file" in capsys.readouterr().err
 
 
 def test_evaluate_on_the_training_file_takes_its_test_part(run, data, capsys):

@@ -1,7 +1,5 @@
 """`python -m bplcz_ref conform export | check | explain | selftest | regenerate`."""
 
-from pathlib import Path
-
 from bplcz_ref import files
 from bplcz_ref.conform import answers as reading
 from bplcz_ref.conform import explaining, generate, selftest, vectors, verdict
@@ -13,20 +11,22 @@ def add_arguments(parser):
         dest="action", required=True, metavar="export|check|explain|selftest|regenerate"
     )
     a = actions.add_parser("export", help="copy the vectors into a new folder")
-    a.add_argument("folder", type=Path, metavar="VECTORS")
+    a.add_argument("folder", type=files.path, metavar="VECTORS")
     a = actions.add_parser("check", help="grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
-    a.add_argument("folder", type=Path, metavar="ANSWERS")
+    a.add_argument("folder", type=files.path, metavar="ANSWERS")
     a.add_argument("--dtype", choices=generate.EPS, default="float32", help="default: %(default)s")
-    a.add_argument("--profile", type=Path, metavar="FILE", help="the consumer's readings, and what it has not got")
-    a.add_argument("--json", type=Path, metavar="FILE", help="write the whole report here")
+    a.add_argument(
+        "--profile", type=files.path, metavar="FILE", help="the consumer's readings, and what it has not got"
+    )
+    a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
     a = actions.add_parser("explain", help="one case: formula, inputs, intermediates, expected values")
     a.add_argument("case", nargs="?", metavar="CASE-ID", help="without one: the list of cases")
-    a.add_argument("--answers", type=Path, metavar="ANSWERS", help="set this consumer's values beside them")
+    a.add_argument("--answers", type=files.path, metavar="ANSWERS", help="set this consumer's values beside them")
     a.add_argument("--dtype", choices=generate.EPS, default="float32", help="default: %(default)s")
     a = actions.add_parser("selftest", help="the reference passes, and every mutant fails under its own name")
     a.add_argument("--chain", action="store_true", help="run the mutants through the chain too (slower)")
     a = actions.add_parser("regenerate", help="write the vectors anew, byte for byte")
-    a.add_argument("folder", type=Path, metavar="DIR")
+    a.add_argument("folder", type=files.path, metavar="DIR")
 
 
 def run(options):

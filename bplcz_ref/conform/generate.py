@@ -265,10 +265,9 @@ def export(folder):
     """Copy the packaged vectors, checked, into `folder`, which must be new or empty."""
     from bplcz_ref.conform.vectors import VECTORS, load
 
-    kit, folder = load(), Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    kit, folder = load(), files.make_folder(folder)
+    if any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder")
-    folder.mkdir(parents=True, exist_ok=True)
     for name in (*kit.manifest["files"], "manifest.json"):
         shutil.copyfile(VECTORS / name, folder / name)
     return kit
