@@ -221,22 +221,23 @@ def test_dask_with_a_killed_worker_gives_the_same_table(alone, data, tmp_path):
     """A real scheduler and two worker processes on this machine; one dies in mid-run."""
     pytest.importorskip("distributed")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "BPLCZ_THREADS": "1"}
-    start = [sys.executable, "-m", "distributed.cli"]
-    address = "tcp://127.0.0.1:18786"
+    address = tmp_path / "scheduler.json"  # any free port: the scheduler writes its address here
     log = open(tmp_path / "dask.log", "w")  # noqa: SIM115
     options = {"env": environment, "stdout": log, "stderr": log, "cwd": tmp_path}
-    scheduler = ["dask_scheduler", "--host", "127.0.0.1", "--port", "18786", "--no-dashboard"]
-    worker = ["dask_worker", address, "--nthreads", "1", "--no-dashboard", "--no-nanny"]
-    processes = [subprocess.Popen([*start[:2], f"{start[2]}.{scheduler[0]}", *scheduler[1:]], **options)]
-    for _ in range(2):
-        processes.append(subprocess.Popen([*start[:2], f"{start[2]}.{worker[0]}", *worker[1:]], **options))
+    common = ["--scheduler-file", str(address), "--no-dashboard"]
+    scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common]
+    worker = ["-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", *common]
+    processes = [subprocess.Popen([sys.executable, *scheduler], **options)]
+    wait_for(address.exists)
+    processes += [subprocess.Popen([sys.executable, *worker], **options) for _ in range(2)]
     out = tmp_path / "out"
     stop = threading.Thread(
         target=lambda: (wait_for(lambda: any(out.glob("*/*/config.json"))), processes[1].kill())
     )
     try:
         stop.start()
-        tables.tables(data, out, NAMES, [47, 48], TINY, dask=address, say=quiet)
+        where = files.read_json(address)["address"]
+        tables.tables(data, out, NAMES, [47, 48], TINY, dask=where, say=quiet)
         stop.join()
         assert processes[1].wait(timeout=30) == -signal.SIGKILL
         assert bits(out) == bits(alone[0])
