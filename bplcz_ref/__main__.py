@@ -108,7 +108,7 @@ def parser():
     )
 
     for name, run, text, example in (
-        ("evaluate", run_evaluate, "Accuracy of a run: all rows of a file, or the test part of its own.", "evaluate RUN --data FILE.h5"),
+        ("evaluate", run_evaluate, "Accuracy on a file, or on the own test part.", "evaluate RUN --data FILE.h5"),
         ("predict", run_predict, "Write the class of every row of a file.",
          "predict RUN --data FILE.h5 --out LABELS.csv"),
     ):  # fmt: skip
