@@ -117,7 +117,7 @@ PAPER = Settings(
     seed=paper.SEED,
 )
 # What learns within about a minute a row on 2 cores. It differs from the paper in the values named here only: a
-# small network and data set, and a larger learning rate, since it takes hundreds of steps and not 138,800.
+# small network and data set, and a larger learning rate, since it takes 128 steps and not 138,800.
 SMALL = PAPER._replace(
     preset="small",
     width=16,
