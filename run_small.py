@@ -10,7 +10,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from bplcz_ref import figures, report, simulate, systems, train
+from bplcz_ref import systems
+from bplcz_ref.data import simulate
+from bplcz_ref.report import figures
+from bplcz_ref.report import text as report
+from bplcz_ref.training import train
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
@@ -35,7 +39,7 @@ def main():
         data = arguments.out / f"simulated-{settings.per_class}-{settings.test}-{settings.seed}.h5"
         if not data.exists():
             print(f"No --data: simulating So2Sat-like patches into {data}", file=sys.stderr)
-            simulate.write(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
+            simulate.write_file(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
 
     runs = [arguments.out / row for row in ROWS]
     results = [train.train(run, data, row, settings) for run, row in zip(runs, ROWS, strict=True)]

@@ -34,7 +34,7 @@ def measure(grid, batch, dtype):
     )  # simulated: noise takes the memory that images take
     y = rng.integers(0, 17, batch)
     before, start = gigabytes(), time.perf_counter()
-    _, gradients, _ = model.value_and_gradients(network.loss, params, state, (x, y), rng=rng)
+    _, gradients, _ = model.loss_and_gradients(network.loss, params, state, (x, y), rng=rng)
     optim.sgd(params, None, gradients, learning_rate=1e-4, momentum=0.9, weight_decay=0.002)
     print(
         f"grid {grid}  {(32 // grid) ** 2:4} tokens a sensor  {weights.count(params):,} parameters  batch "

@@ -59,7 +59,7 @@ class Ours:
         self.velocity, self.batch = None, (x, y)
 
     def gradients(self):
-        return model.value_and_gradients(self.network.loss, self.params, self.state, self.batch)
+        return model.loss_and_gradients(self.network.loss, self.params, self.state, self.batch)
 
     def step(self):
         _, gradients, trace = self.gradients()

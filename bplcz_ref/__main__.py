@@ -7,23 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import (
-    __version__,
-    explain,
-    figures,
-    files,
-    metrics,
-    paper,
-    prompts,
-    report,
-    simulate,
-    so2sat,
-    systems,
-    tables,
-    tokenizer,
-    train,
-)
+from bplcz_ref import __version__, explain, files, metrics, paper, prompts, systems, tokenizer
 from bplcz_ref.conform import command as conform
+from bplcz_ref.data import simulate, so2sat
+from bplcz_ref.report import figures
+from bplcz_ref.report import text as report
+from bplcz_ref.training import tables, train
 
 
 def main(arguments=None):
@@ -179,7 +168,7 @@ def refuse_existing(path):
 
 def run_simulate(options):
     refuse_existing(options.out)
-    simulate.write(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
+    simulate.write_file(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
     print(f"{options.out}: {17 * options.per_class + options.rows} SIMULATED patches")
 
 

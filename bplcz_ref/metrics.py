@@ -10,7 +10,7 @@ Index letters: N samples, K classes. C[j, k] counts the samples of class j that 
 import numpy as np
 
 
-def confusion(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
+def confusion_matrix(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
     """C[j, k] = number of samples with truth y = j and prediction y_hat = k: rows truth, columns predicted.
 
     (Other reading: the transpose, as in some remote sensing tables; OA and kappa do not change under it,
@@ -18,7 +18,7 @@ def confusion(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
     dtype: int64, whatever integer type the labels have.
     Errors: ValueError for shapes that differ, no samples, numbers that are not whole, or outside 0..K-1.
 
-    >>> confusion([0, 0, 1, 2], [0, 1, 1, 1], K=3).tolist()
+    >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 1], K=3).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     """
     if isinstance(K, bool) or K < 1 or K != int(K):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import autograd.numpy as np
 from autograd.tracer import getval
 
-from bplcz_ref import bands, equations, nn, paper
+from bplcz_ref import bands, equations, nn, paper, variants
 from bplcz_ref.encoders.text import pack
 
 
@@ -50,7 +50,7 @@ def bplcz(
     text         Network, Packed of (K, n) prompts -> (K, n, d), E_t of Eq. (2); None trains with Eq. (11) alone
                  (Table III's first row)
     tokens       (K, n, L) token ids of the prompt of every class and group
-    contrastive  "paper", or another name in equations.CONTRASTIVE ("identity" is Table III's "without MSM")
+    contrastive  "paper", or another name in variants.VARIANTS ("identity" is Table III's "without MSM")
     shared       names of parameters that all encoders have in common, such as a position table: each encoder finds
                  them among its own, but they stand once, in params["shared"], and their gradients add
     vector       None: encoders return the vectors I_i and the classifier sees Eq. (9). Otherwise encoders return
@@ -75,9 +75,9 @@ def bplcz(
         raise ValueError(f"tokens are (K, n, L) with n = {len(encoders)} groups, got shape {np.shape(tokens)}")
     trees = None if tokens is None else pack(tokens)
     names = list(encoders)
-    if contrastive not in equations.CONTRASTIVE:
-        raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(equations.CONTRASTIVE)}")
-    variant = equations.CONTRASTIVE[contrastive]
+    if contrastive not in variants.VARIANTS:
+        raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(variants.VARIANTS)}")
+    variant = variants.VARIANTS[contrastive]
 
     def init(rng, dtype):
         streams = iter(rng.spawn(len(names) + 2))  # so that adding text leaves the image side's start unchanged
@@ -195,12 +195,12 @@ def mean_entries(S, W):
     }
 
 
-def value_and_gradients(loss, params, state, batch, *, rng=None):
+def loss_and_gradients(loss, params, state, batch, *, rng=None):
     """-> (L, gradients in the shape of params, trace); the trace holds plain arrays.
 
     >>> import numpy
     >>> quadratic = lambda params, state, batch: (np.sum(params["w"] ** 2), {"w": params["w"]})
-    >>> L, gradients, trace = value_and_gradients(quadratic, {"w": numpy.array([3.0])}, {}, None)
+    >>> L, gradients, trace = loss_and_gradients(quadratic, {"w": numpy.array([3.0])}, {}, None)
     >>> float(L), gradients["w"].tolist(), trace["w"].tolist()
     (9.0, [6.0], [3.0])
     """

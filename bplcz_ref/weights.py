@@ -107,7 +107,7 @@ def load(source, network=None, *, dtype=None, ignore=()):
     >>> params["weight"].shape, state
     ((2, 3), {})
     """
-    arrays, text = ({**source}, "the dict") if isinstance(source, dict) else (read(source), str(source))
+    arrays, text = ({**source}, "the dict") if isinstance(source, dict) else (read_arrays(source), str(source))
     arrays = {name: np.asarray(leaf) for name, leaf in arrays.items() if not name.startswith(tuple(ignore))}
     if any(name.startswith("text_model.") for name in arrays):
         arrays = openai_names(arrays, text)
@@ -174,7 +174,7 @@ def save(path, params, state=None):
             safetensors_numpy(path).save_file(arrays, temporary)
 
 
-def read(path):
+def read_arrays(path):
     """{name: array} of a file, as stored."""
     path = Path(path)
     check_ending(path)

@@ -82,7 +82,7 @@ def read(path):
 
 def train_here(network, params, state, batch):
     """One step of BP-LCZ, both losses."""
-    L, gradients, trace = model.value_and_gradients(network.loss, params, state, batch)
+    L, gradients, trace = model.loss_and_gradients(network.loss, params, state, batch)
     params, _ = optim.sgd(params, None, gradients, learning_rate=SETTINGS.learning_rate)
     print(f"a step here: L = {L:.4f} (L_cls {trace['L_cls']:.4f}, L_con {trace['L_con']:.4f})")
     return params, trace["state"]
@@ -134,7 +134,7 @@ def main(arguments=None):
         train_there(module, x, y)
         write(theirs, module)
         # Back here: the text tower from our file, the image side from PyTorch's; load checks names and shapes.
-        params, state = weights.load(weights.read(ours) | weights.read(theirs), network)
+        params, state = weights.load(weights.read_arrays(ours) | weights.read_arrays(theirs), network)
         print(f"{theirs.name}: loaded here, beside the text tower of {ours.name}")
     after = equal_logits(network, params, state, module, x)
     print(f"the step in PyTorch moved the logits by up to {np.abs(after - before).max():.4f}")

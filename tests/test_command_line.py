@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import files, so2sat
+from bplcz_ref import files
+from bplcz_ref.data import so2sat
 
 COMMANDS = [
     "simulate",

@@ -10,7 +10,7 @@ import pytest
 from autograd import grad, make_vjp
 from scipy.optimize import minimize
 
-from bplcz_ref import equations, loops, paper
+from bplcz_ref import equations, loops, paper, theory, variants
 
 R = paper.ALPHA * len(paper.GROUPS)  # 1.75
 
@@ -464,18 +464,18 @@ BAD = [
     ("row 0 has class -1", lambda: equations.cross_entropy(X, [-1, 0])),
     ("one-hot", lambda: equations.cross_entropy(EYE, np.eye(2, dtype=int))),
     ("numbers of samples", lambda: equations.cross_entropy(X, [0, 1, 2])),
-    ("alpha_n", lambda: equations.contrastive_floor(0, 17, 0.1)),
-    ("K: found 1", lambda: equations.contrastive_floor(1.75, 1, 0.1)),
-    ("p: found 2", lambda: equations.contrastive_floor(1.75, 17, 2)),
+    ("alpha_n", lambda: theory.contrastive_floor(0, 17, 0.1)),
+    ("K: found 1", lambda: theory.contrastive_floor(1.75, 1, 0.1)),
+    ("p: found 2", lambda: theory.contrastive_floor(1.75, 17, 2)),
     (
         "alpha_n",
-        lambda: equations.CONTRASTIVE["siglip"].loss(
+        lambda: variants.VARIANTS["siglip"].loss(
             {"logit_scale": EYE[0, 0], "logit_bias": EYE[0, 0]}, EYE, EYE, EYE, 0
         ),
     ),
-    ("no positive", lambda: equations.CONTRASTIVE["unicl"].loss({"logit_scale": EYE[0, 0]}, EYE, EYE, 0 * EYE, 1)),
-    ("expected 'logit_scale'", lambda: equations.CONTRASTIVE["infonce"].loss({}, EYE, EYE, EYE, 1)),
-    ("dtypes must agree", lambda: equations.CONTRASTIVE["infonce"].loss({"logit_scale": F(1)}, EYE, EYE, EYE, 1)),
+    ("no positive", lambda: variants.VARIANTS["unicl"].loss({"logit_scale": EYE[0, 0]}, EYE, EYE, 0 * EYE, 1)),
+    ("expected 'logit_scale'", lambda: variants.VARIANTS["infonce"].loss({}, EYE, EYE, EYE, 1)),
+    ("dtypes must agree", lambda: variants.VARIANTS["infonce"].loss({"logit_scale": F(1)}, EYE, EYE, EYE, 1)),
 ]
 
 
@@ -540,13 +540,13 @@ EXPECTED_P = 1 / 32 + 31 / 32 / 17  # mean(W) at B = 32 from 17 classes alike
     ],
 )
 def test_floor_literals(K, p, value, a, b, collapsed):
-    floor = equations.contrastive_floor(R, K, p)
+    floor = theory.contrastive_floor(R, K, p)
     assert (round(floor.L_con, 4), round(floor.a, 3), round(floor.b, 3)) == (value, a, b)
     assert floor.collapsed is collapsed
 
 
 def test_collapse_begins_at_14_classes():
-    assert [equations.contrastive_floor(R, K, 1 / K).collapsed for K in (12, 13, 14, 15)] == [
+    assert [theory.contrastive_floor(R, K, 1 / K).collapsed for K in (12, 13, 14, 15)] == [
         False,
         False,
         True,
@@ -571,7 +571,7 @@ def test_floor_is_what_free_unit_vectors_reach(K, p):
         u, v = anp.reshape(x, (2, K, K))
         return anp.sum(weight * anp.logaddexp(0, (1 - 2 * np.eye(K)) * R * equations.similarity(u, v)[0]))
 
-    assert abs(descend(L, 2 * K * K, seed=K).fun - equations.contrastive_floor(R, K, p).L_con) < 1e-6
+    assert abs(descend(L, 2 * K * K, seed=K).fun - theory.contrastive_floor(R, K, p).L_con) < 1e-6
 
 
 def test_floor_is_what_seven_groups_of_features_reach():
@@ -585,14 +585,14 @@ def test_floor_is_what_seven_groups_of_features_reach():
             *(equations.fuse(list(s), 0.25) for s in zip(*both, strict=True)), W
         ).L_con
 
-    assert abs(descend(L, 2 * 7 * 8 * 5, seed=1).fun - equations.contrastive_floor(R, 4, 1 / 4).L_con) < 1e-6
+    assert abs(descend(L, 2 * 7 * 8 * 5, seed=1).fun - theory.contrastive_floor(R, 4, 1 / 4).L_con) < 1e-6
 
 
 def test_no_feasible_point_is_below_the_floor():
     """Random unit vectors never pass it, and neither does any other point of the segment."""
     rng = np.random.default_rng(3)
     for K, p in itertools.product((2, 3, 9, 17), (0.02, 0.1, 0.5)):
-        floor = equations.contrastive_floor(R, K, p).L_con
+        floor = theory.contrastive_floor(R, K, p).L_con
         for t in np.linspace(0, 1, 101):
             a, b = R * (1 - 2 * t), -R * (1 + t * (K - 2)) / (K - 1)
             assert p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b) >= floor - 1e-15
@@ -639,17 +639,17 @@ def prepared(dtype=np.float64):
     return S, S.T.copy(), equations.supervised_matrix(y, dtype), y
 
 
-@pytest.mark.parametrize("name", equations.CONTRASTIVE)
+@pytest.mark.parametrize("name", variants.VARIANTS)
 def test_variant_is_its_scalar_form(name):
-    variant = equations.CONTRASTIVE[name]
+    variant = variants.VARIANTS[name]
     S, S_hat, W, y = prepared()
     for params in (variant.init(np.float64), {key: x * 0.5 + 0.25 for key, x in variant.init(np.float64).items()}):
         found = variant.loss(params, S, S_hat, W, R)
         assert found._fields == ("L_i2t", "L_t2i", "L_con")
         assert agree(found, scalar_variant(name, params, S.tolist(), S_hat.tolist(), y, R))
-        others = [other for other in equations.CONTRASTIVE if other != name]
+        others = [other for other in variants.VARIANTS if other != name]
         for other in others:
-            start = {**equations.CONTRASTIVE["siglip"].init(np.float64), **params}
+            start = {**variants.VARIANTS["siglip"].init(np.float64), **params}
             assert not agree(found, scalar_variant(other, start, S.tolist(), S_hat.tolist(), y, R), 1e-6)
 
 
@@ -658,10 +658,10 @@ INDEPENDENT = pytest.mark.filterwarnings("ignore:Output seems independent of inp
 
 
 @INDEPENDENT
-@pytest.mark.parametrize("name", equations.CONTRASTIVE)
+@pytest.mark.parametrize("name", variants.VARIANTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_variant_gradients_and_dtypes(name, dtype):
-    variant = equations.CONTRASTIVE[name]
+    variant = variants.VARIANTS[name]
     S, S_hat, W, _ = prepared(dtype)
     params = variant.init(dtype)
 
@@ -683,7 +683,7 @@ def test_variant_gradients_and_dtypes(name, dtype):
 
 
 def test_starts_of_the_learnable_scales():
-    start = {name: variant.init(np.float64) for name, variant in equations.CONTRASTIVE.items()}
+    start = {name: variant.init(np.float64) for name, variant in variants.VARIANTS.items()}
     assert start["paper"] == start["identity"] == {}
     for name in ("infonce", "unicl"):
         assert round(math.exp(start[name]["logit_scale"]), 6) == round(1 / 0.07, 6)
@@ -696,18 +696,18 @@ def test_starts_of_the_learnable_scales():
 
 def test_relations_between_the_losses():
     S, S_hat, W, _ = prepared()
-    variants = {name: variant.loss for name, variant in equations.CONTRASTIVE.items()}
+    losses = {name: variant.loss for name, variant in variants.VARIANTS.items()}
     zero, eye = {"logit_scale": np.array(0.0), "logit_bias": np.array(0.0)}, np.eye(6)
-    paper_loss = variants["paper"]({}, S, S_hat, W, R)
-    assert agree(variants["bce-scale-bias"](zero, S, S_hat, W, R), paper_loss)
-    assert agree(variants["identity"]({}, S, S_hat, W, R), variants["paper"]({}, S, S_hat, eye, R))
+    paper_loss = losses["paper"]({}, S, S_hat, W, R)
+    assert agree(losses["bce-scale-bias"](zero, S, S_hat, W, R), paper_loss)
+    assert agree(losses["identity"]({}, S, S_hat, W, R), losses["paper"]({}, S, S_hat, eye, R))
     start = {"logit_scale": np.array(2.0)}
-    assert agree(variants["unicl"](start, S, S_hat, eye, R), variants["infonce"](start, S, S_hat, W, R))
+    assert agree(losses["unicl"](start, S, S_hat, eye, R), losses["infonce"](start, S, S_hat, W, R))
     for name in ("infonce", "unicl"):  # a softmax over rows is not one over columns
-        L = variants[name](start, S, S_hat, W, R)
+        L = losses[name](start, S, S_hat, W, R)
         assert abs(L.L_i2t - L.L_t2i) > 1e-2
     for name in ("paper", "identity", "siglip", "bce-scale-bias"):
-        L = variants[name](equations.CONTRASTIVE["siglip"].init(np.float64), S, S_hat, W, R)
+        L = losses[name](variants.VARIANTS["siglip"].init(np.float64), S, S_hat, W, R)
         assert abs(L.L_i2t - L.L_t2i) < 1e-12
 
 
@@ -717,9 +717,9 @@ def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
     S = R * (2 * W - 1)  # as good as it gets: own class +1, others -1
     at_100 = {"logit_scale": np.array(math.log(100))}
     floor = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
-    assert abs(equations.CONTRASTIVE["infonce"].loss(at_100, S, S.T, W, R).L_con - floor) < 1e-12
+    assert abs(variants.VARIANTS["infonce"].loss(at_100, S, S.T, W, R).L_con - floor) < 1e-12
     assert (
-        equations.CONTRASTIVE["siglip"]
+        variants.VARIANTS["siglip"]
         .loss({"logit_scale": np.array(4.0), "logit_bias": np.array(0.0)}, S, S.T, W, R)
         .L_con
         < 1e-20
@@ -730,7 +730,7 @@ def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
 def test_clip_scale_stops_at_100():
     S, S_hat, W, _ = prepared()
     for name in ("infonce", "unicl"):
-        loss = equations.CONTRASTIVE[name].loss
+        loss = variants.VARIANTS[name].loss
         at, above = ({"logit_scale": np.array(x)} for x in (math.log(100), 9.0))
         assert agree(loss(above, S, S_hat, W, R), loss(at, S, S_hat, W, R))
         assert grad(lambda p, loss=loss: loss(p, S, S_hat, W, R).L_con)(above)["logit_scale"] == 0

@@ -311,7 +311,7 @@ def test_every_gradient_by_differences(rate):
     """With dropout, the same masks each time."""
     network, params, state, x = small(TINY._replace(dropout=rate))
     loss, y = cross_entropy_of(network, x, seed=8), np.array([2, 0, 1])
-    gradients = weights.named(model.value_and_gradients(loss, params, state, y)[1])
+    gradients = weights.named(model.loss_and_gradients(loss, params, state, y)[1])
     assert set(gradients) == set(weights.named(params))
     assert found_wrong(loss, params, state, y, gradients) == []
 
@@ -319,7 +319,7 @@ def test_every_gradient_by_differences(rate):
 def test_the_differences_see_a_gradient_that_is_slightly_wrong():
     network, params, state, x = small()
     loss, y = cross_entropy_of(network, x), np.array([2, 0, 1])
-    gradients = weights.named(model.value_and_gradients(loss, params, state, y)[1])
+    gradients = weights.named(model.loss_and_gradients(loss, params, state, y)[1])
     names = [
         "pos_embedding",
         "transformer.layers.0.0.fn.fn.to_qkv.weight",
@@ -346,9 +346,9 @@ def test_the_shared_table_takes_the_gradient_of_both_modalities():
         c_hat, _ = exvit.joint(K, TINY).apply(params, {}, anp.concatenate(both, axis=1), train=True)
         return equations.cross_entropy(c_hat, y), {}
 
-    _, gradients, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    _, gradients, _ = model.loss_and_gradients(cross_entropy_of(network, x), params, state, y)
     tables = {"first": params["pos_embedding"], "second": params["pos_embedding"]}
-    _, parts, _ = model.value_and_gradients(with_two_tables, tables, state, y)
+    _, parts, _ = model.loss_and_gradients(with_two_tables, tables, state, y)
     total = parts["first"] + parts["second"]
     assert np.abs(total - gradients["pos_embedding"]).max() < 1e-12 * np.abs(total).max()
     assert min(np.abs(part).max() for part in parts.values()) > 0.01 * np.abs(total).max()
@@ -415,9 +415,9 @@ def test_every_place_of_dropout_draws(monkeypatch):
 def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
     network, params, state, x = small(batch=5)
     y = np.array([0, 1, 2, 2, 1])
-    L, gradients, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    L, gradients, _ = model.loss_and_gradients(cross_entropy_of(network, x), params, state, y)
     monkeypatch.setattr(exvit, "PART", 2)
-    L_parts, in_parts, _ = model.value_and_gradients(cross_entropy_of(network, x), params, state, y)
+    L_parts, in_parts, _ = model.loss_and_gradients(cross_entropy_of(network, x), params, state, y)
     assert abs(L - L_parts) < 1e-14
     in_parts = weights.named(in_parts)
     largest = max(np.abs(g).max() for g in in_parts.values())
@@ -429,7 +429,7 @@ def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
 def test_float32_stays_float32():
     network, params, state, x = small(TINY._replace(dropout=0.1), np.float32)
     loss = cross_entropy_of(network, x, seed=1)
-    L, gradients, trace = model.value_and_gradients(loss, params, state, np.array([0, 1, 2]))
+    L, gradients, trace = model.loss_and_gradients(loss, params, state, np.array([0, 1, 2]))
     floats = [L, *weights.named(gradients).values()]
     floats += [a for n, a in weights.named(trace).items() if not n.endswith("tracked")]
     assert {np.asarray(a).dtype for a in floats} == {np.dtype(np.float32)}
@@ -479,7 +479,7 @@ def images():
 def test_readings_by_hand_and_by_differences(reading):
     made = dict(zip("AB", prompted(), strict=True))[reading]
     params, state = moved(*made.init(stream(0, "init"), np.float64))
-    L, gradients, trace = model.value_and_gradients(made.loss, params, state, (images(), LABELS))
+    L, gradients, trace = model.loss_and_gradients(made.loss, params, state, (images(), LABELS))
 
     groups = bands.split(*bands.separate(images()))
     I_i, tokens = {}, []

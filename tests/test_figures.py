@@ -1,4 +1,4 @@
-"""figures.py, drawings.py and model.fused: what is drawn is what was measured, and simulated data says so."""
+"""figures.py, plots.py and model.fused: what is drawn is what was measured, and simulated data says so."""
 
 import json
 import shutil
@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, drawings, equations, figures, files, model, nn, paper, so2sat, systems, train
+from bplcz_ref import bands, files, model, nn, paper, systems, theory
+from bplcz_ref.data import so2sat
 from bplcz_ref.encoders import ebcnn, exvit
+from bplcz_ref.report import figures, plots
 from bplcz_ref.streams import stream
+from bplcz_ref.training import train
 
 TINY = systems.SMALL._replace(
     width=1,
@@ -36,7 +39,7 @@ def data(tmp_path_factory):
     y = np.concatenate([np.repeat(np.arange(17), 2), rng.permutation(np.resize(np.arange(16), 100)), [16, 16]])
     sen2 = rng.uniform(0.1, 0.2, (136, 32, 32, 10)) + 0.02 * y[:, None, None, None]
     sen1 = np.abs(rng.normal(0, 0.2, (136, 32, 32, 8)))
-    so2sat.write(path, 136, [(sen1, sen2, y)], {"simulated": True})
+    so2sat.write_file(path, 136, [(sen1, sen2, y)], {"simulated": True})
     return path
 
 
@@ -167,7 +170,7 @@ def shows(figure, C):
 
 def test_the_matrix_is_drawn_as_it_is():
     pytest.importorskip("matplotlib")
-    figure = drawings.confusion(C, "EB-CNN")
+    figure = plots.confusion(C, "EB-CNN")
     assert shows(figure, C)
     right = [label.get_text() for label in figure.axes[0].child_axes[0].get_yticklabels()]
     assert right[0] == f"{100 * 300 / C[0].sum():.0f} % of {C[0].sum()}"
@@ -180,12 +183,12 @@ def test_the_matrix_is_drawn_as_it_is():
 def test_wrong_matrices_are_seen():
     """A transposed matrix, shares of the columns or of all, and swapped names must not pass as C."""
     pytest.importorskip("matplotlib")
-    assert not shows(drawings.confusion(C.T, "EB-CNN"), C)
+    assert not shows(plots.confusion(C.T, "EB-CNN"), C)
     for wrong in (C / np.maximum(C.sum(axis=0), 1), C / C.sum(), C / C.max()):
-        figure = drawings.confusion(C, "EB-CNN")
+        figure = plots.confusion(C, "EB-CNN")
         figure.axes[0].images[0].set_data(wrong)
         assert not shows(figure, C)
-    figure = drawings.confusion(C, "EB-CNN")
+    figure = plots.confusion(C, "EB-CNN")
     figure.axes[0].set_xticks(range(17), [*map(str, range(1, 18))])
     assert not shows(figure, C)
 
@@ -196,15 +199,15 @@ def test_the_title_and_the_note_by_hand():
     D = np.zeros((17, 17), int)
     D[0, 0], D[0, 9], D[0, 10] = 90, 20, 10
     D[16, 16], D[16, 10], D[16, 9] = 60, 10, 10
-    text = words(drawings.confusion(D, "EB-CNN (BP-LCZ), SIMULATED data"))
+    text = words(plots.confusion(D, "EB-CNN (BP-LCZ), SIMULATED data"))
     # pe = (120 * 90 + 80 * 60) / 200^2 = .39, kappa = (.75 - .39) / .61 = .590164
     # evenly: (30 * 9 + 20 * 6) / 16 = 24.4 of 50
     assert "EB-CNN (BP-LCZ), SIMULATED data: OA 75.00 %, kappa 59.02 % on 200 test samples" in text
     assert "Of 50 errors, 60 % stay within" in text
     assert "49 % would if the errors of each class fell evenly on the 16 others" in text
-    assert "No errors." in words(drawings.confusion(np.eye(17, dtype=int), "EB-CNN"))
+    assert "No errors." in words(plots.confusion(np.eye(17, dtype=int), "EB-CNN"))
     one_class = np.diag([0] * 16 + [5])
-    assert "OA 100.00 %, kappa undefined % on 5 test samples" in words(drawings.confusion(one_class, "EB-CNN"))
+    assert "OA 100.00 %, kappa undefined % on 5 test samples" in words(plots.confusion(one_class, "EB-CNN"))
 
 
 def test_within_types_against_pairs_one_by_one():
@@ -215,7 +218,7 @@ def test_within_types_against_pairs_one_by_one():
                 wrong += C[j, k]
                 within += C[j, k] * ((j < 10) == (k < 10))
                 even += C[j, k] * sum(1 for m in range(17) if m != j and (m < 10) == (j < 10)) / 16
-    assert drawings.within_types(C) == pytest.approx((within / wrong, even / wrong), rel=1e-12)
+    assert plots.within_types(C) == pytest.approx((within / wrong, even / wrong), rel=1e-12)
 
 
 def test_confusion_of_a_run(runs, drawn, tmp_path):
@@ -365,8 +368,8 @@ def least(colours):
 
 
 def test_marks_can_be_told_apart_with_any_eyes():
-    assert len(set(drawings.CLASS_MARKS)) == 17
-    for colours in (*drawings.MARKS.values(), drawings.LINES):
+    assert len(set(plots.CLASS_MARKS)) == 17
+    for colours in (*plots.MARKS.values(), plots.LINES):
         assert len(set(colours)) == len(colours)
         assert least(colours) > 12
     assert least(("#00A000", "#A06000")) < 12  # a green and a brown that green-blind people confuse: seen
@@ -399,7 +402,7 @@ def test_curves_are_the_log(runs, drawn, tmp_path):
         (line,) = [line for line in panels[k].lines if line.get_linestyle() == style]
         assert list(line.get_ydata()) == pytest.approx(values, rel=1e-12)
     assert floors[0] == pytest.approx(
-        equations.contrastive_floor(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
+        theory.contrastive_floor(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
     )
     keys = [[text.get_text() for text in panels[k].get_legend().get_texts()] for k in (2, 3)]
     assert keys[0][0] == "$L_{con}$"
@@ -420,7 +423,7 @@ def test_an_epoch_without_negatives_is_a_gap(drawn):
         "S_positive": -1.0,
         "S_negative": None,
     }
-    figure = drawings.curves([drawings.Curve("a", [row, row | {"epoch": 2, "S_negative": -2.0}], [0.1, 0.1])])
+    figure = plots.curves([plots.Curve("a", [row, row | {"epoch": 2, "S_negative": -2.0}], [0.1, 0.1])])
     (line,) = [line for line in figure.axes[3].lines if line.get_linestyle() == "--"]
     assert np.isnan(line.get_ydata()[0])
     assert line.get_ydata()[1] == -2.0
@@ -574,7 +577,7 @@ def test_a_failed_write_keeps_the_old_figure(runs, tmp_path, monkeypatch):
 
 def test_pyplot_is_never_touched(runs, tmp_path):
     pytest.importorskip("matplotlib")
-    code = "import sys; from bplcz_ref import figures\n"
+    code = "import sys; from bplcz_ref.report import figures\n"
     code += "assert 'matplotlib' not in sys.modules\n"
     code += f"figures.confusion({str(runs[0])!r}, {str(tmp_path / 'a.png')!r})\n"
     code += f"figures.curves({str(runs[0])!r}, {str(tmp_path / 'b.png')!r})\n"

@@ -17,7 +17,7 @@ C3 = [[6, 1, 1], [4, 5, 1], [1, 1, 0]]
 @pytest.fixture(scope="module")
 def published():
     with np.load(DATA, allow_pickle=False) as z:
-        return metrics.confusion(z["y_true"], z["y_pred"])
+        return metrics.confusion_matrix(z["y_true"], z["y_pred"])
 
 
 def test_by_hand():
@@ -35,19 +35,19 @@ def test_by_hand():
 
 
 def test_confusion_rows_are_truth():
-    C = metrics.confusion([0, 0, 0, 2], [1, 1, 0, 1], K=3)
+    C = metrics.confusion_matrix([0, 0, 0, 2], [1, 1, 0, 1], K=3)
     assert C.tolist() == [[1, 2, 0], [0, 0, 0], [0, 1, 0]]
     assert C.dtype == np.int64
     y = np.random.default_rng(1).integers(0, 17, (2, 500))
     loop = np.zeros((17, 17), int)
     for j, k in y.T:
         loop[j, k] += 1
-    np.testing.assert_array_equal(metrics.confusion(*y), loop)
+    np.testing.assert_array_equal(metrics.confusion_matrix(*y), loop)
 
 
 def test_small_label_types_do_not_overflow():
     y = np.full(3, 16, np.uint8)  # 16 * 17 + 16 = 288 does not fit uint8
-    assert metrics.confusion(y, y)[16, 16] == 3
+    assert metrics.confusion_matrix(y, y)[16, 16] == 3
 
 
 def test_published_predictions(published):
@@ -92,14 +92,14 @@ def test_kappa_is_exact_for_large_counts():
 
 
 def test_degenerate():
-    one = metrics.confusion([4, 4], [4, 4])
+    one = metrics.confusion_matrix([4, 4], [4, 4])
     assert np.isnan(metrics.kappa(one))  # 0/0
     assert metrics.overall_accuracy(one) == metrics.average_accuracy(one) == 1.0
-    assert metrics.kappa(metrics.confusion([0, 1], [0, 1])) == 1.0
-    assert metrics.kappa(metrics.confusion([0, 1], [1, 0])) == -1.0
-    assert metrics.kappa(metrics.confusion([0, 1], [0, 0])) == 0.0  # a constant prediction is chance
+    assert metrics.kappa(metrics.confusion_matrix([0, 1], [0, 1])) == 1.0
+    assert metrics.kappa(metrics.confusion_matrix([0, 1], [1, 0])) == -1.0
+    assert metrics.kappa(metrics.confusion_matrix([0, 1], [0, 0])) == 0.0  # a constant prediction is chance
     # class 2 absent from the truth: not averaged, whatever was predicted
-    assert metrics.average_accuracy(metrics.confusion([0, 1, 1], [0, 1, 2], K=3)) == 0.75
+    assert metrics.average_accuracy(metrics.confusion_matrix([0, 1, 1], [0, 1, 2], K=3)) == 0.75
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_degenerate():
 )
 def test_bad_labels_are_named(y, y_hat, message):
     with pytest.raises(ValueError, match=message):
-        metrics.confusion(y, y_hat)
+        metrics.confusion_matrix(y, y_hat)
 
 
 @pytest.mark.parametrize("f", [metrics.overall_accuracy, metrics.average_accuracy, metrics.kappa, metrics.summary])
@@ -137,4 +137,4 @@ def test_bad_matrices_are_named(f, C, message):
 
 def test_K_is_checked():
     with pytest.raises(ValueError, match="K is 0"):
-        metrics.confusion([0], [0], K=0)
+        metrics.confusion_matrix([0], [0], K=0)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bplcz_ref import bands, equations, loops, model, nn, optim, weights
+from bplcz_ref import bands, equations, loops, model, nn, optim, variants, weights
 from bplcz_ref.encoders import ebcnn, text
 from bplcz_ref.streams import stream
 
@@ -97,8 +97,8 @@ def test_encoding_distinct_prompts_once_is_exact():
         c_hat = nn.linear(equations.concat(I_i), p["classifier"]["weight"], p["classifier"]["bias"])
         return equations.total_loss(equations.cross_entropy(c_hat, y), L_con, BETA), {}
 
-    value, gradients, _ = model.value_and_gradients(made.loss, params, state, (x, y))
-    printed, slow, _ = model.value_and_gradients(as_printed, params, state, (x, y))
+    value, gradients, _ = model.loss_and_gradients(made.loss, params, state, (x, y))
+    printed, slow, _ = model.loss_and_gradients(as_printed, params, state, (x, y))
     assert abs(value - printed) < 1e-13
     slow = weights.named(slow)
     for name, gradient in weights.named(gradients).items():
@@ -109,7 +109,7 @@ def test_encoding_distinct_prompts_once_is_exact():
 def test_gradient_by_differences():
     made = network()
     params, state = start(made)
-    _, gradients, _ = model.value_and_gradients(made.loss, params, state, batch())
+    _, gradients, _ = model.loss_and_gradients(made.loss, params, state, batch())
     rng = np.random.default_rng(5)
     flat, gradients = weights.named(params), weights.named(gradients)
     direction = {name: rng.standard_normal(leaf.shape) for name, leaf in flat.items()}
@@ -123,11 +123,11 @@ def test_gradient_by_differences():
     assert abs(exact - numeric) < 1e-5 * abs(exact)
 
 
-@pytest.mark.parametrize("contrastive", equations.CONTRASTIVE)
+@pytest.mark.parametrize("contrastive", variants.VARIANTS)
 def test_a_float32_step_stays_float32(contrastive):
     made = network(contrastive)
     params, state = start(made, np.float32)
-    value, gradients, trace = model.value_and_gradients(made.loss, params, state, batch(np.float32))
+    value, gradients, trace = model.loss_and_gradients(made.loss, params, state, batch(np.float32))
     stepped, velocity = optim.sgd(params, None, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002)
     stepped, velocity = optim.sgd(
         stepped, velocity, gradients, learning_rate=0.1, momentum=0.9, weight_decay=0.002
@@ -147,7 +147,7 @@ def test_learnable_variants_have_gradients_there():
     for name in ("infonce", "unicl", "siglip", "bce-scale-bias"):
         made = network(name)
         params, state = start(made)
-        _, gradients, _ = model.value_and_gradients(made.loss, params, state, batch())
+        _, gradients, _ = model.loss_and_gradients(made.loss, params, state, batch())
         assert all(abs(float(g)) > 0 for g in gradients["contrastive"].values()), name
 
 
@@ -175,7 +175,7 @@ def test_prediction_needs_no_text():
 def test_the_state_moves_in_training():
     made = network()
     params, state = start(made)
-    _, _, trace = model.value_and_gradients(made.loss, params, state, batch())
+    _, _, trace = model.loss_and_gradients(made.loss, params, state, batch())
     moved = trace["state"]["branches"]["SWIR"]["bn3"]
     assert moved["num_batches_tracked"] == 1
     assert np.abs(moved["running_mean"]).max() > 0
@@ -201,7 +201,7 @@ def test_bad_options_are_named():
 def test_gradients_are_those_of_autograd_itself():
     made = network("infonce")
     params, state = start(made)
-    L, gradients, trace = model.value_and_gradients(made.loss, params, state, batch())
+    L, gradients, trace = model.loss_and_gradients(made.loss, params, state, batch())
     value, slow, aux = nn.value_and_gradients.definition(lambda p: made.loss(p, state, batch()), params)
     assert L == value
     assert trace["L"] == aux["L"]

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from bplcz_ref import bands, simulate, so2sat
+from bplcz_ref import bands
+from bplcz_ref.data import simulate, so2sat
 
 REAL = Path(__file__).parent / "data" / "so2sat_validation0.h5"
 COARSE, SHARP = ["B5", "B6", "B7", "B8A", "B11", "B12"], ["B2", "B3", "B4", "B8"]
@@ -247,9 +248,9 @@ def test_values_depend_on_seed_row_and_class_alone(simulated):
 
 
 def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
-    simulate.write(tmp_path / "a.h5", per_class=2, seed=9)
+    simulate.write_file(tmp_path / "a.h5", per_class=2, seed=9)
     monkeypatch.setattr(so2sat, "CHUNK", 5)
-    simulate.write(tmp_path / "b.h5", per_class=2, seed=9)
+    simulate.write_file(tmp_path / "b.h5", per_class=2, seed=9)
     with h5py.File(tmp_path / "a.h5") as a, h5py.File(tmp_path / "b.h5") as b:
         for name in ("sen1", "sen2", "label"):
             assert (a[name].dtype, a[name].chunks) == (np.float64, None)
@@ -263,9 +264,9 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         again = simulate.patches(patches.labels, seed=9)
     np.testing.assert_array_equal(sen1, again[0])
     np.testing.assert_array_equal(sen2, again[1])
-    simulate.write(tmp_path / "c.h5", rows=7, seed=9)
+    simulate.write_file(tmp_path / "c.h5", rows=7, seed=9)
     assert "SIMULATED" in str(so2sat.inspect(tmp_path / "c.h5"))
-    simulate.write(tmp_path / "d.h5", per_class=1, rows=7, seed=9)  # balanced rows first, then natural ones
+    simulate.write_file(tmp_path / "d.h5", per_class=1, rows=7, seed=9)  # balanced rows first, then natural ones
     with so2sat.open_file(tmp_path / "d.h5") as patches:
         assert sorted(patches.labels[:17]) == list(range(17))
         assert patches.labels[17:].tolist() == simulate.natural(7, seed=9).tolist()
@@ -276,7 +277,7 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
 )
 def test_more_rows_than_the_disk_holds_are_refused_before_any_is_drawn(tmp_path, asked):
     with pytest.raises(ValueError, match=r"x.h5: .* rows of 147,592 bytes need .* MB free, room for"):
-        simulate.write(tmp_path / "new" / "x.h5", **asked)
+        simulate.write_file(tmp_path / "new" / "x.h5", **asked)
     assert not list(tmp_path.iterdir())
 
 
@@ -285,10 +286,10 @@ def test_the_size_is_that_of_the_file(tmp_path, monkeypatch):
         free = 18 * 147_592
 
     monkeypatch.setattr("shutil.disk_usage", lambda place: Disk)
-    simulate.write(tmp_path / "x.h5", per_class=1, rows=1)
+    simulate.write_file(tmp_path / "x.h5", per_class=1, rows=1)
     assert 0 < (tmp_path / "x.h5").stat().st_size - Disk.free < 16384  # HDF5's own headers
     with pytest.raises(ValueError, match="room for 18 rows"):
-        simulate.write(tmp_path / "y.h5", per_class=1, rows=2)
+        simulate.write_file(tmp_path / "y.h5", per_class=1, rows=2)
 
 
 def test_natural_frequencies():
@@ -301,10 +302,10 @@ def test_natural_frequencies():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda path: simulate.write(path), "both 0"),
-        (lambda path: simulate.write(path, per_class=-2), "per_class is -2"),
-        (lambda path: simulate.write(path, rows=2.5), "rows is 2.5"),
-        (lambda path: simulate.write(path, rows=2, seed=-1), "seed is -1"),
+        (lambda path: simulate.write_file(path), "both 0"),
+        (lambda path: simulate.write_file(path, per_class=-2), "per_class is -2"),
+        (lambda path: simulate.write_file(path, rows=2.5), "rows is 2.5"),
+        (lambda path: simulate.write_file(path, rows=2, seed=-1), "seed is -1"),
         (lambda path: simulate.patches([0, 17], seed=1), "0..16"),
         (lambda path: simulate.patches([0.5], seed=1), "float64"),
     ],

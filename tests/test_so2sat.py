@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import so2sat, standardise
+from bplcz_ref.data import so2sat, standardise
 
 REAL = Path(__file__).parent / "data" / "so2sat_validation0.h5"
 N = 340
@@ -376,7 +376,7 @@ def pieces(data, sizes):
 def test_write_is_native_and_exact(plain, tmp_path):
     path = tmp_path / "out.h5"
     path.write_text("an older file of that name")
-    so2sat.write(path, 40, pieces(plain[1], [7, 32, 1]), {"simulated": True, "seed": 47})
+    so2sat.write_file(path, 40, pieces(plain[1], [7, 32, 1]), {"simulated": True, "seed": 47})
     with h5py.File(path) as file:
         assert sorted(file) == ["label", "sen1", "sen2"]
         for name in file:
@@ -406,11 +406,11 @@ def test_write_refuses_and_leaves_nothing(plain, tmp_path):
         (0, (sen1, sen2, y), "at least one"),
     ):
         with pytest.raises(ValueError, match=message):
-            so2sat.write(path, rows, [batch])
+            so2sat.write_file(path, rows, [batch])
         assert path.read_text() == "kept"
         assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(ValueError, match="is a folder"):
-        so2sat.write(tmp_path, 5, [(sen1, sen2, y)])
+        so2sat.write_file(tmp_path, 5, [(sen1, sen2, y)])
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4"])

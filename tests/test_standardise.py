@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bplcz_ref import standardise
+from bplcz_ref.data import standardise
 
 
 class Rows:

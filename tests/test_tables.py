@@ -13,8 +13,10 @@ import time
 import numpy as np
 import pytest
 
-from bplcz_ref import equations, files, model, simulate, systems, tables, weights
+from bplcz_ref import equations, files, model, systems, weights
+from bplcz_ref.data import simulate
 from bplcz_ref.streams import stream
+from bplcz_ref.training import tables
 
 TINY = systems.SMALL._replace(
     width=1,
@@ -38,7 +40,7 @@ def quiet(line):
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "simulated.h5"
-    simulate.write(path, per_class=2, rows=30, seed=5)
+    simulate.write_file(path, per_class=2, rows=30, seed=5)
     return path
 
 
@@ -68,7 +70,7 @@ def test_each_system_takes_a_step(name):
     params, state = made.init(stream(0, "init"), np.dtype("float32"))
     x = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype(np.float32)
     y = np.array([0, 3, 3, 16])
-    L, gradients, trace = model.value_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))
+    L, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))
     assert np.isfinite(L)
     assert L.dtype == np.float32
     assert set(weights.named(gradients)) == set(weights.named(params))
@@ -115,9 +117,9 @@ def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch):
     values = set()
     for threads in ("1", "2", "1", "2", "2"):
         monkeypatch.setenv("BPLCZ_THREADS", threads)
-        values.add(float(model.value_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))[0]))
+        values.add(float(model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))[0]))
     assert len(values) == 1
-    other = model.value_and_gradients(made.loss, params, state, (x, y), rng=stream(1, "dropout"))[0]
+    other = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(1, "dropout"))[0]
     assert float(other) not in values
 
 

@@ -13,8 +13,10 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import files, metrics, model, so2sat, standardise, systems, train, weights
+from bplcz_ref import files, metrics, model, systems, theory, weights
+from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.streams import stream
+from bplcz_ref.training import train
 
 SETTINGS = systems.SMALL._replace(
     width=1, features=4, text_width=8, text_layers=1, text_heads=1, epochs=3, per_class=3, test=20, batch=8
@@ -29,7 +31,7 @@ def data(tmp_path_factory):
     y = np.concatenate([np.repeat(np.arange(17), 5), rng.integers(0, 17, 15)])
     sen2 = rng.uniform(0.1, 0.2, (100, 32, 32, 10)) + 0.02 * y[:, None, None, None]
     sen1 = np.abs(rng.normal(0, 0.2, (100, 32, 32, 8)))
-    so2sat.write(path, 100, [(sen1, sen2, y)], {"simulated": True})
+    so2sat.write_file(path, 100, [(sen1, sen2, y)], {"simulated": True})
     return path
 
 
@@ -134,7 +136,8 @@ def stop_at(count, step):
 
 CHILD = """
 import sys
-from bplcz_ref import systems, train
+from bplcz_ref import systems
+from bplcz_ref.training import train
 settings = systems.Settings(**__import__("json").loads(sys.argv[3]))
 train.train(sys.argv[1], sys.argv[2], "ebcnn-bplcz", settings, checkpoint_seconds=0)
 """
@@ -245,7 +248,7 @@ def test_the_floor_without_msm_takes_the_identity_that_was_used(data, tmp_path):
     result = train.train(tmp_path, data, "ebcnn-bgp", settings, say=lambda line: None)
     fraction = (6 * 8 + 3) / (6 * 8 * 8 + 3 * 3)  # six batches of 8 and one of 3: B ones in B^2 entries
     assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
-    assert result["L_con_floor"] == train.equations.contrastive_floor(1.75, 17, fraction).L_con
+    assert result["L_con_floor"] == theory.contrastive_floor(1.75, 17, fraction).L_con
 
 
 def test_the_loop_is_the_plain_one(data, tmp_path, uninterrupted):
@@ -270,7 +273,7 @@ def test_the_loop_is_the_plain_one(data, tmp_path, uninterrupted):
                     x = standardise.standardise(patches.images(rows), statistics)
                     batch = x, patches.labels[rows]
                     rng = stream(47, "dropout", step)
-                    _, g, trace = model.value_and_gradients(network.loss, params, state, batch, rng=rng)
+                    _, g, trace = model.loss_and_gradients(network.loss, params, state, batch, rng=rng)
                     g, w = weights.named(g), weights.named(params)
                     g = {name: g[name] + 0.05 * w[name] for name in w}
                     velocity = g if velocity is None else {name: 0.7 * velocity[name] + g[name] for name in w}

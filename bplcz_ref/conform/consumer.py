@@ -51,7 +51,7 @@ def sgd_step(w, v, g, lr, momentum, weight_decay):
 
 
 def figures(f, y, y_hat, K):
-    C = metrics.confusion(y, y_hat, int(K))
+    C = metrics.confusion_matrix(y, y_hat, int(K))
     found = metrics.summary(C)
     return {"confusion": C} | {name: found[name] for name in ("overall_accuracy", "average_accuracy", "kappa")}
 
@@ -124,7 +124,7 @@ def whole_training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, bet
     _, state = network.init(numpy.random.default_rng(0), x.dtype)
     params, velocity, out = weights.nested(w), None, {}
     for t, rate in enumerate(lr.tolist()):
-        L, grads, trace = model.value_and_gradients(network.loss, params, state, (x, y))
+        L, grads, trace = model.loss_and_gradients(network.loss, params, state, (x, y))
         if t == 0:
             for symbol in ("I", "T", "S", "S_hat"):
                 out |= {f"{symbol}_{g}": trace[f"{symbol}_i"][g] for g in paper.GROUPS}

@@ -159,7 +159,7 @@ def ours(row, params, state, data):
     network, begin, found, velocity = systems.build(row, SMALL), params, {}, None
     params, state = weights.nested(params), weights.nested(state)
     for t, batch in enumerate(data):
-        L, gradients, trace = model.value_and_gradients(network.loss, params, state, batch)
+        L, gradients, trace = model.loss_and_gradients(network.loss, params, state, batch)
         params, velocity = optim.sgd(params, velocity, gradients, **RULE)
         state = trace["state"]
         found |= record(t, L, gradients, state, params, begin)

@@ -148,7 +148,7 @@ def ours(network, params, state, x, y, train, seed):
         c_hat, new = network.apply(p, state, x, train=train, rng=rng)
         return equations.cross_entropy(c_hat, y), {"c_hat": c_hat, "state": new}
 
-    L, gradients, trace = model.value_and_gradients(loss, params, state, None)
+    L, gradients, trace = model.loss_and_gradients(loss, params, state, None)
     return L, trace["c_hat"], weights.named(trace["state"]), weights.named(gradients)
 
 

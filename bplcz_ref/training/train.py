@@ -15,20 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import (
-    __version__,
-    equations,
-    files,
-    metrics,
-    model,
-    nn,
-    optim,
-    paper,
-    so2sat,
-    standardise,
-    systems,
-    weights,
-)
+from bplcz_ref import __version__, files, metrics, model, nn, optim, paper, systems, theory, weights
+from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.streams import stream
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another is written after each epoch
@@ -132,7 +120,7 @@ def one_step(patches, rows, network, settings, at, dtype):
     began = time.perf_counter()
     x, y = batch(patches, rows, at.statistics, dtype)
     rng = stream(settings.seed, "dropout", at.step)
-    _, gradients, trace = model.value_and_gradients(network.loss, at.params, at.state, (x, y), rng=rng)
+    _, gradients, trace = model.loss_and_gradients(network.loss, at.params, at.state, (x, y), rng=rng)
     if not np.isfinite(trace["L"]):
         raise ValueError(f"the loss became {trace['L']} at step {at.step}: try a smaller learning rate")
     params, velocity = optim.sgd(
@@ -238,7 +226,7 @@ def confusion(trained, patches, index):
     """The confusion matrix (17, 17) on the rows of `index`."""
     C = np.zeros((len(paper.CLASSES), len(paper.CLASSES)), np.int64)
     for rows, c_hat in logits(trained, patches, index):
-        C += metrics.confusion(patches.labels[rows], np.argmax(c_hat, axis=1))
+        C += metrics.confusion_matrix(patches.labels[rows], np.argmax(c_hat, axis=1))
     return C
 
 
@@ -389,7 +377,7 @@ def floor(system, settings, positive_fraction):
     if not systems.SYSTEMS[system].prompting:
         return None
     n, K = len(paper.GROUPS), len(paper.CLASSES)
-    return equations.contrastive_floor(settings.alpha * n, K, positive_fraction).L_con
+    return theory.contrastive_floor(settings.alpha * n, K, positive_fraction).L_con
 
 
 # -------------------------------------------------------------------------------------------------- words

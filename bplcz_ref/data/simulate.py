@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from bplcz_ref import so2sat
+from bplcz_ref.data import so2sat
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH, SEED
 from bplcz_ref.streams import stream
 
@@ -170,7 +170,7 @@ def patches(y, seed, first=0):  # (b,) -> (b, 32, 32, 8), (b, 32, 32, 10)
     return sen1, sen2
 
 
-def write(path, per_class=0, rows=0, seed=SEED):
+def write_file(path, per_class=0, rows=0, seed=SEED):
     """A file of simulated patches in So2Sat's native layout (float64, contiguous), marked as simulated.
 
     `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. Attributes:
@@ -187,7 +187,7 @@ def write(path, per_class=0, rows=0, seed=SEED):
     y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     pieces = ((i, y[i : i + so2sat.CHUNK]) for i in range(0, len(y), so2sat.CHUNK))
-    so2sat.write(path, len(y), ((*patches(piece, seed, i), piece) for i, piece in pieces), attributes)
+    so2sat.write_file(path, len(y), ((*patches(piece, seed, i), piece) for i, piece in pieces), attributes)
 
 
 def check_room(path, rows):

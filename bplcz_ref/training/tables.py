@@ -17,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import files, model, optim, report, so2sat, systems, train
+from bplcz_ref import files, model, optim, systems
+from bplcz_ref.data import so2sat
+from bplcz_ref.report import text as report
 from bplcz_ref.streams import stream
+from bplcz_ref.training import train
 
 TRIES = 3  # rounds in a row in which a worker dies and no run comes further, before the table gives up
 
@@ -185,7 +188,7 @@ def step_seconds(name, settings):
     y = rng.integers(0, 17, settings.batch)
     for _ in range(2):
         began = time.perf_counter()
-        _, gradients, _ = model.value_and_gradients(network.loss, params, state, (x, y), rng=rng)
+        _, gradients, _ = model.loss_and_gradients(network.loss, params, state, (x, y), rng=rng)
         optim.sgd(params, params, gradients, learning_rate=0.0, momentum=0.9, weight_decay=0.002)
         seconds = time.perf_counter() - began
     return seconds

@@ -16,9 +16,9 @@ import h5py
 import numpy as np
 
 from bplcz_ref.bands import BANDS
+from bplcz_ref.data.standardise import CHUNK, Moments
 from bplcz_ref.files import whole
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
-from bplcz_ref.standardise import CHUNK, Moments
 from bplcz_ref.streams import stream
 
 SHAPES = {"sen1": (PATCH, PATCH, CHANNELS["sen1"]), "sen2": (PATCH, PATCH, CHANNELS["sen2"])}
@@ -224,7 +224,7 @@ def inspect(path, rows=4096):  # -> Inspection
         return Inspection(str(path), problems=(str(error),))
 
 
-def write(path, rows, batches, attributes=None):
+def write_file(path, rows, batches, attributes=None):
     """A file in the native layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
     y (b,) class numbers become one-hot rows; values are stored exactly, in the dtype of the first piece (float64
@@ -269,7 +269,7 @@ def subset(path, out, per_class, test, seed):
         notes = {"subset_of": Path(path).name, "train_rows": len(train), "test_rows": len(chosen)}
         notes |= {"per_class": per_class, "seed": seed}
         batches = ((*patches.read(piece, dtype), patches.labels[piece]) for piece in pieces)
-        write(out, len(index), batches, patches.attributes | notes)
+        write_file(out, len(index), batches, patches.attributes | notes)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import metrics, paper, report
+from bplcz_ref import metrics, paper
+from bplcz_ref.report import text as report
 
 K, BUILT = len(paper.CLASSES), paper.BUILT
 IDS = [name for name, _ in paper.CLASSES]

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bplcz_ref import drawings, files, metrics, paper, so2sat, systems, train
+from bplcz_ref import files, metrics, paper, systems
+from bplcz_ref.data import so2sat
+from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
+from bplcz_ref.training import train
 
 PER_CLASS = 70  # III-B: "we randomly selected 70 samples per class for t-SNE visualization"
 PERPLEXITY = 30  # scikit-learn's default; the paper states none
@@ -28,7 +31,7 @@ def write(runs, out, data=None, *, say=print):
     runs, out = folders(runs), Path(out)
     configs = [read(run) for run in runs]
     try:
-        drawings.canvas(1, 1)
+        plots.canvas(1, 1)
     except ValueError as error:
         return [str(error)]
     names = distinct("-", [c["system"] for c in configs], seeds(configs), map(str, range(1, len(runs) + 1)))
@@ -56,7 +59,7 @@ def confusion(run, path):
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run that is not complete.
     """
     path, (label,) = checked(path), labels([run], [read(run)])
-    return save(drawings.confusion(read_confusion(run), label), path)
+    return save(plots.confusion(read_confusion(run), label), path)
 
 
 def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
@@ -85,7 +88,7 @@ def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
         f"{per_class} of each class{', or all where there are fewer' if fewer else ''}."
     )
     points, same = [embed(I) for I in features], [neighbours(I, y) for I in features]
-    return save(drawings.tsne(points, y, labels(runs, configs), same, note), path)
+    return save(plots.tsne(points, y, labels(runs, configs), same, note), path)
 
 
 def curves(runs, path):
@@ -100,8 +103,8 @@ def curves(runs, path):
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
         floors = [train.floor(config["system"], chosen, row["positive_fraction"]) for row in rows]
-        found.append(drawings.Curve(label, rows, floors))
-    return save(drawings.curves(found), path)
+        found.append(plots.Curve(label, rows, floors))
+    return save(plots.curves(found), path)
 
 
 # ------------------------------------------------------------------------------------------------------ features
@@ -158,7 +161,7 @@ def embedding(seed):  # -> function of I (N, n d) -> (N, 2)
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        raise ValueError(f"t-SNE needs scikit-learn ({error}): {drawings.EXTRA}") from None
+        raise ValueError(f"t-SNE needs scikit-learn ({error}): {plots.EXTRA}") from None
 
     def embed(I):
         if len(I) < 4:
@@ -175,7 +178,7 @@ def perplexity(N):
     return min(PERPLEXITY, (N - 1) / 3)
 
 
-def neighbours(I, y, k=10):  # (N, d), (N,) -> drawings.Neighbours
+def neighbours(I, y, k=10):  # (N, d), (N,) -> plots.Neighbours
     """How far classes keep together in I itself, which t-SNE's picture only suggests. Euclidean distances.
 
     Formula:  same = mean over samples j of the share of the k nearest others l with y_l = y_j;
@@ -190,7 +193,7 @@ def neighbours(I, y, k=10):  # (N, d), (N,) -> drawings.Neighbours
     np.fill_diagonal(distances, np.inf)
     nearest = np.argpartition(distances, k - 1, axis=1)[:, :k]
     chance = np.mean(np.bincount(y)[y] - 1) / (len(y) - 1)
-    return drawings.Neighbours(float(np.mean(y[nearest] == y[:, None])), float(chance), k)
+    return plots.Neighbours(float(np.mean(y[nearest] == y[:, None])), float(chance), k)
 
 
 # --------------------------------------------------------------------------------------------------- run folders
@@ -269,7 +272,7 @@ def distinct(separator, names, *more):
 
 def checked(path):
     """The path of a figure, .png if it has no ending; ValueError without matplotlib or for an unknown ending."""
-    known = drawings.canvas(1, 1).canvas.get_supported_filetypes()
+    known = plots.canvas(1, 1).canvas.get_supported_filetypes()
     path = Path(path)
     path = path if path.suffix else path.with_name(path.name + ".png")
     if path.suffix[1:].lower() not in known:
