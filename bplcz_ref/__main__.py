@@ -260,7 +260,7 @@ def run_report(options):
 
 
 def run_explain(options):
-    print(explain.explain(options.equation))
+    print(explain.page(options.equation))
 
 
 def run_tokenizer(options):

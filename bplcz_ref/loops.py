@@ -1,9 +1,9 @@
 """Eqs. (1)-(11) and the SGD rule as scalar loops over nested lists, as the paper prints them, number by number.
 
-Runs alike on `float` and on `decimal.Decimal` (exp, log and sqrt are chosen by the type of the number), so that
-the same lines give a value to 16 digits or to 50. Give one kind of number only: Decimal refuses to mix with float.
-It is the yardstick for `equations.py` and for other implementations: never optimised, never NumPy, and no checks
-beyond lengths (`equations.py` says what is wrong with an input; here zip(strict=True) stops).
+The functions run alike on `float` and on `decimal.Decimal` (exp, log and sqrt are chosen by the type of the
+number), so that the same lines give a value to 16 digits or to 50. Give one kind of number only: Decimal does not
+mix with float. This file is the yardstick for equations.py and for other implementations: it is never optimised
+and never NumPy. It checks lengths alone (zip(strict=True) stops); equations.py says what is wrong with an input.
 
 Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size, n band groups
 (index i), K classes. A matrix is a list of rows. Each `X_vjp` is the hand-derived gradient of `X`: it takes the
@@ -163,6 +163,33 @@ def cross_entropy(c_hat, c):  # (B, K), (B,) -> scalar
         m = max(x)
         total += log(sum(exp(x_k - m) for x_k in x)) - (x[c_j] - m)
     return total / len(c)  # the mean over the batch; the other reading is the sum
+
+
+# ---------------------------------------------------------------- Fig. 1 after the encoders
+
+
+def objective(
+    I_i, T_i, y, c_hat, alpha, beta
+):  # {group: (B, d)}, {group: (B, d)}, (B,), (B, K) -> {symbol: value}
+    """Eqs. (3) to (8), (10) and (11) in a chain: every symbol by name."""
+    both = {group: similarity(I_i[group], T_i[group]) for group in I_i}
+    S = fuse([S_i for S_i, _ in both.values()], alpha)
+    S_hat = fuse([S_hat_i for _, S_hat_i in both.values()], alpha)
+    W = supervised_matrix(y)
+    L_i2t, L_t2i, L_con = contrastive_loss(S, S_hat, W)
+    L_cls = cross_entropy(c_hat, y)
+    return {
+        "S_i": {group: S_i for group, (S_i, _) in both.items()},
+        "S_hat_i": {group: S_hat_i for group, (_, S_hat_i) in both.items()},
+        "S": S,
+        "S_hat": S_hat,
+        "W": W,
+        "L_i2t": L_i2t,
+        "L_t2i": L_t2i,
+        "L_con": L_con,
+        "L_cls": L_cls,
+        "L": total_loss(L_cls, L_con, beta),
+    }
 
 
 # ---------------------------------------------------------------- III-A: stochastic gradient descent

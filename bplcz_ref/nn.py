@@ -1,8 +1,10 @@
 """Layers as pure functions, by their textbook definitions. No parameters are kept, nothing is mutated.
 
-What stands in a function's body is the definition. Where `@runs(kernel)` stands above it, a call runs that
-fast kernel instead, which computes the same values and gradients (tests/test_kernels_*.py hold the two against
-each other); the definition stays callable as `conv2d.definition(...)`.
+Each function body is the reference definition. A call of a function below `@runs(kernel)` runs that fast kernel
+instead, which computes the same values and gradients; tests/test_kernels_*.py compare the two, and the definition
+stays callable as `conv2d.definition(...)`. A reader who never opens kernels/ misses nothing but speed.
+
+"Backward" gives the gradient of a loss with respect to each argument from g = dL/dy.
 
 Index letters: B batch, H W rows and columns, C channels, O output channels, L tokens, Q queries, d features.
 Images are channels-last; weights keep PyTorch's layout (convolution O, I/groups, kh, kw; linear out, in).
@@ -10,12 +12,15 @@ The dtype of the result is the dtype of the arguments.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import autograd.numpy as np
 from autograd import make_vjp
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
+from numpy.random import Generator
+from numpy.typing import DTypeLike
 from scipy import special
 
 from bplcz_ref.kernels import activation, pooling, threads
@@ -28,11 +33,11 @@ from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
 from bplcz_ref.kernels.linear import embedding as embedding_kernel
 from bplcz_ref.kernels.linear import linear as linear_kernel
 
-# autograd.scipy has an erf too, but importing it takes all of scipy.stats, most of a second
+# autograd.scipy has an erf too, but importing it takes all of scipy.stats, most of a second.
 erf = primitive(special.erf)
 defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 
-one_blas_thread = threads.one_blas_thread  # a context: on a busy machine more threads cost a multiple
+one_blas_thread = threads.one_blas_thread  # a context: on a busy machine more BLAS threads cost a multiple
 
 
 class Network(NamedTuple):
@@ -42,19 +47,19 @@ class Network(NamedTuple):
     apply(params, state, x, *, train, rng=None) -> (y, new_state): rng is needed only for dropout in training.
     """
 
-    init: object
-    apply: object
+    init: Callable
+    apply: Callable
 
 
-def runs(kernel):
-    """Let a call run `kernel`; the decorated body stays at `.definition`."""
+def runs(kernel: Callable) -> Callable[[Callable], Any]:
+    """Make a call run `kernel`; the decorated body stays available as `.definition`."""
 
     def decorate(definition):
         @functools.wraps(definition)
         def layer(*args, **options):
             return kernel(*args, **options)
 
-        layer.definition = definition
+        layer.definition = definition  # type: ignore[attr-defined]
         return layer
 
     return decorate
@@ -64,8 +69,11 @@ def runs(kernel):
 
 
 @runs(linear_kernel)
-def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
+def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    # (..., C), (O, C), (O,) -> (..., O)
     """y = x W^T + b over the last axis.
+
+    Backward: dx = g W,  dW = g^T x,  db = sum g, with all leading axes taken as one axis of rows.
 
     >>> linear(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([0.5, 0.0])).tolist()
     [[11.5, 17.0]]
@@ -75,14 +83,24 @@ def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
 
 
 @runs(conv2d_kernel)
-def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
-    # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> np.ndarray:  # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
     """Cross-correlation, as deep learning means "convolution": the kernel is not flipped.
 
     y[b, i, j, o] = bias[o] + sum_{u, v, c} x_pad[b, i*stride + u, j*stride + v, c] * weight[o, c, u, v]
 
     with zeros for padding, on both sides; c runs over the channels of o's group.
     H' = floor((H + 2 padding - kh) / stride) + 1.
+    Backward: dx_pad[b, i*stride + u, j*stride + v, c] += sum_o g[b, i, j, o] * weight[o, c, u, v];
+    dweight[o, c, u, v] = sum_{b, i, j} g[b, i, j, o] * x_pad[b, i*stride + u, j*stride + v, c];
+    dbias[o] = sum_{b, i, j} g[b, i, j, o]. At stride 1, dx is g correlated with the kernel turned by 180 degrees.
 
     >>> x = np.arange(9.0).reshape(1, 3, 3, 1)
     >>> conv2d(x, np.array([[[[1.0, 0.0], [0.0, -1.0]]]])).ravel().tolist()
@@ -91,26 +109,29 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
     outputs, width, kh, kw = weight.shape
     each = outputs // groups
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant")
-    rows = (x.shape[1] - kh) // stride + 1
-    columns = (x.shape[2] - kw) // stride + 1
     y = []
     for g in range(groups):
         total = 0
         for u in range(kh):
             for v in range(kw):
-                pixels = x[
-                    :, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride
-                ]
-                pixels = pixels[..., g * width : (g + 1) * width]
+                pixels = _under_tap(x, u, v, (kh, kw), stride)[..., g * width : (g + 1) * width]
                 total = total + np.matmul(pixels, weight[g * each : (g + 1) * each, :, u, v].T)
         y.append(total)
     y = np.concatenate(y, axis=-1)
     return y if bias is None else y + bias
 
 
+def _under_tap(x, u, v, size, stride):  # (B, H, W, C) -> (B, H', W', C)
+    """The pixels that tap (u, v) of a window of this size meets, one for each place of the window."""
+    rows, columns = ((n - k) // stride * stride + 1 for n, k in zip(x.shape[1:3], size, strict=True))
+    return x[:, u : u + rows : stride, v : v + columns : stride]
+
+
 @runs(embedding_kernel)
-def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
-    """Row ids of a table; equal ids share a row, so their gradients add.
+def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), integers (...) -> (..., d)
+    """y[...] = table[ids[...]], the rows `ids` of a table.
+
+    Backward: dtable[r] = sum of g over the places where ids = r; equal ids share a row, so their gradients add.
 
     >>> embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), [1, 1, 0]).tolist()
     [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
@@ -122,49 +143,60 @@ def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
 
 
 @runs(batch_norm_kernel)
-def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=False):
-    # (..., C), (C,), (C,) -> (..., C), new state
-    """y = (x - mean) / sqrt(var + eps) * weight + bias per channel; then max(y, 0) if `relu`.
+def batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    state: dict,
+    *,
+    train: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    relu: bool = False,
+) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
+    """y = z * weight + bias per channel, z = (x - mean) / sqrt(var + eps); then max(y, 0) if `relu`.
 
     Training: mean and var of this batch, var divided by N (biased); the running values move by
     running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1
     (PyTorch's rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, unchanged.
-    `state` holds running_mean, running_var and num_batches_tracked; the statistics carry gradient to x, the
-    state carries none. In training N = 1 is an error: a variance needs two values.
+    `state` holds running_mean, running_var and num_batches_tracked and carries no gradient. In training, N = 1 is
+    an error: a variance needs two values.
+    Backward, with d = g where y passed the relu:  dbias = sum d,  dweight = sum d z,  and in training
+    dx = weight / sqrt(var + eps) * (d - mean(d) - z mean(d z)): the statistics move with x. In evaluation,
+    dx = weight / sqrt(var + eps) * d.
 
     >>> state = {"running_mean": np.zeros(1), "running_var": np.ones(1), "num_batches_tracked": np.array(0)}
     >>> y, state = batch_norm(np.array([[0.0], [2.0]]), np.ones(1), np.zeros(1), state, train=True, eps=0.0)
     >>> y.ravel().tolist(), state["running_mean"].tolist(), state["running_var"].tolist()
     ([-1.0, 1.0], [0.1], [1.1])
     """
-    if not train:
-        mean, var, new = state["running_mean"], state["running_var"], state
-    else:
+    if train:
         axes = tuple(range(x.ndim - 1))
-        n = x.size // x.shape[-1]
-        if n < 2:
+        N = x.size // x.shape[-1]
+        if N < 2:
             raise ValueError(
-                f"batch_norm in training needs 2 or more values per channel, got {n} (x is {x.shape})"
+                f"batch_norm in training needs 2 or more values per channel, found {N} (x is {x.shape})"
             )
         mean = np.mean(x, axis=axes)
         var = np.mean((x - mean) ** 2, axis=axes)
-        new = running(state, mean, var, n, momentum)
+        state = {
+            "running_mean": (1 - momentum) * state["running_mean"] + momentum * getval(mean),
+            "running_var": (1 - momentum) * state["running_var"] + momentum * getval(var) * (N / (N - 1)),
+            "num_batches_tracked": state["num_batches_tracked"] + 1,
+        }
+    else:
+        mean, var = state["running_mean"], state["running_var"]
     y = (x - mean) / np.sqrt(var + eps) * weight + bias
-    return (np.where(y <= 0, 0, y) if relu else y), new  # y <= 0, so that nan stays nan
-
-
-def running(state, mean, var, n, momentum):
-    """The state of batch_norm after a batch with this mean and biased var of n values per channel."""
-    return {
-        "running_mean": (1 - momentum) * state["running_mean"] + momentum * getval(mean),
-        "running_var": (1 - momentum) * state["running_var"] + momentum * getval(var) * (n / (n - 1)),
-        "num_batches_tracked": state["num_batches_tracked"] + 1,
-    }
+    return (np.where(y <= 0, 0, y) if relu else y), state  # y <= 0, so that nan stays nan
 
 
 @runs(layer_norm_kernel)
-def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
-    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis; var divided by d.
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:
+    # (..., d), (d,), (d,) -> (..., d)
+    """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis; var divided by d.
+
+    Backward, with q = g weight:  dx = (q - mean(q) - z mean(q z)) / sqrt(var + eps), means over the last axis;
+    dweight = sum g z,  dbias = sum g, sums over all other axes.
 
     >>> layer_norm(np.array([1.0, 3.0]), np.ones(2), np.zeros(2), eps=0.0).tolist()
     [-1.0, 1.0]
@@ -178,8 +210,8 @@ def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
 
 
 @runs(activation.relu)
-def relu(x):
-    """max(x, 0); the slope at 0 is 0.
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0). Backward: dx = g where x > 0, else 0; the slope at 0 is 0.
 
     >>> relu(np.array([-1.0, 0.0, 2.0])).tolist()
     [0.0, 0.0, 2.0]
@@ -188,8 +220,10 @@ def relu(x):
 
 
 @runs(gelu_kernel)
-def gelu(x):
+def gelu(x: np.ndarray) -> np.ndarray:
     """x Phi(x), Phi the normal distribution function: exact, by erf, not the tanh approximation.
+
+    Backward: dx = g (Phi(x) + x phi(x)), phi(x) = e^(-x^2 / 2) / sqrt(2 pi).
 
     >>> float(gelu(np.array(1.0)).round(6))
     0.841345
@@ -198,8 +232,8 @@ def gelu(x):
 
 
 @runs(quick_gelu_kernel)
-def quick_gelu(x):
-    """x sigma(1.702 x), CLIP's activation.
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    """x s, s = sigma(1.702 x): CLIP's activation. Backward: dx = g (s + 1.702 x s (1 - s)).
 
     >>> float(quick_gelu(np.array(1.0)).round(6))
     0.845796
@@ -207,8 +241,10 @@ def quick_gelu(x):
     return x * 0.5 * (1 + np.tanh(0.851 * x))  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
 
 
-def softmax(x):  # (..., d) -> (..., d)
-    """exp(x) / sum exp(x) over the last axis, shifted by the largest entry so that nothing overflows.
+def softmax(x: np.ndarray) -> np.ndarray:  # (..., d) -> (..., d)
+    """y = exp(x) / sum exp(x) over the last axis, shifted by the largest entry so that nothing overflows.
+
+    Backward: dx = y (g - sum(g y)).
 
     >>> softmax(np.array([0.0, np.log(3.0)])).round(6).tolist()
     [0.25, 0.75]
@@ -221,10 +257,11 @@ def softmax(x):  # (..., d) -> (..., d)
 
 
 @runs(pooling.max_pool2d)
-def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
+def max_pool2d(x: np.ndarray, size: int, stride: int | None = None, padding: int = 0) -> np.ndarray:
+    # (B, H, W, C) -> (B, H', W', C)
     """The largest value of each size x size window; padding counts as -infinity; stride defaults to size.
 
-    Among equal values the first in row order takes the gradient (PyTorch's rule).
+    Backward: g goes to the place of the maximum; among equal values to the first in row order (PyTorch's rule).
 
     >>> max_pool2d(np.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
     [5.0, 7.0, 13.0, 15.0]
@@ -235,8 +272,11 @@ def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', 
 
 
 @runs(pooling.avg_pool2d)
-def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
+def avg_pool2d(x: np.ndarray, size: int, stride: int | None = None) -> np.ndarray:
+    # (B, H, W, C) -> (B, H', W', C)
     """The mean of each size x size window; stride defaults to size; rows and columns left over are dropped.
+
+    Backward: each pixel of a window gets g / size^2.
 
     >>> avg_pool2d(np.arange(16.0).reshape(1, 4, 4, 1), 2).ravel().tolist()
     [2.5, 4.5, 10.5, 12.5]
@@ -245,8 +285,8 @@ def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
 
 
 @runs(pooling.spatial_mean)
-def spatial_mean(x):  # (B, H, W, C) -> (B, C)
-    """The mean over rows and columns: global average pooling.
+def spatial_mean(x: np.ndarray) -> np.ndarray:  # (B, H, W, C) -> (B, C)
+    """The mean over rows and columns: global average pooling. Backward: each pixel gets g / (H W).
 
     >>> spatial_mean(np.arange(8.0).reshape(1, 2, 2, 2)).tolist()
     [[3.0, 4.0]]
@@ -256,26 +296,22 @@ def spatial_mean(x):  # (B, H, W, C) -> (B, C)
 
 def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, H', W', C)
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant", constant_values=fill)
-    rows = (x.shape[1] - size) // stride + 1
-    columns = (x.shape[2] - size) // stride + 1
-    return np.stack(
-        [
-            x[:, u : u + stride * (rows - 1) + 1 : stride, v : v + stride * (columns - 1) + 1 : stride]
-            for u in range(size)
-            for v in range(size)
-        ]
-    )
+    return np.stack([_under_tap(x, u, v, (size, size), stride) for u in range(size) for v in range(size)])
 
 
 # ------------------------------------------------------------------------------------------------ attention
 
 
 @runs(attention_kernel)
-def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
-    """softmax(q k^T / sqrt(d)) v, scaled dot-product attention; softmax runs over the keys.
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False, mask: np.ndarray | None = None
+) -> np.ndarray:  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+    """y = P v, P = softmax(q k^T / sqrt(d)): scaled dot-product attention; the softmax runs over the keys.
 
     `causal`: query i sees keys 0..i only (Q = L). `mask`: boolean, fits (..., Q, L); a query sees the keys where
-    it is True, one at least. There is no dropout on the weights.
+    it is True, at least one. There is no dropout on the weights.
+    Backward: dv = P^T g;  with dP = g v^T,  dS = P (dP - rowsum(P dP)):  dq = dS k / sqrt(d),
+    dk = dS^T q / sqrt(d).
 
     >>> one = np.ones((1, 2, 1))
     >>> attention(one, one, np.array([[[1.0], [3.0]]]), causal=True).ravel().tolist()
@@ -294,16 +330,17 @@ def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d),
 
 
 @runs(threads.concurrently)
-def concurrently(functions, parameters):  # n functions, n trees -> n arrays, n aux
+def concurrently(functions: Sequence[Callable], parameters: Sequence[Any]) -> tuple[list, list]:
+    # n functions, n trees -> n arrays, n aux
     """f_i(parameters_i) for every i: branches that share nothing, on as many cores as there are.
 
     f_i returns an array, or (array, aux); aux comes back as plain arrays and carries no gradient (None if f_i
     returned an array alone). parameters_i is a tree: dicts, lists and tuples of arrays, some of which may be
-    traced by autograd. A gradient reaches what stands in parameters_i, nothing else: a traced value that f_i
+    traced by autograd. A gradient reaches what is in parameters_i, nothing else: a traced value that f_i
     uses from elsewhere is an error, not a zero.
 
     Each branch runs in a thread, forward and backward, on a tape of its own. BPLCZ_THREADS in the environment
-    sets how many threads; the results are the same bits for any number.
+    sets the number of threads; the results are the same bits for any number.
 
     >>> double = lambda p: (2 * p["a"], {"seen": p["a"]})
     >>> [y], [aux] = concurrently([double], [{"a": np.ones(2)}])
@@ -316,11 +353,11 @@ def concurrently(functions, parameters):  # n functions, n trees -> n arrays, n 
 
 
 @runs(threads.value_and_gradients)
-def value_and_gradients(function, params):
+def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]:
     """function(params) -> y or (y, aux), y one number: (y, dy/dparams in the shape of params, aux).
 
-    aux comes back as plain arrays, None if there was none. autograd's own value_and_grad would trace `params` as
-    one dict, and every look-up in a traced dict costs zeros of the dict's size.
+    aux comes back as plain arrays, or None if there was none. autograd's own value_and_grad would trace `params`
+    as one dict, and every look-up in a traced dict costs zeros of the dict's size.
 
     >>> y, gradients, aux = value_and_gradients(lambda p: (np.sum(p["w"] ** 2), p["w"]), {"w": np.array([3.0])})
     >>> float(y), gradients["w"].tolist(), aux.tolist()
@@ -340,7 +377,7 @@ def value_and_gradients(function, params):
 # -------------------------------------------------------------------------------------------------- dropout
 
 
-def dropout(x, rate, *, train, rng=None):
+def dropout(x: np.ndarray, rate: float, *, train: bool, rng: Generator | None = None) -> np.ndarray:
     """Training: each value is 0 with probability `rate`, otherwise divided by 1 - rate. Evaluation: x.
 
     >>> import numpy
@@ -358,12 +395,12 @@ def dropout(x, rate, *, train, rng=None):
 # ------------------------------------------------------------------------------------------- initial values
 
 
-def normal(rng, shape, std, dtype):
+def normal(rng: Generator, shape: tuple, std: float, dtype: DTypeLike) -> np.ndarray:
     """Independent normal values of mean 0; drawn in float64, so both dtypes start from the same numbers."""
     return (rng.standard_normal(shape) * std).astype(dtype)
 
 
-def linear_init(rng, inputs, outputs, dtype):
+def linear_init(rng: Generator, inputs: int, outputs: int, dtype: DTypeLike) -> dict:
     """PyTorch's default for linear layers: weight and bias uniform within 1 / sqrt(inputs)."""
     bound = inputs**-0.5
     return {
@@ -372,13 +409,13 @@ def linear_init(rng, inputs, outputs, dtype):
     }
 
 
-def layer_norm_init(features, dtype):
+def layer_norm_init(features: int, dtype: DTypeLike) -> dict:
     """Weight 1, bias 0."""
     return {"weight": np.ones(features, dtype), "bias": np.zeros(features, dtype)}
 
 
-def batch_norm_init(channels, dtype):
-    """Weight 1, bias 0; running mean 0, running variance 1, no batch seen: (params, state)."""
+def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[dict, dict]:
+    """(params, state): weight 1, bias 0; running mean 0, running variance 1, no batch seen."""
     state = {
         "running_mean": np.zeros(channels, dtype),
         "running_var": np.ones(channels, dtype),
@@ -387,7 +424,7 @@ def batch_norm_init(channels, dtype):
     return layer_norm_init(channels, dtype), state
 
 
-def dense(inputs, outputs):  # (B, inputs) -> (B, outputs)
+def dense(inputs: int, outputs: int) -> Network:  # (B, inputs) -> (B, outputs)
     """A linear layer with bias as a Network.
 
     >>> import numpy

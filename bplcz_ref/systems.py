@@ -4,23 +4,26 @@ from functools import cache, partial
 from math import inf
 from typing import NamedTuple
 
-from bplcz_ref import bands, model, nn, paper, prompts
+import numpy as np
+
+from bplcz_ref import bands, exvit_bplcz, model, nn, paper, prompts
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 from bplcz_ref.tokenizer import Tokenizer
+from bplcz_ref.variants import VARIANTS
 
 
 class System(NamedTuple):
     """A row of the tables: its label there, the paper's (OA, kappa) in percent, and what it is made of.
 
-    `images` names a network of PUBLISHED and REDUCED, or "ebcnn" or "exvit": those by band groups. `prompting` is
-    BGP (II-B), L_con beside L_cls; `contrastive` "paper" has the supervised matrix (MSM, II-C), "identity" not.
+    `images` names a network of PUBLISHED and REDUCED, or "ebcnn" or "exvit". `prompting` is BGP (II-B), L_con
+    beside L_cls; `msm` is the multivariate supervised matrix (II-C), without which W = I.
     """
 
     label: str
-    figures: tuple
+    figures: tuple[float, float]
     images: str
     prompting: bool = False
-    contrastive: str = "paper"
+    msm: bool = True
 
 
 SYSTEMS = {
@@ -31,13 +34,13 @@ SYSTEMS = {
     "exvit": System("ExViT", paper.TABLE_II["ExViT"], "exvit"),
     "exvit-bplcz": System("ExViT (BP-LCZ)", paper.TABLE_II["ExViT (BP-LCZ)"], "exvit", prompting=True),
     "ebcnn": System("EB-CNN", paper.TABLE_II["EB-CNN"], "ebcnn"),
-    "ebcnn-bgp": System("EB-CNN + BGP, no MSM", paper.TABLE_III[True, False], "ebcnn", True, "identity"),
+    "ebcnn-bgp": System("EB-CNN + BGP, no MSM", paper.TABLE_III[True, False], "ebcnn", prompting=True, msm=False),
     "ebcnn-bplcz": System("EB-CNN (BP-LCZ)", paper.TABLE_II["EB-CNN (BP-LCZ)"], "ebcnn", prompting=True),
 }
 TABLE_II = ("resnet50", "resnext50", "convnext", "densenet121", "exvit", "exvit-bplcz", "ebcnn", "ebcnn-bplcz")
 TABLE_III = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
-# Batch norm on 1x1 maps: in training these need 2 samples or more in a batch.
+# Batch norm on 1x1 maps: in training these systems need 2 or more samples in a batch.
 NEED_TWO = ("resnet50", "resnext50", "densenet121")
 
 # The networks that take all 18 channels at once; the paper names ResNeXt and ConvNeXt without their size.
@@ -47,7 +50,7 @@ PUBLISHED = {
     "convnext": convnext.convnext_tiny,
     "densenet121": densenet.densenet121,
 }
-# The same definitions at sizes that train in a minute or two; a block of each kind in every stage.
+# The same definitions at sizes that train in a minute or two; every stage keeps a block of each kind.
 REDUCED = {
     "resnet50": partial(resnet.resnet, depths=(1, 1, 1, 1), widths=(16, 32, 64, 128)),
     "resnext50": partial(
@@ -63,7 +66,7 @@ class Settings(NamedTuple):
     """Everything that a run depends on beside its data and its system."""
 
     preset: str
-    # image side: EB-CNN's width w, the feature size d, ExViT's pixels a token (grid x grid) and reading, and
+    # image side: EB-CNN's width w, the feature size d, ExViT's pixels per token (grid x grid) and reading, and
     # whether the other networks have their published sizes
     width: int
     features: int
@@ -75,9 +78,10 @@ class Settings(NamedTuple):
     text_layers: int
     text_heads: int
     vocabulary: str | None
-    # loss
+    # loss: alpha of Eqs. (3), (4), beta of Eq. (10), and a name in variants.VARIANTS in the place of Eqs. (5)-(8)
     alpha: float
     beta: float
+    contrastive: str
     # optimiser
     epochs: int
     learning_rate: float
@@ -92,7 +96,7 @@ class Settings(NamedTuple):
 
 
 # As the paper states it; where it is silent (network sizes), our reading: CLIP ViT-B text, d = 512, ExViT on
-# 4 x 4 pixels a token with an encoder a group (reading A).
+# 4 x 4 pixels per token with one encoder per group (reading A).
 PAPER = Settings(
     preset="paper",
     width=32,
@@ -106,6 +110,7 @@ PAPER = Settings(
     vocabulary=None,
     alpha=paper.ALPHA,
     beta=paper.BETA,
+    contrastive="paper",
     epochs=paper.EPOCHS,
     learning_rate=paper.LEARNING_RATE,
     momentum=paper.MOMENTUM,
@@ -116,7 +121,7 @@ PAPER = Settings(
     clip_sen1=None,
     seed=paper.SEED,
 )
-# What learns within about a minute a row on 2 cores. It differs from the paper in the values named here only: a
+# What learns within about a minute per row on 2 cores. It differs from the paper in the values named here only: a
 # small network and data set, and a larger learning rate, since it takes 128 steps and not 138,800.
 SMALL = PAPER._replace(
     preset="small",
@@ -134,9 +139,25 @@ SMALL = PAPER._replace(
 )
 PRESETS = {"paper": PAPER, "small": SMALL}
 
+WHOLE = (
+    "width",
+    "features",
+    "grid",
+    "text_width",
+    "text_layers",
+    "text_heads",
+    "epochs",
+    "batch",
+    "per_class",
+    "test",
+)
+POSITIVE = ("alpha", "learning_rate")
+NOT_NEGATIVE = ("beta", "weight_decay", "momentum")
+CHOICES = {"reading": ("A", "B"), "contrastive": tuple(VARIANTS)}
 
-def check(settings):
-    """ValueError that names the first setting which cannot be meant.
+
+def check(settings: Settings) -> None:
+    """Raises ValueError for the first invalid setting.
 
     >>> check(PAPER)
     >>> check(PAPER._replace(epochs=0))
@@ -144,22 +165,27 @@ def check(settings):
       ...
     ValueError: epochs is 0; expected a whole number, 1 or more
     """
-    whole = ("width", "features", "grid", "text_width", "text_layers", "text_heads", "epochs", "batch")
-    for name in (*whole, "per_class", "test"):
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number, 1 or more")
-    limits = {"alpha": (0, inf), "learning_rate": (0, inf), "beta": (-1e-300, inf), "weight_decay": (-1e-300, inf)}
-    limits |= {"momentum": (-1e-300, 1)}
-    for name, (low, high) in limits.items():
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low < value < high:
-            least = "above 0" if low == 0 else "0 or more"
-            raise ValueError(f"{name} is {value!r}; expected a finite number {least}{', below 1' * (high == 1)}")
+    values = settings._asdict()
+
+    def number(name):
+        value = values[name]
+        return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
+
+    def whole(name):
+        return number(name) and isinstance(values[name], int) and values[name] >= 1
+
+    rules = [(name, "a whole number, 1 or more", whole(name)) for name in WHOLE]
+    rules += [(name, "a finite number above 0", number(name) and values[name] > 0) for name in POSITIVE]
+    rules += [(name, "a finite number, 0 or more", number(name) and values[name] >= 0) for name in NOT_NEGATIVE]
+    rules += [("momentum", "a number below 1", number("momentum") and values["momentum"] < 1)]
+    rules += [(name, f"one of {', '.join(known)}", values[name] in known) for name, known in CHOICES.items()]
+    for name, expected, holds in rules:
+        if not holds:
+            raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
 
 
-def changed(settings):
-    """{name: value} of what differs from the preset that the settings bear the name of; the seed aside.
+def changed(settings: Settings) -> dict:
+    """{name: value} of what differs from the preset whose name the settings have, except for the seed.
 
     >>> changed(PAPER._replace(epochs=1, seed=48))
     {'epochs': 1}
@@ -168,7 +194,7 @@ def changed(settings):
     return {name: v for name, v in settings._asdict().items() if v != preset[name] and name != "seed"}
 
 
-def build(name, settings):
+def build(name: str, settings: Settings) -> model.Model:
     """The model of one row.
 
     >>> from bplcz_ref import weights
@@ -185,61 +211,48 @@ def build(name, settings):
     """
     if name not in SYSTEMS:
         raise ValueError(f"there is no system {name!r}; the systems are {', '.join(SYSTEMS)}")
+    check(settings)
     system = SYSTEMS[name]
     size = exvit.SIZE if settings.published else SMALL_EXVIT
     if system.images in PUBLISHED:
         return model.classification((PUBLISHED if settings.published else REDUCED)[system.images]())
     if system.images == "exvit" and not system.prompting:
         return model.classification(exvit.exvit(grid=settings.grid, size=size))
-    options = groups_of_ebcnn(settings) if system.images == "ebcnn" else groups_of_exvit(settings, size)
-    if not system.prompting:
-        return model.bplcz(**options)
+    options = prompting(system, settings) if system.prompting else {}
+    if system.images == "ebcnn":
+        d = settings.features
+        encoders = {group: ebcnn.encoder(len(index), settings.width, d) for group, index in bands.INDEX.items()}
+        return model.bplcz(encoders, nn.dense(len(encoders) * d, len(paper.CLASSES)), **options)
+    reading = {"A": exvit_bplcz.reading_a, "B": exvit_bplcz.reading_b}[settings.reading]
+    return reading(settings.features, grid=settings.grid, size=size, **options)
+
+
+def prompting(system: System, settings: Settings) -> dict:
+    """What model.bplcz needs for band group prompting: the text tower, the prompts' tokens, and the loss."""
+    if not system.msm and settings.contrastive != "paper":
+        raise ValueError(
+            f"contrastive is {settings.contrastive!r}, but {system.label} has W = I in the paper's loss; "
+            "choose another system for another loss"
+        )
     words = tokenizer(settings.vocabulary)
     tower = text.encoder(
         words.vocab_size, settings.text_width, settings.text_layers, settings.text_heads, settings.features
     )
-    return model.bplcz(
-        **options,
-        text=tower,
-        tokens=prompt_tokens(words),
-        alpha=settings.alpha,
-        beta=settings.beta,
-        contrastive=system.contrastive,
-    )
-
-
-def groups_of_ebcnn(settings):
-    """What model.bplcz needs for EB-CNN: seven encoders and a linear classifier."""
-    d = settings.features
-    encoders = {group: ebcnn.encoder(len(index), settings.width, d) for group, index in bands.INDEX.items()}
-    return {"encoders": encoders, "classifier": nn.dense(len(encoders) * d, len(paper.CLASSES))}
-
-
-def groups_of_exvit(settings, size):
-    """What model.bplcz needs for ExViT, by reading "A" or "B" (encoders/exvit.py says what they are)."""
-    d, K = settings.features, len(paper.CLASSES)
-    if settings.reading not in ("A", "B"):
-        raise ValueError(f"reading is {settings.reading!r}; expected 'A' or 'B'")
-    if settings.reading == "B":
-        encoders = {
-            group: exvit.tokens(len(index), grid=settings.grid, size=size) for group, index in bands.INDEX.items()
-        }
-        whole = {"classifier": exvit.joint(K, size), "vector": exvit.vector(d, size)}
-        return {"encoders": encoders, "shared": ("pos_embedding",), **whole}
-    encoders = {
-        group: exvit.encoder(len(index), grid=settings.grid, features=d, size=size)
-        for group, index in bands.INDEX.items()
+    return {
+        "text": tower,
+        "tokens": prompt_tokens(words),
+        "alpha": settings.alpha,
+        "beta": settings.beta,
+        "contrastive": settings.contrastive if system.msm else "identity",
     }
-    classifier = exvit.head(len(encoders) * d, K)
-    return {"encoders": encoders, "classifier": classifier, "shared": ("pos_embedding",)}
 
 
 @cache
-def tokenizer(merges):
+def tokenizer(merges: str | None) -> Tokenizer:
     """The tokenizer of a merges file; the bundled one for None."""
     return Tokenizer.bundled() if merges is None else Tokenizer.from_merges(merges)
 
 
-def prompt_tokens(words):  # -> (17, 7, L)
+def prompt_tokens(words: Tokenizer) -> np.ndarray:  # -> (17, 7, L)
     """Token ids of the 119 prompts, cut after the longest one's EOT."""
     return words.batch(prompts.prompts(), context_length=None).reshape(len(paper.CLASSES), len(paper.GROUPS), -1)

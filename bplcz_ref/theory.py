@@ -1,17 +1,24 @@
-"""What L_con wants: the least value that it can take, in closed form (docs/mathematics.md has the proofs)."""
+"""What L_con wants: the least value that it can take on unit features, in closed form.
+
+docs/mathematics.md has the argument, tests/test_theory.py descends on free unit vectors to the same values.
+
+Index letters: B samples, K classes. R = alpha n is the bound of |S|: 1.75 in the paper.
+"""
 
 import math
 from typing import NamedTuple
 
 
 class Floor(NamedTuple):
-    L_con: float  # the least value
-    a: float  # logit of a positive pair there
-    b: float  # logit of a negative pair there
-    collapsed: bool  # a = b = -alpha n: every image opposite to every text
+    """The least L_con, and the logits of all positive and of all negative pairs where it is taken."""
+
+    L_con: float
+    a: float  # logit of a positive pair
+    b: float  # logit of a negative pair
+    collapsed: bool  # a = b = -R: every image opposite to every text
 
 
-def contrastive_floor(alpha_n, K, p):
+def contrastive_floor(alpha_n: float, K: int, p: float) -> Floor:
     """The least value of Eq. (6) over all unit features (d >= K), for K classes of equal weight and mean(W) = p.
 
     Formula:  with R = alpha n, the attainable mean logits (a of positive, b of negative pairs) end at the segment
@@ -20,8 +27,8 @@ def contrastive_floor(alpha_n, K, p):
               2 p sigma(-a) = (1 - p) (K - 2)/(K - 1) sigma(b).
               Collapse, t = 1, is the best there is exactly when (1 - p) (K - 2)/(K - 1) >= 2 p e^R;
               at p = 1/K that is K >= 2 + 2 e^R, which is K >= 14 at the paper's R = 1.75.
-    Errors:   ValueError unless R > 0, K >= 2 is an integer and 0 <= p <= 1.
-    Source:   derived for this project; tests/test_equations.py descends on free unit vectors to the same values.
+    Errors:   ValueError unless R > 0, K >= 2 is a whole number and 0 <= p <= 1.
+    Source:   derived for this project.
 
     >>> floor = contrastive_floor(1.75, K=17, p=1 / 17)
     >>> round(floor.L_con, 4), floor.a, floor.b, floor.collapsed
@@ -42,18 +49,21 @@ def contrastive_floor(alpha_n, K, p):
         a, b = logits(t)
         return 2 * p / (1 + math.exp(a)) - (1 - p) * (K - 2) / (K - 1) / (1 + math.exp(-b))
 
-    low, high = 0.0, 1.0
     collapsed = slope(1.0) <= 0
-    if collapsed or slope(0.0) >= 0:
+    if collapsed or slope(0.0) >= 0:  # the least value is at an end of the segment
         low = high = 1.0 if collapsed else 0.0
-    while high - low > 1e-15:
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    else:  # bisection, down to neighbouring numbers
+        low, high = 0.0, 1.0
+        while high - low > 1e-15 and (middle := (low + high) / 2) not in (low, high):
+            low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     a, b = logits((low + high) / 2)
-    return Floor(p * _softplus(-a) + (1 - p) * _softplus(b), a, b, collapsed)
+    return Floor(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
 
 
-def _softplus(x):
+def softplus(x: float) -> float:
+    """log(1 + e^x), which never overflows.
+
+    >>> softplus(0.0) == math.log(2), softplus(1e4)
+    (True, 10000.0)
+    """
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))

@@ -99,7 +99,7 @@ def test_bad_shapes_are_named():
     with pytest.raises(ValueError, match="multiple of heads"):
         text.encoder(10, width=10, heads=3)
     network, params, state = small_text()
-    with pytest.raises(ValueError, match="context is 9 tokens, got 10"):
+    with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
         network.apply(params, state, np.arange(10)[None], train=False)
 
 

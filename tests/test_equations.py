@@ -1,6 +1,5 @@
-"""The equations on arrays: by hand, against loops, gradients four ways, float32, extremes, floors, wrong code."""
+"""The equations on arrays: by hand, against loops, gradients four ways, float32, extremes, wrong code."""
 
-import itertools
 import math
 from decimal import Decimal, localcontext
 
@@ -8,31 +7,11 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad, make_vjp
-from scipy.optimize import minimize
+from comparing import agree, grid, slopes
 
-from bplcz_ref import equations, loops, paper, theory, variants
+from bplcz_ref import equations, loops, paper
 
 R = paper.ALPHA * len(paper.GROUPS)  # 1.75
-
-
-def grid(seed, *shape):
-    """Numbers on a grid of 1/32 within [-2, 2], exact in every dtype."""
-    return np.random.default_rng(seed).integers(-64, 65, shape) / 32
-
-
-def leaves(result):
-    """The arrays of a result: one, or a tuple of several."""
-    return [np.asarray(x, float) for x in (result if isinstance(result, tuple) else (result,))]
-
-
-def agree(found, expected, tolerance=1e-12):
-    """Same shapes, and each array within `tolerance` of the largest value of its counterpart; nan never agrees."""
-    found, expected = leaves(found), leaves(expected)
-    if [a.shape for a in found] != [b.shape for b in expected]:
-        return False
-    with np.errstate(invalid="ignore"):
-        pairs = zip(found, expected, strict=True)
-        return all(np.abs(a - b).max() <= tolerance * np.abs(b).max() for a, b in pairs)
 
 
 def decimals(tree):
@@ -237,17 +216,6 @@ def dot(found, weights):
     return sum(anp.sum(a * b) for a, b in zip(found, weights, strict=True))
 
 
-def slopes(f, x, h=1e-5):
-    """Central differences; float64."""
-    found = np.zeros(x.shape)
-    for at in np.ndindex(x.shape):
-        up, down = x.copy(), x.copy()
-        up[at] += h
-        down[at] -= h
-        found[at] = (f(up) - f(down)) / (2 * h)
-    return found
-
-
 def normalise_slope(x, g):
     u = unit(x)
     return (g - u * (u * g).sum(1, keepdims=True)) / np.sqrt((x * x).sum(1, keepdims=True))
@@ -335,27 +303,41 @@ def test_the_gradient_check_rejects_a_wrong_factor(factor):
         assert not agree(factor * grad(f)(x), slopes(lambda z, f=f: float(f(z)), x), 1e-8), name
 
 
-def test_the_whole_chain_from_features_to_L():
-    """Eqs. (3)-(11) together: autograd against the gradient put together by hand, and against differences."""
+def test_the_objective_is_the_loop_and_its_gradient_the_one_by_hand():
+    """Eqs. (3)-(11) together: every symbol against the loops, dL/dI_1 by hand, by autograd and by differences."""
     y, n, alpha, beta = np.array([1, 0, 1, 2]), 3, 0.25, 2
     I = [grid(30 + i, 4, 3) + 0.015625 for i in range(n)]
     T = [(grid(40 + i, 3, 3) + 0.015625)[y] for i in range(n)]
-    D = grid(50, n * 3, 3)
+    D, texts = grid(50, n * 3, 3), dict(enumerate(T))
+
+    def trace(x):
+        features = {0: x, 1: I[1], 2: I[2]}
+        c_hat = equations.concat(list(features.values())) @ D
+        return equations.objective(features, texts, y, c_hat, alpha, beta) | {"c_hat": c_hat}
+
+    found = trace(I[0])
+    lists = [{i: x.tolist() for i, x in enumerate(side)} for side in (I, T)]
+    expected = loops.objective(*lists, y.tolist(), found["c_hat"].tolist(), alpha, beta)
+    assert list(found) == [*expected, "c_hat"]
+    for symbol, value in expected.items():
+        pairs = (
+            [(found[symbol][i], x) for i, x in value.items()]
+            if symbol.endswith("_i")
+            else [(found[symbol], value)]
+        )
+        assert all(agree(ours, theirs) for ours, theirs in pairs), symbol
+
     W = equations.supervised_matrix(y)
-
-    def L(x):
-        both = [equations.similarity(a, t) for a, t in zip([x, *I[1:]], T, strict=True)]
-        L_con = equations.contrastive_loss(
-            *(equations.fuse(list(s), alpha) for s in zip(*both, strict=True)), W
-        ).L_con
-        L_cls = equations.cross_entropy(equations.concat([x, *I[1:]]) @ D, y)
-        return equations.total_loss(L_cls, L_con, beta)
-
     S = alpha * sum(unit(a) @ unit(t).T for a, t in zip(I, T, strict=True))
     through_S = normalise_slope(I[0], beta * alpha * (sigmoid(S) - W) / 16 @ unit(T[0]))
     through_D = (softmax(np.concatenate(I, 1) @ D) - np.eye(3)[y]) / 4 @ D[:3].T
-    assert agree(grad(L)(I[0]), through_S + through_D, 1e-13)
-    assert agree(slopes(L, I[0]), through_S + through_D, 1e-8)
+    assert agree(grad(lambda x: trace(x)["L"])(I[0]), through_S + through_D, 1e-13)
+    assert agree(slopes(lambda x: trace(x)["L"], I[0]), through_S + through_D, 1e-8)
+
+
+def test_without_prompts_the_objective_is_the_cross_entropy():
+    trace = equations.objective({"RGB": X}, None, Y[:5] % 4, C_HAT, 0.25, 2)
+    assert trace == {"L_cls": equations.cross_entropy(C_HAT, Y[:5] % 4), "L": trace["L_cls"]}
 
 
 # -------------------------------------------- float32, zero features, large logits, a batch of one
@@ -435,47 +417,29 @@ def test_batch_of_one():
 # ---------------------------------------------------------------- what is wrong with an input
 
 X, X32, EYE = np.ones((2, 3)), np.ones((2, 3), F), np.eye(2)
-BAD = [
-    ("feature sizes", lambda: equations.similarity(X, np.ones((2, 4)))),
-    ("dtypes must agree", lambda: equations.similarity(X, X32)),
-    ("expected float32 or float64", lambda: equations.similarity(X.astype(int), X)),
-    ("expected float32 or float64", lambda: equations.similarity(X.astype(np.float16), X.astype(np.float16))),
-    (r"shape \(3,\), expected 2 axes", lambda: equations.similarity(X[0], X)),
-    ("empty", lambda: equations.similarity(X[:0], X)),
-    ("no band group", lambda: equations.fuse([], 0.25)),
-    (r"shapes must agree, found S_groups\[0\]", lambda: equations.fuse([X, X.T], 0.25)),
-    ("dtypes must agree", lambda: equations.fuse([X, X32], 0.25)),
-    ("one-hot", lambda: equations.supervised_matrix(np.eye(3, dtype=int))),
-    ("integer", lambda: equations.supervised_matrix(np.array([0.0, 1.0]))),
-    ("dtype", lambda: equations.supervised_matrix(np.array([0, 1]), int)),
-    (r"W: found shape \(3, 2\)", lambda: equations.bce(X, X.T)),
-    (r"entry \(0, 1\) is 0.5", lambda: equations.bce(EYE, np.array([[0, 0.5], [0, 1]]))),
-    ("is nan", lambda: equations.bce(EYE, np.array([[0, np.nan], [0, 1]]))),
-    ("one prompt a sample", lambda: equations.contrastive_loss(X, X, X)),
-    ("not symmetric", lambda: equations.contrastive_loss(EYE, EYE, np.array([[1, 1], [0, 1]]))),
-    ("shapes must agree", lambda: equations.contrastive_loss(EYE, np.eye(3), EYE)),
-    ("numbers of samples", lambda: equations.concat([X, np.ones((3, 1))])),
-    ("dtypes must agree", lambda: equations.concat([X, X32])),
-    ("no band group", lambda: equations.concat([])),
-    ("found L_cls float32, L_con float64", lambda: equations.total_loss(F(1), np.float64(1), 2)),
-    ("found alpha float64", lambda: grad(lambda a: anp.sum(equations.fuse([X32], a)))(np.array(0.25))),
-    ("L_con: found shape", lambda: equations.total_loss(1.0, EYE, 2)),
-    ("row 1 has class 3, expected 0..2", lambda: equations.cross_entropy(X, [0, 3])),
-    ("row 0 has class -1", lambda: equations.cross_entropy(X, [-1, 0])),
-    ("one-hot", lambda: equations.cross_entropy(EYE, np.eye(2, dtype=int))),
-    ("numbers of samples", lambda: equations.cross_entropy(X, [0, 1, 2])),
-    ("alpha_n", lambda: theory.contrastive_floor(0, 17, 0.1)),
-    ("K: found 1", lambda: theory.contrastive_floor(1.75, 1, 0.1)),
-    ("p: found 2", lambda: theory.contrastive_floor(1.75, 17, 2)),
+BAD = [  # what checks.py says for each equation; test_checks.py has the rules themselves
     (
-        "alpha_n",
-        lambda: variants.VARIANTS["siglip"].loss(
-            {"logit_scale": EYE[0, 0], "logit_bias": EYE[0, 0]}, EYE, EYE, EYE, 0
-        ),
+        r"T_i: found shape \(2, 4\), expected \(P, d\) with d = 3, as in I_i",
+        lambda: equations.similarity(X, np.ones((2, 4))),
     ),
-    ("no positive", lambda: variants.VARIANTS["unicl"].loss({"logit_scale": EYE[0, 0]}, EYE, EYE, 0 * EYE, 1)),
-    ("expected 'logit_scale'", lambda: variants.VARIANTS["infonce"].loss({}, EYE, EYE, EYE, 1)),
-    ("dtypes must agree", lambda: variants.VARIANTS["infonce"].loss({"logit_scale": F(1)}, EYE, EYE, EYE, 1)),
+    ("T_i: found dtype float32, expected float64, as in I_i", lambda: equations.similarity(X, X32)),
+    ("S_groups: found no array", lambda: equations.fuse([], 0.25)),
+    (r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2", lambda: equations.fuse([X, X.T], 0.25)),
+    ("y: found shape .* one-hot", lambda: equations.supervised_matrix(np.eye(3, dtype=int))),
+    (r"W: found shape \(3, 2\)", lambda: equations.bce(X, X.T)),
+    (r"W: entry \(0, 1\) is 0.5", lambda: equations.bce(EYE, np.array([[0, 0.5], [0, 1]]))),
+    ("W: entry .* is nan", lambda: equations.bce(EYE, np.array([[0, np.nan], [0, 1]]))),
+    (r"S: found shape \(2, 3\), expected \(B, B\)", lambda: equations.contrastive_loss(X, X, X)),
+    ("W: .*not symmetric", lambda: equations.contrastive_loss(EYE, EYE, np.array([[1, 1], [0, 1]]))),
+    ("S_hat: found shape", lambda: equations.contrastive_loss(EYE, np.eye(3), EYE)),
+    (r"I_groups\[1\]: found shape", lambda: equations.concat([X, np.ones((3, 1))])),
+    (
+        "L_con: found dtype float64, expected float32, as in L_cls",
+        lambda: equations.total_loss(F(1), np.float64(1), 2),
+    ),
+    ("L_con: found shape .* expected one number", lambda: equations.total_loss(1.0, EYE, 2)),
+    ("c: row 1 has class 3, expected 0..2", lambda: equations.cross_entropy(X, [0, 3])),
+    ("c: found shape", lambda: equations.cross_entropy(X, [0, 1, 2])),
 ]
 
 
@@ -493,7 +457,7 @@ def test_groups_as_one_array_or_a_list_within_a_gradient():
 
 
 def test_bad_input_is_named_inside_a_gradient():
-    with pytest.raises(ValueError, match="feature sizes"):
+    with pytest.raises(ValueError, match="T_i: found shape"):
         grad(lambda x: anp.sum(equations.similarity(x, np.ones((2, 4)))[0]))(X)
 
 
@@ -525,212 +489,3 @@ def test_start_value_is_ln_2_and_the_entrywise_floor():
     assert equations.contrastive_loss(0 * W, 0 * W, W).L_con == pytest.approx(math.log(2), rel=1e-15)
     best = R * (2 * W - 1)
     assert round(float(equations.contrastive_loss(best, best.T, W).L_con), 6) == 0.160224
-
-
-EXPECTED_P = 1 / 32 + 31 / 32 / 17  # mean(W) at B = 32 from 17 classes alike
-
-
-@pytest.mark.parametrize(
-    ("K", "p", "value", "a", "b", "collapsed"),
-    [
-        (17, 1 / 17, 0.2632, -1.75, -1.75, True),
-        (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
-        (32, 1 / 32, 0.2149, -1.75, -1.75, True),  # W = I at B = 32
-        (2, 1 / 2, 0.1602, 1.75, -1.75, False),
-    ],
-)
-def test_floor_literals(K, p, value, a, b, collapsed):
-    floor = theory.contrastive_floor(R, K, p)
-    assert (round(floor.L_con, 4), round(floor.a, 3), round(floor.b, 3)) == (value, a, b)
-    assert floor.collapsed is collapsed
-
-
-def test_collapse_begins_at_14_classes():
-    assert [theory.contrastive_floor(R, K, 1 / K).collapsed for K in (12, 13, 14, 15)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert 13 < 2 + 2 * math.exp(R) < 14
-
-
-def descend(f, size, seed):
-    start = np.random.default_rng(seed).normal(size=size)
-    options = {"maxiter": 4000, "ftol": 1e-15, "gtol": 1e-10}
-    return minimize(f, start, jac=grad(f), method="L-BFGS-B", options=options)
-
-
-@pytest.mark.parametrize(
-    ("K", "p"), [(2, 0.5), (3, 1 / 3), (6, 0.3), (13, 1 / 13), (17, 1 / 17), (17, EXPECTED_P)]
-)
-def test_floor_is_what_free_unit_vectors_reach(K, p):
-    weight = np.where(np.eye(K) == 1, p / K, (1 - p) / (K * (K - 1)))
-
-    def L(x):
-        u, v = anp.reshape(x, (2, K, K))
-        return anp.sum(weight * anp.logaddexp(0, (1 - 2 * np.eye(K)) * R * equations.similarity(u, v)[0]))
-
-    assert abs(descend(L, 2 * K * K, seed=K).fun - theory.contrastive_floor(R, K, p).L_con) < 1e-6
-
-
-def test_floor_is_what_seven_groups_of_features_reach():
-    """Through Eqs. (3)-(8) themselves: 8 samples of 4 classes, 7 groups, each feature free."""
-    W = equations.supervised_matrix(np.arange(8) % 4)
-
-    def L(x):
-        I, T = anp.reshape(x, (2, 7, 8, 5))
-        both = [equations.similarity(I[i], T[i]) for i in range(7)]
-        return equations.contrastive_loss(
-            *(equations.fuse(list(s), 0.25) for s in zip(*both, strict=True)), W
-        ).L_con
-
-    assert abs(descend(L, 2 * 7 * 8 * 5, seed=1).fun - theory.contrastive_floor(R, 4, 1 / 4).L_con) < 1e-6
-
-
-def test_no_feasible_point_is_below_the_floor():
-    """Random unit vectors never pass it, and neither does any other point of the segment."""
-    rng = np.random.default_rng(3)
-    for K, p in itertools.product((2, 3, 9, 17), (0.02, 0.1, 0.5)):
-        floor = theory.contrastive_floor(R, K, p).L_con
-        for t in np.linspace(0, 1, 101):
-            a, b = R * (1 - 2 * t), -R * (1 + t * (K - 2)) / (K - 1)
-            assert p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b) >= floor - 1e-15
-        s = R * equations.similarity(rng.normal(size=(K, K)), rng.normal(size=(K, K)))[0]
-        own = np.eye(K) == 1
-        assert p * np.logaddexp(0, -s[own]).mean() + (1 - p) * np.logaddexp(0, s[~own]).mean() > floor
-
-
-# ---------------------------------------------------------------- losses to compare with
-
-
-def scalar_variant(name, params, S, S_hat, y, alpha_n):
-    """The same losses, one number at a time, from the formulas in their papers."""
-    s, b = math.exp(params.get("logit_scale", 0.0)), float(params.get("logit_bias", 0.0))
-    if name in ("paper", "identity"):
-        s, b = 1.0, 0.0
-
-    def side(S):
-        B, total = len(S), 0.0
-        for j in range(B):
-            row = [S[j][k] / alpha_n for k in range(B)]
-            log_sum = math.log(sum(math.exp(s * x) for x in row))
-            same = [k for k in range(B) if y[k] == y[j]]
-            if name == "infonce":
-                total += (log_sum - s * row[j]) / B
-            elif name == "unicl":
-                total += sum(log_sum - s * row[k] for k in same) / len(same) / B
-            for k in range(B):
-                positive = 1 if (k == j if name == "identity" else k in same) else -1
-                if name == "siglip":
-                    total += math.log(1 + math.exp(-positive * (s * row[k] + b))) / B
-                elif name in ("paper", "identity", "bce-scale-bias"):
-                    total += math.log(1 + math.exp(-positive * (s * S[j][k] + b))) / B**2
-        return total
-
-    L_i2t, L_t2i = side(S), side(S_hat)
-    return L_i2t, L_t2i, (L_i2t + L_t2i) / 2
-
-
-def prepared(dtype=np.float64):
-    rng = np.random.default_rng(4)
-    y = np.array([0, 1, 0, 2, 1, 0])
-    S = (rng.uniform(-R, R, (6, 6))).astype(dtype)
-    return S, S.T.copy(), equations.supervised_matrix(y, dtype), y
-
-
-@pytest.mark.parametrize("name", variants.VARIANTS)
-def test_variant_is_its_scalar_form(name):
-    variant = variants.VARIANTS[name]
-    S, S_hat, W, y = prepared()
-    for params in (variant.init(np.float64), {key: x * 0.5 + 0.25 for key, x in variant.init(np.float64).items()}):
-        found = variant.loss(params, S, S_hat, W, R)
-        assert found._fields == ("L_i2t", "L_t2i", "L_con")
-        assert agree(found, scalar_variant(name, params, S.tolist(), S_hat.tolist(), y, R))
-        others = [other for other in variants.VARIANTS if other != name]
-        for other in others:
-            start = {**variants.VARIANTS["siglip"].init(np.float64), **params}
-            assert not agree(found, scalar_variant(other, start, S.tolist(), S_hat.tolist(), y, R), 1e-6)
-
-
-# The losses without parameters, and a scale above its bound, have no slope in them, and autograd says so.
-INDEPENDENT = pytest.mark.filterwarnings("ignore:Output seems independent of input")
-
-
-@INDEPENDENT
-@pytest.mark.parametrize("name", variants.VARIANTS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_variant_gradients_and_dtypes(name, dtype):
-    variant = variants.VARIANTS[name]
-    S, S_hat, W, _ = prepared(dtype)
-    params = variant.init(dtype)
-
-    def L(params, S):
-        return variant.loss(params, S, S_hat, W, np.float64(R)).L_con
-
-    vjp, value = make_vjp(L, 1)(params, S)
-    slope = vjp(np.ones_like(value))
-    assert (value.dtype, slope.dtype) == (dtype, dtype)
-    for key, learnt in grad(L)(params, S).items():
-        assert np.asarray(learnt).dtype == dtype
-        assert params[key].dtype == dtype
-        assert params[key].shape == ()
-        if dtype == np.float64:
-            differences = slopes(lambda x, key=key: float(L({**params, key: x}, S)), params[key])
-            assert agree(learnt, differences, 1e-7)
-    if dtype == np.float64:
-        assert agree(slopes(lambda x: float(L(params, x)), S), slope, 1e-7)
-
-
-def test_starts_of_the_learnable_scales():
-    start = {name: variant.init(np.float64) for name, variant in variants.VARIANTS.items()}
-    assert start["paper"] == start["identity"] == {}
-    for name in ("infonce", "unicl"):
-        assert round(math.exp(start[name]["logit_scale"]), 6) == round(1 / 0.07, 6)
-    assert round(math.exp(start["siglip"]["logit_scale"]), 9) == 10
-    assert start["siglip"]["logit_bias"] == -10
-    assert start["bce-scale-bias"]["logit_scale"] == 0
-    assert round(float(start["bce-scale-bias"]["logit_bias"]), 3) == -2.335
-    assert round(EXPECTED_P, 4) == 0.0882
-
-
-def test_relations_between_the_losses():
-    S, S_hat, W, _ = prepared()
-    losses = {name: variant.loss for name, variant in variants.VARIANTS.items()}
-    zero, eye = {"logit_scale": np.array(0.0), "logit_bias": np.array(0.0)}, np.eye(6)
-    paper_loss = losses["paper"]({}, S, S_hat, W, R)
-    assert agree(losses["bce-scale-bias"](zero, S, S_hat, W, R), paper_loss)
-    assert agree(losses["identity"]({}, S, S_hat, W, R), losses["paper"]({}, S, S_hat, eye, R))
-    start = {"logit_scale": np.array(2.0)}
-    assert agree(losses["unicl"](start, S, S_hat, eye, R), losses["infonce"](start, S, S_hat, W, R))
-    for name in ("infonce", "unicl"):  # a softmax over rows is not one over columns
-        L = losses[name](start, S, S_hat, W, R)
-        assert abs(L.L_i2t - L.L_t2i) > 1e-2
-    for name in ("paper", "identity", "siglip", "bce-scale-bias"):
-        L = losses[name](variants.VARIANTS["siglip"].init(np.float64), S, S_hat, W, R)
-        assert abs(L.L_i2t - L.L_t2i) < 1e-12
-
-
-def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
-    y = np.array([0, 0, 0, 1, 1, 2])
-    W = equations.supervised_matrix(y)
-    S = R * (2 * W - 1)  # as good as it gets: own class +1, others -1
-    at_100 = {"logit_scale": np.array(math.log(100))}
-    floor = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
-    assert abs(variants.VARIANTS["infonce"].loss(at_100, S, S.T, W, R).L_con - floor) < 1e-12
-    assert (
-        variants.VARIANTS["siglip"]
-        .loss({"logit_scale": np.array(4.0), "logit_bias": np.array(0.0)}, S, S.T, W, R)
-        .L_con
-        < 1e-20
-    )  # with a scale it can reach 0
-
-
-@INDEPENDENT
-def test_clip_scale_stops_at_100():
-    S, S_hat, W, _ = prepared()
-    for name in ("infonce", "unicl"):
-        loss = variants.VARIANTS[name].loss
-        at, above = ({"logit_scale": np.array(x)} for x in (math.log(100), 9.0))
-        assert agree(loss(above, S, S_hat, W, R), loss(at, S, S_hat, W, R))
-        assert grad(lambda p, loss=loss: loss(p, S, S_hat, W, R).L_con)(above)["logit_scale"] == 0

@@ -8,7 +8,7 @@ from bplcz_ref import explain, loops, paper
 def printed():
     """{symbol: rows} read back from the text, so that what is not printed is not there."""
     values = {}
-    for line in explain.explain().splitlines():
+    for line in explain.page().splitlines():
         if line.startswith("Eq. ("):
             rows = values.setdefault(line.split()[2].rstrip(":"), [])
         else:
@@ -59,6 +59,6 @@ def test_near_sees_a_wrong_digit_and_a_wrong_shape():
 
 @pytest.mark.parametrize("equation", range(1, 12))
 def test_one_equation_is_its_part_of_the_whole(equation):
-    part = explain.explain(equation)
+    part = explain.page(equation)
     assert part.startswith(f"Eq. ({equation}) ")
-    assert part in explain.explain()
+    assert part in explain.page()

@@ -8,8 +8,8 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 
-from bplcz_ref import bands, equations, model, nn, weights
-from bplcz_ref.encoders import ebcnn, exvit, text
+from bplcz_ref import bands, equations, exvit_bplcz, model, weights
+from bplcz_ref.encoders import exvit, text
 from bplcz_ref.streams import stream
 
 TINY = exvit.Size(stem=2, width=5, layers=2, joint=1, heads=2, head=3, hidden=4, dropout=0.0)
@@ -55,21 +55,10 @@ def test_parameters_on_so2sat(grid, count):
 
 
 def both_readings(grid, patch=32, features=512, size=exvit.SIZE, **options):
-    groups = bands.INDEX.items()
-    A = model.bplcz(
-        {group: exvit.encoder(len(i), patch, grid, features, size) for group, i in groups},
-        exvit.head(7 * features, 17),
-        shared=("pos_embedding",),
-        **options,
+    return tuple(
+        reading(features, patch, grid, size=size, **options)
+        for reading in (exvit_bplcz.reading_a, exvit_bplcz.reading_b)
     )
-    B = model.bplcz(
-        {group: exvit.tokens(len(i), patch, grid, size) for group, i in groups},
-        exvit.joint(17, size),
-        shared=("pos_embedding",),
-        vector=exvit.vector(features, size),
-        **options,
-    )
-    return A, B
 
 
 @pytest.mark.parametrize(("grid", "count"), [(1, 1007164), (4, 945724)])
@@ -563,10 +552,3 @@ def test_prediction_needs_neither_text_nor_vectors():
         c_hat, _ = made.apply(params, state, images(), train=False)
         bare = {part: params[part] for part in ("branches", "shared", "classifier")}
         assert np.array_equal(c_hat, made.apply(bare, state, images(), train=False)[0])
-
-
-def test_sharing_what_an_encoder_has_not_is_named():
-    encoders = {group: ebcnn.encoder(len(i), width=1, features=2) for group, i in bands.INDEX.items()}
-    made = model.bplcz(encoders, nn.dense(14, 17), shared=("pos_embedding",))
-    with pytest.raises(ValueError, match="'pos_embedding'.*encoder of RGB has only conv1, bn1"):
-        made.init(stream(0, "init"), np.float64)

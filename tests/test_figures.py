@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, files, model, nn, paper, systems, theory
+from bplcz_ref import bands, exvit_bplcz, files, model, nn, paper, systems, theory
 from bplcz_ref.data import so2sat
 from bplcz_ref.encoders import ebcnn, exvit
 from bplcz_ref.report import figures, plots
@@ -131,7 +131,7 @@ def test_fused_of_reading_b_are_the_contrastive_vectors():
     )
     I_rgb, _ = exvit.vector(settings.features, size).apply(params["vectors"]["RGB"], {}, z, train=False)
     assert np.abs(I[:, : settings.features] - I_rgb).max() < 1e-12
-    without_text = model.bplcz(**systems.groups_of_exvit(settings, size))
+    without_text = exvit_bplcz.reading_b(settings.features, grid=settings.grid, size=size)
     params, state = without_text.init(stream(47, "init"), np.dtype("float64"))
     with pytest.raises(ValueError, match="no I_i to fuse"):
         without_text.fused(params, state, x)

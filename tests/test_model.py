@@ -45,32 +45,27 @@ def start(made, dtype=np.float64):
 def test_every_symbol_is_in_the_trace_and_equals_the_loops():
     made = network()
     params, state = start(made)
-    L, trace, = made.loss(params, state, batch())  # fmt: skip
-    y = batch()[1].tolist()
-    I_i = {group: value.tolist() for group, value in trace["I_i"].items()}
-    T_i = {group: value.tolist() for group, value in trace["T_i"].items()}
-    both = {group: loops.similarity(I_i[group], T_i[group]) for group in I_i}
-    S = loops.fuse([s for s, _ in both.values()], ALPHA)
-    S_hat = loops.fuse([s for _, s in both.values()], ALPHA)
-    W = loops.supervised_matrix(y)
-    L_i2t, L_t2i, L_con = loops.contrastive_loss(S, S_hat, W)
-    I = loops.concat(list(I_i.values()))
+    L, trace = made.loss(params, state, batch())
+    sides = [{group: x.tolist() for group, x in trace[symbol].items()} for symbol in ("I_i", "T_i")]
+    I = loops.concat(list(sides[0].values()))
     w, b = params["classifier"]["weight"].tolist(), params["classifier"]["bias"].tolist()
     c_hat = [[b[k] + sum(I[j][q] * w[k][q] for q in range(n * d)) for k in range(K)] for j in range(B)]
-    L_cls = loops.cross_entropy(c_hat, y)
-    expected = {"S": S, "S_hat": S_hat, "W": W, "L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con}
-    expected |= {"I": I, "c_hat": c_hat, "L_cls": L_cls, "L": loops.total_loss(L_cls, L_con, BETA)}
+    expected = loops.objective(*sides, batch()[1].tolist(), c_hat, ALPHA, BETA) | {"I": I, "c_hat": c_hat}
+    assert list(trace) == ["I_i", "T_i", "I", "c_hat", *list(expected)[:-2], "state"]
     for symbol, value in expected.items():
-        assert np.abs(np.asarray(trace[symbol]) - np.asarray(value)).max() < 1e-12, symbol
-    for group, (S_group, S_hat_group) in both.items():
-        assert np.abs(trace["S_i"][group] - np.asarray(S_group)).max() < 1e-12
-        assert np.abs(trace["S_hat_i"][group] - np.asarray(S_hat_group)).max() < 1e-12
-    off = [(j, k) for j in range(B) for k in range(B)]
-    positive = [S[j][k] for j, k in off if y[j] == y[k]]
-    negative = [S[j][k] for j, k in off if y[j] != y[k]]
-    assert abs(trace["S_positive"] - sum(positive) / len(positive)) < 1e-12
-    assert abs(trace["S_negative"] - sum(negative) / len(negative)) < 1e-12
+        groups = value if symbol in ("S_i", "S_hat_i") else {None: value}
+        for group, x in groups.items():
+            found = trace[symbol] if group is None else trace[symbol][group]
+            assert np.abs(np.asarray(found) - np.asarray(x)).max() < 1e-12, symbol
     assert L == trace["L"]
+
+
+def test_equal_labels_have_equal_texts_and_others_do_not():
+    made = network()
+    params, state = start(made)
+    T = made.loss(params, state, batch())[1]["T_i"]["NIR"]
+    assert np.array_equal(T[0], T[2])
+    assert np.abs(T[0] - T[1]).max() > 1e-3
 
 
 def test_encoding_distinct_prompts_once_is_exact():
@@ -136,7 +131,7 @@ def test_a_float32_step_stays_float32(contrastive):
         name: np.asarray(leaf).dtype
         for tree in (gradients, stepped, velocity, trace, {"value": value})
         for name, leaf in weights.named(tree).items()
-        if not name.endswith("num_batches_tracked") and name not in ("S_positive", "S_negative")
+        if not name.endswith("num_batches_tracked")
     }
     assert set(floats.values()) == {np.dtype(np.float32)}, {k: v for k, v in floats.items() if v != np.float32}
     assert all(np.isfinite(leaf).all() for leaf in weights.named(gradients).values())
@@ -182,13 +177,10 @@ def test_the_state_moves_in_training():
     assert np.array_equal(state["branches"]["SWIR"]["bn3"]["running_mean"], np.zeros(4))
 
 
-def test_a_batch_of_one_class_has_no_negatives():
-    made = network()
+def test_without_msm_the_target_is_the_identity():
+    made = network("identity")
     params, state = start(made)
-    x, _ = batch()
-    _, trace = made.loss(params, state, (x, np.full(B, 4)))
-    assert np.isnan(trace["S_negative"])
-    assert np.isfinite(trace["L"])
+    assert np.array_equal(made.loss(params, state, batch())[1]["W"], np.eye(B))
 
 
 def test_bad_options_are_named():

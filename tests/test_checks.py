@@ -1,0 +1,77 @@
+"""checks.py: each rule passes what it should, converts it, and names what it should not."""
+
+import numpy as np
+import pytest
+from autograd import grad
+
+from bplcz_ref.checks import takes
+
+X, X32 = np.ones((2, 3)), np.ones((2, 3), np.float32)
+
+
+def returned(**specification):
+    """A function that returns its one checked argument."""
+    return takes(**specification)(lambda x: x)
+
+
+BAD = [
+    ("x: found dtype int64, expected float32 or float64", "B d", X.astype(int)),
+    ("x: found dtype float16", "B d", X.astype(np.float16)),
+    (r"x: found shape \(3,\), expected \(B, d\)", "B d", X[0]),
+    (r"x: found the empty shape \(0, 3\)", "B d", X[:0]),
+    (r"x: found shape \(2, 3\), expected \(B, B\) with B = 2, as in x", "B B", X),
+    (r"x\[1\]: found shape \(3, 2\)", "[B *]", [X, X.T]),
+    (r"x\[1\]: found dtype float32", "[B d]", [X, X32]),
+    ("x: found no array", "[B d]", []),
+    ("x: found shape .* expected one number", "", X),
+    ("x: found 0, expected a number above 0", "positive", 0),
+    ("x: found inf", "positive", float("inf")),
+    ("one-hot", "labels B", np.eye(3, dtype=int)),
+    ("one-hot", "labels B", np.array(3)),
+    ("use astype", "labels B", np.array([0.0, 1.0])),
+    (r"x: entry \(0, 1\) is 2", "binary B P", np.array([[0, 2]])),
+    ("not symmetric", "symmetric B B", np.array([[0, 1], [0, 0]])),
+]
+
+
+@pytest.mark.parametrize(("message", "rule", "x"), BAD, ids=[f"{rule}: {message}" for message, rule, _ in BAD])
+def test_what_breaks_a_rule_is_named(message, rule, x):
+    with pytest.raises(ValueError, match=message):
+        returned(x=rule)(x)
+
+
+def test_arguments_agree_with_each_other():
+    two = takes(a="B K", b="labels B < K", W="binary B K")(lambda a, b, W: (b, W))
+    b, W = two(X32, [2, 0], np.array([[True, False, True]] * 2))
+    assert b.tolist() == [2, 0]
+    assert (W.dtype, W.tolist()) == (np.float32, [[1, 0, 1]] * 2)  # in the dtype of the arrays
+    with pytest.raises(ValueError, match=r"b: row 1 has class 3, expected 0\.\.2; .* columns of a"):
+        two(X, [0, 3], X)
+    with pytest.raises(ValueError, match=r"b: row 0 has class -1"):
+        two(X, [-1, 0], X)
+    with pytest.raises(ValueError, match=r"b: found shape \(3,\), expected \(B,\) with B = 2, as in a"):
+        two(X, [0, 1, 2], X)
+
+
+def test_a_coefficient_leaves_the_dtype():
+    scaled = takes(x="B d", alpha="coefficient")(lambda x, alpha: alpha * x)
+    assert scaled(X32, np.float64(0.25)).dtype == np.float32
+    assert grad(lambda a: scaled(X, a)[0, 0])(np.array(0.25)) == 1  # autograd's boxes pass through
+    with pytest.raises(ValueError, match="alpha: found dtype float64, expected float32, as in x"):
+        grad(lambda a: scaled(X32, a)[0, 0])(np.array(0.25))
+
+
+def test_a_python_number_takes_any_dtype():
+    total = takes(a="", b="")(lambda a, b: a + b)
+    assert total(1.0, np.float32(2)).dtype == np.float32
+    with pytest.raises(ValueError, match="b: found dtype float64, expected float32, as in a"):
+        total(np.float32(1), np.float64(2))
+
+
+def test_keywords_and_defaults_are_checked_too():
+    function = takes(x="B d", y="labels B")(lambda x, y=(0, 1): y)
+    assert function(x=X).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="y: found shape"):
+        function(X, y=[0])
+    with pytest.raises(TypeError):
+        function(X, z=1)

@@ -1,0 +1,159 @@
+"""variants.py: each loss against its scalar form, gradients, dtypes, starts, and relations between the losses."""
+
+import math
+
+import numpy as np
+import pytest
+from autograd import grad, make_vjp
+from comparing import agree, slopes
+
+from bplcz_ref import equations, paper, variants
+
+R = paper.ALPHA * len(paper.GROUPS)  # 1.75
+EYE = np.eye(2)
+
+
+def scalar_variant(name, params, S, S_hat, y, alpha_n):
+    """The same losses, one number at a time, from the formulas in their papers."""
+    s, b = math.exp(params.get("logit_scale", 0.0)), float(params.get("logit_bias", 0.0))
+    if name in ("paper", "identity"):
+        s, b = 1.0, 0.0
+
+    def side(S):
+        B, total = len(S), 0.0
+        for j in range(B):
+            row = [S[j][k] / alpha_n for k in range(B)]
+            log_sum = math.log(sum(math.exp(s * x) for x in row))
+            same = [k for k in range(B) if y[k] == y[j]]
+            if name == "infonce":
+                total += (log_sum - s * row[j]) / B
+            elif name == "unicl":
+                total += sum(log_sum - s * row[k] for k in same) / len(same) / B
+            for k in range(B):
+                positive = 1 if (k == j if name == "identity" else k in same) else -1
+                if name == "siglip":
+                    total += math.log(1 + math.exp(-positive * (s * row[k] + b))) / B
+                elif name in ("paper", "identity", "bce-scale-bias"):
+                    total += math.log(1 + math.exp(-positive * (s * S[j][k] + b))) / B**2
+        return total
+
+    L_i2t, L_t2i = side(S), side(S_hat)
+    return L_i2t, L_t2i, (L_i2t + L_t2i) / 2
+
+
+def prepared(dtype=np.float64):
+    rng = np.random.default_rng(4)
+    y = np.array([0, 1, 0, 2, 1, 0])
+    S = (rng.uniform(-R, R, (6, 6))).astype(dtype)
+    return S, S.T.copy(), equations.supervised_matrix(y, dtype), y
+
+
+@pytest.mark.parametrize("name", variants.VARIANTS)
+def test_variant_is_its_scalar_form(name):
+    variant = variants.VARIANTS[name]
+    S, S_hat, W, y = prepared()
+    for params in (variant.init(np.float64), {key: x * 0.5 + 0.25 for key, x in variant.init(np.float64).items()}):
+        found = variant.loss(params, S, S_hat, variant.matrix(y), R)
+        assert found._fields == ("L_i2t", "L_t2i", "L_con")
+        assert agree(found, scalar_variant(name, params, S.tolist(), S_hat.tolist(), y, R))
+        others = [other for other in variants.VARIANTS if other != name]
+        for other in others:
+            start = {**variants.VARIANTS["siglip"].init(np.float64), **params}
+            assert not agree(found, scalar_variant(other, start, S.tolist(), S_hat.tolist(), y, R), 1e-6)
+
+
+# The losses without parameters, and a scale above its bound, have no slope in them, and autograd says so.
+INDEPENDENT = pytest.mark.filterwarnings("ignore:Output seems independent of input")
+
+
+@INDEPENDENT
+@pytest.mark.parametrize("name", variants.VARIANTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_variant_gradients_and_dtypes(name, dtype):
+    variant = variants.VARIANTS[name]
+    S, S_hat, W, _ = prepared(dtype)
+    params = variant.init(dtype)
+
+    def L(params, S):
+        return variant.loss(params, S, S_hat, W, np.float64(R)).L_con
+
+    vjp, value = make_vjp(L, 1)(params, S)
+    slope = vjp(np.ones_like(value))
+    assert (value.dtype, slope.dtype) == (dtype, dtype)
+    for key, learnt in grad(L)(params, S).items():
+        assert np.asarray(learnt).dtype == dtype
+        assert params[key].dtype == dtype
+        assert params[key].shape == ()
+        if dtype == np.float64:
+            differences = slopes(lambda x, key=key: float(L({**params, key: x}, S)), params[key])
+            assert agree(learnt, differences, 1e-7)
+    if dtype == np.float64:
+        assert agree(slopes(lambda x: float(L(params, x)), S), slope, 1e-7)
+
+
+def test_starts_of_the_learnable_scales():
+    start = {name: variant.init(np.float64) for name, variant in variants.VARIANTS.items()}
+    assert start["paper"] == start["identity"] == {}
+    for name in ("infonce", "unicl"):
+        assert round(math.exp(start[name]["logit_scale"]), 6) == round(1 / 0.07, 6)
+    assert round(math.exp(start["siglip"]["logit_scale"]), 9) == 10
+    assert start["siglip"]["logit_bias"] == -10
+    assert start["bce-scale-bias"]["logit_scale"] == 0
+    assert round(float(start["bce-scale-bias"]["logit_bias"]), 3) == -2.335
+    expected = 1 / 32 + 31 / 32 / 17  # mean(W) at B = 32 from 17 equally likely classes
+    assert abs(1 / (1 + math.exp(-start["bce-scale-bias"]["logit_bias"])) - expected) < 1e-15
+
+
+def test_relations_between_the_losses():
+    S, S_hat, W, _ = prepared()
+    losses = {name: variant.loss for name, variant in variants.VARIANTS.items()}
+    zero, eye = {"logit_scale": np.array(0.0), "logit_bias": np.array(0.0)}, np.eye(6)
+    paper_loss = losses["paper"]({}, S, S_hat, W, R)
+    assert agree(losses["bce-scale-bias"](zero, S, S_hat, W, R), paper_loss)
+    start = {"logit_scale": np.array(2.0)}
+    assert agree(losses["unicl"](start, S, S_hat, eye, R), losses["infonce"](start, S, S_hat, W, R))
+    for name in ("infonce", "unicl"):  # a softmax over rows is not one over columns
+        L = losses[name](start, S, S_hat, W, R)
+        assert abs(L.L_i2t - L.L_t2i) > 1e-2
+    for name in ("paper", "identity", "siglip", "bce-scale-bias"):
+        L = losses[name](variants.VARIANTS["siglip"].init(np.float64), S, S_hat, W, R)
+        assert abs(L.L_i2t - L.L_t2i) < 1e-12
+
+
+def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
+    y = np.array([0, 0, 0, 1, 1, 2])
+    W = equations.supervised_matrix(y)
+    S = R * (2 * W - 1)  # as good as it gets: own class +1, others -1
+    at_100 = {"logit_scale": np.array(math.log(100))}
+    floor = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
+    assert abs(variants.VARIANTS["infonce"].loss(at_100, S, S.T, W, R).L_con - floor) < 1e-12
+    assert (
+        variants.VARIANTS["siglip"]
+        .loss({"logit_scale": np.array(4.0), "logit_bias": np.array(0.0)}, S, S.T, W, R)
+        .L_con
+        < 1e-20
+    )  # with a scale it can reach 0
+
+
+@INDEPENDENT
+def test_clip_scale_stops_at_100():
+    S, S_hat, W, _ = prepared()
+    for name in ("infonce", "unicl"):
+        loss = variants.VARIANTS[name].loss
+        at, above = ({"logit_scale": np.array(x)} for x in (math.log(100), 9.0))
+        assert agree(loss(above, S, S_hat, W, R), loss(at, S, S_hat, W, R))
+        assert grad(lambda p, loss=loss: loss(p, S, S_hat, W, R).L_con)(above)["logit_scale"] == 0
+
+
+@pytest.mark.parametrize(
+    ("message", "name", "params", "W", "alpha_n"),
+    [
+        ("alpha_n: found 0", "siglip", {"logit_scale": EYE[0, 0], "logit_bias": EYE[0, 0]}, EYE, 0),
+        ("row 0 has no positive", "unicl", {"logit_scale": EYE[0, 0]}, 0 * EYE, 1),
+        ("expected 'logit_scale'", "infonce", {}, EYE, 1),
+        ("logit_scale: found dtype float32", "infonce", {"logit_scale": np.float32(1)}, EYE, 1),
+    ],
+)
+def test_bad_input_is_named(message, name, params, W, alpha_n):
+    with pytest.raises(ValueError, match=message):
+        variants.VARIANTS[name].loss(params, EYE, EYE, W, alpha_n)
