@@ -18,22 +18,28 @@ inputs of `X`, then dL/d(output), and returns dL/d(input) for each differentiabl
 """
 
 import math
+from collections.abc import Callable
 from decimal import Decimal, getcontext
+from typing import Any
+
+Number = Any  # float or Decimal, one kind in a call
+Vector = list  # of Numbers
+Matrix = list  # of rows
 
 
-def exp(x):
+def exp(x: Number) -> Number:
     return x.exp() if isinstance(x, Decimal) else math.exp(x)
 
 
-def log(x):
+def log(x: Number) -> Number:
     return x.ln() if isinstance(x, Decimal) else math.log(x)
 
 
-def sqrt(x):
+def sqrt(x: Number) -> Number:
     return x.sqrt() if isinstance(x, Decimal) else math.sqrt(x)
 
 
-def log1p(x):
+def log1p(x: Number) -> Number:
     """log(1 + x) that keeps the digits of a small x, for either kind of number."""
     if not isinstance(x, Decimal):
         return math.log1p(x)
@@ -41,45 +47,45 @@ def log1p(x):
     return x - x * x / 2 + x * x * x / 3 if tiny else (1 + x).ln()
 
 
-def number(value, like):
+def number(value: Number | str | int, like: Number) -> Number:
     """`value` in the number type of `like`, so that alpha = 0.25 or eps = "1e-12" serve both kinds."""
     return Decimal(value) if isinstance(like, Decimal) else float(value)
 
 
-def sigmoid(s):
+def sigmoid(s: Number) -> Number:
     """sigma(s) = 1 / (1 + e^-s), never with a positive exponent, so that no float overflows."""
     return 1 / (1 + exp(-s)) if s >= 0 else exp(s) / (1 + exp(s))
 
 
-def log_sigmoid(s):
+def log_sigmoid(s: Number) -> Number:
     """log sigma(s), also where sigma(s) itself would round to 0 or 1."""
     return -log1p(exp(-s)) if s >= 0 else s - log1p(exp(s))
 
 
-def transpose(A):  # (B, P) -> (P, B)
+def transpose(A: Matrix) -> Matrix:  # (B, P) -> (P, B)
     return [list(column) for column in zip(*A, strict=True)]
 
 
 # ---------------------------------------------------------------- II-B: band group prompting
 
 
-def image_features(E_m, X_i):  # B samples of group i -> (B, d)
+def image_features(E_m: Callable, X_i: list) -> Matrix:  # B samples of group i -> (B, d)
     """Eq. (1)  I_i = E_m(X_i): the encoder of group i, applied to each sample of the batch."""
     return [E_m(X) for X in X_i]
 
 
-def text_features(E_t, t_i):  # B prompts of group i -> (B, d)
+def text_features(E_t: Callable, t_i: list) -> Matrix:  # B prompts of group i -> (B, d)
     """Eq. (2)  T_i = E_t(t_i): the text encoder, one for all groups, applied to each prompt of the batch."""
     return [E_t(t) for t in t_i]
 
 
-def normalise(x, eps="1e-12"):  # (d,) -> (d,)
+def normalise(x: Vector, eps: str = "1e-12") -> Vector:  # (d,) -> (d,)
     """II-B2: x / max(||x||, eps). eps stands outside the root, so a vector of ordinary length loses no digit."""
     norm = max(sqrt(sum(x_q * x_q for x_q in x)), number(eps, x[0]))
     return [x_q / norm for x_q in x]
 
 
-def similarity(I_i, T_i):  # (B, d), (P, d) -> (B, P), (P, B)
+def similarity(I_i: Matrix, T_i: Matrix) -> tuple[Matrix, Matrix]:  # (B, d), (P, d) -> (B, P), (P, B)
     """II-B2: S_i[j][k] = cos(I_i^j, T_i^k) and S_hat_i[k][j] = cos(T_i^k, I_i^j)."""
     u = [normalise(x) for x in I_i]
     v = [normalise(x) for x in T_i]
@@ -88,7 +94,7 @@ def similarity(I_i, T_i):  # (B, d), (P, d) -> (B, P), (P, B)
     return S_i, S_hat_i
 
 
-def fuse(S_groups, alpha):  # n x (B, P) -> (B, P)
+def fuse(S_groups: list[Matrix], alpha: float) -> Matrix:  # n x (B, P) -> (B, P)
     """Eq. (3) and Eq. (4)  S = alpha sum_i S_i: a sum over the groups, not a mean."""
     S = []
     for rows in zip(*S_groups, strict=True):
@@ -99,12 +105,12 @@ def fuse(S_groups, alpha):  # n x (B, P) -> (B, P)
 # ---------------------------------------------------------------- II-C: multivariate supervised matrix
 
 
-def supervised_matrix(y):  # (B,) -> (B, B)
+def supervised_matrix(y: list[int]) -> Matrix:  # (B,) -> (B, B)
     """Eq. (5)  W[j][k] = 1 if y_j = y_k, else 0 (integers, which both kinds of number multiply exactly)."""
     return [[1 if y_j == y_k else 0 for y_k in y] for y_j in y]
 
 
-def bce_of_probabilities(P, W):  # (B, P), (B, P) -> scalar
+def bce_of_probabilities(P: Matrix, W: Matrix) -> Number:  # (B, P), (B, P) -> scalar
     """BCE(P, W) = mean of -(W log P + (1 - W) log(1 - P)), the textbook form; 0 log 0 = 0."""
     total, count = 0, 0
     for P_j, W_j in zip(P, W, strict=True):
@@ -117,7 +123,7 @@ def bce_of_probabilities(P, W):  # (B, P), (B, P) -> scalar
     return total / count  # the mean; the other reading is the sum
 
 
-def bce(S, W):  # (B, P), (B, P) -> scalar
+def bce(S: Matrix, W: Matrix) -> Number:  # (B, P), (B, P) -> scalar
     """Eq. (7) and Eq. (8)  BCE(sigma(S), W) = mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))).
 
     As printed, with 1 - sigma(s) written sigma(-s), which saves the digits that the subtraction loses near 1.
@@ -130,7 +136,9 @@ def bce(S, W):  # (B, P), (B, P) -> scalar
     return total / count
 
 
-def contrastive_loss(S, S_hat, W):  # (B, B) x 3 -> three scalars
+def contrastive_loss(
+    S: Matrix, S_hat: Matrix, W: Matrix
+) -> tuple[Number, Number, Number]:  # (B, B) x 3 -> three scalars
     """Eq. (6), (7), (8)  L_i2t = BCE(sigma(S), W), L_t2i = BCE(sigma(S_hat), W), L_con = (L_i2t + L_t2i) / 2."""
     L_i2t = bce(S, W)
     L_t2i = bce(S_hat, W)
@@ -140,23 +148,23 @@ def contrastive_loss(S, S_hat, W):  # (B, B) x 3 -> three scalars
 # ---------------------------------------------------------------- II-D: classification
 
 
-def concat(I_groups):  # n x (B, d_i) -> (B, sum d_i)
+def concat(I_groups: list[Matrix]) -> Matrix:  # n x (B, d_i) -> (B, sum d_i)
     """Eq. (9)  I = Concat([I_1, ..., I_n]), sample by sample, features as they left E_m (not normalised)."""
     return [[x for I_i in sample for x in I_i] for sample in zip(*I_groups, strict=True)]
 
 
-def total_loss(L_cls, L_con, beta):
+def total_loss(L_cls: Number, L_con: Number, beta: float) -> Number:
     """Eq. (10)  L = L_cls + beta L_con."""
     return L_cls + number(beta, L_con) * L_con
 
 
-def softmax(x):  # (K,) -> (K,)
+def softmax(x: Vector) -> Vector:  # (K,) -> (K,)
     m = max(x)  # cancels; keeps e^x in the range of float
     e = [exp(x_k - m) for x_k in x]
     return [e_k / sum(e) for e_k in e]
 
 
-def cross_entropy(c_hat, c):  # (B, K), (B,) -> scalar
+def cross_entropy(c_hat: Matrix, c: list[int]) -> Number:  # (B, K), (B,) -> scalar
     """Eq. (11)  CE(c_hat, c) = mean of -log softmax(c_hat_j)[c_j], classes counted from 0."""
     total = 0
     for x, c_j in zip(c_hat, c, strict=True):
@@ -169,8 +177,8 @@ def cross_entropy(c_hat, c):  # (B, K), (B,) -> scalar
 
 
 def objective(
-    I_i, T_i, y, c_hat, alpha, beta
-):  # {group: (B, d)}, {group: (B, d)}, (B,), (B, K) -> {symbol: value}
+    I_i: dict, T_i: dict, y: list[int], c_hat: Matrix, alpha: float, beta: float
+) -> dict:  # {group: (B, d)}, {group: (B, d)}, (B,), (B, K) -> {symbol: value}
     """Eqs. (3) to (8), (10) and (11) in a chain: every symbol by name."""
     both = {group: similarity(I_i[group], T_i[group]) for group in I_i}
     S = fuse([S_i for S_i, _ in both.values()], alpha)
@@ -195,7 +203,9 @@ def objective(
 # ---------------------------------------------------------------- III-A: stochastic gradient descent
 
 
-def sgd(w, gradient, v, lr, momentum, weight_decay):  # lists of equal length -> (new w, new v)
+def sgd(
+    w: Vector, gradient: Vector, v: Vector | None, lr: float, momentum: float, weight_decay: float
+) -> tuple[Vector, Vector]:  # lists of equal length -> (new w, new v)
     """One step: g = gradient + weight_decay w;  v = momentum v + g;  w = w - lr v.
 
     `v` is None at the first step, which takes v = g. This is PyTorch's rule. Other readings:
@@ -212,7 +222,7 @@ def sgd(w, gradient, v, lr, momentum, weight_decay):  # lists of equal length ->
 # ---------------------------------------------------------------- gradients, by hand
 
 
-def normalise_vjp(x, g, eps="1e-12"):  # (d,), (d,) -> (d,)
+def normalise_vjp(x: Vector, g: Vector, eps: str = "1e-12") -> Vector:  # (d,), (d,) -> (d,)
     """u = x / ||x||:  dL/dx = (g - u (u . g)) / ||x||;  below eps u = x / eps, so dL/dx = g / eps."""
     norm = sqrt(sum(x_q * x_q for x_q in x))
     floor = number(eps, x[0])
@@ -223,7 +233,9 @@ def normalise_vjp(x, g, eps="1e-12"):  # (d,), (d,) -> (d,)
     return [(g_q - u_q * along) / norm for u_q, g_q in zip(u, g, strict=True)]
 
 
-def similarity_vjp(I_i, T_i, G, G_hat):  # (B, d), (P, d), (B, P), (P, B) -> (B, d), (P, d)
+def similarity_vjp(
+    I_i: Matrix, T_i: Matrix, G: Matrix, G_hat: Matrix
+) -> tuple[Matrix, Matrix]:  # (B, d), (P, d), (B, P), (P, B) -> (B, d), (P, d)
     """dL/du_j = sum_k (G + G_hat^T)[j][k] v_k, dL/dv_k = sum_j (G + G_hat^T)[j][k] u_j, then through the norms."""
     u = [normalise(x) for x in I_i]
     v = [normalise(x) for x in T_i]
@@ -239,7 +251,9 @@ def similarity_vjp(I_i, T_i, G, G_hat):  # (B, d), (P, d), (B, P), (P, B) -> (B,
     return dI, dT
 
 
-def fuse_vjp(S_groups, alpha, G):  # -> n x (B, P), and dL/dalpha
+def fuse_vjp(
+    S_groups: list[Matrix], alpha: float, G: Matrix
+) -> tuple[list[Matrix], Number]:  # -> n x (B, P), and dL/dalpha
     """dL/dS_i = alpha G, the same for every group;  dL/dalpha = sum_i sum_jk G S_i."""
     dS_i = [[number(alpha, g) * g for g in row] for row in G]
     dalpha = sum(
@@ -248,7 +262,7 @@ def fuse_vjp(S_groups, alpha, G):  # -> n x (B, P), and dL/dalpha
     return [[list(row) for row in dS_i] for _ in S_groups], dalpha
 
 
-def bce_vjp(S, W, g):  # (B, P), (B, P), scalar -> (B, P)
+def bce_vjp(S: Matrix, W: Matrix, g: Number) -> Matrix:  # (B, P), (B, P), scalar -> (B, P)
     """dL/dS = g (sigma(S) - W) / (B P); for W = 1 as -sigma(-S), which keeps its digits."""
     count = sum(len(row) for row in S)
     return [
@@ -257,12 +271,14 @@ def bce_vjp(S, W, g):  # (B, P), (B, P), scalar -> (B, P)
     ]
 
 
-def contrastive_loss_vjp(S, S_hat, W, g):  # cotangent of L_con -> (B, B), (B, B)
+def contrastive_loss_vjp(
+    S: Matrix, S_hat: Matrix, W: Matrix, g: Number
+) -> tuple[Matrix, Matrix]:  # cotangent of L_con -> (B, B), (B, B)
     """L_con = (L_i2t + L_t2i) / 2: half of g goes to each side."""
     return bce_vjp(S, W, g / 2), bce_vjp(S_hat, W, g / 2)
 
 
-def concat_vjp(I_groups, G):  # n x (B, d_i), (B, sum d_i) -> n x (B, d_i)
+def concat_vjp(I_groups: list[Matrix], G: Matrix) -> list[Matrix]:  # n x (B, d_i), (B, sum d_i) -> n x (B, d_i)
     """Each group gets back its own columns of G."""
     start, grads = 0, []
     for I_i in I_groups:
@@ -272,12 +288,12 @@ def concat_vjp(I_groups, G):  # n x (B, d_i), (B, sum d_i) -> n x (B, d_i)
     return grads
 
 
-def total_loss_vjp(L_cls, L_con, beta, g):
+def total_loss_vjp(L_cls: Number, L_con: Number, beta: float, g: Number) -> tuple[Number, Number, Number]:
     """dL/dL_cls = g, dL/dL_con = beta g, dL/dbeta = L_con g."""
     return g, number(beta, g) * g, L_con * g
 
 
-def cross_entropy_vjp(c_hat, c, g):  # (B, K), (B,), scalar -> (B, K)
+def cross_entropy_vjp(c_hat: Matrix, c: list[int], g: Number) -> Matrix:  # (B, K), (B,), scalar -> (B, K)
     """dL/dc_hat = g (softmax(c_hat) - onehot(c)) / B."""
     grads = []
     for x, c_j in zip(c_hat, c, strict=True):
