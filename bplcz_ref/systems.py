@@ -1,12 +1,11 @@
 """The rows of Tables II and III by name: how each is built, and with which settings it is trained."""
 
 from functools import cache, partial
-from math import inf
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, exvit_bplcz, model, nn, paper, prompts
+from bplcz_ref import bands, exvit_bplcz, model, nn, paper, prompts, schema
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 from bplcz_ref.tokenizer import Tokenizer
 from bplcz_ref.variants import VARIANTS
@@ -139,21 +138,31 @@ SMALL = PAPER._replace(
 )
 PRESETS = {"paper": PAPER, "small": SMALL}
 
-WHOLE = (
-    "width",
-    "features",
-    "grid",
-    "text_width",
-    "text_layers",
-    "text_heads",
-    "epochs",
-    "batch",
-    "per_class",
-    "test",
-)
-POSITIVE = ("alpha", "learning_rate")
-NOT_NEGATIVE = ("beta", "weight_decay", "momentum")
-CHOICES = {"reading": ("A", "B"), "contrastive": tuple(VARIANTS)}
+# What each setting may be, for settings from a user and from a run's config.json alike.
+SETTINGS = {
+    "preset": schema.one_of(PRESETS),
+    "width": schema.whole(1),
+    "features": schema.whole(1),
+    "grid": schema.whole(1),
+    "reading": schema.one_of("AB"),
+    "published": schema.BOOLEAN,
+    "text_width": schema.whole(1),
+    "text_layers": schema.whole(1),
+    "text_heads": schema.whole(1),
+    "vocabulary": schema.optional(schema.TEXT),
+    "alpha": schema.number(above=0),
+    "beta": schema.number(0),
+    "contrastive": schema.one_of(VARIANTS),
+    "epochs": schema.whole(1),
+    "learning_rate": schema.number(above=0),
+    "momentum": schema.number(0, below=1),
+    "weight_decay": schema.number(0),
+    "batch": schema.whole(1),
+    "per_class": schema.whole(1),
+    "test": schema.whole(1),
+    "clip_sen1": schema.optional(schema.number(above=0)),
+    "seed": schema.whole(0, 2**63 - 1),  # an HDF5 file notes its seed as a signed number of 64 bits
+}
 
 
 def check(settings: Settings) -> None:
@@ -165,23 +174,7 @@ def check(settings: Settings) -> None:
       ...
     ValueError: epochs is 0; expected a whole number, 1 or more
     """
-    values = settings._asdict()
-
-    def number(name):
-        value = values[name]
-        return isinstance(value, int | float) and not isinstance(value, bool) and -inf < value < inf
-
-    def whole(name):
-        return number(name) and isinstance(values[name], int) and values[name] >= 1
-
-    rules = [(name, "a whole number, 1 or more", whole(name)) for name in WHOLE]
-    rules += [(name, "a finite number above 0", number(name) and values[name] > 0) for name in POSITIVE]
-    rules += [(name, "a finite number, 0 or more", number(name) and values[name] >= 0) for name in NOT_NEGATIVE]
-    rules += [("momentum", "a number below 1", number("momentum") and values["momentum"] < 1)]
-    rules += [(name, f"one of {', '.join(known)}", values[name] in known) for name, known in CHOICES.items()]
-    for name, expected, holds in rules:
-        if not holds:
-            raise ValueError(f"{name} is {values[name]!r}; expected {expected}")
+    schema.check(settings._asdict(), SETTINGS, "")
 
 
 def changed(settings: Settings) -> dict:

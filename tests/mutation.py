@@ -2,9 +2,9 @@
 
     python tests/mutation.py --count 300 --seed 1
 
-It copies the checkout into a temporary folder, changes one operator, comparison, constant or boolean there, runs the
-module's tests, and prints each change that no test noticed. A survivor is either equivalent to the original or a
-hole in the tests. It takes about five seconds per change and is not part of the test run.
+It copies the checkout into a temporary folder, changes one operator, comparison, constant or boolean there, runs
+the module's tests, and prints each change that no test noticed. A survivor is either equivalent to the original or
+a hole in the tests. It takes about five seconds per change and is not part of the test run.
 """
 
 import argparse

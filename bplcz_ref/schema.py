@@ -1,0 +1,132 @@
+"""What a value from a file or from a user must be, as plain data, and one error that names the place.
+
+A schema is a `Rule`, a dict of schemas by key (every key must be there, and no other), or a list of one schema for
+every entry of a list.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """`holds(value)` decides; `expected` says it in words."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def check(value: Any, schema: Any, where: str) -> None:
+    """Raises ValueError for the first part of `value` that breaks `schema`: the place, what was found, expected.
+
+    >>> check({"epoch": 0, "L": 1.5}, {"epoch": whole(1), "L": number()}, "log.jsonl, line 1")
+    Traceback (most recent call last):
+      ...
+    ValueError: log.jsonl, line 1: epoch is 0; expected a whole number, 1 or more
+    """
+    broken = first_broken(value, schema)
+    if broken:
+        path, message = broken
+        raise ValueError(f"{': '.join(filter(None, (where, path)))} {message}")
+
+
+def first_broken(value: Any, schema: Any, path: str = "") -> tuple[str, str] | None:
+    """(path, message) of the first part that breaks the schema, or None.
+
+    >>> first_broken([1, "a"], [number()])
+    ('[1]', "is 'a'; expected a finite number")
+    """
+    if isinstance(schema, Rule):
+        return None if schema.holds(value) else (path, f"is {brief(value)}; expected {schema.expected}")
+    if not isinstance(value, type(schema)):
+        kind = "an object" if isinstance(schema, dict) else "a list"
+        return path, f"is {brief(value)}; expected {kind}"
+    if isinstance(schema, list):
+        parts = [(f"{path}[{i}]", part, schema[0]) for i, part in enumerate(value)]
+    else:
+        for problem, names in (("lacks", set(schema) - set(value)), ("has also", set(value) - set(schema))):
+            if names:
+                return path, f"{problem} {brief(', '.join(sorted(map(str, names))))[1:-1]}"
+        parts = [(f"{path}.{key}" if path else key, value[key], schema[key]) for key in schema]
+    return next((broken for place, part, own in parts if (broken := first_broken(part, own, place))), None)
+
+
+def brief(value: Any, length: int = 80) -> str:
+    """A value as short text.
+
+    >>> brief("a" * 100, 12)
+    "'aaaaaaaa..."
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a whole number of many thousand digits; a value that holds itself
+        text = f"a {type(value).__name__} that is too large to print"
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def is_number(x: Any) -> bool:
+    """A finite int or float; not a bool, which Python counts as an int."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and -math.inf < x < math.inf
+
+
+def number(least: float | None = None, *, above: float | None = None, below: float | None = None) -> Rule:
+    """A finite number, `least` or more, above `above`, below `below`.
+
+    >>> number(0, below=1).expected, number(0, below=1).holds(1)
+    ('a finite number, 0 or more, below 1', False)
+    """
+    words = ["a finite number"]
+    words += [f"{least:g} or more"] if least is not None else []
+    words += [f"above {above:g}"] if above is not None else []
+    words += [f"below {below:g}"] if below is not None else []
+
+    def holds(x):
+        return (
+            is_number(x)
+            and (least is None or x >= least)
+            and (above is None or x > above)
+            and (below is None or x < below)
+        )
+
+    return Rule(", ".join(words), holds)
+
+
+def whole(least: int, most: int | None = None) -> Rule:
+    """A whole number in a range.
+
+    >>> whole(1).holds(True), whole(0, 16).expected
+    (False, 'a whole number, 0 to 16')
+    """
+    expected = f"a whole number, {least} or more" if most is None else f"a whole number, {least} to {most}"
+    return Rule(
+        expected, lambda x: is_number(x) and isinstance(x, int) and x >= least and (most is None or x <= most)
+    )
+
+
+def one_of(names: Iterable) -> Rule:
+    """One of a few values, of the same type.
+
+    >>> one_of(["A", "B"]).expected
+    'one of A, B'
+    """
+    known = list(names)
+    return Rule(
+        f"one of {', '.join(map(str, known))}", lambda x: any(type(x) is type(k) and x == k for k in known)
+    )
+
+
+def optional(rule: Rule) -> Rule:
+    """The rule, or None (null in JSON).
+
+    >>> optional(number()).holds(None)
+    True
+    """
+    return Rule(f"{rule.expected}, or null", lambda x: x is None or rule.holds(x))
+
+
+TEXT = Rule("text", lambda x: isinstance(x, str))
+BOOLEAN = Rule("true or false", lambda x: isinstance(x, bool))
+DIGEST = Rule(
+    "a SHA-256 digest of 64 hexadecimal digits",
+    lambda x: isinstance(x, str) and len(x) == 64 and set(x) <= set("0123456789abcdef"),
+)
