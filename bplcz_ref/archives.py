@@ -1,4 +1,4 @@
-"""Arrays from .npz files that anybody may have written: what an entry declares is looked at before it takes memory.
+"""Arrays from .npz files that anybody may have written: what they declare is looked at before it takes memory.
 
 An archive is read in two passes. The first sees names, shapes, dtypes and sizes alone, a few bytes per entry; what
 it finds must fit the caller's rule and a bound in bytes. Only then are the numbers read.
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = None, limit: int = LIMIT) -> dict:
-    """{name: array} of an .npz file; `accept` sees what is declared, and raises ValueError for what it does not want.
+    """{name: array} of an .npz file; `accept` sees what it declares, and raises ValueError for what is not wanted.
 
     Errors: ValueError that names the file, the entry, what was found and what was expected; nothing is unpickled.
 

@@ -10,11 +10,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import autograd.numpy as np
+from autograd.tracer import getval
 from numpy.random import Generator
 
 from bplcz_ref import bands, equations, nn, paper
 from bplcz_ref.encoders.text import pack
 from bplcz_ref.variants import VARIANTS
+
+DIGITAL = 0.02  # how far a float32 reflectance times 10,000 may be from the whole number that it was
+MANY = 32  # different values that make a patch of sen2; constant test images have fewer
 
 
 class Model(NamedTuple):
@@ -75,13 +79,15 @@ def bplcz(
         return params | prompts.init(streams[-1], dtype), state
 
     def apply(params, state, x, *, train, rng=None):
-        I_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
-        I = equations.concat(list(I_i.values()))
-        return classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0], state
+        with nn.one_blas_thread():
+            I_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
+            I = equations.concat(list(I_i.values()))
+            return classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0], state
 
     def fused(params, state, x):
-        I_i, _, _ = encode(encoders, params, state, x, train=False)
-        return equations.concat(list(I_i.values()))
+        with nn.one_blas_thread():
+            I_i, _, _ = encode(encoders, params, state, x, train=False)
+            return equations.concat(list(I_i.values()))
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
@@ -98,13 +104,17 @@ def bplcz(
 def classification(network: nn.Network) -> Model:
     """A Network of images to logits, trained with Eq. (11) alone: Table II's rows without band groups."""
 
+    def apply(params, state, x, *, train, rng=None):
+        with nn.one_blas_thread():
+            return network.apply(params, state, images(x), train=train, rng=rng)
+
     def loss(params, state, batch, *, rng=None):
         x, y = batch
-        c_hat, state = network.apply(params, state, x, train=True, rng=rng)
+        c_hat, state = apply(params, state, x, train=True, rng=rng)
         L = equations.cross_entropy(c_hat, y)
         return L, {"c_hat": c_hat, "L_cls": L, "L": L, "state": state}
 
-    return Model(network.init, network.apply, loss)
+    return Model(network.init, apply, loss)
 
 
 def loss_and_gradients(
@@ -187,7 +197,7 @@ def encode(
     rng: Generator | None = None,
 ) -> tuple[dict, dict | None, dict]:  # (B, H, W, 18), (B,) -> {group: (B, d)}, {group: (B, d)} or None, new state
     """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
-    X_i = bands.split(*bands.separate(x))  # II-A
+    X_i = bands.split(*bands.separate(images(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
 
     def branch(group, stream):
@@ -210,3 +220,26 @@ def encode(
         T_i = {group: T[:, i] for i, group in enumerate(encoders)}
     I_i = dict(zip(encoders, features, strict=True))
     return I_i, T_i, {"branches": dict(zip(encoders, states, strict=True))}
+
+
+def images(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
+    """x as it is, checked: a batch of patches, and not in the raw scale of the files, where that can be told.
+
+    sen2's reflectances are digital numbers divided by 10,000: positive, each a multiple of 1e-4. A standardised
+    patch never is. Without this check a network would answer one class for every raw patch.
+    """
+    values = getval(x)
+    if np.ndim(values) == 3:
+        raise ValueError(f"x: found shape {values.shape}, expected (B, H, W, 18); for one patch give x[None]")
+    sen2 = np.asarray(values[:1, ..., paper.CHANNELS["sen1"] :], np.float64)
+    numbers = 1e4 * sen2
+    if (
+        np.all(sen2 > 0)
+        and np.all(np.abs(numbers - np.rint(numbers)) < DIGITAL)
+        and len(np.unique(numbers)) > MANY
+    ):
+        raise ValueError(
+            "x: sen2 holds reflectances as they are in the files (multiples of 1/10000); expected standardised "
+            "channels: data.standardise.standardise(x, statistics), with the statistics of the training part"
+        )
+    return x

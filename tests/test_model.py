@@ -209,3 +209,21 @@ def test_what_the_loss_does_not_use_has_gradient_zero():
     assert gradients["b"].tolist() == [0.0, 0.0, 0.0]
     with pytest.raises(ValueError, match="one number"):
         nn.value_and_gradients(lambda p: p * 2.0, np.ones(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_raw_reflectances_and_a_missing_batch_axis_are_named(dtype):
+    made = network()
+    params, state = start(made, dtype)
+    raw, _ = batch(dtype)
+    raw[..., 8:] = np.round(np.random.default_rng(2).uniform(0.01, 3, raw[..., 8:].shape), 4)
+    for x, message in ((raw, "as they are in the files"), (batch(dtype)[0][0], r"for one patch give x\[None\]")):
+        with pytest.raises(ValueError, match=message):
+            made.apply(params, state, x, train=False)
+        with pytest.raises(ValueError, match=message):
+            made.loss(params, state, (x, batch()[1]))
+    for other in (raw - np.float32(0.11), raw * np.float32(1.01), np.ones_like(raw)):
+        made.apply(params, state, other, train=False)
+    single = model.classification(nn.Network(None, lambda p, s, x, **options: (np.zeros((len(x), 17)), s)))
+    with pytest.raises(ValueError, match="as they are in the files"):
+        single.apply({}, {}, raw, train=False)
