@@ -1,0 +1,60 @@
+"""schema.py: each rule holds for what it should and for nothing else, and the place of a breach is named."""
+
+import math
+
+import pytest
+
+from bplcz_ref import schema, systems
+
+RULES = [  # rule, what holds, what does not
+    (schema.number(), [0, -1.5, 1e300], [True, None, "1", math.nan, math.inf, [1]]),
+    (schema.number(0), [0, 0.0, 2], [-1e-300, -1]),
+    (schema.number(above=0), [1e-300, 1], [0, 0.0, -1]),
+    (schema.number(0, below=1), [0, 0.999], [1, 1.5]),
+    (schema.whole(1), [1, 10**400], [0, 1.0, True, "1"]),
+    (schema.whole(0, 16), [0, 16], [-1, 17]),
+    (schema.one_of(("A", "B")), ["A"], ["C", "a", ["A"], None]),
+    (schema.one_of((1, 2)), [1], [True, 1.0, "1"]),
+    (schema.optional(schema.TEXT), [None, ""], [0, []]),
+    (schema.BOOLEAN, [True, False], [0, 1, "true", None]),
+    (schema.DIGEST, ["0f" * 32], ["0F" * 32, "0f" * 31, 0, None]),
+]
+
+
+@pytest.mark.parametrize(("rule", "good", "bad"), RULES, ids=[rule.expected for rule, _, _ in RULES])
+def test_rules(rule, good, bad):
+    assert all(rule.holds(x) for x in good)
+    assert not any(rule.holds(x) for x in bad)
+
+
+NESTED = {"a": {"b": [schema.whole(0)]}, "c": schema.TEXT}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([], r"f.json is \[\]; expected an object"),
+        ({"a": {"b": []}}, "f.json lacks c"),
+        ({"a": {"b": []}, "c": "", "d": 1}, "f.json has also d"),
+        ({"a": {"b": {}}, "c": ""}, "f.json: a.b is {}; expected a list"),
+        ({"a": {"b": [0, -1]}, "c": ""}, r"f.json: a.b\[1\] is -1; expected a whole number, 0 or more"),
+        ({"a": {"b": [0]}, "c": 10**5000}, "f.json: c is a int that is too large to print; expected text"),
+    ],
+)
+def test_the_place_is_named(value, message):
+    with pytest.raises(ValueError, match=message):
+        schema.check(value, NESTED, "f.json")
+
+
+def test_what_fits_passes():
+    schema.check({"a": {"b": [1, 2]}, "c": "x"}, NESTED, "f.json")
+
+
+def test_every_setting_has_a_rule_and_every_preset_passes():
+    assert set(systems.SETTINGS) == set(systems.Settings._fields)
+    for preset in systems.PRESETS.values():
+        systems.check(preset)
+    with pytest.raises(ValueError, match="^momentum is 1; expected a finite number, 0 or more, below 1$"):
+        systems.check(systems.PAPER._replace(momentum=1))
+    with pytest.raises(ValueError, match="^contrastive is 'clip'; expected one of paper, identity, infonce"):
+        systems.check(systems.PAPER._replace(contrastive="clip"))
