@@ -154,3 +154,43 @@ def test_a_wrong_tree_is_seen(wrong):
     }[wrong]
     other = network.apply(params, state, tree._replace(**{wrong: broken}), train=True)[0]
     assert np.abs(right - other).max() > 1e-4
+
+
+def test_text_initial_values():
+    """CLIP's: each tensor's standard deviation by its rule, biases and norms exactly."""
+    W, layers = 64, 3
+    params, _ = text.encoder(vocabulary=500, width=W, layers=layers, heads=2, features=80).init(
+        stream(0, "init"), np.float64
+    )
+    named = weights.named(params)
+    block = "transformer.resblocks.2"
+    rules = {
+        "token_embedding.weight": 0.02,
+        "positional_embedding": 0.01,
+        "text_projection": W**-0.5,
+        f"{block}.attn.in_proj_weight": W**-0.5,
+        f"{block}.attn.out_proj.weight": (W * 2 * layers) ** -0.5,
+        f"{block}.mlp.c_fc.weight": (2 * W) ** -0.5,
+        f"{block}.mlp.c_proj.weight": (W * 2 * layers) ** -0.5,
+        f"{block}.mlp.c_fc.bias": (3 * W) ** -0.5,  # uniform within 1 / sqrt(W)
+        f"{block}.mlp.c_proj.bias": (3 * 4 * W) ** -0.5,
+    }
+    for name, std in rules.items():
+        spread = 5 / (2 * named[name].size) ** 0.5  # five standard errors of a standard deviation
+        assert abs(named[name].std() / std - 1) < spread, name
+    for name in ("attn.in_proj_bias", "attn.out_proj.bias", "ln_1.bias", "ln_2.bias"):
+        assert not named[f"{block}.{name}"].any()
+    assert (named["ln_final.weight"] == 1).all()
+
+
+def test_bad_tokens_are_named():
+    network, params, state = small_text()
+    too_long = text.pack(np.arange(10)[None, None])
+    with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
+        network.apply(params, state, too_long, train=False)
+    network.apply(params, state, text.pack(np.arange(9)[None, None]), train=False)
+    with pytest.raises(ValueError, match=r"found shape \(3,\), expected \(N, L\)"):
+        network.apply(params, state, np.arange(3), train=False)
+    for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int)):
+        with pytest.raises(ValueError, match=r"expected integers \(K, n, L\)"):
+            text.pack(ids)

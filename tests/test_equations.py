@@ -50,10 +50,10 @@ def test_cross_entropy_by_hand():  # Eq. (11): softmax(ln 1, ln 2, ln 5) = 1/8, 
 
 
 # ---------------------------------------------------------------- the loop twin, and wrong code against it
-# The features hold a zero row and a short one, the logits saturate, no matrix is its own transpose.
+# The features hold a zero row and two short ones, the logits saturate, no matrix is its own transpose.
 
 I_I, T_I = grid(1, 5, 3), grid(2, 4, 3)
-I_I[1], T_I[2] = 0, T_I[2] * 2.0**-17
+I_I[1], T_I[2], T_I[3] = 0, T_I[2] * 2.0**-17, T_I[3] * 2.0**-30
 GROUPS = [grid(s, 5, 4) for s in (3, 4, 5)]
 S, W = grid(6, 5, 4), np.random.default_rng(7).integers(0, 2, (5, 4))
 SATURATED = S * np.where(grid(8, 5, 4) > 1, 400, 1)

@@ -1,5 +1,6 @@
 """explain.py: what it prints is enough to work out S, c_hat and L again, by the scalar loops."""
 
+import numpy as np
 import pytest
 
 from bplcz_ref import explain, loops, paper
@@ -62,3 +63,33 @@ def test_one_equation_is_its_part_of_the_whole(equation):
     part = explain.page(equation)
     assert part.startswith(f"Eq. ({equation}) ")
     assert part in explain.page()
+
+
+def test_each_symbol_is_under_its_equation():
+    found = {}
+    for equation, symbol, _, _ in explain.trace():
+        found.setdefault(equation, []).append(symbol)
+    groups = lambda symbol: [f"{symbol}_{group}" for group in paper.GROUPS]
+    assert found == {
+        1: groups("I"),
+        2: groups("T"),
+        3: [*groups("S"), "S"],
+        4: [*groups("S_hat"), "S_hat"],
+        5: ["W"],
+        6: ["L_con"],
+        7: ["sigma(S)", "L_i2t"],
+        8: ["sigma(S_hat)", "L_t2i"],
+        9: ["I"],
+        10: ["L"],
+        11: ["D", "c_hat", "L_cls"],
+    }
+
+
+def test_the_batch_can_be_followed_with_pencil_and_paper():
+    for equation, symbol, meaning, value in explain.trace():
+        if equation in (1, 2):
+            assert np.array_equal(4 * value, np.rint(4 * value)), symbol
+            assert np.abs(value).max() <= 2
+        if symbol == "D":
+            assert np.array_equal(16 * value, np.rint(16 * value))
+            assert "classes ['1', '9', 'G']" in meaning  # compact high-rise, sparsely built, water

@@ -301,3 +301,13 @@ def test_sgd_is_the_recursion_in_fractions_and_other_forms_differ():
     assert abs(got - run("paper")) < Fraction(1, 10**24)
     for form in ("rate inside", "damped", "nesterov", "decoupled decay"):
         assert abs(got - run(form)) > Fraction(1, 100), form
+
+
+@pytest.mark.parametrize("x", ["1e-14", "1e-15", "9e-18", "1e-18", "-3e-19", "1e-30", "0", "0.5", "-0.5"])
+def test_log1p_keeps_every_digit(digits, x):
+    """Around the place where the series takes over: each of its three terms is needed, and the others are not."""
+    found = loops.log1p(D(x))
+    with localcontext() as context:
+        context.prec = 150
+        expected = (1 + D(x)).ln()
+    assert abs(found - expected) <= abs(expected) * D("3e-50") + (D("1e-49") if abs(D(x)) > D("1e-17") else 0)

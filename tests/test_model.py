@@ -227,3 +227,33 @@ def test_raw_reflectances_and_a_missing_batch_axis_are_named(dtype):
     single = model.classification(nn.Network(None, lambda p, s, x, **options: (np.zeros((len(x), 17)), s)))
     with pytest.raises(ValueError, match="as they are in the files"):
         single.apply({}, {}, raw, train=False)
+
+
+def test_the_classifier_trains_in_training_alone():
+    seen = []
+
+    def apply(params, state, x, *, train, rng=None):
+        seen.append(train)
+        return dense.apply(params, state, x, train=train)
+
+    dense = nn.dense(n * d, K)
+    encoders = {group: ebcnn.encoder(len(i), width=1, features=d) for group, i in bands.INDEX.items()}
+    made = model.bplcz(encoders, nn.Network(dense.init, apply))
+    params, state = start(made)
+    made.loss(params, state, batch())
+    made.apply(params, state, batch()[0], train=False)
+    assert seen == [True, False]
+
+
+def test_each_part_starts_from_its_own_stream():
+    params, _ = start(network())
+    streams = stream(47, "init").spawn(n + 2)
+    encoders = [ebcnn.encoder(len(i), width=2, features=d) for i in bands.INDEX.values()]
+    tower = text.encoder(30, width=8, layers=2, heads=2, features=d, context=9)
+    made = [encoder.init(own, np.float64)[0] for encoder, own in zip(encoders, streams, strict=False)]
+    parts = {"branches": dict(zip(bands.INDEX, made, strict=True))}
+    parts["classifier"] = nn.dense(n * d, K).init(streams[n], np.float64)[0]
+    parts["text"] = tower.init(streams[n + 1], np.float64)[0]
+    expected, found = weights.named(parts), weights.named(params)
+    assert list(found) == list(expected)
+    assert all(np.array_equal(found[name], expected[name]) for name in found)

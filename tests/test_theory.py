@@ -93,3 +93,14 @@ def test_no_feasible_point_is_below_the_floor():
 def test_bad_input_is_named(message, alpha_n, K, p):
     with pytest.raises(ValueError, match=message):
         theory.contrastive_floor(alpha_n, K, p)
+
+
+def test_the_ends_of_the_domain():
+    """R below 1; no positive pair: every negative at the simplex' cosine or lower; nothing but positive pairs."""
+    assert theory.contrastive_floor(0.5, 3, 0.4).collapsed is False
+    none = theory.contrastive_floor(R, 5, 0)
+    assert (none.b, none.collapsed) == (-R, True)
+    assert none.L_con == pytest.approx(math.log1p(math.exp(-R)), rel=1e-15)
+    every = theory.contrastive_floor(R, 5, 1)
+    assert (every.a, every.b) == (R, -R / 4)
+    assert every.L_con == pytest.approx(math.log1p(math.exp(-R)), rel=1e-15)
