@@ -171,13 +171,13 @@ def chain(*steps: tuple[str, Callable]) -> Callable:
     def layer(p, x):
         backs = []
         for name, f in steps:
-            x, back = f(p[name] if name else p, x)
-            backs.append((name, back))
+            x, back_f = f(p[name] if name else p, x)
+            backs.append((name, back_f))
 
         def back(g):
             gradients = {}
-            for name, back in reversed(backs):
-                g, d = back(g)
+            for name, back_f in reversed(backs):
+                g, d = back_f(g)
                 gradients |= {name: d} if name else d
             return g, gradients
 
@@ -231,7 +231,8 @@ def E_m(p: dict, X_i: np.ndarray, state: dict, train: bool = True) -> tuple[np.n
     steps: list = []
     for k in range(1, 7):
         steps += [(f"conv{k}", conv3x3), (f"bn{k}", batch_norm(f"bn{k}")), ("", relu)]
-        steps += [("", max_pool)] * (k in (2, 4))
+        if k in (2, 4):
+            steps.append(("", max_pool))
     I_i, back = chain(*steps, ("", spatial_mean), ("proj", linear))(p, X_i)
     return I_i, back, new if train else state
 
@@ -342,14 +343,14 @@ def loss_and_gradients(
     # Backward, from the last line to the first. A feature I_i serves D and S_i: its two gradients add.
     dI, d_classifier = back_D(back_cls(1.0))
     dS_i = ALPHA * (back_i2t(BETA / 2) + back_t2i(BETA / 2).T)  # the same for every group
-    dI_i, dT_i = zip(*(back(dS_i) for _, back in compared.values()), strict=True)
-    branches = {}
-    for (i, (_, back, _)), from_D, from_S in zip(encoded.items(), np.split(dI, n, axis=1), dI_i, strict=True):
-        branches[i] = back(from_D + from_S)[1]
+    from_S, dT_i = zip(*(back(dS_i) for _, back in compared.values()), strict=True)
+    from_D = np.split(dI, n, axis=1)
+    dI_i = {i: a + b for i, a, b in zip(X_i, from_D, from_S, strict=True)}
+    branches = {i: back(dI_i[i])[1] for i, (_, back, _) in encoded.items()}
     text = back_t(np.stack(dT_i, axis=1).reshape(B * n, -1))
 
-    trace = {"I_i": I_i, "T_i": T_i, "S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W, "I": I}
-    trace |= {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "c_hat": c_hat, "L_cls": L_cls, "L": L}
+    trace = {"I_i": I_i, "T_i": T_i, "S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W}
+    trace |= {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "I": I, "c_hat": c_hat, "L_cls": L_cls, "L": L}
     new_state = {"branches": {i: new for i, (_, _, new) in encoded.items()}}
     return trace, {"branches": branches, "classifier": d_classifier, "text": text}, new_state
 
@@ -395,7 +396,7 @@ def initial_branch(rng: np.random.Generator, C: int, width: int, d: int) -> tupl
 
 
 def initial_text(rng: np.random.Generator, V: int, W: int, layers: int, d: int, context: int = 77) -> dict:
-    """E_t as CLIP starts: weights normal; the more layers, the smaller what each adds to x."""
+    """E_t as CLIP starts: weights normal, and smaller in deeper transformers where a layer adds to x."""
     std, residual_std = W**-0.5, W**-0.5 * (2 * layers) ** -0.5
     p = {
         "token_embedding": {"weight": rng.standard_normal((V, W)) * 0.02},
@@ -445,7 +446,7 @@ def main(steps: int = 50, heads: int = 2) -> None:
     """Train a small network on six toy patches: L as it falls, every symbol, and the accuracy on new ones."""
     rng, K = np.random.default_rng(SEED), len(DESCRIPTIONS)
     t = word_ids([prompt(text, i) for text in DESCRIPTIONS.values() for i in GROUPS]).reshape(K, len(GROUPS), -1)
-    params, state = initial(rng, K, width=4, d=8, V=t.max() + 1, W=16, layers=2)
+    params, state = initial(rng, K, width=4, d=8, V=t.max() + 1, W=8, layers=2)
     velocity = None
     spectra = rng.standard_normal((K, 18))
 
@@ -467,11 +468,9 @@ def main(steps: int = 50, heads: int = 2) -> None:
             print(f"{symbol}: {value['RGB'].shape} for each of {', '.join(value)}")
         else:
             print(f"{symbol}: {value.shape}" if value.size > 36 else f"{symbol}:\n{value.round(4)}")
-    y = rng.integers(K, size=300)
+    y = rng.integers(K, size=100)
     right = evaluate(params, state, patches(y)).argmax(1) == y
-    print(
-        f"\n{right.mean():.0%} of {len(y)} new simulated patches are classified correctly (chance: {1 / K:.0%})."
-    )
+    print(f"\n{right.mean():.0%} of {len(y)} new simulated patches are classified correctly (chance: {1 / K:.0%})")
 
 
 if __name__ == "__main__":
