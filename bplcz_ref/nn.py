@@ -387,6 +387,15 @@ def batch_norm_init(channels, dtype):
     return layer_norm_init(channels, dtype), state
 
 
+def conv_init(rng, inputs, outputs, kernel, dtype, *, fan):  # -> {"weight": (outputs, inputs, kernel, kernel)}
+    """A convolution without bias: normal with standard deviation sqrt(2 / fan), the rule of He et al. (2015).
+
+    `fan` is the number of weights that enter one output (fan_in) or leave one input (fan_out). With groups,
+    `inputs` counts the channels of one group.
+    """
+    return {"weight": normal(rng, (outputs, inputs, kernel, kernel), (2 / fan) ** 0.5, dtype)}
+
+
 def dense(inputs, outputs):  # (B, inputs) -> (B, outputs)
     """A linear layer with bias as a Network.
 
