@@ -12,7 +12,7 @@ from autograd import grad
 from autograd.core import make_vjp
 
 from bplcz_ref import nn
-from bplcz_ref.kernels import convolution, threads
+from bplcz_ref.kernels import convolution, cores
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 2e-12  # float64, relative to the largest entry
@@ -595,14 +595,14 @@ def failing_branch(p):
 @pytest.mark.parametrize("count", ["1", "3"])
 def test_an_exception_comes_with_its_own_traceback(count, monkeypatch):
     monkeypatch.setenv("BPLCZ_THREADS", count)
-    before = threads._blas_threads()
+    before = cores.blas_threads()
     for tree in (onp.ones(2), branch_parameters(1)["b0"]):
         with pytest.raises(KeyError, match="what went wrong") as info:
             grad(lambda p, t=tree: np.sum(nn.concurrently([np.sum, failing_branch, np.sum], [p, p, p])[0][0]))(
                 onp.ones(2)
             )
         assert "failing_branch" in "".join(traceback.format_tb(info.value.__traceback__))
-    assert threads._blas_threads() == before
+    assert cores.blas_threads() == before
     assert value_and_gradients(nn.concurrently, branch_parameters(2))[0]  # and the pool still works
 
 
@@ -646,11 +646,11 @@ def test_traces_opened_at_once_in_many_threads_stay_apart(monkeypatch):
 
 def test_the_settings_of_the_caller_hold_in_the_threads(monkeypatch):
     monkeypatch.setenv("BPLCZ_THREADS", "3")
-    before = threads._blas_threads()
-    inside = nn.concurrently([lambda p: onp.array(threads._blas_threads())] * 3, [0] * 3)[0]
+    before = cores.blas_threads()
+    inside = nn.concurrently([lambda p: onp.array(cores.blas_threads())] * 3, [0] * 3)[0]
     if before:
         assert [int(n) for n in inside] == [1, 1, 1]
-    assert threads._blas_threads() == before
+    assert cores.blas_threads() == before
     with onp.errstate(divide="raise"), pytest.raises(FloatingPointError):
         nn.concurrently([lambda p: onp.ones(1) / onp.zeros(1)] * 6, [0] * 6)
     monkeypatch.setenv("BPLCZ_THREADS", "many")
