@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bplcz_ref import prompts, tokenizer
-from bplcz_ref.tokenizer import Tokenizer, clean, pre_tokens, train
+from bplcz_ref import prompts, tokenizer, vocabulary
+from bplcz_ref.tokenizer import Tokenizer, clean, pre_tokens
+from bplcz_ref.vocabulary import train
 
 # The tiny vocabulary. Ids by hand: bytes stand at code - 33, so a 64, e 68, h 71, i 72, l 75, o 78, s 82, t 83,
 # u 84, w 86 and "!" 0, 2 17; at the end of a piece 256 more; then the merges from 512 on; SOT 518 and EOT 519.
@@ -337,7 +338,7 @@ def test_training_counts_every_position_and_merges_from_the_left():
 
 def slow_train(text, merges):
     """The rule as it is stated, all pairs counted again before each merge."""
-    words = [tokenizer._symbols(piece) for piece in pre_tokens(text)]
+    words = [tokenizer.byte_symbols(piece) for piece in pre_tokens(text)]
     learned = {}
     while len(learned) < merges:
         counts = {}
@@ -347,12 +348,12 @@ def slow_train(text, merges):
         if not ranked:
             break
         learned[ranked[0][1]] = -ranked[0][0]
-        words = [tokenizer._merge(word, *ranked[0][1]) for word in words]
+        words = [tokenizer.merge(word, *ranked[0][1]) for word in words]
     return learned
 
 
 def test_training_agrees_with_the_rule_done_slowly():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
+    corpus = (tokenizer.vocabulary_folder() / vocabulary.CORPUS_FILE).read_text(encoding="utf-8")
     text = corpus[5000:11000]
     fast, slow = train(text, 150), slow_train(text, 150)
     assert list(fast.items()) == list(slow.items())
@@ -360,7 +361,7 @@ def test_training_agrees_with_the_rule_done_slowly():
 
 
 def test_training_does_not_depend_on_the_order_of_the_words():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")[:8000]
+    corpus = (tokenizer.vocabulary_folder() / vocabulary.CORPUS_FILE).read_text(encoding="utf-8")[:8000]
     shuffled = pre_tokens(corpus)
     random.Random(1).shuffle(shuffled)
     assert list(train(" ".join(shuffled), 200).items()) == list(train(corpus, 200).items())
@@ -374,15 +375,15 @@ def test_a_number_of_merges_that_is_none(merges):
 
 def test_the_bundled_files_are_retrained_byte_for_byte(tmp_path):
     folder = tokenizer.vocabulary_folder()
-    paths = tokenizer.write_vocabulary(tmp_path / "new")
-    assert [path.name for path in paths] == [tokenizer.MACHINE_FILE, tokenizer.HUMAN_FILE]
+    paths = vocabulary.write_vocabulary(tmp_path / "new")
+    assert [path.name for path in paths] == [tokenizer.MACHINE_FILE, vocabulary.HUMAN_FILE]
     for path in paths:
         assert path.read_bytes() == (folder / path.name).read_bytes().replace(b"\r\n", b"\n")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
     # A file with Windows' line ends is the same corpus.
     other = tmp_path / "corpus.txt"
     other.write_bytes((folder / "corpus.txt").read_bytes().replace(b"\n", b"\r\n"))
-    (again, _) = tokenizer.write_vocabulary(tmp_path, corpus=other)
+    (again, _) = vocabulary.write_vocabulary(tmp_path, corpus=other)
     assert again.read_bytes() == paths[0].read_bytes()
 
 
@@ -394,12 +395,12 @@ def test_the_bundled_vocabulary():
     lines = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "#version: bplcz-bpe 1 merges 1000"
     assert lines[1:3] == ["t h", "th e</w>"]
-    human = (tokenizer.vocabulary_folder() / tokenizer.HUMAN_FILE).read_text(encoding="utf-8").splitlines()[4:]
+    human = (tokenizer.vocabulary_folder() / vocabulary.HUMAN_FILE).read_text(encoding="utf-8").splitlines()[4:]
     assert [int(line.split()[1]) for line in human] == list(range(512, 1512))
 
 
 def test_the_corpus_speaks_of_this_field_and_holds_the_descriptions():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
+    corpus = (tokenizer.vocabulary_folder() / vocabulary.CORPUS_FILE).read_text(encoding="utf-8")
     assert all(text in corpus for text in prompts.DESCRIPTIONS)
     sentences = [s.strip() for s in corpus.replace("\n", " ").split(". ")]
     assert len(sentences) == len(set(sentences))
@@ -526,7 +527,7 @@ def test_files_that_are_not_there(tmp_path):
     with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
         Tokenizer.from_merges(tmp_path / "none.txt")
     with pytest.raises(ValueError, match=r"none\.txt: cannot be read as UTF-8 text"):
-        tokenizer.write_vocabulary(tmp_path, corpus=tmp_path / "none.txt")
+        vocabulary.write_vocabulary(tmp_path, corpus=tmp_path / "none.txt")
     assert not list(tmp_path.iterdir())
 
 
