@@ -247,7 +247,7 @@ class Tokenizer:
     def decode(self, ids: Iterable) -> str:
         """The text of ids: the pieces, separated by one space.
 
-        `decode(encode(t)) == " ".join(pre_tokens(t))`. For all ids that `encode` gives, `encode(decode(ids)) == ids`
+        `decode(encode(t)) == " ".join(pre_tokens(t))`. If `encode` gave the ids, `encode(decode(ids)) == ids`
         (except for text with U+0345, which CLIP drops). The spaces of t are lost: ids mark where a piece ends, not
         whether a space follows, so "high-rise" and "high - rise" have the same ids.
         In a row of `batch`, SOT is skipped and reading ends at the first EOT. Ids cut inside a character of
