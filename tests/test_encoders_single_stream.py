@@ -284,7 +284,9 @@ def slope_errors(network, names=None, wrong=None, step=1e-6):
     return found
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", ["convnext", *(pytest.param(n, marks=pytest.mark.slow) for n in SMALL if n != "convnext")]
+)
 def test_gradients_by_differences(name):
     found = slope_errors(SMALL[name]())
     assert all(error < 1e-6 for error in found.values()), max(found.items(), key=lambda item: item[1])

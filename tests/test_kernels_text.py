@@ -311,6 +311,7 @@ def traced(action):
     return result, current, peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"causal": True}, {"mask": onp.tri(1024, dtype=bool)}], ids=["full", "causal", "mask"]
 )
@@ -329,6 +330,7 @@ def test_attention_never_holds_the_map_when_it_is_large(options, monkeypatch):
     assert peak < 12 * array + 2 * 5 * block < whole / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["linear", "embedding", "layer_norm", "gelu", "quick_gelu", "attention", "attention, tree"]
 )
