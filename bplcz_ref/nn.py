@@ -392,6 +392,10 @@ def conv_init(rng, inputs, outputs, kernel, dtype, *, fan):  # -> {"weight": (ou
 
     `fan` is the number of weights that enter one output (fan_in) or leave one input (fan_out). With groups,
     `inputs` counts the channels of one group.
+
+    >>> import numpy
+    >>> conv_init(numpy.random.default_rng(0), 3, 8, 5, np.float32, fan=3 * 5 * 5)["weight"].shape
+    (8, 3, 5, 5)
     """
     return {"weight": normal(rng, (outputs, inputs, kernel, kernel), (2 / fan) ** 0.5, dtype)}
 

@@ -115,7 +115,8 @@ def _statistics(x):
 def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
     """(x - mean) * inverse * weight + bias; `train` says whether mean and inverse move with x.
 
-    mean is float64 and x may be float32: x - shift is exact where it matters, and the offset takes the rest.
+    mean is float64 and x may be float32: shift is the mean in the dtype of x, and the offset makes up for its
+    rounding.
     """
     x = np.ascontiguousarray(x)
     y = np.empty(x.shape, x.dtype)

@@ -1,7 +1,7 @@
 """Independent branches side by side, each on a tape of its own; autograd sees all of them as one node.
 
-autograd records on one tape at a time, so branches that run in several threads cannot share it. Here each branch
-is traced in its own thread on a private tape:
+autograd's tape is not made for several threads, so branches that run at once cannot share one. Here each branch is
+traced in its own thread on a private tape:
 
     forward    Every traced value in a branch's parameters leaves them as a plain array, and the branch traces it
                anew (`_traced`). Its result is plain again.
@@ -9,8 +9,8 @@ is traced in its own thread on a private tape:
                results, so the outer tape holds one node for everything.
     backward   The vjp of that node runs each private tape backward, side by side again (`_branches_vjp`).
 
-`value_and_gradients` uses the same private tape for the whole network: autograd's own would hold dictionaries of
-gradients and add them key by key.
+`value_and_gradients` uses the same private tape for a whole network. On autograd's own tape the gradient of the
+parameters would be a dictionary at every step, and dictionaries would be added key by key.
 """
 
 import time
