@@ -1,6 +1,6 @@
 """encoders/resnet, convnext, densenet: published counts, literal numbers of torchvision, differences, mistakes."""
 
-from functools import cache, partial
+from functools import partial
 from types import SimpleNamespace
 
 import autograd.numpy as anp
@@ -180,30 +180,12 @@ def test_names():
     assert len([name for name in state if name.endswith("running_var")]) == 121
 
 
-@cache
-def full(name):
-    network = PUBLISHED[name][0]()
-    return everything(network, *case(network, (4, 32, 32, 18)))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_numbers_of_torchvision(name):
-    np.testing.assert_allclose(gist(full(name)), LITERALS[name], rtol=1e-9)
-
-
-# Weights of convolutions that see nothing but padding at 32x32, and so never get a gradient.
-DEAD = {"resnet50": 5505024, "resnext50_32x4d": 688128, "convnext_tiny": 248832, "densenet121": 524288}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_taps_that_see_padding_alone(name):
-    dead = 0
-    for quantity, g in full(name).items():
-        if quantity.startswith("gradient") and g.ndim == 4:
-            dead += np.sum(~np.any(g, axis=(0, 1))) * g.shape[0] * g.shape[1]
-    assert dead == DEAD[name]
+    network = PUBLISHED[name][0]()
+    found = everything(network, *case(network, (4, 32, 32, 18)))
+    np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
 
 
 # -------------------------------------------------------------------------- the comparison, tried on wrong code

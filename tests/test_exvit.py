@@ -1,5 +1,5 @@
 """encoders/exvit.py: counts, names, a plain twin with every layer spelt out, gradients by differences, and the two
-readings for band groups. What the twin's comparison is worth is shown by ten mistakes, each of which it must see.
+readings for band groups. Ten mistakes show what the comparison with the twin can see.
 """
 
 import math
