@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import __version__, explain, files, metrics, paper, prompts, systems, tokenizer
+from bplcz_ref import __version__, explain, files, metrics, paper, prompts, systems, vocabulary
 from bplcz_ref.conform import command as conform
 from bplcz_ref.data import simulate, so2sat
 from bplcz_ref.report import figures
@@ -265,7 +265,7 @@ def run_explain(options):
 
 def run_tokenizer(options):
     if options.action == "train":
-        tokenizer.write_vocabulary(options.out)
+        vocabulary.write_vocabulary(options.out)
         print(f"{options.out}: the vocabulary, trained again")
         return
     words = systems.tokenizer(options.merges)

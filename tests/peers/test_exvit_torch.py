@@ -237,16 +237,6 @@ def test_float32_is_as_near_to_float64_as_torch_is(name):
     assert np.abs(single[1] - exact[1]).max() / scale <= 4 * max(peer_error, np.finfo(np.float32).eps)
 
 
-def test_published_sizes_have_the_released_checkpoint_s_tensors():
-    twin = Twin((144, 1), 13, 1, 15, exvit.SIZE)
-    params, state = exvit.two_modalities(144, 1, patch=13, grid=1, classes=15).init(
-        np.random.default_rng(0), np.float32
-    )
-    flat = weights.named(params) | weights.named(state)
-    assert {n: tuple(t.shape) for n, t in twin.state_dict().items()} == {n: a.shape for n, a in flat.items()}
-    assert len(flat) == 177
-
-
 def test_the_twin_sees_a_wrong_order_of_modalities_and_a_wrong_split_of_heads():
     setting = SETTINGS["tiny"]
     _, params, state, x, y = start(*setting, np.float64)
