@@ -1,6 +1,7 @@
 """Wrong readings of Eqs. (3)-(11) and of SGD. A function has the signature of the formula that it replaces."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy
 
@@ -27,22 +28,15 @@ def over(norm: Callable, axis: int = 1) -> Callable:
     return lambda x: x / norm(xp.sum(x * x, axis=axis, keepdims=True))
 
 
-def transposed(f: dict, I_i: Array, T_i: Array) -> dict:
-    out = right.similarity(f, I_i, T_i)
-    return {"S_i": out["S_hat_i"], "S_hat_i": out["S_i"]}
-
-
-def centred(x: Array) -> Array:
-    return normalise(x - xp.mean(x, 1, keepdims=True))
-
-
 same = lambda x: x
+squared, unbounded, over_batch = over(same), over(xp.sqrt), over(xp.sqrt, axis=0)
 inside = over(lambda square: xp.sqrt(square + like(square, "1e-12")))
 added = over(lambda square: xp.sqrt(square) + like(square, "1e-8"))
-unbounded, squared, over_batch = over(xp.sqrt), over(same), over(xp.sqrt, axis=0)
+centred = lambda x: normalise(x - xp.mean(x, 1, keepdims=True))
 
 
 def fused(combine: Callable) -> Callable:
+    """Another sum over the groups."""
     return lambda f, S_groups, alpha: {"S": combine(S_groups, like(S_groups, alpha))}
 
 
@@ -52,7 +46,7 @@ SIMILARITY = {
         "only the images normalised": cosine(normalise, same),
         "only the texts normalised": cosine(same, normalise),
         "divided by the squared norm": cosine(squared, squared),
-        "transposed": transposed,
+        "transposed": lambda f, I_i, T_i: right.similarity(f, T_i, I_i),
         "epsilon inside the root": (cosine(inside, inside), "similarity-eps", "inside"),
         "epsilon added to the norm": (cosine(added, added), "similarity-eps", "added"),
         "no bound below the norm": (cosine(unbounded, unbounded), "similarity-eps", "none"),
@@ -67,64 +61,44 @@ SIMILARITY = {
         "alpha applied twice": fused(lambda S, alpha: xp.sum(S, axis=0) * alpha * alpha),
     },
 }
+
 # ---------------------------------------------------------------- Eq. (5)
 
 
 def matrix(of: Callable) -> Callable:
-    return lambda f, y: {"W": numpy.asarray(of(numpy.asarray(y)))}
+    """Another W, of the labels and of the right W."""
+    return lambda f, y: {"W": numpy.asarray(of(numpy.asarray(y), right.supervised_matrix(f, y)["W"]))}
 
 
-def equal(y: numpy.ndarray) -> numpy.ndarray:
-    return (y[:, None] == y[None, :]).astype(int)
-
+identity = lambda y: numpy.eye(len(y), dtype=int)
 
 MATRIX = {
     "supervised_matrix": {
-        "W is the identity": matrix(lambda y: numpy.eye(len(y), dtype=int)),
-        "W without its diagonal": (
-            matrix(lambda y: equal(y) - numpy.eye(len(y), dtype=int)),
-            "msm-diagonal",
-            "zero",
-        ),
-        "labels compared with column numbers": matrix(lambda y: (y[:, None] == numpy.arange(len(y))).astype(int)),
-        "labels that differ by one count as equal": matrix(lambda y: (abs(y[:, None] - y) <= 1).astype(int)),
-        "0 where labels agree": matrix(lambda y: 1 - equal(y)),
-        "all ones": matrix(lambda y: equal(y) * 0 + 1),
+        "W is the identity": matrix(lambda y, W: identity(y)),
+        "W without its diagonal": (matrix(lambda y, W: W - identity(y)), "msm-diagonal", "zero"),
+        "labels compared with column numbers": matrix(lambda y, W: 1 * (y[:, None] == numpy.arange(len(y)))),
+        "labels that differ by one count as equal": matrix(lambda y, W: 1 * (abs(y[:, None] - y) <= 1)),
+        "0 where labels agree": matrix(lambda y, W: 1 - W),
+        "all ones": matrix(lambda y, W: W * 0 + 1),
     },
 }
+
 # ---------------------------------------------------------------- Eqs. (6)-(8)
 
 
-def of_probabilities(log_p: Array, log_q: Array, W: Array) -> dict:
+def loss(of: Callable) -> Callable:
+    """A BCE of other terms, or with another reduction than the mean."""
+    return lambda f, S, W: {"L": of(S, W)}
+
+
+def printed(W: Array, log_p: Array, log_q: Array) -> Array:
     """The BCE as printed, of the logarithms of p and 1 - p."""
     W = xp.mask(W, log_p)
-    return {"L": -xp.mean(log_p * W + log_q * (1 - W))}
+    return -xp.mean(log_p * W + log_q * (1 - W))
 
 
 def softmax(x: Array) -> Array:
     return xp.exp(log_softmax(x))
-
-
-def reduced(reduce: Callable) -> Callable:
-    """A BCE with other terms, or another reduction than the mean."""
-    return lambda f, S, W: {"L": reduce(S, W)}
-
-
-def bce_sum(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.sum(bce_terms(S, W))}
-
-
-def bce_row_sum(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.sum(bce_terms(S, W)) / S.shape[0]}
-
-
-def bce_positives(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.sum(bce_terms(S, W) * xp.mask(W, S)) / int(numpy.sum(W))}
-
-
-def bce_eps(f: dict, S: Array, W: Array) -> dict:
-    e = like(S, "1e-8")
-    return of_probabilities(xp.log(xp.sigmoid(S) + e), xp.log(xp.sigmoid(-S) + e), W)
 
 
 def bounded(t: Array, limit: Array) -> Array:
@@ -133,18 +107,10 @@ def bounded(t: Array, limit: Array) -> Array:
     return t * below + (1 - below) * limit
 
 
-def bce_clamped(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.mean(bounded(bce_terms(S, W), 100))}
-
-
 MINUS_LOG_1E_7 = "16.11809565095831978812594953668212747"
 
 
-def bce_clipped(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.mean(bounded(bce_terms(S, W), like(S, MINUS_LOG_1E_7)))}
-
-
-def bce_rounded(f: dict, S: Array, W: Array) -> dict:
+def rounded(S: Array, W: Array) -> Array:
     """torch.nn.BCELoss after a sigmoid in float32: p is 1 from S = 25 ln 2 = 17.33 on, where the term is clamped.
 
     The slope holds p (1 - p) twice, above and below the line; below, it is kept above 1e-12 and does not cancel.
@@ -152,33 +118,26 @@ def bce_rounded(f: dict, S: Array, W: Array) -> dict:
     t, p = bounded(bce_terms(S, W), 100), xp.value(xp.sigmoid(S))
     one = xp.mask((xp.value(S) > like(S, "17.33")) & (numpy.asarray(W) == 0), S)
     kept = numpy.minimum(p * (1 - p) / like(S, "1e-12"), 1) * (1 - one)
-    fixed = xp.value(t) * (1 - one) + 100 * one - xp.value(t) * kept  # has no slope; completes the value
-    return {"L": xp.mean(t * kept + fixed)}
+    fixed = xp.value(t) * (1 - one) + 100 * one - xp.value(t) * kept  # completes the value and has no slope
+    return xp.mean(t * kept + fixed)
 
 
-def bce_softmax(f: dict, S: Array, W: Array) -> dict:
-    p = softmax(S)
-    return of_probabilities(xp.log(p), xp.log(1 - p), W)
-
-
-def bce_rows(f: dict, S: Array, W: Array) -> dict:
+def row_by_row(S: Array, W: Array) -> Array:
     chosen = log_softmax(S) * xp.mask(W, S)
     rows = [xp.sum(chosen[j]) / max(int(n), 1) for j, n in enumerate(numpy.sum(W, axis=1))]
-    return {"L": -xp.mean(xp.stack(rows))}
+    return -xp.mean(xp.stack(rows))
 
 
-def bce_smoothed(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.mean(xp.softplus(S) - S * xp.mask(W, S) * like(S, "0.9") - S * like(S, "0.05"))}
-
-
-def bce_signs(f: dict, S: Array, W: Array) -> dict:
-    return {"L": xp.mean(xp.softplus(S) - S * (2 * xp.mask(W, S) - 1))}
+def smoothed(S: Array, W: Array) -> Array:
+    return xp.mean(xp.softplus(S) - S * xp.mask(W, S) * like(S, "0.9") - S * like(S, "0.05"))
 
 
 def directions(combine: Callable) -> Callable:
+    """Eq. (6) with its two directions combined another way."""
+
     def contrastive_loss(f, S, W):
-        a, b = f["bce"](f, S=S, W=W)["L"], f["bce"](f, S=S.T, W=W)["L"]
-        return {"L_i2t": a, "L_t2i": b, "L_con": combine(a, b)}
+        out = right.contrastive_loss(f, S, W)
+        return out | {"L_con": combine(out["L_i2t"], out["L_t2i"])}
 
     return contrastive_loss
 
@@ -188,21 +147,38 @@ def within(bce: Callable) -> Callable:
     return lambda f, S, W: right.contrastive_loss(f | {"bce": bce}, S, W)
 
 
+bce_sum = loss(lambda S, W: xp.sum(bce_terms(S, W)))
+bce_row_sum = loss(lambda S, W: xp.sum(bce_terms(S, W)) / S.shape[0])
+log_plus_eps = lambda p: xp.log(p + like(p, "1e-8"))
+up_to_1e_7 = lambda t: bounded(t, like(t, MINUS_LOG_1E_7))
+
 LOSS = {
     "bce": {
         "sum for mean": (bce_sum, "bce-reduction", "sum"),
         "sum over a row, mean over rows": (bce_row_sum, "bce-reduction", "row-sum"),
-        "mean over the positives only": bce_positives,
-        "log(p + 1e-8)": (bce_eps, "bce-logarithm", "eps"),
-        "each logarithm at least -100": (bce_clamped, "bce-logarithm", "clamped"),
-        "probabilities kept 1e-7 from 0 and 1, as in Keras": bce_clipped,
-        "of probabilities in float32, as by torch.nn.BCELoss": bce_rounded,
-        "sigmoid twice": reduced(lambda S, W: xp.mean(bce_terms(xp.sigmoid(S), W))),
-        "softmax for sigmoid": bce_softmax,
-        "softmax cross-entropy over each row": bce_rows,
-        "labels smoothed by 0.1": bce_smoothed,
-        "labels -1 and 1 for 0 and 1": bce_signs,
-        "W and 1 - W exchanged": reduced(lambda S, W: xp.mean(bce_terms(-S, W))),
+        "mean over the positives only": loss(
+            lambda S, W: xp.sum(bce_terms(S, W) * xp.mask(W, S)) / int(numpy.sum(W))
+        ),
+        "log(p + 1e-8)": (
+            loss(lambda S, W: printed(W, log_plus_eps(xp.sigmoid(S)), log_plus_eps(xp.sigmoid(-S)))),
+            "bce-logarithm",
+            "eps",
+        ),
+        "each logarithm at least -100": (
+            loss(lambda S, W: xp.mean(bounded(bce_terms(S, W), 100))),
+            "bce-logarithm",
+            "clamped",
+        ),
+        "probabilities kept 1e-7 from 0 and 1, as in Keras": loss(
+            lambda S, W: xp.mean(up_to_1e_7(bce_terms(S, W)))
+        ),
+        "of probabilities in float32, as by torch.nn.BCELoss": loss(rounded),
+        "sigmoid twice": loss(lambda S, W: xp.mean(bce_terms(xp.sigmoid(S), W))),
+        "softmax for sigmoid": loss(lambda S, W: printed(W, xp.log(softmax(S)), xp.log(1 - softmax(S)))),
+        "softmax cross-entropy over each row": loss(row_by_row),
+        "labels smoothed by 0.1": loss(smoothed),
+        "labels -1 and 1 for 0 and 1": loss(lambda S, W: xp.mean(xp.softplus(S) - S * (2 * xp.mask(W, S) - 1))),
+        "W and 1 - W exchanged": loss(lambda S, W: xp.mean(bce_terms(-S, W))),
     },
     "contrastive_loss": {
         "one direction dropped, the half kept": directions(lambda a, b: a / 2),
@@ -215,9 +191,9 @@ LOSS = {
 # ---------------------------------------------------------------- Eqs. (9)-(11)
 
 
-def interleaved(f: dict, I_groups: Array) -> dict:
-    n, B, d = I_groups.shape
-    return {"I": xp.reshape(xp.transpose(I_groups, (1, 2, 0)), (B, d * n))}
+def joined(of: Callable) -> Callable:
+    """Another order or shape of I, of the groups' features (n, B, d)."""
+    return lambda f, I_groups: {"I": of(I_groups, *I_groups.shape)}
 
 
 def sar_first(f: dict, I_groups: Array) -> dict:
@@ -225,16 +201,8 @@ def sar_first(f: dict, I_groups: Array) -> dict:
     return {"I": xp.concat([I_groups[i] for i in order], 1)}
 
 
-def normalised(f: dict, I_groups: Array) -> dict:
-    return right.concat(f, normalise(I_groups))
-
-
-def along_batch(f: dict, I_groups: Array) -> dict:
-    n, B, d = I_groups.shape
-    return {"I": xp.reshape(I_groups, (B, n * d))}
-
-
 def classified(combine: Callable) -> Callable:
+    """Another loss of logits and classes."""
     return lambda f, c_hat, c: {"L_cls": combine(c_hat, right.classes(c))}
 
 
@@ -243,7 +211,7 @@ def each(c_hat: Array, c: list) -> Array:
     return -right.pick(log_softmax(c_hat), c)
 
 
-def smoothed(c_hat: Array, c: list) -> Array:
+def smoothed_classes(c_hat: Array, c: list) -> Array:
     z = log_softmax(c_hat)
     return -xp.mean(right.pick(z, c) * like(z, "0.9") + xp.mean(z, 1) * like(z, "0.1"))
 
@@ -252,21 +220,23 @@ def one_against_rest(c_hat: Array, c: list) -> Array:
     return xp.mean(bce_terms(c_hat, numpy.arange(c_hat.shape[1]) == numpy.array(c)[:, None]))
 
 
-TOTAL = {
+softmax_first = classified(lambda x, c: xp.mean(each(softmax(x), c)))
+
+CLASSIFICATION = {
     "concat": {
-        "feature-major": interleaved,
+        "feature-major": joined(lambda x, n, B, d: xp.reshape(xp.transpose(x, (1, 2, 0)), (B, d * n))),
         "SAR groups first": (sar_first, "concat-order", "bands"),
-        "features normalised": (normalised, "features-in-concat", "normalised"),
-        "batch and groups mixed by a reshape": along_batch,
+        "features normalised": (
+            lambda f, I_groups: right.concat(f, normalise(I_groups)),
+            "features-in-concat",
+            "normalised",
+        ),
+        "batch and groups mixed by a reshape": joined(lambda x, n, B, d: xp.reshape(x, (B, n * d))),
     },
     "cross_entropy": {
         "sum for mean": (classified(lambda x, c: xp.sum(each(x, c))), "ce", "sum"),
-        "a softmax before the cross-entropy": (
-            classified(lambda x, c: xp.mean(each(softmax(x), c))),
-            "ce",
-            "probabilities",
-        ),
-        "labels smoothed by 0.1": classified(smoothed),
+        "a softmax before the cross-entropy": (softmax_first, "ce", "probabilities"),
+        "labels smoothed by 0.1": classified(smoothed_classes),
         "logits normalised": classified(lambda x, c: xp.mean(each(normalise(x), c))),
         "classes counted from 1": classified(lambda x, c: xp.mean(each(x, [k - 1 for k in c]))),
         "binary cross-entropy of one-hot labels": classified(one_against_rest),
@@ -278,70 +248,50 @@ TOTAL = {
     },
 }
 
-# ---------------------------------------------------------------- III-A: (w, v, g, lr, momentum, decay) -> w, v
+# ---------------------------------------------------------------- III-A
 
 
-def nesterov(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = g + w * decay
-    v = g if v is None else v * momentum + g
-    return w - (g + v * momentum) * lr, v
+class Settings(NamedTuple):
+    lr: Array
+    momentum: Array
+    decay: Array
 
 
-def decoupled(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    v = g if v is None else v * momentum + g
-    return w - w * (decay * lr) - v * lr, v
+def rule(
+    gradient: Callable = lambda g, w, s: g + w * s.decay,
+    first: Callable = lambda g, s: g,
+    later: Callable = lambda v, g, s: v * s.momentum + g,
+    update: Callable = lambda w, v, g, s: w - v * s.lr,
+) -> Callable:
+    """PyTorch's rule with some of its four lines changed; s are the settings."""
+
+    def sgd_step(w, v, g, lr, momentum, weight_decay):
+        s = Settings(lr, momentum, weight_decay)
+        g = gradient(g, w, s)
+        v = first(g, s) if v is None else later(v, g, s)
+        return update(w, v, g, s), v
+
+    return sgd_step
 
 
-def decay_without_rate(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    v = g if v is None else v * momentum + g
-    return w - w * decay - v * lr, v
-
-
-def dampened(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = g + w * decay
-    v = g if v is None else v * momentum + g * (1 - momentum)
-    return w - v * lr, v
-
-
-def average(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = (g + w * decay) * (1 - momentum)
-    v = g if v is None else v * momentum + g
-    return w - v * lr, v
-
-
-def rate_inside(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = (g + w * decay) * lr
-    v = -g if v is None else v * momentum - g
-    return w + v, v
-
-
-def first_scaled(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = g + w * decay
-    v = g * (1 - momentum) if v is None else v * momentum + g
-    return w - v * lr, v
-
-
-def no_momentum(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    g = g + w * decay
-    return w - g * lr, g
-
-
-def decay_halved(w: Array, v: Array, g: Array, lr: Array, momentum: Array, decay: Array) -> tuple:
-    return right.sgd_step(w, v, g, lr, momentum, decay / 2)
-
+alone = lambda g, w, s: g  # the gradient without the decay
+nesterov = rule(update=lambda w, v, g, s: w - (g + v * s.momentum) * s.lr)
+decoupled = rule(gradient=alone, update=lambda w, v, g, s: w - w * (s.decay * s.lr) - v * s.lr)
+damped = rule(later=lambda v, g, s: v * s.momentum + g * (1 - s.momentum))
+rate_inside = rule(gradient=lambda g, w, s: -(g + w * s.decay) * s.lr, update=lambda w, v, g, s: w + v)
 
 SGD = {
     "sgd_step": {
         "Nesterov": (nesterov, "momentum", "nesterov"),
         "decoupled decay": (decoupled, "weight-decay", "decoupled"),
-        "decay without the rate": decay_without_rate,
-        "(1 - momentum) on later gradients": (dampened, "momentum", "damped"),
-        "(1 - momentum) on every gradient": average,
+        "decay without the rate": rule(gradient=alone, update=lambda w, v, g, s: w - w * s.decay - v * s.lr),
+        "(1 - momentum) on later gradients": (damped, "momentum", "damped"),
+        "(1 - momentum) on every gradient": rule(gradient=lambda g, w, s: (g + w * s.decay) * (1 - s.momentum)),
         "rate inside the velocity": (rate_inside, "momentum", "rate-inside"),
-        "first velocity scaled by 1 - momentum": first_scaled,
-        "no momentum": no_momentum,
-        "decay halved, as of a penalty without the 2": decay_halved,
+        "first velocity scaled by 1 - momentum": rule(first=lambda g, s: g * (1 - s.momentum)),
+        "no momentum": rule(later=lambda v, g, s: g),
+        "decay halved, as of a penalty without the 2": rule(gradient=lambda g, w, s: g + w * (s.decay / 2)),
     },
 }
 
-EQUATIONS = SIMILARITY | MATRIX | LOSS | TOTAL | SGD
+EQUATIONS = SIMILARITY | MATRIX | LOSS | CLASSIFICATION | SGD
