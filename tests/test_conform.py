@@ -10,19 +10,20 @@ from autograd import make_vjp
 
 from bplcz_ref import conform
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import answers, consumer, explaining, grade, selftest, tensors, vectors, verdict, wiring
-from bplcz_ref.conform.grade import NOT_RUN
-from bplcz_ref.conform.ops import OPS, SUITES
-from bplcz_ref.conform.wrong_layers import WRONG
+from bplcz_ref.conform import command, grading, kit, networks, reference, verdict
+from bplcz_ref.conform.grading import NOT_RUN, Answers
+from bplcz_ref.conform.kit import SUITES
+from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform.wrong import WRONG
 
-KIT = vectors.load()
+KIT = kit.load()
 
 
 @pytest.fixture(scope="module")
 def right():
     """The reference's answers in float32, as arrays."""
     return {
-        name: {o: selftest.plain(x) for o, x in consumer.answer(case, consumer.PARTS, "float32").items()}
+        name: reference.as_read(reference.answer(case, reference.PARTS, "float32"))
         for name, case in KIT.cases.items()
     }
 
@@ -35,8 +36,7 @@ def folder(right, tmp_path):
 
 def as_files(given, folder):
     folder.mkdir()
-    plain = {name: {o: tensors.tensor(x) for o, x in outputs.items()} for name, outputs in given.items()}
-    selftest.write(folder, KIT, plain)
+    reference.write(folder, KIT, given)
     return folder
 
 
@@ -46,12 +46,14 @@ def wrong(op, name):
 
 def with_mutants(right, *mutants):
     """The reference's answers with several functions replaced, through everything that rests on them."""
-    table, given = dict(consumer.PARTS), dict(right)
+    table, given = dict(reference.PARTS), dict(right)
     for m in mutants:
         table[m.entry] = m.function
-    for name, case in {k: c for m in mutants for k, c in selftest.affected(KIT, m.op, chain=True).items()}.items():
+    for name, case in {
+        k: c for m in mutants for k, c in reference.affected(KIT, m.op, chain=True).items()
+    }.items():
         with np.errstate(all="ignore"):
-            given[name] = {o: selftest.plain(x) for o, x in consumer.answer(case, table, "float32").items()}
+            given[name] = reference.as_read(reference.answer(case, table, "float32"))
     return given
 
 
@@ -70,22 +72,22 @@ def check(capsys, *arguments):
 
 
 def test_every_mutant_is_found_located_and_named():
-    found = selftest.run()
+    found = reference.selftest()
     assert found.ok, str(found)
     assert len(found.mutants) >= 60
     assert len({(m.op, m.name) for m in found.mutants}) == len(found.mutants)
     assert {m.op for m in found.mutants} == set(OPS)
     assert "cannot be shown: contrastive_loss: one direction alone" in str(found)
-    assert not any("cannot be told from" in line for line in str(found).split("\n"))
+    assert not any("cannot be distinguished from" in line for line in str(found).split("\n"))
 
 
 def test_wrong_readings_that_ordinary_inputs_hardly_show_are_named_in_float64_too():
     for op, name in (("bce", "log(p + 1e-8)"), ("similarity", "epsilon added to the norm")):
         given = {
-            n: {o: selftest.plain(x) for o, x in consumer.answer(KIT.cases[n], consumer.PARTS, "float64").items()}
-            for n in selftest.affected(KIT, op, False)
+            n: reference.as_read(reference.answer(KIT.cases[n], reference.PARTS, "float64"))
+            for n in reference.affected(KIT, op, False)
         }
-        m, r = selftest.mutant(KIT, given, wrong(op, name), "float64")
+        m, r = reference.mutant(KIT, given, wrong(op, name), "float64")
         assert m.named, str(r)
 
 
@@ -97,10 +99,10 @@ def test_a_selftest_with_a_blind_kit_fails(right):
         expect = {o: t | ({"amplification": 1e9} if "scale" in t else {}) for o, t in case["expect"].items()}
         wide[name] = case | {"expect": expect}
     w = wrong("bce", "sum for mean")
-    given = {name: right[name] for name in selftest.affected(KIT, "bce", False)}
-    m, _ = selftest.mutant(KIT._replace(cases=blind), given, w)
+    given = {name: right[name] for name in reference.affected(KIT, "bce", False)}
+    m, _ = reference.mutant(KIT._replace(cases=blind), given, w)
     assert (m.killed, m.located, m.named) == (True, True, False)
-    m, r = selftest.mutant(KIT._replace(cases=wide), given, w)
+    m, r = reference.mutant(KIT._replace(cases=wide), given, w)
     assert not r.findings
     assert not m.named
 
@@ -112,7 +114,7 @@ def test_mutants_of_each_kind_through_the_chain(right):
         ("attention", "1 / sqrt(d) left out"),
         ("sgd", "Nesterov"),
     ):
-        m, r = selftest.mutant(KIT, right, wrong(op, name), chain=True)
+        m, r = reference.mutant(KIT, right, wrong(op, name), chain=True)
         assert m.named, m
         assert [f.state for f in r.findings if f.op == "training"] == ["blocked"], (op, name)
 
@@ -147,7 +149,7 @@ def test_a_mistake_nobody_foresaw_is_guilty_without_a_name(right):
     given = dict(right)
     for name in ("cross_entropy/ordinary", "cross_entropy/large"):
         given[name] = {o: np.asarray(x * 1.0001) for o, x in right[name].items()}
-    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    r = verdict.report(KIT, Answers(given, []), "float32")
     assert r.exit_code == 1
     assert [(f.state, f.op, f.names) for f in r.findings] == [("guilty", "cross_entropy", ())]
     assert "no known wrong reading fits" in str(r)
@@ -161,7 +163,7 @@ def test_a_small_relative_error_does_not_pass(right, factor):
         if not floats or KIT.suites[name] == 7:  # the chain's budget is wider: three steps
             continue
         given = {name: {o: np.asarray(x * factor) if o in floats else x for o, x in outputs.items()}}
-        r = verdict.report(KIT, answers.Answers(given, []), "float32")
+        r = verdict.report(KIT, Answers(given, []), "float32")
         if KIT.cases[name]["op"] in ("batch_norm", "layer_norm") and "flat" in name:
             continue  # cancellation there is worth two digits
         assert r.graded[name].state == "fail", name
@@ -169,19 +171,19 @@ def test_a_small_relative_error_does_not_pass(right, factor):
 
 def test_what_is_wrong_in_the_chain_alone_drifts(right):
     def twice_beta(f, beta, **inputs):
-        return wiring.training(f, beta=2 * beta, **inputs)
+        return networks.training(f, beta=2 * beta, **inputs)
 
     given = dict(right)
     case = KIT.cases["training/three-steps"]
-    table = consumer.PARTS | {"training": twice_beta}
-    given[case["id"]] = {o: selftest.plain(x) for o, x in consumer.answer(case, table, "float32").items()}
-    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    table = reference.PARTS | {"training": twice_beta}
+    given[case["id"]] = reference.as_read(reference.answer(case, table, "float32"))
+    r = verdict.report(KIT, Answers(given, []), "float32")
     assert [(f.state, f.op, f.output, f.note) for f in r.findings] == [
         ("drift", "training", "L", "total_loss passes alone")
     ]
     assert "drift    L in training/three-steps (total_loss passes alone)" in str(r)
-    part = answers.profile_of({"suites": [7]})
-    r = verdict.report(KIT, answers.Answers({case["id"]: given[case["id"]]}, []), "float32", part)
+    part = grading.profile_of({"suites": [7]})
+    r = verdict.report(KIT, Answers({case["id"]: given[case["id"]]}, []), "float32", part)
     assert "drift    L in training/three-steps (total_loss was not run alone)" in str(r)
 
 
@@ -189,12 +191,12 @@ def test_the_first_tap_of_an_encoder_that_diverges_is_named(right):
     def two_blocks_swapped(f, ids, heads, **w):
         other = {n.replace("blocks.0", "blocks.x").replace("blocks.1", "blocks.0"): x for n, x in w.items()}
         other = {n.replace("blocks.x", "blocks.1"): x for n, x in other.items()}
-        return wiring.text_encoder(f, ids, heads, **other)
+        return networks.text_encoder(f, ids, heads, **other)
 
     given, case = dict(right), KIT.cases["text_encoder/clip"]
-    table = consumer.PARTS | {"text_encoder": two_blocks_swapped}
-    given[case["id"]] = {o: selftest.plain(x) for o, x in consumer.answer(case, table, "float32").items()}
-    (f,) = verdict.report(KIT, answers.Answers(given, []), "float32").findings
+    table = reference.PARTS | {"text_encoder": two_blocks_swapped}
+    given[case["id"]] = reference.as_read(reference.answer(case, table, "float32"))
+    (f,) = verdict.report(KIT, Answers(given, []), "float32").findings
     assert (f.state, f.op, f.output, f.names) == ("guilty", "text_encoder", "block0.ln_1", ())
 
 
@@ -209,13 +211,13 @@ def test_everything_wrong_still_fits_a_screen(right, tmp_path, capsys):
 
 
 def test_a_dtype_that_cannot_discriminate_is_no_pass(right):
-    r = verdict.report(KIT, answers.Answers(right, []), "bfloat16")
+    r = verdict.report(KIT, Answers(right, []), "bfloat16")
     assert r.exit_code == 0
     undecided = {g.id for g in r.of("cannot discriminate")}
     assert {"gelu/ordinary", "similarity/zero-feature"} & undecided == {"gelu/ordinary"}
     assert f"{len(KIT.cases) - len(undecided)} of {len(KIT.cases)} cases pass" in str(r)
     assert "bfloat16 cannot discriminate in" in str(r)
-    assert not verdict.report(KIT, answers.Answers(right, []), "float32").of("cannot discriminate")
+    assert not verdict.report(KIT, Answers(right, []), "float32").of("cannot discriminate")
 
 
 def test_float32_answers_called_float64_are_recognised(folder, capsys):
@@ -228,9 +230,9 @@ def test_float32_answers_called_float64_are_recognised(folder, capsys):
 def test_a_contrastive_loss_that_sums_is_named_beside_a_right_bce(word, right):
     w = wrong("contrastive_loss", word)
     case = KIT.cases["contrastive_loss/ordinary"]
-    summed = consumer.answer(case, consumer.PARTS | {w.op: w.function}, "float32")
-    given = right | {case["id"]: {o: selftest.plain(x) for o, x in summed.items()}}
-    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    summed = reference.answer(case, reference.PARTS | {w.op: w.function}, "float32")
+    given = right | {case["id"]: reference.as_read(summed)}
+    r = verdict.report(KIT, Answers(given, []), "float32")
     assert [(f.state, f.op, f.names) for f in r.findings] == [("guilty", "contrastive_loss", (word,))]
 
 
@@ -245,14 +247,14 @@ def test_an_empty_list_needs_no_dtype(folder, capsys):
     assert pieces == {"shape": [0], "data": []}
     code, text = check(capsys, folder)
     assert code == 0, text
-    nothing = tensors.array(pieces, "answer")
+    nothing = kit.array(pieces, "answer")
     ints = {"dtype": "int64", "shape": [0], "data": []}
-    assert grade.outcome(ints, nothing, "float32").passed
-    assert not grade.outcome(ints | {"shape": [1], "data": [0]}, nothing, "float32").passed
+    assert grading.outcome(ints, nothing, "float32").passed
+    assert not grading.outcome(ints | {"shape": [1], "data": [0]}, nothing, "float32").passed
     text = {"dtype": "string", "shape": [1], "data": ["a"]}
-    found = grade.outcome(text, nothing, "float32")
+    found = grading.outcome(text, nothing, "float32")
     assert (found.passed, found.malformed) == (False, False)
-    assert grade.outcome(text, np.zeros((0, 1)), "float32").malformed
+    assert grading.outcome(text, np.zeros((0, 1)), "float32").malformed
 
 
 def test_a_float_written_as_a_large_whole_number_is_a_float(folder, capsys):
@@ -260,10 +262,10 @@ def test_a_float_written_as_a_large_whole_number_is_a_float(folder, capsys):
     code, text = check(capsys, folder)
     assert code == 1, text
     assert "[bce]: no known wrong reading fits; 1 of 4 cases, first at L: error" in text
-    assert tensors.array({"shape": [2], "data": [10**20, 3]}, "answer").tolist() == [1e20, 3.0]
-    assert tensors.array({"shape": [1], "data": [2**63 - 1]}, "answer").tolist() == [2**63 - 1]
+    assert kit.array({"shape": [2], "data": [10**20, 3]}, "answer").tolist() == [1e20, 3.0]
+    assert kit.array({"shape": [1], "data": [2**63 - 1]}, "answer").tolist() == [2**63 - 1]
     expected = {"dtype": "int64", "shape": [1], "data": [3]}
-    assert not grade.outcome(expected, np.array([1e20]), "float32").passed
+    assert not grading.outcome(expected, np.array([1e20]), "float32").passed
 
 
 # ---------------------------------------------------------------- broken answers
@@ -308,7 +310,7 @@ BROKEN = {
     "answered twice": (lambda f: shutil.copy(f / "3.json", f / "9.json"), "was already answered in another file"),
     "a key twice": (
         lambda f: (f / "1.json").write_text('{"kit": "1.0.0", "kit": "1.0.0"}'),
-        "'kit' stands twice in one object",
+        "one object has the key 'kit' twice",
     ),
     "no outputs": (
         lambda f: edit(f / "1.json", lambda d: d["answers"].update({"bce/ordinary": {}})),
@@ -372,7 +374,7 @@ def test_broken_answers_are_one_clear_line_and_code_2(kind, folder, capsys):
 
 
 def test_a_huge_file_is_not_read(folder, capsys, monkeypatch):
-    monkeypatch.setattr(answers, "LARGEST", 1000)
+    monkeypatch.setattr(grading, "LARGEST_FILE", 1000)
     code, text = check(capsys, folder)
     assert code == 2
     assert "bytes, more than the 1000 that an answer file may have" in text
@@ -398,10 +400,10 @@ def test_nan_as_a_value_diverges_and_is_named(right, tmp_path, capsys):
 def test_answering_what_should_be_refused_and_the_reverse(right):
     given = dict(right)
     given["tokenize/too-long"] = {"ids": np.zeros(6, int), "end": np.array(5)}
-    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    r = verdict.report(KIT, Answers(given, []), "float32")
     assert r.exit_code == 2
     given = right | {"tokenize/words": {"refused": np.array(1)}}
-    r = verdict.report(KIT, answers.Answers(given, []), "float32")
+    r = verdict.report(KIT, Answers(given, []), "float32")
     assert r.exit_code == 1
     assert "[tokenize]" in str(r)
 
@@ -474,8 +476,8 @@ def test_all_that_was_not_run_is_on_the_screen(content, right, tmp_path, capsys)
 
 
 def test_cases_of_an_operation_that_ran_elsewhere_are_counted():
-    profile = answers.profile_of({"suites": [0, 1]})
-    r = verdict.report(KIT, answers.Answers({}, []), "float32", profile)
+    profile = grading.profile_of({"suites": [0, 1]})
+    r = verdict.report(KIT, Answers({}, []), "float32", profile)
     some = next(name for name, case in KIT.cases.items() if case["op"] == "bce")
     part = r._replace(graded=r.graded | {some: r.graded[some]._replace(state=NOT_RUN)})
     assert "bce 1 of 4 cases" in str(part)
@@ -483,8 +485,8 @@ def test_cases_of_an_operation_that_ran_elsewhere_are_counted():
 
 def test_findings_are_left_out_before_what_was_not_run(right):
     given = {name: {o: x + 7 for o, x in right[name].items()} for name in right if KIT.suites[name] in (1, 3, 6)}
-    part = answers.profile_of({"suites": [1, 3, 6]})
-    text = str(verdict.report(KIT, answers.Answers(given, []), "float32", part))
+    part = grading.profile_of({"suites": [1, 3, 6]})
+    text = str(verdict.report(KIT, Answers(given, []), "float32", part))
     assert len(text.split("\n")) == verdict.LINES
     assert "more lines; --json FILE has all of it" in text
     assert "all of suite 8 metrics" in text
@@ -563,7 +565,7 @@ def functions(table):
 
 
 def test_in_process_functions_with_and_without_gradients():
-    report = conform.check(functions(consumer.PARTS), gradients=reverse)
+    report = conform.check(functions(reference.PARTS), gradients=reverse)
     assert report.exit_code == 0, str(report)
     assert len(report.of("not run")) == 1
     report = conform.check({"bce": lambda S, W: np.float32(np.sum(np.logaddexp(0, (1 - 2 * W) * S)))})
@@ -590,7 +592,7 @@ def test_in_process_functions_that_raise_or_answer_oddly():
 
 def test_explain_shows_every_case_and_the_answer_beside_it(right, folder, capsys):
     for name in KIT.cases:
-        text = explaining.explain(KIT, name, right[name])
+        text = command.explained(KIT, name, right[name])
         assert "formula: " in text
         assert "DIFFERS" not in text
     assert main(["conform", "explain", "bce/ordinary", "--answers", str(folder)]) == 0
@@ -609,7 +611,7 @@ def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 0
     assert KIT.digest in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "vectors").iterdir()} == {*KIT.manifest["files"], "manifest.json"}
-    assert vectors.load(tmp_path / "vectors").digest == KIT.digest
+    assert kit.load(tmp_path / "vectors").digest == KIT.digest
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 2
     assert "is not empty" in capsys.readouterr().err
 

@@ -10,33 +10,33 @@ import pytest
 from scipy.special import erf
 
 from bplcz_ref import paper
-from bplcz_ref.conform import cases, consumer, exact, generate, grade, ops, tensors, text, vectors, wrong
-from bplcz_ref.conform.ops import EXACT
-from bplcz_ref.conform.wrong_layers import WRONG
+from bplcz_ref.conform import cases_equations, exact, generate, grading, kit, networks, oracle, reference
+from bplcz_ref.conform.ops import FORMULAS
+from bplcz_ref.conform.wrong import WRONG
 
-KIT = vectors.load()
+KIT = kit.load()
 
 
 def expected(case, output):
-    return tensors.array(KIT.cases[case]["expect"][output], output)
+    return kit.array(KIT.cases[case]["expect"][output], output)
 
 
 def test_regenerating_changes_no_byte(tmp_path):
     generate.regenerate(tmp_path)
     for name in (*KIT.manifest["files"], "manifest.json"):
-        assert (tmp_path / name).read_bytes() == (vectors.VECTORS / name).read_bytes(), name
+        assert (tmp_path / name).read_bytes() == (kit.VECTORS / name).read_bytes(), name
 
 
 def test_the_files_are_small_flat_and_plain_json():
     names = [*KIT.manifest["files"], "manifest.json"]
-    assert sum((vectors.VECTORS / name).stat().st_size for name in names) < 2_000_000
+    assert sum((kit.VECTORS / name).stat().st_size for name in names) < 2_000_000
 
     def refuse(word):
         raise AssertionError(word)
 
     for name in names:
         if name.endswith(".json"):
-            json.loads((vectors.VECTORS / name).read_text(), parse_constant=refuse)
+            json.loads((kit.VECTORS / name).read_text(), parse_constant=refuse)
     for case in KIT.cases.values():
         for t in [*case["inputs"].values(), *case["expect"].values()]:
             assert len(t["data"]) == np.prod(t["shape"], dtype=int)
@@ -47,8 +47,8 @@ def test_twenty_more_digits_change_no_float():
         for case in members:
             if case.op == "training":
                 continue
-            for name, x in generate.evaluate(case, EXACT, 70).items():
-                assert tensors.tensor(generate.settled(x))["data"] == KIT.cases[case.id]["expect"][name]["data"], (
+            for name, x in oracle.evaluate(case, FORMULAS, 70).items():
+                assert kit.tensor(oracle.settled(x))["data"] == KIT.cases[case.id]["expect"][name]["data"], (
                     case.id,
                     name,
                 )
@@ -56,7 +56,7 @@ def test_twenty_more_digits_change_no_float():
 
 def test_numbers_worked_by_hand():
     assert expected("total_loss/ordinary", "L") == 2.84375 + 2 * 0.71875
-    assert expected("total_loss/other-beta", "grad.L_con") == 0.5 * tensors.array(
+    assert expected("total_loss/other-beta", "grad.L_con") == 0.5 * kit.array(
         KIT.cases["total_loss/other-beta"]["cotangents"]["L"], "L"
     )
     assert expected("supervised_matrix/duplicates", "W")[0].tolist() == [1, 0, 1, 0, 0, 1]
@@ -102,7 +102,7 @@ def test_every_wrong_reading_is_shown_and_far_from_the_budget():
             for name, t in near["expect"].items():
                 right = case["expect"][name]
                 if "scale" in right and t["shape"] == right["shape"]:
-                    far = grade.away(grade.numbers(t), grade.numbers(right), right["scale"])
+                    far = grading.distance(kit.floats(t), kit.floats(right), right["scale"])
                     ratios.append(far / (8 * right["amplification"] * 2.0**-23))
             if near["shows"]:
                 shown.add((case["op"], near["name"]))
@@ -112,19 +112,19 @@ def test_every_wrong_reading_is_shown_and_far_from_the_budget():
 
 
 def test_the_generator_refuses_a_case_that_cannot_show_what_it_is_there_for():
-    ordinary = next(case for case in cases.equations() if case.id == "bce/ordinary")
+    ordinary = next(case for case in cases_equations.cases() if case.id == "bce/ordinary")
     hopeful = ordinary._replace(shows=("log(p + 1e-8)",))  # some 1e-8, less than the noise of float32
-    expect, out, _ = generate.expectations(hopeful)
+    expect, out = oracle.expectations(hopeful)
     with pytest.raises(ValueError, match=r"bce/ordinary: does not show log\(p \+ 1e-8\)"):
         generate.near_misses(hopeful, expect, out)
 
 
 def test_the_generator_refuses_definitions_that_disagree_with_the_loops():
-    case = next(case for case in cases.equations() if case.id == "similarity/ordinary")
-    out = generate.evaluate(case, EXACT)
+    case = next(case for case in cases_equations.cases() if case.id == "similarity/ordinary")
+    out = oracle.evaluate(case, FORMULAS)
     out["grad.T_i"] = out["grad.T_i"] * Decimal("1.000000000000000000001")
-    with pytest.raises(ValueError, match="grad.T_i differs between loops.py and the kit's definition"):
-        generate.agree(case, out)
+    with pytest.raises(ValueError, match="grad.T_i differs between loops.py and the kit's formula"):
+        oracle.certified(case, out)
 
 
 def test_the_amplification_of_cancellation_is_measured():
@@ -141,7 +141,7 @@ def test_exact_arrays_have_autograds_values_and_gradients():
         v = exact.sum(w[np.array([0, 0])] * exact.mean(w, axis=0) + 1 / (w * w + 1))
         return v - exact.sum(exact.transpose(w, (2, 0, 1))[0].T)
 
-    a, b = cases.grid("a", (2, 3, 4)), cases.grid("b", (2, 4, 3)) + 1.5
+    a, b = kit.grid("a", (2, 3, 4)), kit.grid("b", (2, 4, 3)) + 1.5
     with decimal.localcontext(decimal.Context(prec=50)):
         A, B = exact.variable(a), exact.variable(b)
         y = formula(A, B)
@@ -172,36 +172,37 @@ def test_the_plain_tokenizer_and_the_package_agree_beyond_the_cases():
         "-" * 9,
     ):
         given = {"text": sample, "context": 40, "truncate": 0}
-        ours = consumer.tokenize(None, **given)
-        assert list(ours["ids"]) == text.tokenize(None, **given)["ids"], sample
-        assert ours["end"] == text.tokenize(None, **given)["end"]
+        ours = reference.tokenize(None, **given)
+        assert list(ours["ids"]) == networks.tokenize(None, **given)["ids"], sample
+        assert ours["end"] == networks.tokenize(None, **given)["end"]
 
 
 def test_what_cannot_be_shown_is_indeed_the_same():
-    S, W = cases.grid("S", (4, 4)), wrong.equal(np.array([1, 0, 1, 2]))
-    both = ops.EXACT["contrastive_loss"](EXACT, S=exact.variable(S), W=W)
+    S, W = kit.grid("S", (4, 4)), FORMULAS["supervised_matrix"](FORMULAS, y=[1, 0, 1, 2])["W"]
+    both = FORMULAS["contrastive_loss"](FORMULAS, S=exact.variable(S), W=W)
     assert abs(both["L_con"].value[()] - both["L_i2t"].value[()]) < Decimal("1e-25")
     moved = S + np.arange(4.0)[:, None]
     a, b = (
-        EXACT["cross_entropy"](EXACT, c_hat=exact.exact(x), c=np.arange(4))["L_cls"].value[()] for x in (S, moved)
+        FORMULAS["cross_entropy"](FORMULAS, c_hat=exact.exact(x), c=np.arange(4))["L_cls"].value[()]
+        for x in (S, moved)
     )
     assert abs(a - b) < Decimal("1e-25")
-    inputs = consumer.inputs_of(KIT.cases["text_encoder/clip"], "float64")
-    longest = ops.EXACT["text_encoder"](consumer.PARTS, **inputs)["T_i"]
-    cut = ops.EXACT["text_encoder"](consumer.PARTS, **(inputs | {"ids": inputs["ids"][[0, 2], :4]}))["T_i"]
+    inputs = kit.case_of(KIT.cases["text_encoder/clip"]).inputs
+    longest = FORMULAS["text_encoder"](reference.PARTS, **inputs)["T_i"]
+    cut = FORMULAS["text_encoder"](reference.PARTS, **(inputs | {"ids": inputs["ids"][[0, 2], :4]}))["T_i"]
     assert np.abs(longest[[0, 2]] - cut).max() < 1e-14
     assert [c["op"] for c in KIT.manifest["cannot_show"]] == ["contrastive_loss", "cross_entropy", "text_encoder"]
 
 
 def test_a_changed_vector_file_is_noticed(tmp_path):
     for name in (*KIT.manifest["files"], "manifest.json"):
-        (tmp_path / name).write_bytes((vectors.VECTORS / name).read_bytes())
-    assert vectors.load(tmp_path).digest == KIT.digest
+        (tmp_path / name).write_bytes((kit.VECTORS / name).read_bytes())
+    assert kit.load(tmp_path).digest == KIT.digest
     path = tmp_path / "1-equations.json"
     path.write_text(path.read_text().replace("0.25", "0.26", 1))
-    vectors.load.cache_clear()
+    kit.load.cache_clear()
     with pytest.raises(ValueError, match="1-equations.json: checksum differs"):
-        vectors.load(tmp_path)
+        kit.load(tmp_path)
     path.unlink()
     with pytest.raises(ValueError, match="1-equations.json: cannot be read"):
-        vectors.load(tmp_path)
+        kit.load(tmp_path)

@@ -19,7 +19,7 @@ def layers() -> Iterator[Case]:
     """Suite 6, first part: each layer alone."""
     x = {"x": grid("linear x", (4, 3)), "weight": grid("linear w", (5, 3)), "bias": grid("linear b", (5,))}
     yield with_gradient(Case("linear/ordinary", "weight (out, in)", x), *x)
-    one_sided = ("stride-2 padding on one side",)
+    one_sided: tuple = ("stride-2 padding on one side",)
     for name, why, stride, padding, size, shows in (
         ("ordinary", "3 by 3, padding 1", 1, 1, (2, 4, 5, 3), ("kernel flipped",)),
         ("stride-2", "stride 2, even sizes: padding 1 on both sides, not one", 2, 1, (1, 6, 4, 2), one_sided),
@@ -32,7 +32,7 @@ def layers() -> Iterator[Case]:
     normal = {"x": grid("bn x", shape), "weight": grid("bn w", (2,), 16, 48), "bias": grid("bn b", (2,))}
     flat = normal | {"x": np.rint(grid("bn flat", shape, -1, 1) * 32) / 64 + 1.0}
     running = {"running_mean": grid("bn m", (2,)), "running_var": grid("bn v", (2,), 16, 48)}
-    trained = ("variances swapped", "running statistics with 0.9 for 0.1")
+    trained: tuple = ("variances swapped", "running statistics with 0.9 for 0.1")
     eps = ("eps 1e-3 in the variance",)
     for name, why, x, train, shows in (
         ("training", "12 values a channel: biased to normalise, unbiased to remember", normal, 1, trained),
@@ -52,11 +52,11 @@ def layers() -> Iterator[Case]:
     yield with_gradient(Case("max_pool2d/ordinary", "4 by 6", {"x": distinct}), "x")
     shapes = {"in_proj_weight": (18, 6), "in_proj_bias": (18,), "out_weight": (6, 6), "out_bias": (6,)}
     w = {name: grid(f"mha {name}", shape, -24, 24) for name, shape in shapes.items()}
-    for name, why, x, heads in (
+    for name, why, tokens, heads in (
         ("two-heads", "5 tokens, 2 heads of 3", grid("mha x", (2, 5, 6)), 2),
         ("one-head", "one head: how heads are split does not matter", grid("mha one", (1, 4, 6)), 1),
     ):
-        yield with_gradient(Case(f"attention/{name}", why, {"x": x} | w | {"heads": heads}), "x", *w)
+        yield with_gradient(Case(f"attention/{name}", why, {"x": tokens} | w | {"heads": heads}), "x", *w)
 
 
 def image_weights(name: str, C: int, w: int, d: int) -> dict:
@@ -74,7 +74,7 @@ def image_weights(name: str, C: int, w: int, d: int) -> dict:
 
 def text_weights(name: str, V: int, W: int, layers: int, d: int, context: int) -> dict:
     """Weights of CLIP's text transformer by their names, on the grid."""
-    shapes = {"token_embedding.weight": (V, W), "positional_embedding": (context, W)}
+    shapes: dict = {"token_embedding.weight": (V, W), "positional_embedding": (context, W)}
     for k in range(layers):
         block = f"transformer.resblocks.{k}"
         shapes |= {
@@ -114,7 +114,7 @@ def encoders() -> Iterator[Case]:
 def chain() -> Iterator[Case]:
     """Suite 7: from bands and labels to L, every gradient, three steps."""
     B, H, W, d, K = 5, 4, 4, 3, 4
-    w = {}
+    w: dict = {}
     for group, index in bands.INDEX.items():
         own = image_weights(f"chain {group}", len(index), 1, d)
         w |= {f"branches.{group}.{name}": v for name, v in own.items()}

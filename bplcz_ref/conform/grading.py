@@ -189,7 +189,8 @@ def under_readings(cases: dict, readings: dict, wanted: Callable = lambda name: 
     """
     if not readings:
         return cases
-    table, changed, ops = dict(FORMULAS), {}, set()
+    table, ops = dict(FORMULAS), set()
+    changed: dict = {}
     for name, word in readings.items():
         wrong = next(w for w in WRONG if w.reading == {name: word})  # the first: of the operation it belongs to
         if wrong.entry in changed:
@@ -271,13 +272,12 @@ def grade(case: dict, answer: dict | None, dtype: str, gradients: bool = True) -
 
 def outcome(expected: dict, answer: np.ndarray | str | list, dtype: str) -> Outcome:
     """The Outcome of one answer."""
-    numeric = isinstance(answer, np.ndarray)
     if expected["dtype"] == "string":
-        if numeric and np.shape(answer) != (0,):  # an array without entries is neither numbers nor text
+        if isinstance(answer, np.ndarray) and answer.shape != (0,):  # without entries: neither numbers nor text
             return _lost("numbers for text")
         return _equal(answer, kits.array(expected, "vectors"))
     allowed = budget(expected, dtype) if "scale" in expected else 0.0
-    if not numeric:
+    if not isinstance(answer, np.ndarray):
         return _lost("text for numbers", allowed)
     if list(answer.shape) != expected["shape"]:
         return _lost(f"shape {list(answer.shape)} for {expected['shape']}", allowed)

@@ -119,7 +119,7 @@ def conv2d(f: dict, x: Array, weight: Array, stride: int = 1, padding: int = 1, 
     """
     before = 0 if one_sided and int(stride) > 1 else int(padding)
     total = None
-    for (u, v), pixels in windows(x, *weight.shape[2:], int(stride), before, int(padding)).items():
+    for (u, v), pixels in windows(x, weight.shape[2], weight.shape[3], int(stride), before, int(padding)).items():
         part = pixels @ weight[:, :, u, v].T
         total = part if total is None else total + part
     return {"y": total}

@@ -149,7 +149,7 @@ def _least_amplification(case):
     return max(1.0, *(float(np.max(np.abs(x))) / FACTOR for x in case.inputs.values()))
 
 
-def _share_amplifications(expect):
+def _share_amplifications(expect: dict) -> None:
     """Give outputs of one kind (taps, gradients, updated parameters) the largest amplification among them.
 
     Of dozens of outputs some are measured as small by luck: their rounding errors happened to cancel.

@@ -234,7 +234,7 @@ class Selftest(NamedTuple):
                 lines.append(f"  not named: {m.op}: {m.name} (located: {m.located}; said: {said})")
             elif len(m.names) > 1:
                 others = ", ".join(set(m.names) - {m.name})
-                lines.append(f"  {m.op}: {m.name} cannot be told from {others}")
+                lines.append(f"  {m.op}: {m.name} cannot be distinguished from {others}")
         lines += [f"cannot be shown: {c['op']}: {c['name']}: {c['why']}" for c in CANNOT_SHOW]
         return "\n".join([*lines, "the self-test passes" if self.ok else "THE SELF-TEST FAILS"])
 

@@ -287,7 +287,6 @@ def text(r: Report, folder=None) -> str:
 
 def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
-    finite = lambda x: x if abs(x) < float("inf") else "Infinity"
     return {
         "kit": r.kit,
         "dtype": r.dtype,
@@ -296,26 +295,20 @@ def as_json(r: Report) -> dict:
         "profile": r.profile._asdict(),
         "defects": list(r.defects),
         "not_run": dict(zip(("suites", "operations"), _not_run(r), strict=True)),
-        "findings": [f._asdict() | {"error": finite(f.error)} for f in r.findings],
-        "cases": {
-            g.id: {
-                "op": g.op,
-                "suite": r.suites[g.id],
-                "state": g.state,
-                "why": g.why,
-                "fits": list(g.fits),
-                "cannot_discriminate": list(g.unseen),
-                "outputs": {
-                    name: {
-                        "passed": o.passed,
-                        "error": finite(o.error),
-                        "budget": o.allowed,
-                        "digits": round(o.digits, 2),
-                        "note": o.note,
-                    }
-                    for name, o in g.outcomes.items()
-                },
-            }
-            for g in r.graded.values()
-        },
+        "findings": [f._asdict() | {"error": _finite(f.error)} for f in r.findings],
+        "cases": {g.id: _case_json(g, r.suites[g.id]) for g in r.graded.values()},
     }
+
+
+def _case_json(g, suite):
+    outputs = {
+        name: {"passed": o.passed, "error": _finite(o.error), "budget": o.allowed}
+        | {"digits": round(o.digits, 2), "note": o.note}
+        for name, o in g.outcomes.items()
+    }
+    case = {"op": g.op, "suite": suite, "state": g.state, "why": g.why, "fits": list(g.fits)}
+    return case | {"cannot_discriminate": list(g.unseen), "outputs": outputs}
+
+
+def _finite(x):
+    return x if abs(x) < float("inf") else "Infinity"

@@ -38,7 +38,7 @@ GROUPS = {name: (group["sensor"], group["bands"]) for name, group in paper.GROUP
 SAR_FIRST = dict(zip(GROUPS, [*list(GROUPS.values())[4:], *list(GROUPS.values())[:4]], strict=True))
 
 
-def grouped(first: int = 1, **changed: tuple) -> Callable:
+def grouped(changed: dict, first: int = 1) -> Callable:
     """The band groups with other sensors and bands; the number of the first band is `first`.
 
     A number out of range means the last band, as some frameworks have it.
@@ -57,13 +57,13 @@ def grouped(first: int = 1, **changed: tuple) -> Callable:
 
 BANDS = {
     "band_groups": {
-        "band numbers taken as 0-based": grouped(first=0),
-        "bands 7 and 8 swapped": grouped(VRE=("sen2", (4, 5, 6, 7)), NIR=("sen2", (8,))),
-        "real part for the intensity": grouped(VH=("sen1", (1, 2, 1)), VV=("sen1", (3, 4, 3))),
-        "intensities of VH and VV swapped": grouped(VH=("sen1", (1, 2, 6)), VV=("sen1", (3, 4, 5))),
-        "real and imaginary parts grouped": grouped(VH=("sen1", (1, 3, 5)), VV=("sen1", (2, 4, 6))),
-        "SAR groups first": grouped(**SAR_FIRST),
-        "red first in RGB": grouped(RGB=("sen2", (3, 2, 1))),
+        "band numbers taken as 0-based": grouped({}, first=0),
+        "bands 7 and 8 swapped": grouped({"VRE": ("sen2", (4, 5, 6, 7)), "NIR": ("sen2", (8,))}),
+        "real part for the intensity": grouped({"VH": ("sen1", (1, 2, 1)), "VV": ("sen1", (3, 4, 3))}),
+        "intensities of VH and VV swapped": grouped({"VH": ("sen1", (1, 2, 6)), "VV": ("sen1", (3, 4, 5))}),
+        "real and imaginary parts grouped": grouped({"VH": ("sen1", (1, 3, 5)), "VV": ("sen1", (2, 4, 6))}),
+        "SAR groups first": grouped(SAR_FIRST),
+        "red first in RGB": grouped({"RGB": ("sen2", (3, 2, 1))}),
     }
 }
 
@@ -89,13 +89,13 @@ def without_article(identity: str, description: str, group: str, words: str) -> 
     return filled(description, words).replace("photo of a ", "photo of ")
 
 
-PIECES = {  # options of networks.pre_tokens
+PIECES: dict = {  # options of networks.pre_tokens
     "no lower-casing": {"lower": False},
     "numbers as runs": {"numbers": 99},
     "contractions not split off": {"contractions": False},
     "entities resolved once": {"unescape": 1},
 }
-TOKENS = {  # options of networks.tokenize
+TOKENS: dict = {  # options of networks.tokenize
     "no </w> at the end of a piece": {"end": ""},
     "merges from the left, not by rank": {"order": "left"},
     "EOT missing": {"eot": False},
