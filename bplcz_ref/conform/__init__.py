@@ -61,7 +61,7 @@ declared is answered and passes; 1 divergence; 2 incomplete, empty, malformed, o
 In process: `check(functions, ...)`, see inprocess.py.
 
 The rooms, in the order in which they import each other: exact (arithmetic) and kit (formats, vectors, budgets);
-networks, ops (formulas) and the tables of wrong readings; oracle (expected values). Then grading and verdict, which
+networks, ops (formulas) and the tables of wrong readings; oracle (expected values). Then grading and verdict, that
 take answers to a verdict; inprocess and reference (our own consumer, the self-test) call them. Apart from these,
 cases_* and generate write the vectors. command is the command line.
 """

@@ -64,7 +64,7 @@ class Exact:
 
     def __mul__(self, other):
         a, b = self, exact(other)
-        A, B = Exact(a.value), Exact(b.value)  # the same numbers, without their history
+        A, B = Exact(a.value), Exact(b.value)  # without their history
         plain = not isinstance(other, Exact)
         mass = a.mass * abs(b.value) if plain else None
         return Exact(
@@ -140,7 +140,7 @@ def _fit(g, shape):
     return g
 
 
-def decimal_of(x) -> Decimal:
+def decimal_of(x: Any) -> Decimal:
     """A number as the Decimal of its shortest text: 0.9 is nine tenths."""
     if isinstance(x, Decimal):
         return x
@@ -149,7 +149,7 @@ def decimal_of(x) -> Decimal:
     return Decimal(x) if isinstance(x, str) else Decimal(repr(float(x)))
 
 
-def exact(x) -> Exact:
+def exact(x: Any) -> Exact:
     """Anything numeric as an Exact; an Exact is returned unchanged."""
     if isinstance(x, Exact):
         return x
@@ -160,7 +160,7 @@ def exact(x) -> Exact:
     return Exact(out)
 
 
-def variable(x) -> Exact:
+def variable(x: Any) -> Exact:
     """An Exact of which gradients can be taken."""
     return Exact(exact(x).value, tracked=True)
 
@@ -190,7 +190,7 @@ def gradients(y: Exact, variables: list) -> list:
 # ---------------------------------------------------------------- functions that take either kind of array
 
 
-def like(x: Array, number) -> Decimal | float:
+def like(x: Array, number: Any) -> Decimal | float:
     """A coefficient in the kind of number of x: from its text for Decimals, as a Python float for floats."""
     return decimal_of(number) if isinstance(x, Exact) else float(number)
 
@@ -200,7 +200,12 @@ def value(x: Array) -> numpy.ndarray:
     return x.value if isinstance(x, Exact) else numpy.asarray(getval(x))
 
 
-def mask(condition, x: Array) -> numpy.ndarray:
+def without_history(x: Array) -> Array:
+    """The same numbers, for which gradients stop."""
+    return exact(x.value) if isinstance(x, Exact) else value(x)
+
+
+def mask(condition: Any, x: Array) -> numpy.ndarray:
     """A boolean array as 0 and 1 in the kind of number of x, so that a product with it keeps its type."""
     condition = numpy.asarray(condition).astype(bool)
     return condition.astype(int) if isinstance(x, Exact) else condition.astype(value(x).dtype)
@@ -211,7 +216,7 @@ def root(n: int, x: Array) -> Array:
     return sqrt(exact(n)) if isinstance(x, Exact) else math.sqrt(n)
 
 
-def sum(x: Array, axis=None, keepdims: bool = False) -> Array:
+def sum(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The sum over `axis`."""
     if not isinstance(x, Exact):
         return anp.sum(x, axis=axis, keepdims=keepdims)
@@ -225,7 +230,7 @@ def sum(x: Array, axis=None, keepdims: bool = False) -> Array:
     return Exact(add(x.value), add(x.mass), [(x, pull)])
 
 
-def mean(x: Array, axis=None, keepdims: bool = False) -> Array:
+def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The sum over `axis` divided by the number of terms."""
     axes = range(x.ndim) if axis is None else numpy.atleast_1d(axis)
     return sum(x, axis, keepdims) / math.prod(x.shape[a] for a in axes)

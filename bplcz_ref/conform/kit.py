@@ -9,7 +9,7 @@ import json
 import math
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -115,7 +115,7 @@ def floats(t: dict) -> np.ndarray:
     return np.array(data, dtype=np.float64).reshape(t["shape"])
 
 
-def brief(x) -> str:
+def brief(x: Any) -> str:
     """A value as short text."""
     text = repr(x)
     return text if len(text) <= 60 else text[:57] + "..."
@@ -136,7 +136,7 @@ class Case(NamedTuple):
     shows: tuple = ()  # wrong readings that this case is there for
 
     @property
-    def op(self):
+    def op(self) -> str:
         return self.id.split("/")[0]
 
 

@@ -33,7 +33,7 @@ def _words():
     return tokenizer.Tokenizer.from_merges(kit.MERGES)
 
 
-def tokenize(f, text, context, truncate):
+def tokenize(f: dict, text: str, context: int, truncate: int) -> dict:
     try:
         ids = _words().batch([text], context_length=int(context), truncate=bool(truncate))[0]
     except ValueError:
@@ -41,28 +41,28 @@ def tokenize(f, text, context, truncate):
     return {"ids": ids, "end": int(numpy.argmax(ids))}
 
 
-def batch_norm(f, x, weight, bias, running_mean, running_var, train=1):
+def _batch_norm(f, x, weight, bias, running_mean, running_var, train=1):
     state = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": numpy.array(0)}
     state = {name: exact.value(v) for name, v in state.items()}
     y, new = nn.batch_norm(x, weight, bias, state, train=bool(train))
     return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
 
 
-def attention(f, x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
+def _attention(f, x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
     W = x.shape[-1]
     qkv = nn.linear(x, in_proj_weight, in_proj_bias)
     q, k, v = (ops.split_heads(qkv[..., i * W : (i + 1) * W], int(heads)) for i in range(3))
     return {"y": nn.linear(ops.join_heads(nn.attention(q, k, v, causal=True)), out_weight, out_bias)}
 
 
-def sgd_step(w, v, g, lr, momentum, weight_decay):
+def _sgd_step(w, v, g, lr, momentum, weight_decay):
     velocity = None if v is None else {"w": v}
     options = {"learning_rate": lr, "momentum": momentum, "weight_decay": weight_decay}
     w, v = optim.sgd({"w": w}, velocity, {"w": g}, **options)
     return w["w"], v["w"]
 
 
-def figures(f, y, y_hat, K):
+def _metrics(f, y, y_hat, K):
     C = metrics.confusion_matrix(y, y_hat, int(K))
     found = metrics.summary(C)
     return {"confusion": C} | {name: found[name] for name in ("overall_accuracy", "average_accuracy", "kappa")}
@@ -76,13 +76,13 @@ PARTS = {
     "tokenize": tokenize,
     "linear": lambda f, **i: {"y": nn.linear(**i)},
     "conv2d": lambda f, x, weight, stride, padding: {"y": nn.conv2d(x, weight, stride=stride, padding=padding)},
-    "batch_norm": batch_norm,
+    "batch_norm": _batch_norm,
     "layer_norm": lambda f, **i: {"y": nn.layer_norm(**i)},
     "relu": lambda f, x: {"y": nn.relu(x)},
     "max_pool2d": lambda f, x: {"y": nn.max_pool2d(x, 2)},
     "gelu": lambda f, x: {"y": nn.gelu(x)},
     "quick_gelu": lambda f, x: {"y": nn.quick_gelu(x)},
-    "attention": attention,
+    "attention": _attention,
     "image_encoder": networks.image_encoder,
     "text_encoder": networks.text_encoder,
     "similarity": lambda f, **i: dict(zip(("S_i", "S_hat_i"), equations.similarity(**i), strict=True)),
@@ -93,9 +93,9 @@ PARTS = {
     "concat": lambda f, I_groups: {"I": equations.concat([I_groups[i] for i in range(len(I_groups))])},
     "cross_entropy": lambda f, c_hat, c: {"L_cls": equations.cross_entropy(c_hat, c)},
     "total_loss": lambda f, L_cls, L_con, beta: {"L": equations.total_loss(L_cls, L_con, beta)},
-    "sgd_step": sgd_step,
+    "sgd_step": _sgd_step,
     "sgd": ops.sgd,
-    "metrics": figures,
+    "metrics": _metrics,
     "training": networks.training,
 }
 
@@ -103,34 +103,34 @@ PARTS = {
 # ---------------------------------------------------------------- the package's own networks
 
 
-def whole_image_encoder(f, x, **w):
+def _whole_image_encoder(f, x, **w):
     network = ebcnn.encoder(x.shape[-1], width=w["conv1.weight"].shape[0], features=w["proj.bias"].shape[0])
     _, state = network.init(numpy.random.default_rng(0), exact.value(x).dtype)
     I_i, _ = network.apply(weights.nested(w), state, x, train=True)
     return networks.image_encoder(f, x, **w) | {"I_i": I_i}
 
 
-def text_network(heads, w):
+def _text_network(heads, w):
     (V, W), d = w["token_embedding.weight"].shape, w["text_projection"].shape[1]
     layers = len({name.split(".")[2] for name in w if name.startswith("transformer.")})
     context = w["positional_embedding"].shape[0]
     return text_encoders.encoder(V, width=W, layers=layers, heads=int(heads), features=d, context=context)
 
 
-def whole_text_encoder(f, ids, heads, **w):
-    T_i, _ = text_network(heads, w).apply(weights.nested(w), {}, ids, train=True)
+def _whole_text_encoder(f, ids, heads, **w):
+    T_i, _ = _text_network(heads, w).apply(weights.nested(w), {}, ids, train=True)
     return networks.text_encoder(f, ids, heads, **w) | {"T_i": T_i}
 
 
-def whole_contrastive_loss(f, S, W):
+def _whole_contrastive_loss(f, S, W):
     return equations.contrastive_loss(S, S.T, W)._asdict()
 
 
-def whole_training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
+def _whole_training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
     d, width = w["branches.RGB.proj.bias"].shape[0], w["branches.RGB.conv1.weight"].shape[0]
     encoders = {name: ebcnn.encoder(len(i), width=width, features=d) for name, i in bands.INDEX.items()}
     head = nn.dense(len(encoders) * d, len(ids))
-    text = text_network(heads, networks.under(w, "text"))
+    text = _text_network(heads, networks.under(w, "text"))
     network = model.bplcz(encoders, head, text=text, tokens=ids, alpha=alpha, beta=beta)
     x = bands.join(sen1, sen2)
     _, state = network.init(numpy.random.default_rng(0), x.dtype)
@@ -151,10 +151,10 @@ def whole_training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, bet
 
 
 WHOLE = PARTS | {
-    "image_encoder": whole_image_encoder,
-    "text_encoder": whole_text_encoder,
-    "contrastive_loss": whole_contrastive_loss,
-    "training": whole_training,
+    "image_encoder": _whole_image_encoder,
+    "text_encoder": _whole_text_encoder,
+    "contrastive_loss": _whole_contrastive_loss,
+    "training": _whole_training,
 }
 
 
@@ -220,7 +220,7 @@ class Selftest(NamedTuple):
     mutants: tuple
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         passed = all(r.ok for r in self.reference.values())
         return passed and all(m.killed and m.located and m.named for m in self.mutants)
 

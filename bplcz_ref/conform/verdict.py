@@ -1,13 +1,14 @@
 """From graded cases to a verdict: what is guilty, what is blocked by it, what drifts; never more than a screen.
 
 guilty   fails when fed the reference's own inputs, and nothing that it rests on fails
-blocked  fails below something that is guilty: ignore it until that is mended
+blocked  fails below something that is guilty: ignore it until that is fixed
 drift    fails in the chain although it passes alone and what it is computed from passes: the parts are right, and
          their joining, or a setting of the training program, is not
 """
 
 import textwrap
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 from bplcz_ref.conform.grading import (
@@ -54,7 +55,7 @@ class Report(NamedTuple):
     exit_code: int
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         return self.exit_code == 0
 
     def of(self, state: str) -> list:
@@ -192,7 +193,7 @@ def _label(op):
 def _line(f):
     if f.state == "blocked":
         where = f" at {f.output}" if f.op == "training" else ""
-        return f"blocked  {_label(f.op)}{where}: look again when the guilty are mended"
+        return f"blocked  {_label(f.op)}{where}: ignore it until the guilty are fixed"
     meaning = "no known wrong reading fits"
     if f.names:
         quoted = [f'"{name}"' for name in f.names[:3]]
@@ -248,7 +249,7 @@ def _wrapped(start, items):
     return [part.replace(chr(0xA0), " ") for part in lines]
 
 
-def text(r: Report, folder=None) -> str:
+def text(r: Report, folder: str | Path | None = None) -> str:
     """The report as at most LINES lines; `folder` is where the answers are, if they are files."""
     where = f" --answers {folder}" if folder else ""
     lines = [head(r)]
@@ -279,7 +280,7 @@ def text(r: Report, folder=None) -> str:
             f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid"
         )
     room = LINES - len(lines) - len(last)
-    if len(found) > room:  # only findings are left out: the first are the ones to mend
+    if len(found) > room:  # only findings are left out: the first are the ones to fix
         found = [*found[: room - 1], f"... {len(found) - room + 1} more lines; --json FILE has all of it"]
     lines += found + last
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)

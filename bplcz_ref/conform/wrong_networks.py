@@ -18,34 +18,43 @@ def with_kernel(turned: Callable) -> Callable:
     return lambda f, x, weight, **options: right.conv2d(f, x, turned(weight), **options)
 
 
-def bn(biased=(True, False), share="0.1", eps="1e-5", frozen=False, axes=None, stop=False):
-    """batch_norm with other variances (to normalise, to remember), momentum, eps or axes."""
+def bn(
+    biased: bool = True,
+    kept_biased: bool = False,
+    share: str = "0.1",
+    eps: str = "1e-5",
+    frozen: bool = False,
+    axes: tuple = (0, 1, 2),
+    stop: bool = False,
+) -> Callable:
+    """batch_norm with another variance to normalise or to keep, another momentum or eps, or over other axes.
+
+    `frozen` normalises by the running statistics in training too; `stop` gives the statistics no gradient.
+    """
 
     def batch_norm(f, x, weight, bias, running_mean, running_var, train=1):
-        if not int(train):
-            y = (x - running_mean) / xp.sqrt(running_var + like(x, eps)) * weight + bias
-            return {"y": y, "new_running_mean": running_mean, "new_running_var": running_var}
-        over = tuple(range(x.ndim - 1)) if axes is None else axes
-        n = int(numpy.prod([x.shape[a] for a in over]))
-        m = xp.mean(x, over, keepdims=True)
-        v = xp.mean((x - m) * (x - m), over, keepdims=True)
+        n = int(numpy.prod([x.shape[a] for a in axes]))
+        mean = xp.mean(x, axes, keepdims=True)
+        var = xp.mean((x - mean) * (x - mean), axes, keepdims=True)
         if stop:
-            m, v = (xp.exact(a.value) if isinstance(a, xp.Exact) else xp.value(a) for a in (m, v))
-        new, old = like(x, share), 1 - like(x, share)
-        used = v if biased[0] else v * n / (n - 1)
-        kept = v if biased[1] else v * n / (n - 1)
+            mean, var = xp.without_history(mean), xp.without_history(var)
+        unbiased, new, old = var * n / (n - 1), like(x, share), 1 - like(x, share)
+        running = frozen or not int(train)
+        centre, spread = (running_mean, running_var) if running else (mean, var if biased else unbiased)
         flat = lambda a: xp.reshape(xp.mean(a, (0,)), (x.shape[-1],))
-        centre, spread = (running_mean, running_var) if frozen else (m, used)
-        return {
-            "y": (x - centre) / xp.sqrt(spread + like(x, eps)) * weight + bias,
-            "new_running_mean": running_mean * old + flat(m) * new,
-            "new_running_var": running_var * old + flat(kept) * new,
-        }
+        y = (x - centre) / xp.sqrt(spread + like(x, eps)) * weight + bias
+        if not int(train):
+            return {"y": y, "new_running_mean": running_mean, "new_running_var": running_var}
+        new_mean = running_mean * old + flat(mean) * new
+        new_var = running_var * old + flat(var if kept_biased else unbiased) * new
+        return {"y": y, "new_running_mean": new_mean, "new_running_var": new_var}
 
     return batch_norm
 
 
-def ln(unbiased=False, eps="1e-5", outside=False, axis=-1):
+def ln(unbiased: bool = False, eps: str = "1e-5", outside: bool = False, axis: int = -1) -> Callable:
+    """layer_norm with another variance, eps or axis."""
+
     def layer_norm(f, x, weight, bias):
         c = x - xp.mean(x, axis, keepdims=True)
         var = xp.sum(c * c, axis, keepdims=True) / (x.shape[axis] - unbiased)
@@ -55,39 +64,40 @@ def ln(unbiased=False, eps="1e-5", outside=False, axis=-1):
     return layer_norm
 
 
-def gelu_tanh(f, x):
-    z = (x + x * x * x * like(x, "0.044715")) * like(x, "0.7978845608028653558798921198687637369517")
+ROOT_2_OVER_PI = "0.7978845608028653558798921198687637369517"  # sqrt(2 / pi)
+
+
+def gelu_tanh(f: dict, x: Array) -> dict:
+    z = (x + x * x * x * like(x, "0.044715")) * like(x, ROOT_2_OVER_PI)
     return {"y": x * (1 + xp.tanh(z)) / 2}
 
 
-def average_pool(f, x):
+def average_pool(f: dict, x: Array) -> dict:
     taps = list(right.windows(x, 2, 2, 2, 0, 0).values())
     return {"y": (taps[0] + taps[1] + taps[2] + taps[3]) / 4}
 
 
-def leaky(f, x):
+def leaky(f: dict, x: Array) -> dict:
     above = xp.mask(xp.value(x) > 0, x)
     return {"y": x * above + x * (1 - above) * like(x, "0.01")}
 
 
-def split_other_way(x, heads):
+def split_other_way(x: Array, heads: int) -> Array:
     N, L, W = x.shape
     return xp.transpose(xp.reshape(x, (N, L, W // heads, heads)), (0, 3, 1, 2))
 
 
-def split_by_reshape(x, heads):
+def split_by_reshape(x: Array, heads: int) -> Array:
     N, L, W = x.shape
     return xp.reshape(x, (N, heads, L, W // heads))
 
 
-def scale_of_width(f, x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
+def scale_of_width(f: dict, x: Array, in_proj_weight: Array, in_proj_bias: Array, **rest: Array) -> dict:
     """Divided by sqrt(W): the queries get the missing 1 / sqrt(heads) beforehand."""
-    W, h = x.shape[-1], int(heads)
-    root = xp.root(h, x)
-    q = slice(0, W)
-    weight = xp.concat([in_proj_weight[q] / root, in_proj_weight[W:]], 0)
-    bias = xp.concat([in_proj_bias[q] / root, in_proj_bias[W:]], 0)
-    return right.attention(f, x, weight, bias, out_weight, out_bias, heads)
+    W, root = x.shape[-1], xp.root(int(rest["heads"]), x)
+    weight = xp.concat([in_proj_weight[:W] / root, in_proj_weight[W:]], 0)
+    bias = xp.concat([in_proj_bias[:W] / root, in_proj_bias[W:]], 0)
+    return right.attention(f, x, weight, bias, **rest)
 
 
 NO_MASK = 10**6  # tokens ahead that are seen: all of them
@@ -99,9 +109,9 @@ LAYERS = {
         "stride-2 padding on one side": varied(right.conv2d, one_sided=True),
     },
     "batch_norm": {
-        "variances swapped": bn(biased=(False, True)),
-        "unbiased variance to normalise": bn(biased=(False, False)),
-        "biased variance remembered": bn(biased=(True, True)),
+        "variances swapped": bn(biased=False, kept_biased=True),
+        "unbiased variance to normalise": bn(biased=False),
+        "biased variance remembered": bn(kept_biased=True),
         "running statistics with 0.9 for 0.1": bn(share="0.9"),
         "eps 1e-3 in the variance": bn(eps="1e-3"),
         "running statistics used in training": bn(frozen=True),
@@ -114,16 +124,9 @@ LAYERS = {
         "eps outside the root": ln(outside=True),
         "over the rows": ln(axis=0),
     },
-    "relu": {
-        "slope 0.01 below 0": leaky,
-    },
-    "max_pool2d": {
-        "average": average_pool,
-    },
-    "gelu": {
-        "tanh approximation": gelu_tanh,
-        "QuickGELU": right.quick_gelu,
-    },
+    "relu": {"slope 0.01 below 0": leaky},
+    "max_pool2d": {"average": average_pool},
+    "gelu": {"tanh approximation": gelu_tanh, "QuickGELU": right.quick_gelu},
     "quick_gelu": {
         "GELU": right.gelu,
         "GELU by tanh": gelu_tanh,
@@ -146,7 +149,7 @@ LAYERS = {
 # ---------------------------------------------------------------- encoders, training
 
 
-def post_norm(f, x, heads, w, tap):
+def post_norm(f: dict, x: Array, heads: int, w: dict, tap: Callable) -> Array:
     """The norm after the sum, as in the first transformers."""
     tap("ln_1", x)
     x = tap("residual_1", networks.norm(f, x + networks.self_attention(f, x, heads, w, tap), w, "ln_1"))
@@ -154,7 +157,7 @@ def post_norm(f, x, heads, w, tap):
     return tap("residual_2", networks.norm(f, x + networks.mlp(f, x, w, tap), w, "ln_2"))
 
 
-def residual_of_norm(f, x, heads, w, tap):
+def residual_of_norm(f: dict, x: Array, heads: int, w: dict, tap: Callable) -> Array:
     """What is added to is the normalised x."""
     x = tap("ln_1", networks.norm(f, x, w, "ln_1"))
     x = tap("residual_1", x + networks.self_attention(f, x, heads, w, tap))
