@@ -510,6 +510,17 @@ def test_a_declared_reading_is_what_is_graded(suites, right, tmp_path, capsys):
     assert 'this is "the paper as read here (bce-reduction mean)"' in text
 
 
+def test_a_reading_whose_right_value_is_not_a_number_can_be_graded(right):
+    w = wrong("similarity", "no bound below the norm")
+    theirs = right | {case: answered(case, {w.op: w.function}) for case in KIT.cases if case.startswith(w.op)}
+    theirs = {case: x for case, x in theirs.items() if KIT.suites[case] == 1}
+    profile = {"suites": [1], "similarity-eps": "none"}
+    assert report(theirs, **profile).exit_code == 0
+    ours = {case: right[case] for case in theirs}
+    (finding,) = report(ours, **profile).findings
+    assert finding.cases == ("similarity/zero-feature",)
+
+
 @pytest.mark.parametrize(
     ("content", "line"),
     [

@@ -60,7 +60,7 @@ def _exact_input(case, name, half):
 
 
 def distance(a: Array, r: Array, scale: float) -> Decimal:
-    """max |a - r| / scale of two outputs, at most FAR."""
+    """max |a - r| / scale of two outputs, at most FAR; a NaN for a NaN has the distance 0."""
     if not isinstance(r, Exact):
         return Decimal(0) if not isinstance(a, Exact) and np.array_equal(a, r) else FAR
     if not isinstance(a, Exact) or a.shape != r.shape:
@@ -69,23 +69,26 @@ def distance(a: Array, r: Array, scale: float) -> Decimal:
 
 
 def _largest_gap(a, b):
-    return _largest(abs(np.asarray(a - b, dtype=object)))
+    """max |a - b| of two arrays of Decimals; infinity where only one of them is a NaN."""
+    pairs = zip(np.ravel(a), np.ravel(b), strict=True)
+    gaps = [abs(x - y) for x, y in pairs if not (x.is_nan() and y.is_nan())]
+    return Decimal("Infinity") if any(not gap.is_finite() for gap in gaps) else max(gaps, default=Decimal(0))
 
 
-def _largest(decimals):
-    """The largest entry of an array of Decimals; infinity if one is not a number."""
-    entries = list(np.ravel(decimals))
-    return Decimal("Infinity") if any(not x.is_finite() for x in entries) else max(entries)
+def _largest_mass(x):
+    """The largest sum of absolute terms, of the entries that are finite."""
+    return max((mass for mass in np.ravel(x.mass) if mass.is_finite()), default=Decimal(0))
 
 
 def settled(x: Array) -> Array:
     """An output as it is written: what differs from 0 only in the last of its digits is 0."""
     if not isinstance(x, Exact) or not x.value.size:
         return x
-    noise = _largest(x.mass) * NOISE
-    value = np.empty(x.shape, dtype=object)
+    noise = _largest_mass(x) * NOISE
+    value = np.array(x.value, dtype=object)
     for place in np.ndindex(x.shape):
-        value[place] = x.value[place] if abs(x.value[place]) > noise else Decimal(0)
+        if not value[place].is_nan() and abs(value[place]) <= noise:
+            value[place] = Decimal(0)
     return Exact(value, x.mass)
 
 
@@ -100,7 +103,7 @@ def certified(case: Case, out: dict) -> dict:
                 mine = out[name]
                 theirs = np.empty(mine.shape, dtype=object)
                 theirs[...] = np.asarray(value, dtype=object)
-                agree = _largest_gap(np.asarray(mine.value), theirs) <= _largest(mine.mass) * AGREEMENT
+                agree = _largest_gap(mine.value, theirs) <= _largest_mass(mine) * AGREEMENT
                 out[name] = Exact(theirs, mine.mass)
             if not agree:
                 raise ValueError(f"{case.id}: {name} differs between loops.py and the kit's formula")
@@ -133,7 +136,7 @@ def expectations(case: Case, f: dict = FORMULAS) -> tuple:
     for name, r in out.items():
         expect[name] = tensor(settled(r))
         if isinstance(r, Exact):
-            mass = _largest(r.mass)
+            mass = _largest_mass(r)
             scale = _rounded_up(mass) if mass else 1.0
             errors = [distance(o[name], r, scale) / Decimal(10) ** (1 - digits) for digits, o in rough]
             expect[name] |= {"scale": scale, "amplification": _rounded_up(max(least, *errors), 2)}
