@@ -12,7 +12,7 @@ from autograd import make_vjp
 from bplcz_ref import conform
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import command, grading, kit, networks, reference, verdict
-from bplcz_ref.conform.grading import NOT_RUN, Answers
+from bplcz_ref.conform.grading import Answers
 from bplcz_ref.conform.kit import SUITES
 from bplcz_ref.conform.ops import OPS
 from bplcz_ref.conform.wrong import WRONG
@@ -217,16 +217,6 @@ def test_the_first_tap_of_an_encoder_that_diverges_is_named(right):
     case = "text_encoder/clip"
     (f,) = report(right | {case: answered(case, {"text_encoder": two_blocks_swapped})}).findings
     assert (f.state, f.op, f.output, f.names) == ("guilty", "text_encoder", "block0.ln_1", ())
-
-
-def test_everything_wrong_still_fits_a_screen(right, tmp_path, capsys):
-    given = {
-        name: {o: np.asarray(x + 7) if isinstance(x, np.ndarray) else "no" for o, x in outputs.items()}
-        for name, outputs in right.items()
-    }
-    code, text = check(capsys, as_files(given, tmp_path / "all"))
-    assert code in (1, 2)
-    assert "more lines; --json FILE has all of it" in text
 
 
 def test_a_dtype_that_cannot_discriminate_is_no_pass(right):
@@ -434,8 +424,6 @@ def named_as_not_run(text):
     "content",
     [
         {"suites": [0, 1]},
-        {"without": [op for op in OPS if op != "bce"][:-1]},
-        {"suites": [1, 2, 6], "without": [op for op in OPS if OPS[op].suite == 6][1:]},
         {"suites": [0], "without": ["conv2d"]},
         {"without": [op for op in OPS if op not in ("read_array", "gelu", "linear", "bce")]},
     ],
@@ -457,13 +445,6 @@ def test_all_that_was_not_run_is_on_the_screen(content, right, tmp_path, capsys)
     report = json.loads((tmp_path / "report.json").read_text())["not_run"]
     assert set(report["suites"]) == suites
     assert list(report["operations"]) == list(ops)
-
-
-def test_cases_of_an_operation_that_ran_elsewhere_are_counted():
-    r = report({}, suites=[0, 1])
-    some = next(name for name, case in KIT.cases.items() if case["op"] == "bce")
-    part = r._replace(graded=r.graded | {some: r.graded[some]._replace(state=NOT_RUN)})
-    assert "bce 1 of 4 cases" in str(part)
 
 
 def test_findings_are_left_out_before_what_was_not_run(right):
@@ -576,6 +557,10 @@ def test_in_process_functions_that_raise_or_answer_oddly():
     report = conform.check({"bce": raises})
     assert report.exit_code == 2
     assert "bce/ordinary: raised RuntimeError: 'out of memory'" in str(report)
+    for odd in (None, 5j):
+        report = conform.check({"total_loss": lambda L_cls, L_con, beta, odd=odd: odd})
+        assert report.exit_code == 2
+        assert "total_loss/ordinary: L came as" in str(report)
     report = conform.check({"contrastive_loss": lambda S, W: 1.0})
     assert "expected a dict or a tuple of L_i2t, L_t2i, L_con" in str(report)
     with pytest.raises(ValueError, match="expected names among read_array"):
@@ -608,10 +593,3 @@ def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys
     assert kit.load(tmp_path / "vectors").digest == KIT.digest
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 2
     assert "is not empty" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("odd", [None, 5j, object()])
-def test_what_is_no_number_is_refused_in_process(odd):
-    report = conform.check({"total_loss": lambda L_cls, L_con, beta: odd})
-    assert report.exit_code == 2
-    assert "total_loss/ordinary: L came as" in str(report)

@@ -2,7 +2,6 @@
 
 import ast
 import decimal
-import json
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import pytest
 from scipy.special import erf
 
 from bplcz_ref import paper
-from bplcz_ref.conform import cases_equations, exact, generate, grading, kit, networks, oracle, reference
+from bplcz_ref.conform import cases_equations, exact, generate, kit, networks, oracle, reference
 from bplcz_ref.conform.ops import FORMULAS, OPS
-from bplcz_ref.conform.wrong import WRONG
 
 KIT = kit.load()
 ROOMS = Path(kit.__file__).parent
@@ -25,7 +23,7 @@ def expected(case, output):
 
 
 def test_regenerating_a_case_of_each_operation_changes_nothing():
-    """All of them take ten seconds; these are the first of each operation, without the dear ones."""
+    """All of them take ten seconds. These are the first of each operation, except for the slowest."""
     first = {case.op: case for members in generate.all_cases().values() for case in reversed(members)}
     for case in [case for op, case in first.items() if not OPS[op].tapped and op != "attention"]:
         assert generate.as_json(case) == KIT.cases[case.id]
@@ -60,19 +58,8 @@ def test_nothing_that_grades_imports_the_generator_or_the_makers_of_cases():
     assert makers <= reached("command"), "the walk finds them where they are imported"
 
 
-def test_the_files_are_small_flat_and_plain_json():
-    names = [*KIT.manifest["files"], "manifest.json"]
-    assert sum((kit.VECTORS / name).stat().st_size for name in names) < 2_000_000
-
-    def refuse(word):
-        raise AssertionError(word)
-
-    for name in names:
-        if name.endswith(".json"):
-            json.loads((kit.VECTORS / name).read_text(), parse_constant=refuse)
-    for case in KIT.cases.values():
-        for t in [*case["inputs"].values(), *case["expect"].values()]:
-            assert len(t["data"]) == np.prod(t["shape"], dtype=int)
+def test_the_files_are_small():
+    assert sum(path.stat().st_size for path in kit.VECTORS.iterdir()) < 2_000_000
 
 
 def test_twenty_more_digits_change_no_float():
@@ -112,12 +99,6 @@ def expected_digits():
     return np.array([[10 * y + z for z in range(4)] for y in range(3)])
 
 
-def test_shapes_tell_a_transpose():
-    for case in ("similarity/ordinary", "fuse/ordinary", "cross_entropy/ordinary", "linear/ordinary"):
-        shapes = [t["shape"] for t in KIT.cases[case]["expect"].values() if len(t["shape"]) == 2]
-        assert all(a != b for a, b in shapes), case
-
-
 def test_inputs_start_alike_in_every_dtype():
     for case in KIT.cases.values():
         for name, t in case["inputs"].items():
@@ -125,23 +106,6 @@ def test_inputs_start_alike_in_every_dtype():
                 x = np.array(t["data"])
                 mantissa, _ = np.frexp(x)
                 assert (mantissa * 256 % 1 == 0).all(), (case["id"], name)  # the 8 bits of bfloat16
-
-
-def test_every_wrong_reading_is_shown_and_far_from_the_budget():
-    shown = set()
-    for case in KIT.cases.values():
-        for near in case["near_misses"]:
-            ratios = [1e9]
-            for name, t in near["expect"].items():
-                right = case["expect"][name]
-                if "scale" in right and t["shape"] == right["shape"]:
-                    far = grading.distance(kit.floats(t), kit.floats(right), right["scale"])
-                    ratios.append(far / (8 * right["amplification"] * 2.0**-23))
-            if near["shows"]:
-                shown.add((case["op"], near["name"]))
-                assert len(ratios) == 1 or max(ratios[1:]) > 9.99, (case["id"], near["name"])
-    assert shown == {(w.op, w.name) for w in WRONG}
-    assert len(shown) >= 60
 
 
 def test_the_generator_refuses_a_case_that_cannot_show_what_it_is_there_for():

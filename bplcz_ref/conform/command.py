@@ -8,7 +8,7 @@ import numpy as np
 from bplcz_ref import files
 from bplcz_ref.conform import generate, grading, kit, reference, verdict
 from bplcz_ref.conform.kit import EPS, SUITES, Kit
-from bplcz_ref.conform.ops import OPS
+from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,37 +100,25 @@ def regenerate(options: argparse.Namespace) -> None:
 ROWS = 8  # of a matrix; the files hold all of it
 
 
-def _norms(x):
-    return np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
-
-
-def _softmax(x):
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
 def _between(case):
-    """[(symbol, value)] of what lies between inputs and outputs, in float64, for reading only."""
+    """[(symbol, value)] of what lies between inputs and outputs, in float64, only for reading."""
     i, op = _arrays(case["inputs"]), case["op"]
     if op == "similarity":
-        u, v = (i[n] / np.maximum(_norms(i[n]), 1e-12) for n in ("I_i", "T_i"))
-        return [("||I_i||", _norms(i["I_i"])), ("||T_i||", _norms(i["T_i"])), ("u", u), ("v", v)]
+        norms = [(f"||{name}||", np.sqrt(np.sum(x * x, axis=-1, keepdims=True))) for name, x in i.items()]
+        return [*norms, ("u", normalise(i["I_i"])), ("v", normalise(i["T_i"]))]
     if op == "fuse":
         return [("sum_i S_i", i["S_groups"].sum(0))]
     if op in ("bce", "contrastive_loss"):
-        return [("sigma(S)", 1 / (1 + np.exp(-i["S"]))), ("terms", np.logaddexp(0, (1 - 2 * i["W"]) * i["S"]))]
+        return [("sigma(S)", 1 / (1 + np.exp(-i["S"]))), ("terms", bce_terms(i["S"], i["W"]))]
     if op == "cross_entropy":
-        p = _softmax(i["c_hat"])
-        return [("softmax(c_hat)", p), ("log softmax at c", np.log(p[np.arange(len(p)), i["c"]]))]
+        z = log_softmax(i["c_hat"])
+        return [("softmax(c_hat)", np.exp(z)), ("log softmax at c", pick(z, i["c"]))]
     if op == "sgd":
         return [("gradient + decay w, first step", i["gradients"][0] + i["weight_decay"] * i["w"])]
     if op == "metrics":
         C = kit.array(case["expect"]["confusion"], "C")
-        return [
-            ("row sums", C.sum(1)),
-            ("column sums", C.sum(0)),
-            ("p_e", (C.sum(1) * C.sum(0)).sum() / C.sum() ** 2),
-        ]
+        rows, columns = C.sum(1), C.sum(0)
+        return [("row sums", rows), ("column sums", columns), ("p_e", (rows * columns).sum() / C.sum() ** 2)]
     return []
 
 

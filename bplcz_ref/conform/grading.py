@@ -339,8 +339,8 @@ def _fitting(case, answer, outcomes, dtype):
     full, values = [], []
     for near in case["near_misses"]:
         partial = OPS[case["op"]].tapped and len(near["expect"]) <= FIRST_AND_LAST
-        fits = {o: _equals(near["expect"][o], case["expect"][o], answer[o], dtype)
-                for o in near["expect"] if o in answer}  # fmt: skip
+        compared = [o for o in near["expect"] if o in answer]
+        fits = {o: _equals(near["expect"][o], case["expect"][o], answer[o], dtype) for o in compared}
         if not partial:  # what the near miss does not name it does not change
             fits |= {o: found.passed for o, found in outcomes.items() if o not in near["expect"]}
         without_gradients = {o: fit for o, fit in fits.items() if not o.startswith("grad.")}

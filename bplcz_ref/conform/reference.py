@@ -2,8 +2,8 @@
 
 `PARTS` are the package's public functions under the kit's names, joined by networks.py, so that a mutant of one
 of them shows wherever it is used. `WHOLE` takes the package's own encoders, model and loss for the cases that
-have one. Both have to pass. `answer` works out one case from its JSON alone, as a consumer in another language
-would.
+have one: its training is `model.bplcz`, and so `equations.objective`. Both have to pass. `answer` works out one
+case from its JSON alone, as a consumer in another language would.
 
 A mutant is the reference with ONE function replaced by a wrong reading. Its answers are worked out from the
 vectors and graded like anybody's, and every mutant has to fail under its own name.
@@ -187,9 +187,10 @@ def as_read(outputs: dict) -> dict:
 
 def write(folder: str | Path, vectors: Kit, given: dict) -> None:
     """Answers as one file per suite."""
-    for suite in {vectors.suites[name] for name in given}:
-        own = {name: {o: kit.tensor(x) for o, x in outputs.items()}
-               for name, outputs in given.items() if vectors.suites[name] == suite}  # fmt: skip
+    suites: dict = {}
+    for name, outputs in given.items():
+        suites.setdefault(vectors.suites[name], {})[name] = {o: kit.tensor(x) for o, x in outputs.items()}
+    for suite, own in suites.items():
         head = {"kit": vectors.manifest["kit"], "manifest": vectors.digest, "answers": own}
         files.write_json(Path(folder) / f"{suite}.json", head)
 
