@@ -101,11 +101,11 @@ def text_weights(name: str, V: int, W: int, layers: int, d: int, context: int) -
 
 def encoders() -> Iterator[Case]:
     """Suite 6, second part: the two encoders with a tap after every sub-layer."""
-    w = image_weights("image", 3, 2, 4)
+    w = image_weights("image", C=3, w=2, d=4)
     inputs = {"x": grid("image x", (3, 4, 8, 3))} | w
     case = Case("image_encoder/ebcnn", "3 patches of 4 by 8, width 2, training mode", inputs)
     yield with_gradient(case, *inputs, of="I_i")
-    w = text_weights("text", 10, 6, 2, 4, 7)
+    w = text_weights("text", V=10, W=6, layers=2, d=4, context=7)
     ids = np.array([[8, 3, 1, 9, 0, 0], [8, 2, 2, 5, 7, 9], [8, 9, 0, 0, 0, 0]])
     why = "2 blocks, 2 heads, rows that end at 3, 5 and 1; zeros follow EOT"
     yield with_gradient(Case("text_encoder/clip", why, {"ids": ids, "heads": 2} | w), *w, of="T_i")
@@ -116,16 +116,16 @@ def chain() -> Iterator[Case]:
     B, H, W, d, K = 5, 4, 4, 3, 4
     w: dict = {}
     for group, index in bands.INDEX.items():
-        own = image_weights(f"chain {group}", len(index), 1, d)
+        own = image_weights(f"chain {group}", C=len(index), w=1, d=d)
         w |= {f"branches.{group}.{name}": v for name, v in own.items()}
     w["classifier.weight"] = grid("chain classifier w", (K, 7 * d), -24, 24)
     w["classifier.bias"] = grid("chain classifier b", (K,), -12, 12)
-    w |= {f"text.{name}": v for name, v in text_weights("chain text", 12, 4, 1, d, 6).items()}
+    w |= {f"text.{name}": v for name, v in text_weights("chain text", V=12, W=4, layers=1, d=d, context=6).items()}
     endings = [[2], [3], [4], [5, 6], [7], [8], [9]]
     ids = np.zeros((K, len(paper.GROUPS), 6), np.int64)
     for k in range(K):
         for i, ending in enumerate(endings):
-            row = [10, k % 2, 1 + k // 2, *ending, 11]
+            row = [10, k % 2, 1 + k // 2, *ending, 11]  # SOT, two ids of the class, the group's, EOT
             ids[k, i, : len(row)] = row
     inputs = {
         "sen1": grid("chain sen1", (B, H, W, 8), -64, 64),

@@ -12,6 +12,7 @@ import functools
 import html
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 import numpy
 
@@ -21,7 +22,7 @@ from bplcz_ref.conform.exact import Array
 from bplcz_ref.conform.kit import MERGES
 
 
-def varied(function: Callable, **options) -> Callable:
+def varied(function: Callable, **options: Any) -> Callable:
     """A function of a table with some of its options set: a wrong reading."""
     return lambda f, **inputs: function(f, **inputs, **options)
 
@@ -93,13 +94,13 @@ def _vocabulary():
     return table, ranks, ids, len(symbols), len(symbols) + 1
 
 
-def _merged(symbols, ranks, order):
+def _merged(symbols, ranks, by_rank):
     """Merge pairs while any has a rank: the lowest rank first, or (wrongly) the first from the left."""
     while True:
         ranked = [p for p in zip(symbols, symbols[1:], strict=False) if p in ranks]
         if not ranked:
             return symbols
-        a, b = min(ranked, key=ranks.get) if order == "rank" else ranked[0]
+        a, b = min(ranked, key=ranks.get) if by_rank else ranked[0]
         out, at = [], 0
         while at < len(symbols):
             pair = symbols[at : at + 2] == [a, b]
@@ -114,11 +115,11 @@ def tokenize(
     context: int,
     truncate: int,
     end: str = "</w>",
-    order: str = "rank",
+    by_rank: bool = True,
     eot: bool = True,
-    fill: str = "0",
-    pooled: str = "eot",
-    **pieces,
+    fill_eot: bool = False,
+    pool_last: bool = False,
+    **pieces: Any,
 ) -> dict:
     """[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; end: EOT's place
 
@@ -129,15 +130,15 @@ def tokenize(
     for piece in pre_tokens(f, text, **pieces)["pieces"]:
         characters = [table[b] for b in piece.encode()]
         characters[-1] += end
-        row += [ids[s] for s in _merged(characters, ranks, order)]
+        row += [ids[s] for s in _merged(characters, ranks, by_rank)]
     row += [EOT] if eot else []
     if len(row) > int(context):
         if not int(truncate):
             return {"refused": 1}
         row = row[: int(context) - 1] + [EOT]
-    last = len(row) - 1
-    row += [EOT if fill == "eot" else 0] * (int(context) - len(row))
-    return {"ids": row, "end": last if pooled == "eot" else int(context) - 1}
+    last = len(row) - 1  # the place of EOT
+    row += [EOT if fill_eot else 0] * (int(context) - len(row))
+    return {"ids": row, "end": int(context) - 1 if pool_last else last}
 
 
 # ---------------------------------------------------------------- Eqs. (1), (2): the encoders

@@ -15,7 +15,7 @@ K classes. In `loops`, i are the inputs and g the cotangents, as nested lists.
 
 import inspect
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -43,11 +43,11 @@ OPS: dict = {}
 FORMULAS: dict = {}
 
 
-def operation(**entry) -> Callable:
+def operation(**entry: Any) -> Callable:
     """Enter a function in the two tables; the first paragraph of its docstring is the formula that readers get."""
 
     def enter(function):
-        formula = inspect.getdoc(function).split("\n\n")[0]
+        formula = (inspect.getdoc(function) or "").split("\n\n")[0]  # python -OO has no docstrings
         OPS[function.__name__], FORMULAS[function.__name__] = Op(formula=formula, **entry), function
         return function
 

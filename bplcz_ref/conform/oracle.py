@@ -85,10 +85,10 @@ def settled(x: Array) -> Array:
     if not isinstance(x, Exact) or not x.value.size:
         return x
     noise = _largest_mass(x) * NOISE
-    value = np.array(x.value, dtype=object)
+    value = np.empty(x.shape, dtype=object)
     for place in np.ndindex(x.shape):
-        if not value[place].is_nan() and abs(value[place]) <= noise:
-            value[place] = Decimal(0)
+        number = x.value[place]
+        value[place] = number if number.is_nan() or abs(number) > noise else Decimal(0)
     return Exact(value, x.mass)
 
 

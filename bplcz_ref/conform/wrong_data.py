@@ -97,10 +97,10 @@ PIECES: dict = {  # options of networks.pre_tokens
 }
 TOKENS: dict = {  # options of networks.tokenize
     "no </w> at the end of a piece": {"end": ""},
-    "merges from the left, not by rank": {"order": "left"},
+    "merges from the left, not by rank": {"by_rank": False},
     "EOT missing": {"eot": False},
-    "padded with EOT": {"fill": "eot"},
-    "the last position pooled": {"pooled": "last"},
+    "padded with EOT": {"fill_eot": True},
+    "the last position pooled": {"pool_last": True},
 }
 
 TEXT = {
