@@ -1,23 +1,23 @@
 """How answers become graded cases. The steps, in the order of this file:
 
-    read(folder, kit)              the answers of a folder of files that programs we do not know have written
-    read_profile(path)             what a consumer declares: other readings, and what it does not answer
-    under_readings(cases, ...)     the cases with the values that are right under those readings
-    grade(case, answer, dtype)     one case: the error of each output, and the wrong readings that it equals
+    read(folder, vectors)        the answers of a folder of files, which programs we do not know have written
+    read_profile(path)           what a consumer declares: other readings, and what it does not answer
+    under_readings(cases, ...)   the cases with the values that are right under those readings
+    grade(case, answer, dtype)   one case: the error of each output, and the wrong readings that it equals
 
-The last step is in verdict.py: `report` takes answers and profile to a verdict. Nothing is guessed or repaired: a
-defect of the files is one line and makes the exit code 2, and what could be read is graded all the same.
+Then `report` in verdict.py takes the steps 3 and 4 for all cases and turns their outcomes into a verdict. Nothing
+is guessed or repaired: a defect of the files is one line and makes the exit code 2. What could be read is graded
+nevertheless.
 """
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref.conform import kit as kits
+from bplcz_ref.conform import kit
 from bplcz_ref.conform.kit import MARGIN, SUITES, Kit, brief, budget, case_of, floats
 from bplcz_ref.conform.ops import FORMULAS, OPS, rests_on
 from bplcz_ref.conform.oracle import expectations
@@ -33,7 +33,7 @@ class Answers(NamedTuple):
     defects: list  # lines
 
 
-def read(folder: str | Path, kit: Kit, skip: Path | None = None) -> Answers:
+def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
     """All answers of a folder; `skip` is a file that is no answer (the profile)."""
     folder = Path(folder)
     if not folder.is_dir():
@@ -46,17 +46,17 @@ def read(folder: str | Path, kit: Kit, skip: Path | None = None) -> Answers:
             defects.append(f"{path.name}: is not an answer file (*.json); keep other files elsewhere")
             continue
         try:
-            part = _answers_of(_read_json(path), path.name, kit)
+            part = _answers_of(_read_json(path), path.name, vectors)
         except ValueError as error:
             defects.append(str(error))
             continue
         for name, outputs in part.items():
             if name in given:
                 defects.append(f"{path.name}: case {name!r} was already answered in another file")
-            elif name not in kit.cases:
+            elif name not in vectors.cases:
                 defects.append(f"{path.name}: there is no case {brief(name)}")
             else:
-                given[name], lines = _arrays_of(outputs, f"{path.name}: {name}", kit.cases[name])
+                given[name], lines = _arrays_of(outputs, f"{path.name}: {name}", vectors.cases[name])
                 defects += lines
     if not paths:
         defects.append(f"{folder}: holds no answers")
@@ -95,14 +95,14 @@ def _unique_keys(pairs):
     return found
 
 
-def _answers_of(data, path, kit):
+def _answers_of(data, path, vectors):
     """The answers of one file (`path` is its name), after its head has been checked."""
     if not isinstance(data, dict) or not isinstance(data.get("answers"), dict):
         raise ValueError(f'{path}: expected {{"kit", "manifest", "answers": {{case id: outputs}}}}')
-    version, again = kit.manifest["kit"], "export the vectors again"
+    version, again = vectors.manifest["kit"], "export the vectors again"
     if data.get("kit") != version:
         raise ValueError(f"{path}: answers of kit {brief(data.get('kit'))}, this is {version}; {again}")
-    if data.get("manifest") != kit.digest:
+    if data.get("manifest") != vectors.digest:
         raise ValueError(f"{path}: manifest is not the SHA-256 of this kit's manifest.json; {again}")
     return data["answers"]
 
@@ -117,7 +117,7 @@ def _arrays_of(outputs, where, case):
             lines.append(f"{where}: there is no output {brief(name)}")
             continue
         try:
-            arrays[name] = kits.array(t, f"{where}: {name}")
+            arrays[name] = kit.array(t, f"{where}: {name}")
         except ValueError as error:
             lines.append(str(error))
     return arrays, lines
@@ -182,8 +182,8 @@ def _members(value, known, where):
 # ---------------------------------------------------------------- 3. the cases under other readings
 
 
-def under_readings(cases: dict, readings: dict, wanted: Callable = lambda name: True) -> dict:
-    """The cases under other readings: expected values are worked out anew where they change, of those wanted.
+def under_readings(cases: dict, readings: dict, wanted: set) -> dict:
+    """The cases under other readings: expected values that change are worked out anew, for the cases `wanted`.
 
     The project's own reading becomes a near miss of each such case; the one that is now right is none any more.
     """
@@ -200,7 +200,7 @@ def under_readings(cases: dict, readings: dict, wanted: Callable = lambda name: 
     ours = ", ".join(f"{name} {READINGS[name]}" for name in readings)
     out = {}
     for name, case in cases.items():
-        if wanted(name) and ops & rests_on(case["op"]):
+        if name in wanted and ops & rests_on(case["op"]):
             expect, _ = expectations(case_of(case), table)
             near = [n for n in case["near_misses"] if not set(n["reading"] or {}) & set(readings)]
             paper = {"name": f"the paper as read here ({ours})", "reading": None, "shows": True}
@@ -225,7 +225,7 @@ def _is_far(near, expect):
 # ---------------------------------------------------------------- 4. grading one case
 
 PASS, FAIL, MISSING, UNDECIDED, NOT_RUN = "pass", "fail", "incomplete", "cannot discriminate", "not run"
-ALL_DIGITS = 17.0  # what is called the agreement of equal numbers
+ALL_DIGITS = float(kit.ALL_DIGITS)  # what equal numbers agree to
 NEED_GRADIENTS = ("grad.", "after.", "L_step")  # outputs of these names are left out by "gradients": false
 
 
@@ -275,14 +275,14 @@ def outcome(expected: dict, answer: np.ndarray | str | list, dtype: str) -> Outc
     if expected["dtype"] == "string":
         if isinstance(answer, np.ndarray) and answer.shape != (0,):  # without entries: neither numbers nor text
             return _lost("numbers for text")
-        return _equal(answer, kits.array(expected, "vectors"))
+        return _equal(answer, kit.array(expected, "vectors"))
     allowed = budget(expected, dtype) if "scale" in expected else 0.0
     if not isinstance(answer, np.ndarray):
         return _lost("text for numbers", allowed)
     if list(answer.shape) != expected["shape"]:
         return _lost(f"shape {list(answer.shape)} for {expected['shape']}", allowed)
     if "scale" not in expected:
-        return _equal(answer, kits.array(expected, "vectors"))
+        return _equal(answer, kit.array(expected, "vectors"))
     error = distance(answer, floats(expected), expected["scale"])
     digits = ALL_DIGITS if error == 0 else max(0.0, min(ALL_DIGITS, -math.log10(error)))
     note = "" if np.isfinite(answer).all() else "nan"
@@ -354,7 +354,7 @@ def _fitting(case, answer, outcomes, dtype):
 def _equals(wrong, right, answer, dtype):
     """Whether an answer is what a wrong reading gives, up to rounding."""
     if "scale" not in right or wrong["dtype"] != "float64":
-        want = kits.array(wrong, "vectors")
+        want = kit.array(wrong, "vectors")
         return np.shape(want) == np.shape(answer) and np.array_equal(want, answer)
     if not isinstance(answer, np.ndarray) or list(answer.shape) != wrong["shape"]:
         return False

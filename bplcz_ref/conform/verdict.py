@@ -66,28 +66,35 @@ class Report(NamedTuple):
         return text(self)
 
 
-def report(kit: Kit, given: Answers, dtype: str, profile: Profile = EVERYTHING) -> Report:
+def report(vectors: Kit, answers: Answers, dtype: str, profile: Profile = EVERYTHING) -> Report:
     """Grade answers under a profile: each case, then the findings, then the exit code."""
-    declared = {name for name, case in kit.cases.items() if profile.declares(case, kit.suites[name])}
-    cases, defects = under_readings(kit.cases, profile.readings, declared.__contains__), list(given.defects)
-    graded = {}
+    declared = {name for name, case in vectors.cases.items() if profile.declares(case, vectors.suites[name])}
+    cases = under_readings(vectors.cases, profile.readings, wanted=declared)
+    graded, defects = {}, list(answers.defects)
     for name, case in cases.items():
         if name in declared:
-            graded[name] = grade(case, given.given.get(name), dtype, profile.gradients)
+            graded[name] = grade(case, answers.given.get(name), dtype, profile.gradients)
         else:
             graded[name] = Graded(name, case["op"], NOT_RUN, {})
-            if name in given.given:
+            if name in answers.given:
                 defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
     for g in graded.values():
         defects += [f"{g.id}: {name}: {o.note}" for name, o in g.outcomes.items() if o.malformed]
-    found = _findings(cases, graded, dtype)
     states = {g.state for g in graded.values()}
     if defects or any(_incomplete(g) for g in graded.values()) or not {PASS, FAIL} & states:
         exit_code = 2
     else:
         exit_code = 1 if FAIL in states else 0
-    version = kit.manifest["kit"]
-    return Report(version, dtype, profile, graded, kit.suites, tuple(found), tuple(defects), exit_code)
+    return Report(
+        kit=vectors.manifest["kit"],
+        dtype=dtype,
+        profile=profile,
+        graded=graded,
+        suites=vectors.suites,
+        findings=tuple(_findings(cases, graded, dtype)),
+        defects=tuple(defects),
+        exit_code=exit_code,
+    )
 
 
 def _incomplete(g):
