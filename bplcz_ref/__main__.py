@@ -9,7 +9,7 @@ import numpy as np
 
 from bplcz_ref import __version__, explain, files, metrics, paper, prompts, systems, tokenizer
 from bplcz_ref.conform import command as conform
-from bplcz_ref.data import simulate, so2sat
+from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures
 from bplcz_ref.report import text as report
 from bplcz_ref.training import tables, train
@@ -173,7 +173,7 @@ def run_simulate(options):
 
 
 def run_inspect(options):
-    found = so2sat.inspect(options.file)
+    found = inspection.inspect(options.file)
     print(found)
     return 1 if found.problems else 0
 

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize
 
 from bplcz_ref import bands
-from bplcz_ref.data import simulate, so2sat
+from bplcz_ref.data import inspection, simulate, so2sat
 
 REAL = Path(__file__).parent / "data" / "so2sat_validation0.h5"
 COARSE, SHARP = ["B5", "B6", "B7", "B8A", "B11", "B12"], ["B2", "B3", "B4", "B8"]
@@ -182,6 +182,7 @@ def test_lee_filter_against_a_loop():
 # --- likeness --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bands_lie_near_training_h5():
     """Natural class frequencies, one seed. The intensities' std hangs on few pixels and is not asked."""
     y = simulate.natural(300, seed=1)
@@ -208,6 +209,7 @@ def test_built_zones_have_the_heavy_tails():
     assert np.median(peak[y < 10]) > 3 * np.median(peak[y >= 10])
 
 
+@pytest.mark.slow
 def test_band_means_help_but_do_not_settle_the_class():
     """Multinomial logistic regression on the 18 band means: well above chance, well below what texture allows."""
     y = np.concatenate((simulate.balanced(25, seed=3), simulate.natural(250, seed=4)))
@@ -260,12 +262,12 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         assert patches.simulated
         assert np.bincount(patches.labels).tolist() == [2] * 17
         assert patches.labels.tolist() != sorted(patches.labels)  # the order mixes classes
-        sen1, sen2 = patches.read(range(34), np.float64)
+        sen1, sen2 = bands.separate(patches.images(range(34), np.float64))
         again = simulate.patches(patches.labels, seed=9)
     np.testing.assert_array_equal(sen1, again[0])
     np.testing.assert_array_equal(sen2, again[1])
     simulate.write_file(tmp_path / "c.h5", rows=7, seed=9)
-    assert "SIMULATED" in str(so2sat.inspect(tmp_path / "c.h5"))
+    assert "SIMULATED" in str(inspection.inspect(tmp_path / "c.h5"))
     simulate.write_file(tmp_path / "d.h5", per_class=1, rows=7, seed=9)  # balanced rows first, then natural ones
     with so2sat.open_file(tmp_path / "d.h5") as patches:
         assert sorted(patches.labels[:17]) == list(range(17))
