@@ -61,7 +61,7 @@ def inspect(path: str | Path, rows: int | None = 4096) -> Inspection:
 
 def _inspected(patches, rows):
     N = len(patches)
-    index = np.arange(N) if rows is None or rows >= N else so2sat.spread(N, rows)
+    index = np.arange(N) if rows is None or rows >= N else so2sat.spread_rows(N, rows)
     problems = so2sat.scale_problems(patches)
     moments, bad = Moments(), []
     for piece in np.split(index, range(CHUNK, len(index), CHUNK)):

@@ -125,13 +125,13 @@ def open_file(path: str | Path, labels: bool = True, scale: bool = True) -> Iter
 
 def scale_problems(patches: Patches) -> list[str]:
     """What is wrong with the scale of the file, by rows spread over it; each problem with its remedy."""
-    return layout.scale_problems(patches.stored(spread(len(patches), SCALE_ROWS), np.float64))
+    return layout.scale_problems(patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64))
 
 
-def spread(N: int, count: int) -> np.ndarray:  # -> (min(N, count),)
+def spread_rows(N: int, count: int) -> np.ndarray:  # -> (min(N, count),)
     """Numbers of at most `count` rows, spread evenly over N.
 
-    >>> spread(9, 3).tolist(), spread(2, 16).tolist()
+    >>> spread_rows(9, 3).tolist(), spread_rows(2, 16).tolist()
     ([0, 4, 8], [0, 1])
     """
     return np.unique(np.linspace(0, N - 1, count).astype(int))
