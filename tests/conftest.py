@@ -34,7 +34,9 @@ def small_file(tmp_path_factory):
 def table(small_file, tmp_path_factory):
     """(folder, results) of a table of EB-CNN and EB-CNN (BP-LCZ) with seed 47; no test changes the folder."""
     out = tmp_path_factory.mktemp("table")
-    return out, tables.tables(small_file, out, NAMES, [47], TINY, say=quiet)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)  # of the estimate; not timed
+        return out, tables.tables(small_file, out, NAMES, [47], TINY, say=quiet)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 
 from bplcz_ref import files, systems
 
-# 51 training samples: two batches of 24 and one of 3
+# 34 training samples: two batches of 16 and one of 2
 TINY = systems.SMALL._replace(
     width=1,
     features=4,
@@ -15,9 +15,9 @@ TINY = systems.SMALL._replace(
     text_layers=1,
     text_heads=1,
     epochs=2,
-    per_class=3,
-    test=60,
-    batch=24,
+    per_class=2,
+    test=40,
+    batch=16,
 )
 NAMES = ["ebcnn", "ebcnn-bplcz"]
 

@@ -26,7 +26,7 @@ COMMANDS = [
     "conform",
 ]
 COMMANDS += ["tokenizer"]
-SMALL = ("--epochs", "1", "--per-class", "2", "--test", "20", "--batch", "8")
+SMALL = ("--epochs", "1", "--per-class", "1", "--test", "20", "--batch", "8")
 
 
 def train(data, out, *more):
@@ -128,7 +128,7 @@ def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, caps
     assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
     text = capsys.readouterr().out
     kappa = files.read_json(run / "metrics.json")["kappa"]
-    assert "on 60 SIMULATED samples: the test part" in text
+    assert "on 40 SIMULATED samples: the test part" in text
     assert f"kappa {100 * kappa:.2f} %" in text
 
 

@@ -23,7 +23,7 @@ def test_a_run_folder_is_complete_and_honest(whole):
     assert result["L_con_floor"] < rows[-1]["L_con"]
     table = np.loadtxt(whole / "confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 18), dtype=int)
     assert np.array_equal(table, runs.read_confusion(whole))
-    assert table.sum() == result["test_samples"] == 60
+    assert table.sum() == result["test_samples"] == 40
     assert metrics.overall_accuracy(table) == result["overall_accuracy"]
     assert metrics.kappa(table) == result["kappa"]
 
@@ -31,9 +31,9 @@ def test_a_run_folder_is_complete_and_honest(whole):
 def test_no_test_sample_is_trained_on(small_file):
     with so2sat.open_file(small_file) as patches:
         rows, test = runs.parts(patches, TINY)
-        patches.parts = np.arange(51), np.arange(51, 111)  # a subset's own, of the sizes that are asked for
+        patches.parts = np.arange(34), np.arange(34, 74)  # a subset's own, of the sizes that are asked for
         assert runs.parts(patches, TINY) is patches.parts
-        assert len(runs.parts(patches, TINY._replace(per_class=2))[0]) == 34
+        assert len(runs.parts(patches, TINY._replace(per_class=3))[0]) == 51
     assert not set(rows) & set(test)
 
 
@@ -128,6 +128,6 @@ def test_settings_of_another_version_are_named(whole):
 @pytest.mark.slow
 def test_the_floor_without_msm_takes_the_identity_that_was_used(small_file, tmp_path):
     result = train.train(tmp_path, small_file, "ebcnn-bgp", TINY._replace(epochs=1), say=quiet)
-    fraction = (2 * 24 + 3) / (2 * 24 * 24 + 3 * 3)  # batches of 24, 24 and 3: B ones in B^2 entries
+    fraction = (2 * 16 + 2) / (2 * 16 * 16 + 2 * 2)  # batches of 16, 16 and 2: B ones in B^2 entries
     assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
     assert result["L_con_floor"] == theory.contrastive_floor(1.75, 17, fraction).L_con

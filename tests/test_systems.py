@@ -7,8 +7,12 @@ from small import TINY
 from bplcz_ref import equations, model, systems, weights
 from bplcz_ref.streams import stream
 
+QUICK = ("exvit", "ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
-@pytest.mark.parametrize("name", systems.SYSTEMS)
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in systems.SYSTEMS]
+)
 def test_each_system_takes_a_step(name):
     """At reduced sizes: a finite loss, gradients for every parameter, and a prediction."""
     made = systems.build(name, TINY)
