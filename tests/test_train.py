@@ -56,7 +56,7 @@ def interrupted_and_resumed(run, data, stop, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_resuming_gives_the_same_bits(whole, small_file, tmp_path, monkeypatch, stop):
-    """Stopped after `stop` steps, 3 an epoch: within the first epoch, at its end, within the second."""
+    """Stopped after `stop` steps of 3 per epoch: within the first epoch, at its end, within the second."""
     interrupted_and_resumed(tmp_path, small_file, stop, monkeypatch)
     assert bits(tmp_path) == bits(whole)
     logs = [[row | {"seconds": 0} for row in runs.read_log(run)] for run in (tmp_path, whole)]

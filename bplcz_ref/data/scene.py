@@ -204,7 +204,7 @@ def _cells(u, v, width, depth, rng):
 
 
 def _shift(mask, east, south):
-    """The mask moved by so many points; what comes in from outside is False."""
+    """The mask moved by this many points; what comes in from outside is False."""
     out = np.zeros_like(mask)
     h, w = mask.shape
     out[max(south, 0) : h + min(south, 0), max(east, 0) : w + min(east, 0)] = mask[

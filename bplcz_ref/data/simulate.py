@@ -173,7 +173,7 @@ def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: n
     bounce = _average(wall)[..., None] * np.exp(0.6 * rng.standard_normal()) * np.array([0.02, 0.25])
     sigma = _cover(material) @ (SIGMA * np.exp(0.30 * rng.standard_normal((len(SIGMA), 1)))) + bounce
     sigma *= 10 ** ((city.db + 1.5 * rng.standard_normal()) / 10)
-    # Correlation of VH and VV: near none over natural surfaces, more where walls stand at an angle to the look.
+    # Correlation of VH and VV: near none over natural surfaces, more where walls are at an angle to the look.
     rho = (0.05 + 0.25 * (zone.size > 0) * rng.random()) * np.exp(2j * np.pi * rng.random())
     white = rng.standard_normal((2, 2, GRID, GRID))
     a, b = (white[:, 0] + 1j * white[:, 1]) / np.sqrt(2)

@@ -73,6 +73,7 @@ class Moments:
         self.clip_sen1, self.n = clip_sen1, 0
 
     def add(self, x: np.ndarray) -> None:  # (b, H, W, 18) float64
+        """Take in b more rows."""
         v = _clipped(x, self.clip_sen1).reshape(-1, len(BANDS))
         if self.n == 0:
             self.shift, self.mean, self.m2 = v[0].copy(), np.zeros(len(BANDS)), np.zeros(len(BANDS))
@@ -86,6 +87,7 @@ class Moments:
         self.mean, self.n = self.mean + delta * (n / total), total
 
     def statistics(self) -> Statistics:
+        """Mean and standard deviation of all rows so far."""
         return Statistics(self.shift + self.mean, np.sqrt(self.m2 / self.n), self.clip_sen1)
 
 

@@ -10,6 +10,7 @@ Index letters: N samples of a file, M of a test part, m of a figure; n d = the l
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -20,6 +21,9 @@ from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PER_CLASS = 70  # III-B: "we randomly selected 70 samples per class for t-SNE visualization"
 PERPLEXITY = 30  # scikit-learn's default; the paper states none
@@ -254,7 +258,7 @@ def checked(path: str | Path) -> Path:
     return path
 
 
-def save(figure, path: Path) -> Path:
+def save(figure: "Figure", path: Path) -> Path:
     """Write a Figure whole, in the format of the path's ending; returns the path."""
     with files.whole(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=DPI)

@@ -6,12 +6,16 @@ without it `canvas` says what to install. Except for shares of a confusion matri
 Index letters: K = 17 classes, m samples of a t-SNE figure.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bplcz_ref import metrics, paper
 from bplcz_ref.report import text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 K, BUILT = len(paper.CLASSES), paper.BUILT
 IDS = [name for name, _ in paper.CLASSES]
@@ -48,13 +52,13 @@ class Neighbours(NamedTuple):
     k: int
 
 
-def draw_confusion(C: np.ndarray, label: str):  # (K, K) -> Figure
+def draw_confusion(C: np.ndarray, label: str) -> "Figure":  # (K, K)
     """Counts in the cells; rows the truth, columns the prediction; colours are shares of a row, not a column."""
     support = C.sum(axis=1)
     shares = np.divide(C, support[:, None], out=np.full(C.shape, np.nan), where=support[:, None] > 0)
     figure = canvas(8.6, 6.9)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap=white_to_blue(), vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap=_white_to_blue(), vmin=0, vmax=1)
     for j, k in np.argwhere(C > 0):
         colour = "white" if shares[j, k] > 0.55 else "black"
         axes.text(k, j, str(C[j, k]), ha="center", va="center", fontsize=8, color=colour)
@@ -113,8 +117,9 @@ def within_types(C: np.ndarray) -> tuple[float, float]:  # (K, K) -> share, even
     return float(within / wrong.sum()), float(even / wrong.sum())
 
 
-def draw_tsne(points: list, y: np.ndarray, titles: list[str], same: list[Neighbours], note: str):
-    # [(m, 2)], (m,) -> Figure
+def draw_tsne(
+    points: list[np.ndarray], y: np.ndarray, titles: list[str], same: list[Neighbours], note: str
+) -> "Figure":  # [(m, 2)], (m,)
     """A panel for each entry of `points`, `titles` and `same`; `note` is printed below."""
     columns = min(3, len(points))
     lines = -(-len(points) // columns)
@@ -132,7 +137,7 @@ def draw_tsne(points: list, y: np.ndarray, titles: list[str], same: list[Neighbo
             axes.scatter(*xy[y == c].T, s=16, label=name, **style)
         middles = np.array([np.median(xy[y == c], axis=0) for c in present])
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
-            style = {"fontsize": 10, "fontweight": "bold", "path_effects": white_outline()}
+            style = {"fontsize": 10, "fontweight": "bold", "path_effects": _white_outline()}
             axes.annotate(IDS[c], middle, ha="center", va="center", **style)
         axes.set_title(f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title, fontsize=11)
         axes.set_xlabel(
@@ -168,7 +173,7 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
     return places
 
 
-def draw_curves(found: list[Curve]):  # -> Figure
+def draw_curves(found: list[Curve]) -> "Figure":
     """L_cls and training accuracy; below, if a run has band group prompting, L_con with its floor, and mean S."""
     prompted = [curve for curve in found if curve.rows[0]["L_con"] is not None]
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
@@ -211,7 +216,7 @@ def numbers(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
     return np.array([np.nan if row[name] is None else row[name] for row in rows], float)
 
 
-def key(axes, solid: str, dashed: str) -> None:
+def key(axes: "Axes", solid: str, dashed: str) -> None:
     """What solid and dashed lines are, whatever their colour."""
     from matplotlib.lines import Line2D
 
@@ -222,7 +227,7 @@ def key(axes, solid: str, dashed: str) -> None:
     axes.legend(handles=handles, fontsize=9, frameon=False)
 
 
-def canvas(width: float, height: float):  # -> Figure
+def canvas(width: float, height: float) -> "Figure":
     """An empty Figure, `width` by `height` inches; ValueError without matplotlib."""
     try:
         from matplotlib.figure import Figure
@@ -231,14 +236,14 @@ def canvas(width: float, height: float):  # -> Figure
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def white_to_blue():
+def _white_to_blue():
     """Colours of shares; grey where there is nothing to share."""
     from matplotlib import colormaps
 
     return colormaps["Blues"].with_extremes(bad="0.85")
 
 
-def white_outline():
+def _white_outline():
     """White around letters, so that they can be read on points."""
     from matplotlib import patheffects
 

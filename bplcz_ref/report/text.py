@@ -4,6 +4,7 @@ Numbers from simulated data are marked so. Figures are figures.py's.
 """
 
 import os
+from collections.abc import Iterable
 
 from bplcz_ref import systems
 
@@ -145,7 +146,7 @@ def protocol(result: dict) -> str:
 # ------------------------------------------------------------------------------------------------------- layout
 
 
-def columns(table) -> list[str]:
+def columns(table: Iterable[tuple]) -> list[str]:
     """Rows of text as aligned lines: the first column to the left, the rest to the right.
 
     >>> print("\\n".join(columns([("row", "OA %"), ("EB-CNN", "79.29")])))
@@ -155,7 +156,7 @@ def columns(table) -> list[str]:
     return ["  ".join(cells).rstrip() for cells in _aligned(table)]
 
 
-def markdown(table) -> list[str]:
+def markdown(table: Iterable[tuple]) -> list[str]:
     """Rows of text as a Markdown table that is aligned to be read as text too.
 
     >>> print("\\n".join(markdown([("row", "OA"), ("EB-CNN", "79.29")])))

@@ -28,7 +28,7 @@ PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two f
 
 
 class Progress(NamedTuple):
-    """How far a run is: all that the next step depends on, and the sums of the epoch under way."""
+    """How far a run has come: all that the next step depends on, and the sums of the current epoch."""
 
     step: int
     sums: dict

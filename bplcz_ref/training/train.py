@@ -16,6 +16,7 @@ import numpy as np
 
 from bplcz_ref import files, model, optim, systems
 from bplcz_ref.data import so2sat, standardise
+from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs
 from bplcz_ref.training.runs import SUMS, Progress
@@ -68,7 +69,14 @@ def train(
     return runs.finish(run, config, at, C)
 
 
-def start(patches, rows, test_rows, network, settings, dtype):  # -> Progress
+def start(
+    patches: Patches,
+    rows: np.ndarray,
+    test_rows: np.ndarray,
+    network: model.Model,
+    settings: systems.Settings,
+    dtype: str,
+) -> Progress:
     """Step 0: initial parameters, and the statistics of the training part."""
     for chunk in np.split(test_rows, range(standardise.CHUNK, len(test_rows), standardise.CHUNK)):
         patches.images(chunk, dtype)  # a value that is not finite is found now, not after all the training
@@ -77,7 +85,17 @@ def start(patches, rows, test_rows, network, settings, dtype):  # -> Progress
     return Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
 
 
-def fit(run, patches, rows, network, settings, at, dtype, say, checkpoint_seconds):  # -> Progress
+def fit(
+    run: Path,
+    patches: Patches,
+    rows: np.ndarray,
+    network: model.Model,
+    settings: systems.Settings,
+    at: Progress,
+    dtype: str,
+    say: Callable[[str], None],
+    checkpoint_seconds: float,
+) -> Progress:
     """All remaining epochs; writes the log and the checkpoints."""
     steps = -(-len(rows) // settings.batch)  # of an epoch: the incomplete last batch counts
     total = settings.epochs * steps
@@ -104,7 +122,9 @@ def fit(run, patches, rows, network, settings, at, dtype, say, checkpoint_second
     return at
 
 
-def one_step(patches, rows, network, settings, at, dtype):  # -> Progress
+def one_step(
+    patches: Patches, rows: np.ndarray, network: model.Model, settings: systems.Settings, at: Progress, dtype: str
+) -> Progress:
     """One batch: read, standardise, loss, gradients, SGD."""
     began = time.perf_counter()
     x = standardise.standardise(patches.images(rows, dtype), at.statistics)
@@ -128,7 +148,7 @@ def one_step(patches, rows, network, settings, at, dtype):  # -> Progress
 # ------------------------------------------------------------------------------------------- an epoch's averages
 
 
-def added(sums, trace, y, seconds):
+def added(sums: dict, trace: dict, y: np.ndarray, seconds: float) -> dict:
     """The epoch's sums with one batch more. L and L_con are means over a batch, so they are weighted by B."""
     B = len(y)
     new = {
