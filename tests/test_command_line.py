@@ -210,12 +210,3 @@ def test_tokenizer_encode(capsys):
 def test_tokenizer_train_writes_the_bundled_files(tmp_path, capsys):
     assert command_line.main(["tokenizer", "train", "--out", str(tmp_path)]) == 0
     assert list(tmp_path.iterdir())
-
-
-def test_an_unreadable_config_is_named(tmp_path, small_file, capsys):
-    (tmp_path / "config.json").write_text("{")
-    assert command_line.main(["evaluate", str(tmp_path), "--data", str(small_file)]) == 2
-    assert "config.json: not valid JSON" in capsys.readouterr().err
-    files.write_json(tmp_path / "config.json", {})
-    assert command_line.main(["report", str(tmp_path)]) == 2
-    assert "does not belong to a run" in capsys.readouterr().err

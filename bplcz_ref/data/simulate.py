@@ -27,15 +27,6 @@ NATURAL = np.array(
     [5068, 24431, 31693, 8651, 16493, 35290, 3269, 39326, 13584, 11954]
     + [42902, 9514, 9165, 41377, 2392, 7898, 49359]
 )
-# Mean and std of training.h5 by channel (torchgeo's So2Sat page), to compare with. sen1's std hangs on few pixels.
-REAL_MEAN = np.array(
-    [-3.59e-5, -7.66e-6, 5.94e-5, 2.52e-5, 0.04420, 0.25761, 7.56e-4, 1.35e-3]
-    + [0.12376, 0.10928, 0.10109, 0.11424, 0.15927, 0.18147, 0.17457, 0.19502, 0.15428, 0.10905]
-)
-REAL_STD = np.array(
-    [0.17555, 0.17556, 0.45999, 0.45599, 2.85599, 8.32480, 2.44988, 1.46474]
-    + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
-)
 
 ROW_BYTES = 8 * (PATCH * PATCH * sum(CHANNELS.values()) + len(CLASSES))  # float64: sen1, sen2, label
 MARGIN = (GRID - PATCH) // 2  # pixels cut away at each side
@@ -104,16 +95,6 @@ def check_room(path: str | Path, rows: int) -> None:
             f"{path}: {rows:,} rows of {ROW_BYTES:,} bytes need {-(-need // 10**6):,} MB;"
             f" {place} has {free // 10**6:,} MB free, room for {free // ROW_BYTES:,} rows"
         )
-
-
-def compare(sen1: np.ndarray, sen2: np.ndarray) -> np.ndarray:  # (b, 32, 32, 8), (b, 32, 32, 10) -> (4, 18)
-    """Rows: mean simulated, mean of training.h5, std simulated, std of training.h5; columns as `bands.BANDS`.
-
-    Meaningful for y drawn by `natural`, as training.h5 is not balanced. Known to deviate: sen1's filtered channels
-    spread less than the real ones, whose deviation hangs on few pixels; short wave bands are a little brighter.
-    """
-    x = np.concatenate((sen1, sen2), axis=-1).reshape(-1, len(REAL_MEAN))
-    return np.stack((x.mean(0), REAL_MEAN, x.std(0), REAL_STD))
 
 
 # ----------------------------------------------------------------------------------------------------- patches
