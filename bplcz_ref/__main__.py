@@ -301,7 +301,7 @@ def add_conform(commands) -> None:
     conform.add_arguments(c)
 
 
-def run_conform(options) -> int:
+def run_conform(options) -> int | None:
     """Does another implementation compute BP-LCZ? Vectors out, answers graded."""
     return conform.run(options)
 
