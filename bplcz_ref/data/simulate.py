@@ -80,7 +80,7 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
     check_room(path, len(CLASSES) * int(per_class) + int(rows))
     y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
     chunks = so2sat.chunks(np.arange(len(y)), so2sat.CHUNK)
-    batches = ((*patches(y[rows], seed, first=int(rows[0])), y[rows]) for rows in chunks)
+    batches = ((*patches(y[some], seed, first=int(some[0])), y[some]) for some in chunks)
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     so2sat.write_file(path, len(y), batches, attributes)
 
