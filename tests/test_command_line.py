@@ -1,7 +1,6 @@
 """__main__.py: each command as a user calls it, and errors as one line with code 2."""
 
 import csv
-import re
 
 import h5py
 import numpy as np
@@ -47,14 +46,6 @@ def test_help_has_an_example(command, capsys):
     assert f"python -m bplcz_ref {command}" in capsys.readouterr().out
 
 
-def test_commands_come_in_the_order_of_their_use(capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["--help"])
-    text = capsys.readouterr().out
-    places = [re.search(rf"^ +{command}\s", text, re.MULTILINE).start() for command in COMMANDS]
-    assert places == sorted(places)
-
-
 def test_simulate_then_inspect_then_subset(tmp_path, capsys):
     data, out = tmp_path / "simulated.h5", tmp_path / "part.h5"
     assert command_line.main(["simulate", str(data), "--per-class", "3", "--seed", "3"]) == 0
@@ -82,17 +73,10 @@ def test_options_that_are_not_given_are_the_presets():
     assert chosen == systems.PAPER._replace(batch=8, vocabulary="m")
 
 
-@pytest.mark.skipif("contrastive" not in systems.Settings._fields, reason="the loss is not a setting yet")
 def test_the_contrastive_loss_is_chosen_by_name():
     asked = ["train", "--data", "x.h5", "--system", "ebcnn-bplcz", "--out", "run", "--contrastive", "siglip"]
     settings = command_line.settings_from(command_line.parser().parse_args(asked))
     assert settings == systems.SMALL._replace(contrastive="siglip")
-
-
-def test_an_unknown_contrastive_loss_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        train("x.h5", "run", "--contrastive", "triplet")
-    assert "choose from" in capsys.readouterr().err
 
 
 def test_evaluate_and_predict_agree(run, tmp_path, capsys):

@@ -189,11 +189,6 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_pat
     assert not drawn
 
 
-def test_few_samples_get_a_smaller_perplexity():
-    assert figures.perplexity(1190) == 30
-    assert figures.perplexity(31) == 10
-
-
 # ------------------------------------------------------------------------------------------------------ curves
 
 

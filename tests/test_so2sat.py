@@ -253,7 +253,7 @@ def test_write_refuses_and_leaves_nothing(plain, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
-def test_subset_keeps_values_and_tells_the_parts(tmp_path, dtype):
+def test_subset_keeps_values_and_marks_the_parts(tmp_path, dtype):
     data = make(path := tmp_path / "all.h5", rows=102, dtype=dtype)
     with h5py.File(path, "a") as file:
         file.attrs["simulated"] = True

@@ -7,7 +7,7 @@ import numpy as np
 
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import layout, so2sat
-from bplcz_ref.data.standardise import CHUNK, Moments
+from bplcz_ref.data.standardise import Moments
 
 
 class Inspection(NamedTuple):
@@ -64,7 +64,7 @@ def _inspected(patches, rows):
     index = np.arange(N) if rows is None or rows >= N else so2sat.spread_rows(N, rows)
     problems = so2sat.scale_problems(patches)
     moments, bad = Moments(), []
-    for piece in np.split(index, range(CHUNK, len(index), CHUNK)):
+    for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
         finite = np.isfinite(x).all(axis=(1, 2, 3))
         bad += piece[~finite].tolist()

@@ -79,9 +79,8 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
         raise ValueError("per_class and rows are both 0: give one of them, or both")
     check_room(path, len(CLASSES) * int(per_class) + int(rows))
     y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
-    starts = range(0, len(y), so2sat.CHUNK)
-    chunks = ((start, y[start : start + so2sat.CHUNK]) for start in starts)
-    batches = ((*patches(some, seed, first=start), some) for start, some in chunks)
+    chunks = so2sat.chunks(np.arange(len(y)), so2sat.CHUNK)
+    batches = ((*patches(y[some], seed, first=int(some[0])), y[some]) for some in chunks)
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     so2sat.write_file(path, len(y), batches, attributes)
 

@@ -19,11 +19,11 @@ from numpy.typing import DTypeLike
 from bplcz_ref import bands
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
-from bplcz_ref.data.standardise import CHUNK
 from bplcz_ref.files import whole
 from bplcz_ref.paper import CLASSES, PATCH
 from bplcz_ref.streams import stream
 
+CHUNK = 256  # rows in memory at a time, in walks over a file
 SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the processor's cache while it is cast
 CHUNK_CACHE = 64 << 20  # bytes of unpacked chunks that HDF5 keeps
 SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is opened
@@ -123,6 +123,15 @@ def open_file(path: str | Path, labels: bool = True, scale: bool = True) -> Iter
         yield patches
 
 
+def chunks(rows: np.ndarray, size: int = CHUNK) -> list[np.ndarray]:  # (N,) -> [(b,)]
+    """Row numbers in pieces of `size`, the last one perhaps shorter.
+
+    >>> [some.tolist() for some in chunks(np.arange(5), size=2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    return np.split(np.asarray(rows), range(size, len(rows), size))
+
+
 def scale_problems(patches: Patches) -> list[str]:
     """What is wrong with the scale of the file, by rows spread over it; each problem with its remedy."""
     return layout.scale_problems(patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64))
@@ -210,7 +219,7 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
-    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: CHUNK rows.
+    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: one chunk.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
@@ -218,8 +227,9 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
     with open_file(path) as patches:
         parts = split(patches.labels, per_class, test, seed)
         index = np.concatenate(parts)
-        chunks = np.split(index, range(CHUNK, len(index), CHUNK))
-        batches = ((*bands.separate(patches.images(rows, patches.dtype)), patches.labels[rows]) for rows in chunks)
+        batches = (
+            (*bands.separate(patches.images(rows, patches.dtype)), patches.labels[rows]) for rows in chunks(index)
+        )
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
         notes |= {"per_class": per_class, "seed": seed}
         write_file(out, len(index), batches, patches.attributes | notes)

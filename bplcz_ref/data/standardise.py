@@ -6,17 +6,13 @@ brought to mean 0 and deviation 1 with the training part's statistics. Other rea
 Index letters: b rows, H W = 32, 18 channels.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bplcz_ref.bands import BANDS
+from bplcz_ref.data.so2sat import Patches, chunks
 from bplcz_ref.paper import CHANNELS
-
-if TYPE_CHECKING:  # so2sat.py imports this file
-    from bplcz_ref.data.so2sat import Patches
-
-CHUNK = 256  # rows held at a time
 
 
 class Statistics(NamedTuple):
@@ -27,20 +23,20 @@ class Statistics(NamedTuple):
     clip_sen1: float | None = None
 
 
-def statistics(patches: "Patches", index: np.ndarray, clip_sen1: float | None = None) -> Statistics:  # (b,)
+def statistics(patches: Patches, index: np.ndarray, clip_sen1: float | None = None) -> Statistics:  # (b,)
     """Mean and standard deviation of each channel over all pixels of the rows `index` (of the training part).
 
     std divides by the number of values. (Other reading: by one less; the relative difference is under 1e-3 from
     one patch on.) clip_sen1: bounds sen1's channels to +-clip_sen1 first, since a few pixels in the thousands
     otherwise carry the whole deviation; `standardise` then does the same.
     float64: sums of squares about each chunk's own mean, merged by Chan's rule; values are shifted by the first
-    pixel, so a constant channel has std exactly 0. Memory: CHUNK rows.
+    pixel, so a constant channel has std exactly 0. Memory: one chunk of rows.
     Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
     """
     if len(index) == 0:
         raise ValueError("index is empty: statistics need at least one row")
     moments = Moments(clip_sen1)
-    for rows in np.split(np.asarray(index), range(CHUNK, len(index), CHUNK)):
+    for rows in chunks(index):
         moments.add(patches.images(rows, np.float64))
     return moments.statistics()
 

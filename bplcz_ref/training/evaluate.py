@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from bplcz_ref import metrics, model, nn, paper, systems
-from bplcz_ref.data import standardise
+from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import runs
 
-CHUNK = 64  # rows that go through the network at a time
+ROWS_AT_ONCE = 64  # through the network
 
 
 class Trained(NamedTuple):
@@ -39,19 +39,19 @@ def load(run: str | Path) -> Trained:
     return Trained(network, at.params, at.state, at.statistics, config["dtype"], config)
 
 
-def chunks(
-    trained: Trained, patches: Patches, rows: np.ndarray, size: int = CHUNK
+def inputs(
+    trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, 32, 32, 18)
     """`rows` in pieces of `size`, each with its standardised images."""
-    for some in np.split(rows, range(size, len(rows), size)):
+    for some in so2sat.chunks(rows, size):
         yield some, standardise.standardise(patches.images(some, trained.dtype), trained.statistics)
 
 
 def logits(
-    trained: Trained, patches: Patches, rows: np.ndarray, size: int = CHUNK
+    trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, K)
     """(rows, c_hat) of each piece of `rows`: the image side alone."""
-    for some, x in chunks(trained, patches, rows, size):
+    for some, x in inputs(trained, patches, rows, size):
         with nn.one_blas_thread():
             c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
         yield some, c_hat
@@ -60,7 +60,7 @@ def logits(
 def fused(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarray:  # (N,) -> (N, n d)
     """I of Eq. (9) for `rows`, of a network that fuses band groups."""
     network, params, state = trained[:3]
-    return np.concatenate([network.fused(params, state, x) for _, x in chunks(trained, patches, rows)])
+    return np.concatenate([network.fused(params, state, x) for _, x in inputs(trained, patches, rows)])
 
 
 def confusion(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarray:  # (N,) -> (K, K)

@@ -121,7 +121,7 @@ def L_con_floor(settings: systems.Settings, positive_fraction: float | None) -> 
 
     Only the paper's loss has this floor, with W of Eq. (5) or the identity; other variants have None.
     """
-    if positive_fraction is None or getattr(settings, "contrastive", "paper") not in ("paper", "identity"):
+    if positive_fraction is None or settings.contrastive not in ("paper", "identity"):
         return None
     alpha_n, K = settings.alpha * len(paper.GROUPS), len(paper.CLASSES)
     return theory.contrastive_floor(alpha_n, K, positive_fraction).L_con

@@ -78,8 +78,8 @@ def start(
     dtype: str,
 ) -> Progress:
     """Step 0: initial parameters, and the statistics of the training part."""
-    for chunk in np.split(test_rows, range(standardise.CHUNK, len(test_rows), standardise.CHUNK)):
-        patches.images(chunk, dtype)  # a value that is not finite is found now, not after all the training
+    for some in so2sat.chunks(test_rows):
+        patches.images(some, dtype)  # a value that is not finite is found now, not after all the training
     params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
     statistics = standardise.statistics(patches, rows, settings.clip_sen1)
     return Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
@@ -103,7 +103,7 @@ def fit(
     while at.step < total:
         epoch, done = divmod(at.step, steps)
         order = stream(settings.seed, "shuffle", epoch).permutation(rows)
-        for batch in np.split(order, range(settings.batch, len(order), settings.batch))[done:]:
+        for batch in so2sat.chunks(order, settings.batch)[done:]:
             at = one_step(patches, batch, network, settings, at, dtype)
             if time.perf_counter() - saved > checkpoint_seconds and at.step % steps:
                 runs.save_checkpoint(run, at)
