@@ -19,14 +19,6 @@ TINY = exvit.Size(stem=2, width=6, layers=2, joint=1, heads=2, head=4, hidden=5,
 ONE_HEAD = TINY._replace(heads=1, head=6, layers=1, joint=2)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Twin(tnn.Module):
     """ExViT's modules under the names of its public code; `masks` of (place, shape) gives the dropout factors."""
 
