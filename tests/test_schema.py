@@ -58,3 +58,9 @@ def test_every_setting_has_a_rule_and_every_preset_passes():
         systems.check(systems.PAPER._replace(momentum=1))
     with pytest.raises(ValueError, match="^contrastive is 'clip'; expected one of paper, identity, infonce"):
         systems.check(systems.PAPER._replace(contrastive="clip"))
+
+
+def test_the_largest_seed_is_that_of_the_streams():
+    systems.check(systems.PAPER._replace(seed=2**63 - 1))
+    with pytest.raises(ValueError, match="^seed is 9223372036854775808; expected"):
+        systems.check(systems.PAPER._replace(seed=2**63))

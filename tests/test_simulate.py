@@ -1,5 +1,6 @@
 """simulate.py: the same physical checks pass on simulated patches and the real one, and fail on wrong sensors."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -326,3 +327,14 @@ def test_bad_arguments_are_named(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
         call(tmp_path / "x.h5")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_constant_of_the_scene_or_the_sensors_has_changed():
+    """Two patches of each class against their recorded channels, within what another processor's exp may change."""
+    recorded = json.loads((REAL.parent / "simulated_channels.json").read_text())
+    assert recorded["generator"] == simulate.VERSION
+    x = bands.join(*simulate.patches(np.repeat(np.arange(17), 2), seed=recorded["seed"]))
+    x = x.reshape(17, -1, 18)
+    mean, std = np.array(recorded["mean"]), np.array(recorded["std"])
+    assert np.abs((x.mean(1) - mean) / std).max() < 2e-4
+    assert np.abs(x.std(1) / std - 1).max() < 1e-3

@@ -99,8 +99,9 @@ def test_standardise_uses_the_clip_of_the_statistics():
 def test_statistics_and_standardise_refuse():
     with pytest.raises(ValueError, match="at least one row"):
         standardise.statistics(Rows(hard_rows()), [])
-    with pytest.raises(ValueError, match="clip_sen1 is -1"):
-        standardise.statistics(Rows(hard_rows()), [0], clip_sen1=-1)
+    for bound in (-1, 0, np.inf, np.nan):
+        with pytest.raises(ValueError, match=f"clip_sen1 is {bound}"):
+            standardise.statistics(Rows(hard_rows()), [0], clip_sen1=bound)
     statistics = standardise.Statistics(np.zeros(18), np.ones(18))
     for x in (np.zeros((2, 17)), np.zeros((2, 18), int)):
         with pytest.raises(ValueError, match="expected floating point"):

@@ -83,3 +83,24 @@ def test_exvit_bplcz_by_both_readings():
         assert weights.count(image) == count
     with pytest.raises(ValueError, match="reading is 'C'"):
         systems.build("exvit-bplcz", systems.PAPER._replace(reading="C"))
+
+
+SMALL_PARAMETERS = {
+    "resnet50": 526865,
+    "resnext50": 560209,
+    "convnext": 599945,
+    "densenet121": 190799,
+    "exvit": 39142,
+    "exvit-bplcz": 336708,
+    "ebcnn": 542449,
+    "ebcnn-bgp": 748465,
+    "ebcnn-bplcz": 748465,
+}
+
+
+def test_the_small_preset_keeps_its_sizes():
+    found = {}
+    for name in systems.SYSTEMS:
+        params, _ = systems.build(name, systems.SMALL).init(stream(0, "init"), np.dtype("float32"))
+        found[name] = weights.count(params)
+    assert found == SMALL_PARAMETERS
