@@ -330,7 +330,7 @@ def test_bad_arguments_are_named(tmp_path, call, message):
 
 
 def test_no_constant_of_the_scene_or_the_sensors_has_changed():
-    """Two patches of each class against their recorded channels, within what another processor's exp may change."""
+    """Two patches of each class against their record, within what another processor's exp may change."""
     recorded = json.loads((REAL.parent / "simulated_channels.json").read_text())
     assert recorded["generator"] == simulate.VERSION
     x = bands.join(*simulate.patches(np.repeat(np.arange(17), 2), seed=recorded["seed"]))
