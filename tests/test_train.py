@@ -248,7 +248,7 @@ def test_the_floor_without_msm_takes_the_identity_that_was_used(data, tmp_path):
     result = train.train(tmp_path, data, "ebcnn-bgp", settings, say=lambda line: None)
     fraction = (6 * 8 + 3) / (6 * 8 * 8 + 3 * 3)  # six batches of 8 and one of 3: B ones in B^2 entries
     assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
-    assert result["L_con_floor"] == theory.contrastive_floor(1.75, 17, fraction).L_con
+    assert result["L_con_floor"] == theory.expected_optimum(1.75, 17, fraction).L_con
 
 
 def test_the_loop_is_the_plain_one(data, tmp_path, uninterrupted):

@@ -377,7 +377,7 @@ def floor(system, settings, positive_fraction):
     if not systems.SYSTEMS[system].prompting:
         return None
     n, K = len(paper.GROUPS), len(paper.CLASSES)
-    return theory.contrastive_floor(settings.alpha * n, K, positive_fraction).L_con
+    return theory.expected_optimum(settings.alpha * n, K, positive_fraction).L_con
 
 
 # -------------------------------------------------------------------------------------------------- words
