@@ -90,8 +90,8 @@ def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) ->
     # (K, K), (K, K) -> (K, K)
     """The cosines M at the least L_con, by descent on unit vectors u_c = (p_c, h_c), v_d = (p_d, -h_d).
 
-    Every optimum has this form, with h_c >= 0 (Perron and Frobenius; the proof is with the theorems), so it has
-    no local optimum to fear in practice, and `batch_floor` certifies what was found.
+    Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). Whether
+    the descent ended at the optimum is what `batch_floor` certifies.
     """
     K = len(positive)
     sign = np.append(np.ones(K), -1)  # M = P - h h^T
