@@ -46,8 +46,8 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
 
     Formula:  L(M) = sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd), convex in the cosines
               M_cd = u_c . v_d of the classes' images and texts (`pair_weights`). With A = dL/dM at `attained`
-              and any D >= 0 for which diag(D) + A and diag(D) - A have no negative eigenvalue,
-              L >= attained - sum(A M) - sum(D) for all unit features, of any size and in any number of groups.
+              and any delta >= 0 for which diag(delta) + A and diag(delta) - A have no negative eigenvalue,
+              L >= attained - sum(A M) - sum(delta) for unit features of any size, in any number of groups.
     Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
     Settings: W is Eq. (5)'s, or I without msm. Texts that differ within a class: batch_floor(arange(B), alpha_n).
     Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
@@ -60,11 +60,11 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
     positive, negative = pair_weights(y, msm)
     M = least_cosines(positive, negative, alpha_n)
     attained, A = _loss(M, positive, negative, alpha_n)
-    D = np.maximum(-(A * M).sum(axis=1), 0)  # the multipliers of the lengths, where M is the optimum
-    # What the two matrices lack is added to D, with room for the rounding of their eigenvalues.
-    lacking = -min(np.linalg.eigvalsh(np.diag(D) + sign * A)[0] for sign in (1, -1))
-    D = D + max(lacking, 0) + len(D) * np.finfo(float).eps * np.abs(A).max()
-    lower = min(attained, attained - (A * M).sum() - D.sum())
+    delta = np.maximum(-(A * M).sum(axis=1), 0)  # the multipliers of the lengths, where M is the optimum
+    # What the two matrices lack is added to delta, with room for the rounding of their eigenvalues.
+    lacking = -min(np.linalg.eigvalsh(np.diag(delta) + sign * A)[0] for sign in (1, -1))
+    delta = delta + max(lacking, 0) + len(delta) * np.finfo(float).eps * np.abs(A).max()
+    lower = min(attained, attained - (A * M).sum() - delta.sum())
     p, S = positive.sum(), alpha_n * M
     b = float((negative * S).sum() / (1 - p)) if negative.any() else math.nan
     return Floor(float(lower), float(attained), float((positive * S).sum() / p), b)
@@ -88,28 +88,27 @@ def pair_weights(y: np.ndarray, msm: bool = True) -> tuple[np.ndarray, np.ndarra
 
 def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) -> np.ndarray:
     # (K, K), (K, K) -> (K, K)
-    """The cosines M at the least L_con, by descent on unit vectors u_c = (p_c, h_c), v_d = (p_d, -h_d).
+    """The cosines M at the least L_con, by descent on unit vectors u_c = (z_c, h_c), v_d = (z_d, -h_d).
 
     Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). Whether
     the descent ended at the optimum is what `batch_floor` certifies.
     """
     K = len(positive)
-    sign = np.append(np.ones(K), -1)  # M = P - h h^T
+    sign = np.append(np.ones(K), -1)  # M = Z Z^T - h h^T
 
     def value_and_gradient(flat):
-        z = flat.reshape(K, K + 1)
-        length = np.linalg.norm(z, axis=1, keepdims=True)
-        z = z / length
-        L, A = _loss((z * sign) @ z.T, positive, negative, alpha_n)
-        g = 2 * (A @ z) * sign
-        return L, ((g - z * (g * z).sum(axis=1, keepdims=True)) / length).ravel()
+        x = flat.reshape(K, K + 1)
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        u = x / length
+        L, A = _loss((u * sign) @ u.T, positive, negative, alpha_n)
+        g = 2 * (A @ u) * sign
+        return L, ((g - u * (u * g).sum(axis=1, keepdims=True)) / length).ravel()
 
     # The start is near the segment, with a little noise, without which equal classes would stay equal.
-    p = 0.5 * (np.eye(K) - 1 / K) + 0.01 * np.random.default_rng(0).standard_normal((K, K))
-    start = np.hstack([p, np.ones((K, 1))]).ravel()
-    z = descend(value_and_gradient, start).reshape(K, K + 1)
-    z /= np.linalg.norm(z, axis=1, keepdims=True)
-    return (z * sign) @ z.T
+    z = 0.5 * (np.eye(K) - 1 / K) + 0.01 * np.random.default_rng(0).standard_normal((K, K))
+    x = descend(value_and_gradient, np.hstack([z, np.ones((K, 1))]).ravel()).reshape(K, K + 1)
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return (u * sign) @ u.T
 
 
 def descend(value_and_gradient: Callable, x: np.ndarray, memory: int = 20, tolerance: float = 1e-12) -> np.ndarray:
@@ -158,8 +157,8 @@ def collapse_is_optimal(y: np.ndarray, alpha_n: float, msm: bool = True) -> bool
     """Whether the least L_con of this batch is at collapse: every image at cosine -1 to every text.
 
     Formula:  with s = sigma(-R) and r_c the share of W = 1 in a row of class c (q_c, or 1/B if W = I), exactly if
-              diag(q_c (s - 2 r_c)) + s q q^T has no negative eigenvalue. That holds if every r_c <= s/2, which is
-              0.0740 at R = 1.75, and it does not hold if two r_c are above s/2.
+              diag(q_c (s - 2 r_c)) + s q q^T has no negative eigenvalue: if every r_c <= s/2, which is 0.0740
+              at R = 1.75, and never if two r_c are above s/2.
     Source:   derived for this project.
 
     >>> [collapse_is_optimal(np.repeat(np.arange(16), m), 1.75) for m in (1, 2)]  # 16 classes: 1/16 < 0.0740
