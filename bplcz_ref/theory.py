@@ -44,10 +44,9 @@ class Optimum(NamedTuple):
 def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
     """The floor of Eq. (6) for one batch: its least value over all unit features, texts shared within a class.
 
-    Formula:  L(M) = sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd), convex in the cosines
-              M_cd = u_c . v_d of the classes' images and texts (`pair_weights`). With A = dL/dM at `attained`
-              and any delta >= 0 for which diag(delta) + A and diag(delta) - A have no negative eigenvalue,
-              L >= attained - sum(A M) - sum(delta) for unit features of any size, in any number of groups.
+    Formula:  the least sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd) over the cosines
+              M_cd = u_c . v_d of the images and texts of classes, with the weights of `pair_weights`; a descent
+              (`least_cosines`) gives `attained`, weak duality (`lower_bound`) gives `lower`.
     Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
     Settings: W is Eq. (5)'s, or I without msm. Texts that differ within a class: batch_floor(arange(B), alpha_n).
     Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
@@ -59,12 +58,8 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
     """
     positive, negative = pair_weights(y, msm)
     M = least_cosines(positive, negative, alpha_n)
-    attained, A = _loss(M, positive, negative, alpha_n)
-    delta = np.maximum(-(A * M).sum(axis=1), 0)  # the multipliers of the lengths, where M is the optimum
-    # What the two matrices lack is added to delta, with room for the rounding of their eigenvalues.
-    lacking = -min(np.linalg.eigvalsh(np.diag(delta) + sign * A)[0] for sign in (1, -1))
-    delta = delta + max(lacking, 0) + len(delta) * np.finfo(float).eps * np.abs(A).max()
-    lower = min(attained, attained - (A * M).sum() - delta.sum())
+    attained, _ = _loss(M, positive, negative, alpha_n)
+    lower = min(attained, lower_bound(M, positive, negative, alpha_n))  # the gap may be less than its rounding
     p, S = positive.sum(), alpha_n * M
     b = float((negative * S).sum() / (1 - p)) if negative.any() else math.nan
     return Floor(float(lower), float(attained), float((positive * S).sum() / p), b)
@@ -109,6 +104,27 @@ def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) ->
     x = descend(value_and_gradient, np.hstack([z, np.ones((K, 1))]).ravel()).reshape(K, K + 1)
     u = x / np.linalg.norm(x, axis=1, keepdims=True)
     return (u * sign) @ u.T
+
+
+def lower_bound(M: np.ndarray, positive: np.ndarray, negative: np.ndarray, alpha_n: float) -> float:
+    # (K, K) x 3 -> scalar
+    """A value that L_con is never below, whatever the unit features; at the optimal M it is L(M) itself.
+
+    Formula:  L(M) - sum(A M) - sum(delta) for any symmetric M, with A = dL/dM and any delta >= 0 for which
+              diag(delta) + A and diag(delta) - A have no negative eigenvalue. It holds for features of any size,
+              in any number of groups.
+    Source:   derived for this project: convexity in M and weak duality.
+
+    >>> weights = pair_weights(np.array([0, 1]))
+    >>> round(lower_bound(np.zeros((2, 2)), *weights, alpha_n=1.0), 4), round(softplus(-1.0), 4)
+    (0.1931, 0.3133)
+    """
+    L, A = _loss(M, positive, negative, alpha_n)
+    delta = np.maximum(-(A * M).sum(axis=1), 0)  # the multipliers of the lengths, where M is the optimum
+    # What the two matrices lack is added to delta, with room for the rounding of their eigenvalues.
+    lacking = -min(np.linalg.eigvalsh(np.diag(delta) + sign * A)[0] for sign in (1, -1))
+    delta = delta + max(lacking, 0) + len(delta) * np.finfo(float).eps * np.abs(A).max()
+    return float(L - (A * M).sum() - delta.sum())
 
 
 def descend(value_and_gradient: Callable, x: np.ndarray, memory: int = 20, tolerance: float = 1e-12) -> np.ndarray:

@@ -202,6 +202,19 @@ def test_the_certificate_closes_at_other_bounds_and_sizes(alpha_n):
         assert 0 <= floor.attained - floor.lower < 1e-8
 
 
+def test_the_certificate_is_a_lower_bound_from_any_cosines_and_tight_at_the_optimum():
+    rng = np.random.default_rng(1)
+    for seed, msm in itertools.product(range(4), (True, False)):
+        weights = theory.pair_weights(uneven(seed), msm)
+        best, floor = theory.least_cosines(*weights, R), theory.batch_floor(uneven(seed), R, msm)
+        bound = theory.lower_bound(best, *weights, R)
+        assert floor.attained - 1e-9 < bound < floor.attained + 1e-15
+        for mixed in (0.01, 0.3, 1):
+            u = directions(rng.normal(size=(len(best), 5)))
+            bound = theory.lower_bound((1 - mixed) * best + mixed * u @ u.T, *weights, R)
+            assert bound < floor.attained - 1e-6
+
+
 def test_a_lower_bound_that_is_too_high_would_be_noticed():
     """What round numbers suggest as a floor is passed by features: the expected optimum at the batch's mean(W)."""
     for seed in range(4):
