@@ -45,7 +45,14 @@ def draw_plane(data: dict, axes) -> None:
     axes.clabel(levels, fontsize=8, fmt="%g")
     axes.fill([*edge_a, R], [*edge_b, -R], color="#e6e6e6", linewidth=0)
     axes.plot(edge_a, edge_b, color="black", linewidth=1.5)
-    axes.text(1.2, -0.72, "no unit features\n(Theorem 1)", ha="center", va="center", color="#444444")
+    axes.text(
+        1.12,
+        -0.86,
+        "no unit features, if classes\nare equally frequent\n(Theorem 1)",
+        ha="center",
+        va="center",
+        color="#444444",
+    )
     for (B, best), color in zip(data["optima"].items(), (BLUE, ORANGE, RED, GREEN), strict=True):
         label = f"optimum, B = {B}: a - b = {best['a'] - best['b']:.2f}"
         axes.plot(best["a"], best["b"], "o", color=color, markersize=7, label=label)
