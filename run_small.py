@@ -3,7 +3,7 @@
     python run_small.py                        simulates a small So2Sat-like file first; about 3 minutes on 2 cores
     python run_small.py --data training.h5     the same on a file in So2Sat LCZ42's own layout
 
-A run that was interrupted goes on where it stopped; one that is complete is not repeated.
+Run it again to resume an interrupted run; a complete one is not repeated.
 """
 
 import argparse
@@ -12,14 +12,11 @@ from pathlib import Path
 
 from bplcz_ref import systems
 from bplcz_ref.data import simulate
-from bplcz_ref.report import figures
-from bplcz_ref.report import text as report
+from bplcz_ref.report import figures, text
 from bplcz_ref.training import train
 
-ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 
-
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="run_small.py"
     )
@@ -30,22 +27,25 @@ def main():
     parser.add_argument("--test", type=int, metavar="N", help="test samples, drawn from the rest")
     parser.add_argument("--epochs", type=int, metavar="N")
     parser.add_argument("--seed", type=int, metavar="N")
-    arguments = parser.parse_args()
-    chosen = {name: getattr(arguments, name) for name in ("per_class", "test", "epochs", "seed")}
-    settings = systems.PRESETS[arguments.preset]._replace(**{k: v for k, v in chosen.items() if v is not None})
+    options = parser.parse_args()
+    chosen = {name: getattr(options, name) for name in ("per_class", "test", "epochs", "seed")}
+    settings = systems.PRESETS[options.preset]._replace(**{k: v for k, v in chosen.items() if v is not None})
 
-    data = arguments.data
+    data = options.data
     if data is None:
-        data = arguments.out / f"simulated-{settings.per_class}-{settings.test}-{settings.seed}.h5"
+        data = options.out / f"simulated-{settings.per_class}-{settings.test}-{settings.seed}.h5"
         if not data.exists():
             print(f"No --data: simulating So2Sat-like patches into {data}", file=sys.stderr)
             simulate.write_file(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
 
-    runs = [arguments.out / row for row in ROWS]
-    results = [train.train(run, data, row, settings) for run, row in zip(runs, ROWS, strict=True)]
-    print(report.ablation(results, runs))
+    folders = {system: options.out / system for system in systems.TABLE_III}
+    results = [train.train(folder, data, system, settings) for system, folder in folders.items()]
+    print(text.ablation(results, list(folders.values())))
+
     print("\nFigures:")
-    for missing in figures.write(runs, arguments.out / "figures", data, say=lambda path: print(f"  {path}")):
+    for missing in figures.write_figures(
+        list(folders.values()), options.out / "figures", data, say=lambda path: print(f"  {path}")
+    ):
         print(f"  {missing}")
 
 

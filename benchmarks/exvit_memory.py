@@ -1,11 +1,11 @@
-"""Peak memory of one training step of ExViT, each setting in a process of its own.
+"""Peak memory of one training step of ExViT, every setting in its own process.
 
     python benchmarks/exvit_memory.py [--grid 1 --grid 4] [--batch 32] [--dtype float32]
 
-A step is forward, backward and SGD update on simulated patches. What is printed is the largest resident set of
-the process (getrusage), and what it was before the step: interpreter, libraries, parameters, images. Stored
-attention weights alone would take 8.6 GB at grid 1, batch 32, float32 (4 x 1024^2 in eight layers and 4 x 2048^2
-in two); nn.attention makes them again in the backward pass instead.
+A step is forward, backward and SGD update on simulated patches: noise takes the same memory as images. The program
+prints the largest resident set of the process (getrusage), and its size before the step (interpreter, libraries,
+parameters, images). Stored attention weights alone would take 8.6 GB at grid 1, batch 32, float32 (4 x 1024^2 in
+eight layers and 4 x 2048^2 in two); nn.attention makes them again in the backward pass instead.
 """
 
 import argparse
@@ -29,15 +29,13 @@ def measure(grid, batch, dtype):
     network = model.classification(exvit.exvit(grid=grid))
     rng = np.random.default_rng(47)
     params, state = network.init(rng, np.dtype(dtype))
-    x = rng.standard_normal((batch, 32, 32, 18)).astype(
-        dtype
-    )  # simulated: noise takes the memory that images take
+    x = rng.standard_normal((batch, 32, 32, 18)).astype(dtype)
     y = rng.integers(0, 17, batch)
     before, start = gigabytes(), time.perf_counter()
     _, gradients, _ = model.loss_and_gradients(network.loss, params, state, (x, y), rng=rng)
     optim.sgd(params, None, gradients, learning_rate=1e-4, momentum=0.9, weight_decay=0.002)
     print(
-        f"grid {grid}  {(32 // grid) ** 2:4} tokens a sensor  {weights.count(params):,} parameters  batch "
+        f"grid {grid}  {(32 // grid) ** 2:4} tokens per sensor  {weights.count(params):,} parameters  batch "
         f"{batch}  {dtype}  peak {gigabytes():.2f} GB ({before:.2f} before)  {time.perf_counter() - start:.1f} s",
         flush=True,
     )
@@ -49,7 +47,7 @@ def main():
         epilog="example: python benchmarks/exvit_memory.py --grid 1 --batch 8",
     )
     parser.add_argument(
-        "--grid", type=int, action="append", help="pixels a side of a token; may be repeated (1 2 4)"
+        "--grid", type=int, action="append", help="pixels per side of a token; may be repeated (1 2 4)"
     )
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from bplcz_ref import bands, model, nn, optim, prompts, weights
 from bplcz_ref.encoders import ebcnn, text
-from bplcz_ref.kernels.threads import thread_count
+from bplcz_ref.kernels.cores import thread_count
 
 BATCH, CLASSES, ALPHA, BETA = 32, 17, 0.25, 2.0
 TEXT = {"width": 128, "layers": 2, "heads": 2}

@@ -1,8 +1,8 @@
 """II-A, band grouping: the patches of two sensors -> the seven band groups X_i of the paper, in its order.
 
-The one place where the paper's 1-based band numbers become 0-based positions; everything else asks here.
-Networks take one array x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`).
-Refuses to guess: it selects channels and copies values; it neither rescales, reorders nor fills in bands.
+This is the one place where the paper's 1-based band numbers become 0-based positions. Networks take one array
+x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`). Values are only selected and copied: no
+band is rescaled, reordered or filled in.
 
 Index letters: ... any leading axes (B, H, W in this project), C channels, C_i channels of group i.
 """
@@ -12,22 +12,21 @@ import autograd.numpy as np
 from bplcz_ref.paper import CHANNELS, GROUPS
 
 # Short names of the 18 channels of x, in order. 'C' is the filtered covariance S_VH conj(S_VV).
-BANDS = (
-    *("VH re", "VH im", "VV re", "VV im", "VH int", "VV int", "C re", "C im"),
-    *("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12"),
-)
+SEN1_BANDS = ("VH re", "VH im", "VV re", "VV im", "VH int", "VV int", "C re", "C im")
+SEN2_BANDS = ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B8A", "B11", "B12")
+BANDS = SEN1_BANDS + SEN2_BANDS
 
 # group -> 0-based positions within its sensor. "RGB" keeps the file's order blue, green, red (B2, B3, B4):
 # the other reading, red first, would only permute the group's channels.
 INDEX = {name: [band - 1 for band in group["bands"]] for name, group in GROUPS.items()}
 
 
-def split(sen1, sen2):  # (..., 8), (..., 10) -> {group: (..., C_i)}
+def split(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) -> {group: (..., C_i)}
     """II-A: {X_i}, i = 1..7, as a dict in the paper's order RGB, VRE, NIR, SWIR, VH, VV, PolSAR.
 
     X_i = the channels `paper.GROUPS[i]["bands"]` (1-based) of the group's sensor; every band is used once.
     Shapes: any leading axes, the same for both; channels last. dtype: kept. autograd boxes pass through.
-    Errors: ValueError for a wrong number of channels (swapped sensors are named), or leading axes that differ.
+    Errors: ValueError for a wrong number of channels or for leading axes that differ.
     Source: II-A and II-B1 of the paper.
 
     >>> import numpy
@@ -42,11 +41,10 @@ def split(sen1, sen2):  # (..., 8), (..., 10) -> {group: (..., C_i)}
     return {name: sensors[group["sensor"]][..., INDEX[name]] for name, group in GROUPS.items()}
 
 
-def join(sen1, sen2):  # (..., 8), (..., 10) -> (..., 18)
-    """x, the form that networks take: sen1's 8 channels, then sen2's 10, named in `BANDS`.
+def join(sen1: np.ndarray, sen2: np.ndarray) -> np.ndarray:  # (..., 8), (..., 10) -> (..., 18)
+    """x, the form that networks take: sen1's 8 channels, then sen2's 10, named in `BANDS`. dtype: kept.
 
-    dtype: kept; two different dtypes are refused rather than cast up in silence.
-    Errors: ValueError as for `split`.
+    Errors: ValueError as for `split`, and for two different dtypes.
 
     >>> import numpy
     >>> join(numpy.zeros((2, 32, 32, 8)), numpy.zeros((2, 32, 32, 10))).shape
@@ -58,7 +56,7 @@ def join(sen1, sen2):  # (..., 8), (..., 10) -> (..., 18)
     return np.concatenate((sen1, sen2), axis=-1)
 
 
-def separate(x):  # (..., 18) -> (..., 8), (..., 10)
+def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (..., 8), (..., 10)
     """sen1, sen2 of x, as views: the inverse of `join`. The groups of x are `split(*separate(x))`.
 
     Errors: ValueError if the last axis of x is not 18.
@@ -77,6 +75,7 @@ def separate(x):  # (..., 18) -> (..., 8), (..., 10)
 
 
 def _check(sen1, sen2):
+    """ValueError unless both are arrays of their channels with the same leading axes."""
     for name, a in (("sen1", sen1), ("sen2", sen2)):
         if not hasattr(a, "shape"):
             raise ValueError(f"{name} is a {type(a).__name__}; expected an array, channels last")
@@ -93,7 +92,7 @@ def _check(sen1, sen2):
             )
     if sen1.shape[:-1] != sen2.shape[:-1]:
         raise ValueError(
-            f"sen1 has shape {sen1.shape} and sen2 {sen2.shape}: they must agree on every axis but the last"
+            f"sen1 has shape {sen1.shape} and sen2 {sen2.shape}: they must agree on every axis except the last"
         )
 
 

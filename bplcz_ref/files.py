@@ -5,16 +5,20 @@ import contextlib
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 try:
     import fcntl
 except ImportError:
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
-def whole(path):
+def whole(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in `path`'s folder; on success it becomes `path`, on any error it is removed.
 
     The rename is atomic and happens after fsync, so a reader, or a restart after a kill at any moment, finds
@@ -47,7 +51,7 @@ def whole(path):
             os.close(folder)
 
 
-def path(text):
+def path(text: str) -> Path:
     """A path option of the command line: an empty one would mean the folder that the command is called from.
 
     >>> path("")
@@ -60,10 +64,10 @@ def path(text):
     return Path(text)
 
 
-def make_folder(folder):
+def make_folder(folder: str | Path) -> Path:
     """Make a folder to write into, and those above it, unless it is there; returns it as a Path.
 
-    Errors: ValueError that names the file which stands in its place or above it, or the folder that is closed.
+    Errors: ValueError that names the file in its place or above it, or the folder without write permission.
 
     >>> make_folder("README.md/runs")
     Traceback (most recent call last):
@@ -81,11 +85,11 @@ def make_folder(folder):
 
 
 @contextlib.contextmanager
-def alone(folder):
-    """Hold `folder` for this process: a second one gets an error instead of writing between the first one's lines.
+def alone(folder: str | Path) -> Iterator[None]:
+    """Hold `folder` for this process: a second process that asks for it gets a ValueError.
 
-    What a killed process left half written there is removed. The lock is the system's: it ends with the process,
-    however that ends. Where there is no fcntl (Windows), nothing is locked.
+    Removes partial files left by a killed process. The lock is the system's: it ends with the process, however
+    that ends. Without fcntl (on Windows) nothing is locked.
     """
     folder = make_folder(folder)
     with open(folder / ".lock", "w", encoding="utf-8") as file:
@@ -101,14 +105,18 @@ def alone(folder):
         yield
 
 
-def write_json(path, value):
-    """Write a value as indented JSON, whole."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8, whole."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path):
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as indented JSON, whole."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
     """Read a JSON file; an error names the file and the place in it.
 
     >>> read_json("no-such-run/config.json")
@@ -130,10 +138,9 @@ def read_json(path):
         raise ValueError(f"{path}: not valid JSON ({error})") from None
 
 
-def digest(array):
+def digest(array: np.ndarray) -> str:
     """The SHA-256 of an array's dtype, shape and bytes, as hexadecimal text.
 
-    >>> import numpy as np
     >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
     (True, False)
     """

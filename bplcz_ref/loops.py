@@ -80,7 +80,7 @@ def text_features(E_t: Callable, t_i: list) -> Matrix:  # B prompts of group i -
 
 
 def normalise(x: Vector, eps: str = "1e-12") -> Vector:  # (d,) -> (d,)
-    """II-B2: x / max(||x||, eps). eps stands outside the root, so a vector of ordinary length loses no digit."""
+    """II-B2: x / max(||x||, eps). eps is outside the root, so a vector of ordinary length loses no digit."""
     norm = max(sqrt(sum(x_q * x_q for x_q in x)), number(eps, x[0]))
     return [x_q / norm for x_q in x]
 

@@ -1,8 +1,7 @@
 """III-B, the figures of merit: confusion matrix, overall accuracy (OA), average accuracy, Cohen's kappa.
 
 All are fractions (the paper's tables print percent). Sums are taken in integers, so every figure is the
-correctly rounded quotient of two whole numbers or a mean of such. Refuses empty input and values that are
-not class numbers; averages nothing over seeds (report.py does) and draws nothing (figures.py does).
+correctly rounded quotient of two whole numbers, or a mean of such quotients.
 
 Index letters: N samples, K classes. C[j, k] counts the samples of class j that were predicted as k.
 """
@@ -10,12 +9,11 @@ Index letters: N samples, K classes. C[j, k] counts the samples of class j that 
 import numpy as np
 
 
-def confusion_matrix(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
+def confusion_matrix(y: np.ndarray, y_hat: np.ndarray, K: int = 17) -> np.ndarray:  # (N,), (N,) -> (K, K)
     """C[j, k] = number of samples with truth y = j and prediction y_hat = k: rows truth, columns predicted.
 
-    (Other reading: the transpose, as in some remote sensing tables; OA and kappa do not change under it,
-    average accuracy does.)
-    dtype: int64, whatever integer type the labels have.
+    (Other reading: the transpose, as in some remote sensing tables; it changes average accuracy alone.)
+    dtype: int64 for labels of any integer type.
     Errors: ValueError for shapes that differ, no samples, numbers that are not whole, or outside 0..K-1.
 
     >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 1], K=3).tolist()
@@ -29,8 +27,8 @@ def confusion_matrix(y, y_hat, K=17):  # (N,), (N,) -> (K, K)
     return np.bincount(y * K + y_hat, minlength=K * K).reshape(K, K)
 
 
-def overall_accuracy(C):  # (K, K) -> float
-    """OA = sum_k C[k, k] / N: the fraction of samples that were predicted right.
+def overall_accuracy(C: np.ndarray) -> float:  # (K, K)
+    """OA = sum_k C[k, k] / N: the fraction of samples with a correct prediction.
 
     Errors: ValueError for a matrix that is not square, negative, not whole, or all zero.
 
@@ -41,7 +39,7 @@ def overall_accuracy(C):  # (K, K) -> float
     return int(np.trace(C)) / int(C.sum())
 
 
-def recalls(C):  # (K, K) -> (K,)
+def recalls(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     """C[k, k] / sum_j C[k, j], the fraction of each class that was found; NaN where a class has no sample.
 
     >>> recalls([[3, 1], [0, 0]]).tolist()
@@ -52,10 +50,10 @@ def recalls(C):  # (K, K) -> (K,)
     return np.divide(np.diag(C), support, out=np.full(len(C), np.nan), where=support > 0)
 
 
-def average_accuracy(C):  # (K, K) -> float
+def average_accuracy(C: np.ndarray) -> float:  # (K, K)
     """The mean of `recalls` over the classes that have a sample in the truth.
 
-    (Other reading: over all K, an absent class counting 0; it would punish the draw of the test set.)
+    (Other reading: over all K, with 0 for an absent class; the draw of the test set would then count.)
 
     >>> average_accuracy([[3, 1], [2, 4]])                       # (3/4 + 4/6) / 2
     0.7083333333333333
@@ -63,11 +61,11 @@ def average_accuracy(C):  # (K, K) -> float
     return float(np.nanmean(recalls(C)))
 
 
-def kappa(C):  # (K, K) -> float
+def kappa(C: np.ndarray) -> float:  # (K, K)
     """kappa = (OA - pe) / (1 - pe), pe = sum_k (row sum k)(column sum k) / N^2: Cohen's kappa, unweighted.
 
-    NaN when truth and prediction are all one and the same class: pe = 1 and kappa is 0/0. (Other reading: 1,
-    for full agreement, or 0, for none beyond chance; both would state what the data cannot show.)
+    NaN if truth and prediction are all one and the same class: pe = 1 and kappa is 0/0. (Other readings: 1 for
+    full agreement, or 0 for none beyond chance; the data can show neither.)
     Source: J. Cohen, Educational and Psychological Measurement 20(1), 1960.
 
     >>> round(kappa([[3, 1], [2, 4]]), 12)                       # OA .7, pe = (4*5 + 6*5)/100 = .5
@@ -79,7 +77,7 @@ def kappa(C):  # (K, K) -> float
     return (N * agree - chance) / (N * N - chance) if chance != N * N else float("nan")
 
 
-def summary(C):  # (K, K) -> dict
+def summary(C: np.ndarray) -> dict:  # (K, K)
     """The four numbers of a result: samples, overall_accuracy, average_accuracy, kappa (fractions, not percent).
 
     A kappa of 0/0 is None here, since the result is stored as JSON, which has no NaN.
@@ -87,11 +85,16 @@ def summary(C):  # (K, K) -> dict
     >>> summary([[3, 1], [2, 4]])
     {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083333333333333, 'kappa': 0.4}
     """
-    found = {"overall_accuracy": overall_accuracy(C), "average_accuracy": average_accuracy(C), "kappa": kappa(C)}
-    return {"samples": int(_matrix(C).sum())} | {name: None if x != x else x for name, x in found.items()}
+    k = kappa(C)
+    return {
+        "samples": int(_matrix(C).sum()),
+        "overall_accuracy": overall_accuracy(C),
+        "average_accuracy": average_accuracy(C),
+        "kappa": None if np.isnan(k) else k,
+    }
 
 
-def _labels(y, name, K):
+def _labels(y, name, K):  # -> (N,) int64
     y = np.asarray(y)
     if y.ndim != 1 or y.size == 0:
         raise ValueError(f"{name} has shape {y.shape}; expected (N,) with N >= 1 class numbers")
@@ -106,7 +109,7 @@ def _labels(y, name, K):
     return y.astype(np.int64)  # before any arithmetic: y * K overflows uint8
 
 
-def _matrix(C):
+def _matrix(C):  # -> (K, K) int64
     C = np.asarray(C)
     if C.ndim != 2 or C.shape[0] != C.shape[1]:
         raise ValueError(f"C has shape {C.shape}; expected a square confusion matrix (K, K)")

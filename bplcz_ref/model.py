@@ -223,7 +223,7 @@ def encode(
 
 
 def images(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
-    """x as it is, checked: a batch of patches, and not in the raw scale of the files, where that can be told.
+    """x as it is, checked: a batch of patches, and not in the raw scale of the files, as far as that shows.
 
     sen2's reflectances are digital numbers divided by 10,000: positive, each a multiple of 1e-4. A standardised
     patch never is. Without this check a network would answer one class for every raw patch.

@@ -424,6 +424,20 @@ def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[dict, dict]:
     return layer_norm_init(channels, dtype), state
 
 
+def conv_init(rng: Generator, inputs: int, outputs: int, kernel: int, dtype: DTypeLike, *, fan: int) -> dict:
+    # -> {"weight": (outputs, inputs, kernel, kernel)}
+    """A convolution without bias: normal with standard deviation sqrt(2 / fan), the rule of He et al. (2015).
+
+    `fan` is the number of weights that enter one output (fan_in) or leave one input (fan_out). With groups,
+    `inputs` counts the channels of one group.
+
+    >>> import numpy
+    >>> conv_init(numpy.random.default_rng(0), 3, 8, 5, np.float32, fan=3 * 5 * 5)["weight"].shape
+    (8, 3, 5, 5)
+    """
+    return {"weight": normal(rng, (outputs, inputs, kernel, kernel), (2 / fan) ** 0.5, dtype)}
+
+
 def dense(inputs: int, outputs: int) -> Network:  # (B, inputs) -> (B, outputs)
     """A linear layer with bias as a Network.
 

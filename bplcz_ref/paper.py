@@ -1,14 +1,14 @@
-"""What the paper states, as constants, each with the section it stands in. Imports nothing, computes nothing.
+"""What the paper states, as constants, each with its section. This file imports and computes nothing.
 
 The paper: "Band Prompting Aided SAR and Multi-Spectral Data Fusion Framework for Local Climate Zone
-Classification" (BP-LCZ), arXiv 2412.18235. Readings that the paper leaves open are not here: each is named
-where it is chosen (docs/readings.md lists them).
+Classification" (BP-LCZ), arXiv 2412.18235. What the paper leaves open is not here: each reading is named where it
+is chosen (docs/readings.md lists them).
 """
 
 ARXIV = "2412.18235"
 
 # II-A, the seven band groups in the order of II-B1; bands are 1-based within their sensor, as printed.
-GROUPS = {
+GROUPS: dict[str, dict] = {
     "RGB": {"sensor": "sen2", "bands": (1, 2, 3), "text": "red green blue"},
     "VRE": {"sensor": "sen2", "bands": (4, 5, 6, 8), "text": "vegetation red edge"},
     "NIR": {"sensor": "sen2", "bands": (7,), "text": "near infrared"},

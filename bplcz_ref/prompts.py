@@ -1,12 +1,12 @@
 """Section II-B1: the 17 extended descriptions, the template, and the 119 prompts t_i (17 classes x 7 groups).
 
-It makes text and nothing else; `tokenizer.py` turns text into ids. The wording is part of the experiment, so
-there is no way here to pass other descriptions: two runs of the same version used the same words.
+This file makes text; `tokenizer.py` turns it into ids. The wording is part of the experiment, so other
+descriptions cannot be passed: two runs of the same version used the same words.
 
-Table I prints three of the descriptions ("only three LCZ categories are given"): those of classes 1, 9 and G
-stand in `paper.DESCRIPTIONS`, word for word. The other fourteen are ours. They follow the paper's three in
-length and manner: a noun phrase for the height and spacing of the buildings or for the surface cover, then how
-the place looks or what it is, after the definitions of the local climate zone scheme (Stewart and Oke 2012,
+Table I prints three of the descriptions ("only three LCZ categories are given"), those of classes 1, 9 and G;
+`paper.DESCRIPTIONS` has them word for word. The other fourteen are ours. They follow the paper's three in length
+and manner: a noun phrase for the height and spacing of the buildings or for the surface cover, then how the place
+looks or what it is, after the definitions of the local climate zone scheme (Stewart and Oke 2012,
 doi 10.1175/BAMS-D-11-00019.1).
 """
 
@@ -36,14 +36,13 @@ _OURS = {
 DESCRIPTIONS = tuple((paper.DESCRIPTIONS | _OURS)[name] for name, _ in paper.CLASSES)
 
 
-def prompt(class_index, group):  # int, str -> str
-    """The prompt t_i of one class and one band group.
+def prompt(class_index: int, group: str) -> str:
+    """t_i = "a photo of a {class} with {group} bands": the prompt of one class and one band group.
 
-    Formula: the paper's template, "a photo of a {class} with {group} bands".
-    Arguments: `class_index`, the 0-based column of the one-hot label (0..16 for LCZ 1..10, A..G; a class ID
-        such as "G" is not taken: "1" and 1 would then be two classes); `group`, a name of `paper.GROUPS`.
+    `class_index` is the 0-based column of the one-hot label (0..16 for LCZ 1..10, A..G; not a class ID such as
+    "G", since "1" and 1 would then be two classes); `group` is a name of `paper.GROUPS`.
     Errors: ValueError for a class that is not an integer in 0..16, and for a name that is not a band group.
-    Source: II-B1. The grammar is the paper's ("a photo of a bodies of water"); it is kept as printed.
+    Source: II-B1. The grammar is as printed in the paper ("a photo of a bodies of water").
 
     >>> prompt(16, "RGB")  # doctest: +ELLIPSIS
     'a photo of a bodies of water such as rivers, lakes, or seas, ... with red green blue bands'
@@ -64,8 +63,8 @@ def prompt(class_index, group):  # int, str -> str
     return paper.TEMPLATE.format(**{"class": DESCRIPTIONS[k], "group": paper.GROUPS[group]["text"]})
 
 
-def prompts():  # () -> (K n,) tuple of str
-    """All K n = 119 prompts, flat, class-major: class k and group i stand at index 7 k + i.
+def prompts() -> tuple[str, ...]:  # (K n,)
+    """All K n = 119 prompts, flat, class-major: class k and group i are at index 7 k + i.
 
     Classes are in the order of the labels (`paper.CLASSES`), groups in the paper's order (`paper.GROUPS`), so
     token ids of shape (119, L) become (17, 7, L) by a reshape. All 119 are distinct.

@@ -6,7 +6,7 @@ A stream of an epoch, a step or a row is made afresh from its number, so nothing
 import numpy as np
 
 
-def stream(seed, name, *numbers):  # -> numpy.random.Generator
+def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
     """The random stream `name` of `seed`, for the epoch, step or row `numbers`; always the same.
 
     SeedSequence(seed, spawn_key = the name's bytes, then `numbers`): no stream depends on how many others exist.
@@ -16,7 +16,7 @@ def stream(seed, name, *numbers):  # -> numpy.random.Generator
     False
     """
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(  # a file of HDF5 notes its seed as a signed number of 64 bits
+        raise ValueError(  # HDF5 files store the seed as a signed 64-bit number
             f"seed is {seed!r}; expected a whole number, 0 or more, below 2**63 = {2**63}"
         )
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(*name.encode(), *numbers)))

@@ -1,14 +1,16 @@
-"""Byte-level byte pair encoding by CLIP's rules: text to token ids and back; train, load, encode, decode, batch.
+"""Byte-level byte pair encoding by CLIP's rules: text to token ids and back.
 
-The rules are those of `clip/simple_tokenizer.py` and `clip.tokenize` in github.com/openai/CLIP (d05afc4), with
-the standard library alone: characters are classed by `unicodedata`, not by the `regex` package. Given CLIP's own
-merges file the ids are CLIP's; the bundled merges (tokenizer_vocab/) were learned from a corpus written for this
-project.
+The rules are those of `clip/simple_tokenizer.py` and `clip.tokenize` in github.com/openai/CLIP (d05afc4), written
+with the standard library alone: `unicodedata` classes the characters, not the `regex` package. With CLIP's own
+merges file the ids are CLIP's; the bundled merges (tokenizer_vocab/) are our own, and vocabulary.py learns them.
 
-One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text. It changes nothing in the prompts, and
-nothing in plain ASCII but control characters, terminal escapes and entities nested more than twice. In other text
+The file follows the way of a text: `clean` it, cut it into `pre_tokens`, merge the bytes of each piece
+(`Tokenizer.steps`), look up the ids (`encode`), pad the rows (`batch`).
+
+One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text. It changes nothing in the prompts. In
+plain ASCII it changes only control characters, terminal escapes and entities nested more than twice. In other text
 CLIP would first straighten curly quotes, compose accents (NFC), narrow full-width letters, split ligatures,
-replace lone surrogates (refused here) and undo wrongly decoded UTF-8. `encode(ftfy.fix_text(text))` gives CLIP's
+replace lone surrogates (an error here) and undo wrongly decoded UTF-8. `encode(ftfy.fix_text(text))` gives CLIP's
 ids for such text too. Characters younger than Python's own Unicode tables count as "other".
 """
 
@@ -18,42 +20,41 @@ import html
 import re
 import unicodedata
 import zlib
-from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import files
-
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"  # suffix of a symbol that ends a piece
-MERGES = 1000  # merges of the bundled vocabulary
-MACHINE_FILE, HUMAN_FILE, CORPUS_FILE = "bplcz-bpe.txt", "bplcz-bpe-readable.txt", "corpus.txt"
+MACHINE_FILE = "bplcz-bpe.txt"
 
-_OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a file cut short is noticed
+OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a file cut short is noticed
 _CLIP_HEADER, _CLIP_MERGES = "bpe_simple_vocab_16e6.txt#version: 0.2", 48894  # CLIP uses lines 1..48894 of 262,145
 _SHARED_HEADER = "#version: 0.2"  # merges.txt as other libraries ship CLIP's: already cut
 _CACHED_WORDS = 1 << 16
 
-# Byte -> the printable character that stands for it, in the order of the ids: 188 bytes are their own character,
+# Byte -> the printable character that represents it, in the order of the ids: 188 bytes are their own character,
 # the other 68 (blank, controls, 127-160, 173) take the code points from 256 on.
 _PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 BYTE_CHARACTERS = {b: chr(b) for b in _PRINTABLE} | {
     b: chr(256 + i) for i, b in enumerate(sorted(set(range(256)) - set(_PRINTABLE)))
 }
-_CHARACTER_BYTES = {c: b for b, c in BYTE_CHARACTERS.items()}
+CHARACTER_BYTES = {c: b for b, c in BYTE_CHARACTERS.items()}
 
-# CLIP's pattern, its first alternatives: tried before the runs, ignoring case (which the long s of U+017F shows).
+# ------------------------------------------------------------------------------ from text to pieces (steps 1-4)
+
+# CLIP's pattern, its first alternatives: tried before the runs, ignoring case (so the long s, U+017F, is an s).
 _LITERALS = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d", re.IGNORECASE)
-# Its last three, over kinds: a run of letters, ONE number, a run of what is no letter, number or whitespace.
+# Its last three, over kinds: a run of letters, ONE number, a run of neither letters, numbers nor whitespace.
 _RUNS = re.compile("L+|N|O+")
 # Unicode's White_Space. U+001C..1F are whitespace for str.isspace and str.strip, but not for the pattern.
 _WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")
 
 
 class _Kinds(dict):
-    """Code point of what is no whitespace -> "L" letter, "N" number, "O" other (marks, category M, among them)."""
+    """Code point of no whitespace -> "L" letter, "N" number, "O" other (which includes marks, category M)."""
 
     def __missing__(self, code):
         category = unicodedata.category(chr(code))[0]
@@ -65,10 +66,10 @@ class _Kinds(dict):
 _KINDS = _Kinds({0x345: " "})
 
 
-def clean(text):  # str -> str
+def clean(text: str) -> str:
     """Cleaning, steps 1 to 3: entities resolved twice, every whitespace run one space, ends stripped, lower case.
 
-    Errors: ValueError for what is not a str, and for a lone surrogate, which has no UTF-8 form.
+    Errors: ValueError for anything but a str, and for a lone surrogate, which has no UTF-8 form.
     Source: CLIP's basic_clean (without ftfy), whitespace_clean and lower, in that order.
 
     >>> clean("  A \\t Photo &amp;lt;3 ")
@@ -86,13 +87,12 @@ def clean(text):  # str -> str
     return _WHITESPACE.sub(" ", html.unescape(html.unescape(text))).strip().lower()
 
 
-def pre_tokens(text):  # str -> list of str
+def pre_tokens(text: str) -> list[str]:
     """The pieces that are encoded on their own, step 4: contractions, letter runs, single numbers, other runs.
 
-    Every character of `clean(text)` but whitespace and U+0345, which CLIP drops, is in one piece, in order. A
+    Every character of `clean(text)` is in one piece, in order, except whitespace and U+0345, which CLIP drops. A
     contraction counts only where a piece begins: "it's" has "'s", but "!'s" has "!'" and "s".
-    Errors: those of `clean`; ValueError where a piece is a special token, in any case or written with entities:
-        CLIP's tokenizer would let the text set its own end there.
+    Errors: those of `clean`; ValueError for a special token in the text, which would let it set its own end.
     Source: the pattern of CLIP's SimpleTokenizer, `regex.findall(pattern, text, IGNORECASE)`.
 
     >>> pre_tokens("It's 2024: compact high-rise, it'LL do")
@@ -103,11 +103,11 @@ def pre_tokens(text):  # str -> list of str
 
 def _split(word):
     """The pieces of one word of cleaned text. No piece holds whitespace, so words can be split one by one."""
-    kinds = word.translate(_KINDS)  # one kind a character, so positions agree
+    kinds = word.translate(_KINDS)  # one kind per character, so positions agree
     pieces, at = [], 0
     while at < len(word):
         match = _LITERALS.match(word, at) or _RUNS.match(kinds, at)
-        if match is None:
+        if match is None:  # U+0345
             at += 1
             continue
         piece, at = word[at : match.end()], match.end()
@@ -117,18 +117,21 @@ def _split(word):
     return pieces
 
 
-def _integer(value):
-    """An int of what is an integer (NumPy's too), None of anything else; True is not one here."""
+def integer(value: object) -> int | None:
+    """The int of an integer (NumPy's too), None for anything else, True and False included."""
     return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
 
 
-def _symbols(piece):
-    """Step 5: one symbol a byte of the UTF-8 form, the last with the suffix that marks the end of the piece."""
+# --------------------------------------------------------------------------- from pieces to ids (steps 5-7)
+
+
+def byte_symbols(piece: str) -> tuple[str, ...]:
+    """Step 5: one symbol per byte of the UTF-8 form, the last with the suffix that marks the end of the piece."""
     *most, last = (BYTE_CHARACTERS[b] for b in piece.encode())
     return (*most, last + END)
 
 
-def _merge(symbols, first, second):
+def merge(symbols: tuple[str, ...], first: str, second: str) -> tuple[str, ...]:
     """Every non-overlapping occurrence of the pair, left to right, as one symbol."""
     merged, at = [], 0
     while at < len(symbols):
@@ -147,8 +150,7 @@ class Tokenizer:
     Ids, step 7: 0-255 the bytes in the order of BYTE_CHARACTERS ("!" is 0, "a" is 64), 256-511 the same at the end
     of a piece, then the merges in order, then `sot` and `eot`, which is the largest id.
     Attributes: `merges` (tuple of pairs of str), `vocab_size` = 512 + merges + 2, `sot`, `eot`.
-    Errors: ValueError for a merge that is no pair of symbols known by then, that comes twice, or whose first
-        symbol ends a piece.
+    Errors: ValueError for a merge of unknown symbols, a repeated one, or one whose first symbol ends a piece.
     Source: openai/CLIP, clip/simple_tokenizer.py.
 
     >>> tiny = Tokenizer([("t", "h"), ("th", "e</w>")])
@@ -156,10 +158,11 @@ class Tokenizer:
     ([513, 512, 72, 333], 516)
     """
 
-    def __init__(self, merges):
+    def __init__(self, merges: Iterable):
         self.merges = tuple(tuple(pair) for pair in merges)
         symbols = [*BYTE_CHARACTERS.values(), *(c + END for c in BYTE_CHARACTERS.values())]
-        known, self._rank = set(symbols), {}
+        known = set(symbols)
+        self._rank: dict[tuple, int] = {}
         for rank, pair in enumerate(self.merges):
             if len(pair) != 2 or not known.issuperset(pair) or pair[0].endswith(END) or pair in self._rank:
                 raise ValueError(
@@ -173,24 +176,25 @@ class Tokenizer:
         self.sot, self.eot = len(symbols), len(symbols) + 1
         # Where two merges give the same symbol the later id is used, as in CLIP's dict(zip(vocab, range(...))).
         self._id = {symbol: i for i, symbol in enumerate(symbols)}
-        self._bytes = [  # END is only ever the end of a symbol: "<", "/" and ">" never share a piece with "w"
-            bytes(_CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
+        self._bytes = [  # "</w>" in a symbol is always END: "<", "/" and ">" never share a piece with "w"
+            bytes(CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
             for s in symbols
         ]
-        self._word_ids = {}
+        self._word_ids: dict[str, list[int]] = {}
 
     @classmethod
-    def bundled(cls):
-        """The tokenizer of this project's own vocabulary, read once; ValueError where the files are not installed.
+    @functools.cache
+    def bundled(cls) -> "Tokenizer":
+        """The tokenizer of this project's own vocabulary, read once; ValueError if the files are not installed.
 
         >>> Tokenizer.bundled().vocab_size
         1514
         """
-        return _bundled()
+        return cls.from_merges(vocabulary_folder() / MACHINE_FILE)
 
     @classmethod
-    def from_merges(cls, path):
-        """The tokenizer of a merges file, plain or gzip: a version line, then one merge a line, "first second".
+    def from_merges(cls, path: str | Path) -> "Tokenizer":
+        """The tokenizer of a merges file, plain or gzip: a version line, then one merge per line, "first second".
 
         Three version lines are known: ours; that of CLIP's bpe_simple_vocab_16e6.txt(.gz), of which CLIP uses the
         first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
@@ -201,29 +205,28 @@ class Tokenizer:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
-    def steps(self, piece):  # str -> iterator of tuples of str
-        """Step 6, one row a merge: the symbols of a pre-token before any merge, after each one, and at last.
+    def steps(self, piece: str) -> Iterator[tuple[str, ...]]:
+        """Step 6: the symbols of a pre-token before any merge, and after each one.
 
-        Formula: of the adjacent pairs that have a rank, the one of lowest rank is merged wherever it stands, left
-        to right; the last row has no such pair. `encode` looks up the ids of the last row.
-        Errors: ValueError for what is no piece.
+        Of the adjacent pairs that have a rank, the one of lowest rank is merged wherever it occurs, left to right;
+        the last row has no such pair. `encode` looks up the ids of the last row.
+        Errors: ValueError for anything but a nonempty str.
 
         >>> list(Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")]).steps("the"))
         [('t', 'h', 'e</w>'), ('t', 'he</w>')]
         """
         if not isinstance(piece, str) or not piece:
             raise ValueError(f"piece is {piece!r}; expected one of pre_tokens(text)")
-        symbols = _symbols(piece)
+        symbols = byte_symbols(piece)
         yield symbols
         while ranked := [pair for pair in pairwise(symbols) if pair in self._rank]:
             # The lowest rank first: not the first pair of the piece, and not the longest symbol.
-            symbols = _merge(symbols, *min(ranked, key=self._rank.__getitem__))
+            symbols = merge(symbols, *min(ranked, key=self._rank.__getitem__))
             yield symbols
 
-    def encode(self, text):  # str -> list of int
-        """The ids of a text, without SOT and EOT; the empty list for empty text.
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without SOT and EOT; the empty list for empty text. Errors: those of `pre_tokens`.
 
-        Errors: those of `pre_tokens`.
         Source: SimpleTokenizer.encode.
 
         >>> Tokenizer([]).encode("A!")  # one byte each, and each the end of its piece
@@ -234,21 +237,21 @@ class Tokenizer:
             if word not in self._word_ids:
                 if len(self._word_ids) >= _CACHED_WORDS:  # bounded, whatever text comes
                     self._word_ids.clear()
-                pieces = (deque(self.steps(piece), maxlen=1).pop() for piece in _split(word))  # their last rows
-                self._word_ids[word] = [self._id[symbol] for symbols in pieces for symbol in symbols]
+                self._word_ids[word] = []
+                for piece in _split(word):
+                    *_, symbols = self.steps(piece)  # the last row: everything merged
+                    self._word_ids[word] += [self._id[symbol] for symbol in symbols]
             ids += self._word_ids[word]
         return ids
 
-    def decode(self, ids):  # iterable of int -> str
-        """The text of ids: the pieces, one space between each two.
+    def decode(self, ids: Iterable) -> str:
+        """The text of ids: the pieces, separated by one space.
 
-        This is the exact inverse on ids: `encode(decode(ids)) == ids` for all that `encode` gives. On text it is
-        exact but for the spaces between pieces: ids mark where a piece ends, not whether a space follows, and
-        "high-rise" and "high - rise" have the same ids. So `decode(encode(t)) == " ".join(pre_tokens(t))`, and
-        with its spaces left out it is `clean(t)` with its spaces left out. (Text with U+0345, which
-        CLIP drops, is the exception to the first and the last of these.)
-        A row of `batch` may be given as it is: SOT is passed over and reading ends at the first EOT. Ids cut
-        inside a character of several bytes give U+FFFD.
+        `decode(encode(t)) == " ".join(pre_tokens(t))`. If `encode` gave the ids, `encode(decode(ids)) == ids`
+        (except for text with U+0345, which CLIP drops). The spaces of t are lost: ids mark where a piece ends, not
+        whether a space follows, so "high-rise" and "high - rise" have the same ids.
+        In a row of `batch`, SOT is skipped and reading ends at the first EOT. Ids cut inside a character of
+        several bytes give U+FFFD.
         Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
         Source: SimpleTokenizer.decode, without its trailing space.
 
@@ -258,7 +261,7 @@ class Tokenizer:
         """
         joined = []
         for position, i in enumerate(ids):
-            token = _integer(i)
+            token = integer(i)
             if token is None or not 0 <= token < self.vocab_size:
                 raise ValueError(f"id {i!r} at position {position}; expected an integer 0..{self.vocab_size - 1}")
             if token == self.eot:
@@ -267,15 +270,17 @@ class Tokenizer:
                 joined.append(self._bytes[token])
         return b"".join(joined).decode(errors="replace").removesuffix(" ")
 
-    def batch(self, texts, context_length=77, truncate=False):  # N str -> (N, L) int64
+    def batch(
+        self, texts: str | Iterable[str], context_length: int | None = 77, truncate: bool = False
+    ) -> np.ndarray:  # N str -> (N, L) int64
         """Token ids for the text encoder: [SOT] ids [EOT] in each row, then zeros up to L = `context_length`.
 
-        Zero is also the id of "!". That is harmless: the encoder takes the row of the first EOT, the largest id,
+        Zero is also the id of "!". This is harmless: the encoder reads the place of the first EOT, the largest id,
         and its causal mask hides what comes after. (Padding with EOT is the other convention; it is not CLIP's.)
-        `context_length=None` takes the longest row for L: the same features, less work.
-        Errors: ValueError for a text with more than L - 2 ids, which names the text, unless `truncate`: then the
-            row is cut to L and its last id set to EOT; ValueError for L < 2; those of `encode`.
-        Source: clip.tokenize. One str is taken as a list of one, as there.
+        `context_length=None` sets L to the longest row: the same features, less work. With `truncate`, a row that
+        is too long is cut to L, and its last id becomes EOT.
+        Errors: ValueError that names the text with more than L - 2 ids; for L < 2; those of `encode`.
+        Source: clip.tokenize. One str counts as a list of one, as there.
 
         >>> Tokenizer([]).batch(["a", "a!"], context_length=5)
         array([[512, 320, 513,   0,   0],
@@ -288,7 +293,7 @@ class Tokenizer:
                 rows.append([self.sot, *self.encode(text), self.eot])
             except ValueError as error:
                 raise ValueError(f"text {n}: {error}") from None
-        L = max(map(len, rows), default=2) if context_length is None else _integer(context_length)
+        L = max(map(len, rows), default=2) if context_length is None else integer(context_length)
         if L is None or L < 2:
             raise ValueError(
                 f"context_length is {context_length!r}; expected an integer of 2 or more: SOT and EOT"
@@ -300,9 +305,13 @@ class Tokenizer:
                     f"text {n} ({texts[n][:60]!r}) has {len(row)} tokens with SOT and EOT, more than the "
                     f"context_length {L}; shorten it, or cut it with truncate=True"
                 )
-            row[L - 1 :] = [self.eot] if len(row) > L else row[L - 1 :]
+            if len(row) > L:
+                row = [*row[: L - 1], self.eot]
             tokens[n, : len(row)] = row
         return tokens
+
+
+# ------------------------------------------------------------------------------------- the merges: files
 
 
 def _read_merges(path):
@@ -318,11 +327,11 @@ def _read_merges(path):
     expected = None
     if header == _CLIP_HEADER:
         expected, lines = _CLIP_MERGES, lines[:_CLIP_MERGES]
-    elif header.startswith(_OWN_HEADER) and header[len(_OWN_HEADER) :].isdecimal():
-        expected = int(header[len(_OWN_HEADER) :])
+    elif header.startswith(OWN_HEADER) and header[len(OWN_HEADER) :].isdecimal():
+        expected = int(header[len(OWN_HEADER) :])
     elif header != _SHARED_HEADER:
         raise ValueError(
-            f"line 1: the version is {header[:80]!r}; expected {_OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
+            f"line 1: the version is {header[:80]!r}; expected {OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
             f"{_SHARED_HEADER!r}"
         )
     if expected is not None and len(lines) != expected:
@@ -334,7 +343,7 @@ def _read_merges(path):
     return merges
 
 
-def vocabulary_folder():  # () -> Path
+def vocabulary_folder() -> Path:
     """Where the bundled vocabulary is: inside the installed package, or beside it in a checkout.
 
     Errors: ValueError that names both places if it is in neither.
@@ -345,85 +354,3 @@ def vocabulary_folder():  # () -> Path
         if (place / MACHINE_FILE).is_file():
             return place
     raise ValueError(f"no {MACHINE_FILE} in {places[0]} nor in {places[1]}; install the package again")
-
-
-@functools.cache
-def _bundled():
-    return Tokenizer.from_merges(vocabulary_folder() / MACHINE_FILE)
-
-
-def train(text, merges):  # str, int -> dict of (str, str): int
-    """Learns merges from a text: {pair: its count when it was merged}, in the order of the merges.
-
-    Rule: the text is cut into pieces (`pre_tokens`); again and again, the adjacent pair of symbols with the
-    highest count over all pieces becomes one symbol. Of pairs with equal counts the first is taken, by the code
-    points of its first, then of its second symbol. Every position counts, overlapping ones too ("aaab" has "a a"
-    twice). A pair that stands only once is never merged, so fewer merges than asked for may come back.
-    Errors: ValueError for a number of merges that is not a positive integer; those of `pre_tokens`.
-    Source: Sennrich, Haddow and Birch 2016 (arXiv 1508.07909); ties, left open there, by the rule above.
-
-    >>> train("low low lower", 3)
-    {('l', 'o'): 3, ('lo', 'w</w>'): 2}
-    """
-    if (_integer(merges) or 0) < 1:
-        raise ValueError(f"merges is {merges!r}; expected a positive integer")
-    frequencies = Counter(pre_tokens(text))
-    words = [_symbols(piece) for piece in frequencies]
-    frequency = list(frequencies.values())
-    counts, holders = Counter(), defaultdict(set)  # pair -> count; pair -> the words that have or had it
-    for w, word in enumerate(words):
-        for pair in pairwise(word):
-            counts[pair] += frequency[w]
-            holders[pair].add(w)
-    learned = {}
-    while len(learned) < merges and counts:
-        most = max(counts.values())
-        if most < 2:
-            break
-        best = min(pair for pair, count in counts.items() if count == most)
-        learned[best] = most
-        for w in holders.pop(best):
-            for pair in pairwise(words[w]):
-                counts[pair] -= frequency[w]
-            words[w] = _merge(words[w], *best)
-            for pair in pairwise(words[w]):
-                counts[pair] += frequency[w]
-                holders[pair].add(w)
-        counts = +counts  # drops what is at zero, the merged pair among it
-    return learned
-
-
-def write_vocabulary(folder, corpus=None, merges=MERGES):  # -> (Path, Path)
-    """Trains on a corpus file (the bundled one for None); writes machine file and human file into `folder`.
-
-    Returns their paths. The same corpus gives the same bytes, on every platform.
-    Errors: ValueError for a corpus that cannot be read as UTF-8 text; those of `train`.
-    """
-    corpus = vocabulary_folder() / CORPUS_FILE if corpus is None else Path(corpus)
-    try:
-        text = corpus.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{corpus}: cannot be read as UTF-8 text ({error})") from error
-    learned = train(text, merges)
-    machine = [f"{_OWN_HEADER}{len(learned)}", *(f"{first} {second}" for first, second in learned)]
-    human = [
-        f"The {len(learned)} merges of {MACHINE_FILE}, to be read by people; no program reads this file.",
-        f"count: how often the pair stood in the corpus when it was merged; {END} marks the end of a piece.",
-        "",
-        " rank    id  count  pair -> joined",
-    ]
-    for rank, ((first, second), count) in enumerate(learned.items()):
-        shown = " + ".join(map(_shown, (first, second)))
-        human.append(f"{rank:5d} {512 + rank:5d} {count:6d}  {shown} -> {_shown(first + second)}")
-    paths = Path(folder) / MACHINE_FILE, Path(folder) / HUMAN_FILE
-    for path, lines in zip(paths, (machine, human), strict=True):
-        with files.whole(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
-    return paths
-
-
-def _shown(symbol):
-    """A symbol as text where its bytes are text, else as \\xNN."""
-    characters = symbol.removesuffix(END)
-    text = bytes(_CHARACTER_BYTES[c] for c in characters).decode(errors="backslashreplace")
-    return text + symbol[len(characters) :]

@@ -2,10 +2,10 @@
 
     python -m pip install torch==2.13.0 safetensors && python examples/pytorch_round_trip.py
 
-The names and layouts of the weights are those of PyTorch's modules, so nothing is converted on the way: a file is
-saved by one side and loaded by the other, and the logits of the same patches must be equal. PyTorch gets the image
-side; the text tower guides training alone and stays here. Without the library safetensors the file is a .npz.
-The patches are noise: this shows that weights travel, not what they are worth.
+The names and layouts of the weights are those of PyTorch's modules, so nothing is converted on the way: one side
+saves a file, the other loads it, and the logits of the same patches must be equal. PyTorch gets the image side;
+the text tower is needed only in training and stays here. Without the library safetensors the file is a .npz.
+The patches are noise: the example shows that weights can be exchanged, not how good they are.
 """
 
 import argparse
@@ -24,7 +24,7 @@ try:
 except ImportError:
     safetensors = None
 
-SETTINGS = systems.SMALL  # 17 classes; EB-CNN of width 16 and 64 features a band group
+SETTINGS = systems.SMALL  # 17 classes; EB-CNN of width 16 and 64 features per band group
 
 
 class BandEncoder(nn.Module):
@@ -47,7 +47,7 @@ class BandEncoder(nn.Module):
 
 
 class EBCNN(nn.Module):
-    """The image side of Fig. 1: a BandEncoder a group, Eq. (9), a linear classifier."""
+    """The image side of Fig. 1: one BandEncoder per group, Eq. (9), a linear classifier."""
 
     def __init__(self, width, features):
         super().__init__()
@@ -102,7 +102,7 @@ def equal_logits(network, params, state, module, x):
     with torch.no_grad():
         there = module.eval()(torch.from_numpy(x)).numpy()
     difference = np.abs(here - there).max() / np.abs(here).max()
-    if not difference < 1e-5:  # float32; nan is no agreement either
+    if not difference < 1e-5:  # float32; nan fails too
         raise SystemExit(f"the logits differ: by {difference:.1e} of the largest; expected below 1e-05")
     print(f"the logits are equal: they differ by {difference:.0e} of the largest (float32)")
     return there

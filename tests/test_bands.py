@@ -115,7 +115,7 @@ def test_wrong_input_is_named(f):
         f(sen1, sen2.tolist())
 
 
-def test_join_and_separate_refuse():
+def test_errors_of_join_and_separate():
     sen1, sen2 = filled()
     with pytest.raises(ValueError, match="float32 and sen2 is float64"):
         bands.join(sen1.astype(np.float32), sen2)

@@ -5,12 +5,15 @@ import csv
 import h5py
 import numpy as np
 import pytest
+from small import copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import files
+from bplcz_ref import files, paper, systems
 from bplcz_ref.data import so2sat
+from bplcz_ref.training import tables
 
 COMMANDS = [
+    "explain",
     "simulate",
     "inspect",
     "subset",
@@ -19,27 +22,20 @@ COMMANDS = [
     "predict",
     "report",
     "tables",
-    "explain",
     "conform",
-    "tokenizer",
 ]
-SMALL = ("--epochs", "1", "--per-class", "2", "--test", "20", "--batch", "8")
+COMMANDS += ["tokenizer"]
+SMALL = ("--epochs", "1", "--per-class", "1", "--test", "20", "--batch", "8")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "simulated.h5"
-    assert command_line.main(["simulate", str(path), "--per-class", "4", "--seed", "3"]) == 0
-    return path
+def train(data, out, *more):
+    asked = ["train", "--data", str(data), "--system", "ebcnn", "--out", str(out), *SMALL, *more]
+    return command_line.main(asked)
 
 
-@pytest.fixture(scope="module")
-def run(data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "ebcnn"
-    assert (
-        command_line.main(["train", "--data", str(data), "--system", "ebcnn", "--out", str(folder), *SMALL]) == 0
-    )
-    return folder
+@pytest.fixture
+def run(runs):
+    return runs[0]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -50,11 +46,17 @@ def test_help_has_an_example(command, capsys):
     assert f"python -m bplcz_ref {command}" in capsys.readouterr().out
 
 
-def test_inspect_says_simulated(data, capsys):
+def test_simulate_then_inspect_then_subset(tmp_path, capsys):
+    data, out = tmp_path / "simulated.h5", tmp_path / "part.h5"
+    assert command_line.main(["simulate", str(data), "--per-class", "3", "--seed", "3"]) == 0
     assert command_line.main(["inspect", str(data)]) == 0
     text = capsys.readouterr().out
-    assert "68 rows" in text
+    assert "51 rows" in text
     assert "SIMULATED" in text
+    assert command_line.main(["subset", str(data), str(out), "--per-class", "2", "--test", "15"]) == 0
+    with so2sat.open_file(out) as patches:
+        assert len(patches) == 49
+        assert np.bincount(patches.labels[patches.parts[0]]).tolist() == [2] * 17
 
 
 def test_inspect_fails_on_a_bad_file(tmp_path, capsys):
@@ -63,12 +65,18 @@ def test_inspect_fails_on_a_bad_file(tmp_path, capsys):
     assert "not an HDF5 file" in capsys.readouterr().out
 
 
-def test_subset_then_train_on_its_own_parts(data, tmp_path, capsys):
-    out = tmp_path / "part.h5"
-    assert command_line.main(["subset", str(data), str(out), "--per-class", "2", "--test", "20"]) == 0
-    with so2sat.open_file(out) as patches:
-        assert len(patches) == 54
-        assert np.bincount(patches.labels[patches.parts[0]]).tolist() == [2] * 17
+def test_options_that_are_not_given_are_the_presets():
+    asked = ["train", "--data", "x.h5", "--system", "ebcnn", "--out", "run"]
+    parse = command_line.parser().parse_args
+    assert command_line.settings_from(parse(asked)) == systems.SMALL
+    chosen = command_line.settings_from(parse([*asked, "--preset", "paper", "--batch", "8", "--vocabulary", "m"]))
+    assert chosen == systems.PAPER._replace(batch=8, vocabulary="m")
+
+
+def test_the_contrastive_loss_is_chosen_by_name():
+    asked = ["train", "--data", "x.h5", "--system", "ebcnn-bplcz", "--out", "run", "--contrastive", "siglip"]
+    settings = command_line.settings_from(command_line.parser().parse_args(asked))
+    assert settings == systems.SMALL._replace(contrastive="siglip")
 
 
 def test_evaluate_and_predict_agree(run, tmp_path, capsys):
@@ -83,78 +91,67 @@ def test_evaluate_and_predict_agree(run, tmp_path, capsys):
     with open(out, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     with so2sat.open_file(other) as patches:
-        truth = [command_line.paper.CLASSES[k][0] for k in patches.labels]
+        truth = [paper.CLASSES[k][0] for k in patches.labels]
     right = sum(row["class"] == name for row, name in zip(rows, truth, strict=True))
     assert f"OA {100 * right / len(rows):.2f} %" in line
     assert {row["simulated"] for row in rows} == {"true"}
 
 
-def test_predict_needs_no_labels(run, data, tmp_path, capsys):
-    bare = tmp_path / "bare.h5"
-    with h5py.File(data) as source, h5py.File(bare, "w") as file:
+def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
+    bare, out = tmp_path / "bare.h5", tmp_path / "labels.csv"
+    with h5py.File(small_file) as source, h5py.File(bare, "w") as file:
         for name in ("sen1", "sen2"):
             source.copy(name, file)
-    out = tmp_path / "labels.csv"
     assert command_line.main(["predict", str(run), "--data", str(bare), "--out", str(out)]) == 0
-    assert out.read_text(encoding="utf-8").count("\n") == 69
+    assert out.read_text(encoding="utf-8").count("\n") == 137
     assert command_line.main(["predict", str(run), "--data", str(bare), "--out", str(tmp_path)]) == 2
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
-def test_evaluate_on_the_training_file_takes_its_test_part(run, data, capsys):
-    assert command_line.main(["evaluate", str(run), "--data", str(data)]) == 0
+def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, capsys):
+    assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
     text = capsys.readouterr().out
     kappa = files.read_json(run / "metrics.json")["kappa"]
-    assert "on 20 SIMULATED samples: the test part" in text
+    assert "on 40 SIMULATED samples: the test part" in text
     assert f"kappa {100 * kappa:.2f} %" in text
 
 
-def test_no_data_file_is_written_over(run, data, tmp_path, capsys):
-    before = data.read_bytes()
+def test_no_data_file_is_written_over(run, small_file, capsys):
+    before = small_file.read_bytes()
     for command in (
-        ["simulate", str(data), "--per-class", "1"],
-        ["subset", str(data), str(data), "--per-class", "1", "--test", "1"],
-        ["predict", str(run), "--data", str(data), "--out", str(data)],
+        ["simulate", str(small_file), "--per-class", "1"],
+        ["subset", str(small_file), str(small_file), "--per-class", "1", "--test", "1"],
+        ["predict", str(run), "--data", str(small_file), "--out", str(small_file)],
     ):
         assert command_line.main(command) == 2
-    assert data.read_bytes() == before
+    assert small_file.read_bytes() == before
 
 
-def test_a_half_trained_run_is_called_so(run, data, tmp_path, capsys):
-    half = tmp_path / "half"
-    half.mkdir()
-    for name in ("config.json", "checkpoint.npz", "log.jsonl"):
-        (half / name).write_bytes((run / name).read_bytes())
-    assert command_line.main(["evaluate", str(half), "--data", str(data)]) == 0
-    assert "NOT complete: epoch 1 of 1" in capsys.readouterr().out
+def test_a_half_trained_run_is_called_so(run, small_file, tmp_path, capsys):
+    half = copied(run, tmp_path / "half")
+    (half / "metrics.json").unlink()
+    assert command_line.main(["evaluate", str(half), "--data", str(small_file)]) == 0
+    assert "NOT complete: epoch 2 of 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("--epochs", "0"), ("--batch", "-5"), ("--test", "0"), ("--learning-rate", "nan"), ("--learning-rate", "-1")],
+    [("--epochs", "0"), ("--batch", "-5"), ("--learning-rate", "nan")],
 )
-def test_settings_that_cannot_be_meant_are_refused_before_anything_is_written(
-    data, tmp_path, capsys, option, value
-):
-    out = tmp_path / "run"
-    asked = ["train", "--data", str(data), "--system", "ebcnn", "--out", str(out), *SMALL, option, value]
-    assert command_line.main(asked) == 2
+def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tmp_path, capsys, option, value):
+    assert train(small_file, tmp_path / "run", option, value) == 2
     assert option[2:].replace("-", "_") in capsys.readouterr().err
-    assert not out.exists()
+    assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("content", ["{}", "[1]", "{"])
-def test_a_foreign_run_folder_is_named(tmp_path, data, capsys, content):
-    (tmp_path / "config.json").write_text(content)
-    assert command_line.main(["evaluate", str(tmp_path), "--data", str(data)]) == 2
-    assert "config.json" in capsys.readouterr().err
-
-
-def test_an_existing_run_needs_resume(run, data, capsys):
-    again = ["train", "--data", str(data), "--system", "ebcnn", "--out", str(run), *SMALL]
-    assert command_line.main(again) == 2
+def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
+    assert train(small_file, tmp_path / "run") == 0
+    line = capsys.readouterr().out
+    assert "on 20 SIMULATED samples" in line
+    assert train(small_file, tmp_path / "run") == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert command_line.main([*again, "--resume"]) == 0
+    assert train(small_file, tmp_path / "run", "--resume") == 0
+    assert capsys.readouterr().out == line
 
 
 def test_errors_are_one_line(tmp_path, capsys):
@@ -162,6 +159,25 @@ def test_errors_are_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config.json: there is no such file" in error
+
+
+def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
+    """Training is replaced by a table that is complete, and the estimate of a paper run by one day."""
+    asked = []
+    monkeypatch.setattr(tables, "tables", lambda *a, **options: asked.append((*a, options)) or table[1])
+    monkeypatch.setattr(tables, "run_seconds", lambda name, settings: 86400.0)
+    names = ["ebcnn-bplcz", "ebcnn"]
+    command = ["tables", "--data", "x.h5", "--out", str(tmp_path), "--systems", *names, "--seeds", "2"]
+    assert command_line.main([*command, "--workers", "3"]) == 0
+    (data, out, chosen, seeds, settings, options) = asked[0]
+    assert (data, out, chosen, list(seeds)) == ("x.h5", tmp_path, ["ebcnn", "ebcnn-bplcz"], [47, 48])
+    assert (settings, options) == (systems.SMALL, {"workers": 3, "dask": None})
+    text = capsys.readouterr().out
+    assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
+    assert "about 2.0 days here" in text
+    assert (tmp_path / "tables.csv").read_text(encoding="utf-8").count("\n") == 3
+    assert command_line.main([*command[:-1], "0"]) == 2
+    assert "--seeds is 0; expected 1 or more" in capsys.readouterr().err
 
 
 def test_explain_prints_one_equation(capsys):
@@ -174,6 +190,7 @@ def test_tokenizer_encode(capsys):
     assert "infrared" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_tokenizer_train_writes_the_bundled_files(tmp_path, capsys):
     assert command_line.main(["tokenizer", "train", "--out", str(tmp_path)]) == 0
     assert list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""__main__.py: what a user meets when a path, the memory or the patience ends."""
+"""__main__.py: empty paths, interruptions, too little memory, and a reader that is gone."""
 
 import os
 import subprocess
@@ -60,6 +60,7 @@ def test_how_a_command_ends(arguments, error, code, line, capsys, monkeypatch):
     assert capsys.readouterr().err == f"bplcz_ref {line}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
 def test_a_reader_that_has_seen_enough_is_no_error():
     read, write = os.pipe()

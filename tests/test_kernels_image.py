@@ -1,18 +1,14 @@
 """The image kernels equal their definitions, value and gradient; and the comparison used here notices mistakes."""
 
-import multiprocessing
-import threading
-import traceback
-import warnings
-
 import autograd.numpy as np
 import numpy as onp
 import pytest
 from autograd import grad
 from autograd.core import make_vjp
+from kernel_checks import by_hand, gap
 
 from bplcz_ref import nn
-from bplcz_ref.kernels import convolution, threads
+from bplcz_ref.kernels import convolution
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 2e-12  # float64, relative to the largest entry
@@ -20,32 +16,6 @@ EXACT = 2e-12  # float64, relative to the largest entry
 
 def rng(seed=0):
     return onp.random.default_rng(seed)
-
-
-def by_hand(f, args, g):
-    """Value of f, and the gradient of sum(f * g) by every argument."""
-    value = f(*args)
-    return value, [
-        make_vjp(lambda a, i=i: f(*args[:i], a, *args[i + 1 :]), args[i])[0](g) for i in range(len(args))
-    ]
-
-
-def gap(f, definition, *args, seed=1):
-    """The largest difference between f and the definition, in value and in the gradient by every argument,
-    each relative to the largest entry of what the definition gives."""
-    g = rng(seed).standard_normal(onp.shape(definition(*args)))
-    pairs = zip(flat(by_hand(f, args, g)), flat(by_hand(definition, args, g)), strict=True)
-    worst = 0.0
-    for ours, theirs in pairs:
-        if ours.shape != theirs.shape:
-            return onp.inf
-        scale = onp.abs(theirs).max() or 1.0
-        worst = max(worst, onp.abs(ours - theirs).max() / scale)
-    return worst
-
-
-def flat(result):
-    return [onp.asarray(result[0]), *map(onp.asarray, result[1])]
 
 
 # B, H, W, C, O, groups, kernel, stride, padding; each row is a path or an edge of one
@@ -66,8 +36,8 @@ CONVOLUTIONS = [
     (3, 1, 5, 4, 6, 1, 3, 1, 1),
     (1, 8, 8, 4, 6, 2, 3, 1, 1),
     (3, 6, 5, 4, 8, 4, 3, 2, 1),
-    (3, 6, 6, 64, 64, 16, 3, 1, 1),  # groups merged into blocks
-    (3, 7, 7, 64, 96, 32, 3, 2, 1),
+    (2, 4, 5, 64, 64, 16, 3, 1, 1),  # groups merged into blocks
+    (2, 5, 4, 64, 96, 32, 3, 2, 1),
     (2, 4, 4, 6, 6, 3, 1, 1, 0),
     (1, 40, 17, 4, 4, 4, 3, 1, 1),  # depthwise
     (2, 2, 2, 4, 4, 4, 7, 1, 3),
@@ -96,21 +66,18 @@ def test_conv2d_is_its_definition(case):
 )
 def test_conv2d_in_float32_stays_float32_and_within_the_rounding_of_its_sums(case):
     args, options = convolution_case(*case, onp.float32)
-    y, gradients = by_hand(
-        lambda *a: nn.conv2d(*a, **options), args, onp.ones((), onp.float32) * nn.conv2d(*args, **options)
-    )
-    assert y.dtype == onp.float32
-    assert all(d.dtype == onp.float32 for d in gradients)
-    exact = [a.astype(onp.float64) for a in args]
-    g = y.astype(onp.float64)
-    value, slopes = by_hand(lambda *a: nn.conv2d.definition(*a, **options), exact, g)
+    y = nn.conv2d(*args, **options)
+    found = by_hand(lambda *a: nn.conv2d(*a, **options), args, y)
+    assert all(a.dtype == onp.float32 for a in found)
+    exact, g = [a.astype(onp.float64) for a in args], y.astype(onp.float64)
+    true = by_hand(lambda *a: nn.conv2d.definition(*a, **options), exact, g)
     # A sum of n products is off by at most n u sum |terms|: the same sums over absolute values. n <= the number
     # of terms of the longest sum; Winograd's transforms make the terms larger, by less than 50.
-    sizes, slope_sizes = by_hand(lambda *a: nn.conv2d.definition(*a, **options), [abs(a) for a in exact], abs(g))
+    sizes = by_hand(lambda *a: nn.conv2d.definition(*a, **options), [abs(a) for a in exact], abs(g))
     n = max(args[1][0].size, args[1].size, y[..., 0].size) + 2
     growth = 50 if case[6:8] == (3, 1) else 1
-    for ours, true, size in zip([y, *gradients], [value, *slopes], [sizes, *slope_sizes], strict=True):
-        assert (abs(ours - true) <= growth * n * 2**-24 * size + 1e-30).all()
+    for ours, right, size in zip(found, true, sizes, strict=True):
+        assert (abs(ours - right) <= growth * n * 2**-24 * size + 1e-30).all()
 
 
 @pytest.mark.parametrize(
@@ -123,8 +90,8 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
     p = convolution._plan(x.shape, w.shape, 1, padding, 1)
     y = convolution.winograd.forward(p, x, w)
     dx, dw = convolution.winograd.backward(p, x, w, g, True, True)
-    value, (slope_x, slope_w) = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
-    for ours, true in ((y, value), (dx, slope_x), (dw, slope_w)):
+    right = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
+    for ours, true in zip((y, dx, dw), right, strict=True):
         assert abs(ours - true).max() < 1e-12 * abs(true).max()
 
 
@@ -160,13 +127,7 @@ def doubled(name):
 
 WRONG_CONVOLUTIONS = {
     "a flipped kernel": lambda x, w, b: nn.conv2d(x, w[:, :, ::-1, ::-1], b, padding=1),
-    "rows for columns": lambda x, w, b: nn.conv2d(x, np.swapaxes(w, 2, 3), b, padding=1),
-    "outputs for inputs": lambda x, w, b: nn.conv2d(x, np.swapaxes(w, 0, 1), b, padding=1),
     "padding on one side": pad_before,
-    "no bias": lambda x, w, b: nn.conv2d(x, w, padding=1) + 0 * b,
-    "padding with the edge": lambda x, w, b: nn.conv2d.definition(
-        x[:, [0, *range(5), 4]][:, :, [0, *range(5), 4]], w, b
-    ),
     "dx twice": doubled(0),
     "dw twice": doubled(1),
     "db twice": doubled(2),
@@ -177,15 +138,6 @@ WRONG_CONVOLUTIONS = {
 def test_the_comparison_notices_a_wrong_convolution(name):
     args, _ = convolution_case(2, 5, 5, 4, 4, 1, 3, 1, 1)
     assert gap(WRONG_CONVOLUTIONS[name], lambda *a: nn.conv2d.definition(*a, padding=1), *args) > 1e6 * EXACT
-
-
-def test_the_comparison_notices_groups_in_another_order():
-    args, _ = convolution_case(2, 5, 5, 4, 4, 2, 3, 1, 1)
-
-    def interleaved(x, w, b):
-        return nn.conv2d(x[..., [0, 2, 1, 3]], w, b, padding=1, groups=2)
-
-    assert gap(interleaved, lambda *a: nn.conv2d.definition(*a, padding=1, groups=2), *args) > 1e6 * EXACT
 
 
 def test_conv2d_by_hand():
@@ -245,27 +197,18 @@ def test_batch_norm_is_its_definition(shape, train, relu):
         onp.testing.assert_allclose(ours[key], theirs[key], rtol=1e-12, atol=1e-14)
 
 
-def own_batch_norm(x, w, b, ddof=0, frozen=False):
-    mean, var = np.mean(x, axis=(0, 1, 2)), np.var(x, axis=(0, 1, 2), ddof=ddof)
-    if frozen:  # the statistics taken for constants
-        mean, var = (np.array(v._value) if hasattr(v, "_value") else v for v in (mean, var))
-    return np.maximum((x - mean) / np.sqrt(var + 1e-5) * w + b, 0)
-
-
-def test_the_comparison_notices_a_wrong_batch_norm():
+def test_the_comparison_notices_statistics_taken_for_constants():
     args, state = bn_case((4, 4, 4, 3))
 
     def definition(*a):
-        return nn.batch_norm.definition(*a, state, train=True, relu=True)[0]
+        return nn.batch_norm.definition(*a, state, train=True)[0]
 
-    assert gap(own_batch_norm, definition, *args) < 10 * EXACT
-    assert gap(lambda *a: own_batch_norm(*a, ddof=1), definition, *args) > 1e6 * EXACT
-    assert gap(lambda *a: own_batch_norm(*a, frozen=True), definition, *args) > 1e6 * EXACT
-    assert gap(lambda *a: nn.batch_norm(*a, state, train=True)[0], definition, *args) > 1e6 * EXACT
-    assert (
-        gap(lambda *a: nn.batch_norm(*a, state, train=True, relu=True, eps=1e-3)[0], definition, *args)
-        > 1e6 * EXACT
-    )
+    def frozen(x, w, b):
+        mean, var = args[0].mean((0, 1, 2)), args[0].var((0, 1, 2))
+        return (x - mean) / np.sqrt(var + 1e-5) * w + b
+
+    assert onp.allclose(frozen(*args), definition(*args), rtol=1e-12)
+    assert gap(frozen, definition, *args) > 1e6 * EXACT
 
 
 def test_batch_norm_state_by_hand():
@@ -317,9 +260,9 @@ def test_a_mean_far_above_the_deviation_keeps_the_variance():
 def test_batch_norm_in_float32_by_the_whole_gradient():
     args, state = bn_case((8, 16, 16, 16), onp.float32)
     g = rng(5).standard_normal(args[0].shape).astype(onp.float32)
-    y, ours = by_hand(lambda *a: nn.batch_norm(*a, state, train=True, relu=True)[0], args, g)
+    y, *ours = by_hand(lambda *a: nn.batch_norm(*a, state, train=True, relu=True)[0], args, g)
     exact = [a.astype(onp.float64) for a in args]
-    _, true = by_hand(lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
+    _, *true = by_hand(lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
     assert y.dtype == onp.float32
     assert all(d.dtype == onp.float32 for d in ours)
 
@@ -439,17 +382,6 @@ LAYERS = list(layers(onp.float64))
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_finite_differences_agree(name):
-    f, x = layers(onp.float64)[name], rng(7).standard_normal((3, 6, 8, 4))
-    g, step, h = rng(8).standard_normal(onp.shape(f(x))), rng(9).standard_normal(x.shape), 1e-6
-    slope = onp.sum(make_vjp(f, x)[0](g) * step)
-    rise = (onp.sum(f(x + h * step) * g) - onp.sum(f(x - h * step) * g)) / (2 * h)
-    scale = onp.linalg.norm(make_vjp(f, x)[0](g)) * onp.linalg.norm(step)
-    assert abs(slope - rise) < 1e-7 * scale
-    assert abs(1.01 * slope - rise) > 1e-7 * scale  # a gradient wrong by one per cent does not pass
-
-
-@pytest.mark.parametrize("name", LAYERS)
 def test_strided_input_changes_nothing_and_nothing_is_changed(name):
     f, x = layers(onp.float64)[name], rng(7).standard_normal((3, 6, 8, 4))
     strided = onp.asfortranarray(onp.pad(x, ((0, 0), (1, 1), (0, 0), (0, 0))))[:, 1:-1]
@@ -490,193 +422,7 @@ def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     assert asked == [(False, True), (True, False)]
 
 
-# ----------------------------------------------------------------------------------------------- concurrently
-
-
-def branch(p):
-    h, _ = nn.batch_norm(nn.conv2d(p["x"], p["conv"]["weight"], padding=1), *p["bn"], STATE, train=True, relu=True)
-    return nn.spatial_mean(nn.max_pool2d(h, 2)), {"seen": [p["conv"]["weight"], "label"], "h": h}
-
-
-STATE = {"running_mean": onp.zeros(8), "running_var": onp.ones(8), "num_batches_tracked": onp.array(0)}
-
-
-def branch_parameters(n=7):
-    r = rng(4)
-    return {
-        f"b{k}": {
-            "x": r.standard_normal((4, 8, 8, 3)),
-            "conv": {"weight": r.standard_normal((8, 3, 3, 3)), "unused": onp.ones(3)},
-            "bn": (r.standard_normal(8), r.standard_normal(8)),
-        }
-        for k in range(n)
-    }
-
-
-def value_and_gradients(concurrently, params):
-    def f(p):
-        ys, aux = concurrently([branch] * len(params), [p[k] for k in params])
-        f.aux = aux
-        return sum(np.sum(np.sin(y)) for y in ys)
-
-    vjp, y = make_vjp(f, params)
-    return y, vjp(1.0), f.aux
-
-
-def leaves(tree):
-    if isinstance(tree, dict):
-        return [leaf for value in tree.values() for leaf in leaves(value)]
-    return [leaf for value in tree for leaf in leaves(value)] if isinstance(tree, (list, tuple)) else [tree]
-
-
-@pytest.mark.parametrize("count", ["1", "2", "5"])
-def test_the_number_of_threads_does_not_change_a_bit(count, monkeypatch):
-    params = branch_parameters()
-    y, gradients, aux = value_and_gradients(nn.concurrently.definition, params)
-    monkeypatch.setenv("BPLCZ_THREADS", count)
-    for _ in range(3):
-        z, ours, seen = value_and_gradients(nn.concurrently, params)
-        assert z == y
-        assert ours.keys() == gradients.keys()
-        for a, b in zip(leaves(ours), leaves(gradients), strict=True):
-            assert onp.shape(a) == onp.shape(b)
-            assert (a == b).all()
-        for a, b in zip(leaves(seen), leaves(aux), strict=True):
-            assert type(a) is type(b)
-            assert onp.all(a == b)
-
-
-def test_a_gradient_reaches_only_its_own_branch_and_shared_values_add_up():
-    x = onp.array([2.0, 3.0])
-    functions = [lambda p: p["a"] * p["s"], lambda p: p["a"] ** 2 * p["s"]]
-
-    def f(a, b, s):
-        (y, z), aux = nn.concurrently(functions, [{"a": a, "s": s}, {"a": b, "s": s}])
-        assert aux == [None, None]
-        return np.sum(y) + 10 * np.sum(z)
-
-    assert grad(f, 0)(x, x, x).tolist() == [2.0, 3.0]
-    assert grad(f, 1)(x, x, x).tolist() == [80.0, 180.0]
-    assert grad(f, 2)(x, x, x).tolist() == [42.0, 93.0]
-
-    def tuples(s):
-        return np.sum(nn.concurrently([lambda p: p[0]["w"] * p[1]], [({"w": x}, s)])[0][0])
-
-    assert grad(tuples)(x).tolist() == [2.0, 3.0]
-
-
-def test_a_branch_without_gradient_and_an_unused_one():
-    x = onp.ones(2)
-    (y, z), _ = nn.concurrently([lambda p: p * 2, lambda p: p + 1], [x, x])
-    assert (y.tolist(), z.tolist()) == ([2.0, 2.0], [2.0, 2.0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a frozen branch is nothing to warn of
-
-        def f(p):
-            return np.sum(nn.concurrently([lambda p: p * 2, lambda p: x], [p, p])[0][0])
-
-        assert grad(f)(x).tolist() == [2.0, 2.0]
-
-
-def test_a_traced_value_from_outside_is_refused():
-    x = onp.ones(2)
-    with pytest.raises(ValueError, match="not in its parameters"):
-        grad(lambda s: np.sum(nn.concurrently([lambda p: p * s], [x])[0][0]))(x)
-    with pytest.raises(ValueError, match="not in its parameters"):
-        grad(lambda s: np.sum(nn.concurrently([lambda p: p * s], [s])[0][0]))(x)
-    with pytest.raises(ValueError, match="2 functions and 1 trees"):
-        nn.concurrently([branch, branch], [x])
-
-
-def failing_branch(p):
-    raise KeyError("what went wrong")
-
-
-@pytest.mark.parametrize("count", ["1", "3"])
-def test_an_exception_comes_with_its_own_traceback(count, monkeypatch):
-    monkeypatch.setenv("BPLCZ_THREADS", count)
-    before = threads._blas_threads()
-    for tree in (onp.ones(2), branch_parameters(1)["b0"]):
-        with pytest.raises(KeyError, match="what went wrong") as info:
-            grad(lambda p, t=tree: np.sum(nn.concurrently([np.sum, failing_branch, np.sum], [p, p, p])[0][0]))(
-                onp.ones(2)
-            )
-        assert "failing_branch" in "".join(traceback.format_tb(info.value.__traceback__))
-    assert threads._blas_threads() == before
-    assert value_and_gradients(nn.concurrently, branch_parameters(2))[0]  # and the pool still works
-
-
-def test_nested_use_runs_in_place():
-    x = onp.array([1.0, 2.0])
-    names = []
-
-    def inner(p):
-        names.append(threading.current_thread().name)
-        return p**3
-
-    def outer(p):
-        me = threading.current_thread().name
-        ys, _ = nn.concurrently([inner, inner], [p, 2 * p])
-        assert set(names[-2:]) == {me} or len(names) > 2
-        return ys[0] + ys[1]
-
-    def f(p):
-        return np.sum(nn.concurrently([outer, outer, outer], [p, p, p])[0][1])
-
-    assert grad(f)(x).tolist() == [27.0, 108.0]
-
-
-def test_traces_opened_at_once_in_many_threads_stay_apart(monkeypatch):
-    """A gradient inside a branch: its trace must lie above the branch's, whatever other threads open and close."""
-    monkeypatch.setenv("BPLCZ_THREADS", "8")
-    x = onp.array([1.0, 2.0])
-
-    def slope_of_slopes(p):
-        y = p
-        for _ in range(20):
-            y = y + grad(lambda q: np.sum(q**2 * 0.5))(p)  # y = p + 20 p
-        return y
-
-    def f(p):
-        return sum(np.sum(y) for y in nn.concurrently([slope_of_slopes] * 16, [p] * 16)[0])
-
-    for _ in range(3):
-        assert grad(f)(x).tolist() == [16 * 21.0] * 2
-
-
-def test_the_settings_of_the_caller_hold_in_the_threads(monkeypatch):
-    monkeypatch.setenv("BPLCZ_THREADS", "3")
-    before = threads._blas_threads()
-    inside = nn.concurrently([lambda p: onp.array(threads._blas_threads())] * 3, [0] * 3)[0]
-    if before:
-        assert [int(n) for n in inside] == [1, 1, 1]
-    assert threads._blas_threads() == before
-    with onp.errstate(divide="raise"), pytest.raises(FloatingPointError):
-        nn.concurrently([lambda p: onp.ones(1) / onp.zeros(1)] * 6, [0] * 6)
-    monkeypatch.setenv("BPLCZ_THREADS", "many")
-    with pytest.raises(ValueError, match="BPLCZ_THREADS is 'many'"):
-        nn.concurrently([np.sum, np.sum], [onp.ones(1)] * 2)
-
-
-def in_child(queue):
-    queue.put(float(value_and_gradients(nn.concurrently, branch_parameters(2))[0]))
-
-
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_process_makes_threads_of_its_own(monkeypatch):
-    monkeypatch.setenv("BPLCZ_THREADS", "2")
-    expected = float(value_and_gradients(nn.concurrently, branch_parameters(2))[0])
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    child = context.Process(target=in_child, args=(queue,))
-    child.start()
-    assert queue.get(timeout=60) == expected
-    child.join(60)
-    assert child.exitcode == 0
-
-
-def test_second_derivatives_are_refused_not_wrong():
+def test_second_derivatives_are_an_error():
     x, w = onp.ones((1, 3, 3, 1)), onp.ones((1, 1, 3, 3))
 
     def slope(f):
@@ -685,7 +431,6 @@ def test_second_derivatives_are_refused_not_wrong():
     for f, a in (
         (lambda a: nn.conv2d(a, w), x),
         (lambda a: nn.max_pool2d(a, 2), x),
-        (lambda a: nn.concurrently([np.sin], [a])[0][0], x),
     ):
         with pytest.raises(NotImplementedError, match="first derivatives only"):
             slope(f)(a)

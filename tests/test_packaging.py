@@ -30,6 +30,7 @@ def installed(tmp_path_factory):
     return folder / "site", environment | {"PYTHONPATH": str(folder / "site")}
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(installed, tmp_path):
     site, environment = installed
     code = "import bplcz_ref; from bplcz_ref.tokenizer import Tokenizer; t = Tokenizer.bundled();"
@@ -42,6 +43,7 @@ def test_the_wheel_works_without_the_checkout(installed, tmp_path):
     assert (tmp_path / "VECTORS" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_what_it_should(installed):
     site, _ = installed
     assert (site / "bplcz_ref" / "py.typed").exists()
@@ -54,6 +56,7 @@ def test_the_wheel_holds_what_it_should(installed):
     assert "bplcz-ref = bplcz_ref.__main__:main" in scripts
 
 
+@pytest.mark.slow
 def test_the_core_imports_no_optional_package():
     code = "import sys, pkgutil, importlib, bplcz_ref\n"
     code += "for m in pkgutil.walk_packages(bplcz_ref.__path__, 'bplcz_ref.'): importlib.import_module(m.name)\n"

@@ -8,11 +8,20 @@ import pytest
 from scipy.optimize import minimize
 
 from bplcz_ref import bands
-from bplcz_ref.data import simulate, so2sat
+from bplcz_ref.data import inspection, simulate, so2sat
 
 REAL = Path(__file__).parent / "data" / "so2sat_validation0.h5"
 COARSE, SHARP = ["B5", "B6", "B7", "B8A", "B11", "B12"], ["B2", "B3", "B4", "B8"]
 DN = 1e-4
+# Mean and std of training.h5 by channel (torchgeo's So2Sat page), to compare with. sen1's std hangs on few pixels.
+REAL_MEAN = np.array(
+    [-3.59e-5, -7.66e-6, 5.94e-5, 2.52e-5, 0.04420, 0.25761, 7.56e-4, 1.35e-3]
+    + [0.12376, 0.10928, 0.10109, 0.11424, 0.15927, 0.18147, 0.17457, 0.19502, 0.15428, 0.10905]
+)
+REAL_STD = np.array(
+    [0.17555, 0.17556, 0.45999, 0.45599, 2.85599, 8.32480, 2.44988, 1.46474]
+    + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
+)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +121,7 @@ def test_wrong_radar_is_found(wrong, real, simulated):
     sen1, _, quantum = real
     with pytest.raises(AssertionError):
         radar_is_consistent(wrong(sen1), quantum)
-    for k in range(17):
+    for k in (2, 10, 16):
         with pytest.raises(AssertionError):
             radar_is_consistent(wrong(simulated[1][simulated[0] == k]))
 
@@ -182,14 +191,16 @@ def test_lee_filter_against_a_loop():
 # --- likeness --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bands_lie_near_training_h5():
-    """Natural class frequencies, one seed. The intensities' std hangs on few pixels and is not asked."""
+    """Natural class frequencies, one seed. The intensities' std hangs on few pixels and is not compared."""
     y = simulate.natural(300, seed=1)
-    mean, real_mean, std, real_std = simulate.compare(*simulate.patches(y, seed=1))
-    assert (abs(mean[8:] / real_mean[8:] - 1) < 0.30).all()
-    assert (abs(std[8:] / real_std[8:] - 1) < 0.35).all()
-    assert (abs(np.log2(mean[4:6] / real_mean[4:6])) < 1).all()  # intensities within a factor of 2
-    assert (abs(np.log2(std[:4] / real_std[:4])) < 1).all()
+    x = np.concatenate(simulate.patches(y, seed=1), axis=-1)
+    mean, std = x.mean((0, 1, 2)), x.std((0, 1, 2))
+    assert (abs(mean[8:] / REAL_MEAN[8:] - 1) < 0.30).all()
+    assert (abs(std[8:] / REAL_STD[8:] - 1) < 0.35).all()
+    assert (abs(np.log2(mean[4:6] / REAL_MEAN[4:6])) < 1).all()  # intensities within a factor of 2
+    assert (abs(np.log2(std[:4] / REAL_STD[:4])) < 1).all()
     assert (abs(mean[:4]) < 0.02).all()  # speckle has no mean
 
 
@@ -201,13 +212,13 @@ def test_water_looks_like_the_real_water(real, simulated):
     assert ((found > 1 / 4) & (found < 4)).all()
 
 
-def test_built_zones_have_the_heavy_tails():
-    y = np.repeat(np.arange(17), 6)
-    sen1, _ = simulate.patches(y, seed=2)
+def test_built_zones_have_the_heavy_tails(simulated):
+    y, sen1, _ = simulated
     peak = np.array([p[..., 5].max() / np.median(p[..., 5]) for p in sen1])
     assert np.median(peak[y < 10]) > 3 * np.median(peak[y >= 10])
 
 
+@pytest.mark.slow
 def test_band_means_help_but_do_not_settle_the_class():
     """Multinomial logistic regression on the 18 band means: well above chance, well below what texture allows."""
     y = np.concatenate((simulate.balanced(25, seed=3), simulate.natural(250, seed=4)))
@@ -237,7 +248,8 @@ def test_band_means_help_but_do_not_settle_the_class():
 
 def test_values_depend_on_seed_row_and_class_alone(simulated):
     y, sen1, sen2 = simulated
-    parts = [simulate.patches(y[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 20), (20, 102))]
+    y, sen1, sen2 = y[:30], sen1[:30], sen2[:30]
+    parts = [simulate.patches(y[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 20), (20, 30))]
     assert np.concatenate([p[0] for p in parts]).tobytes() == sen1.tobytes()
     assert np.concatenate([p[1] for p in parts]).tobytes() == sen2.tobytes()
     assert sen1.dtype == sen2.dtype == np.float64
@@ -248,9 +260,9 @@ def test_values_depend_on_seed_row_and_class_alone(simulated):
 
 
 def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
-    simulate.write_file(tmp_path / "a.h5", per_class=2, seed=9)
+    simulate.write_file(tmp_path / "a.h5", per_class=1, seed=9)
     monkeypatch.setattr(so2sat, "CHUNK", 5)
-    simulate.write_file(tmp_path / "b.h5", per_class=2, seed=9)
+    simulate.write_file(tmp_path / "b.h5", per_class=1, seed=9)
     with h5py.File(tmp_path / "a.h5") as a, h5py.File(tmp_path / "b.h5") as b:
         for name in ("sen1", "sen2", "label"):
             assert (a[name].dtype, a[name].chunks) == (np.float64, None)
@@ -258,14 +270,14 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         assert a.attrs["generator"] == "bplcz_ref.simulate 1"
     with so2sat.open_file(tmp_path / "a.h5") as patches:
         assert patches.simulated
-        assert np.bincount(patches.labels).tolist() == [2] * 17
+        assert np.bincount(patches.labels).tolist() == [1] * 17
         assert patches.labels.tolist() != sorted(patches.labels)  # the order mixes classes
-        sen1, sen2 = patches.read(range(34), np.float64)
+        sen1, sen2 = bands.separate(patches.images(range(17), np.float64))
         again = simulate.patches(patches.labels, seed=9)
     np.testing.assert_array_equal(sen1, again[0])
     np.testing.assert_array_equal(sen2, again[1])
     simulate.write_file(tmp_path / "c.h5", rows=7, seed=9)
-    assert "SIMULATED" in str(so2sat.inspect(tmp_path / "c.h5"))
+    assert "SIMULATED" in str(inspection.inspect(tmp_path / "c.h5"))
     simulate.write_file(tmp_path / "d.h5", per_class=1, rows=7, seed=9)  # balanced rows first, then natural ones
     with so2sat.open_file(tmp_path / "d.h5") as patches:
         assert sorted(patches.labels[:17]) == list(range(17))

@@ -1,164 +1,56 @@
-"""tables.py and systems.py: nine rows through one code path, resumed after kills, the same on every executor."""
+"""tables.py: resumed after kills, failures named, the same on every executor."""
 
-import csv
 import multiprocessing
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
-import numpy as np
 import pytest
+from small import NAMES, TINY, bits, quiet
 
-from bplcz_ref import equations, files, model, systems, weights
-from bplcz_ref.data import simulate
-from bplcz_ref.streams import stream
-from bplcz_ref.training import tables
+from bplcz_ref import files
+from bplcz_ref.training import runs, tables
 
-TINY = systems.SMALL._replace(
-    width=1,
-    features=4,
-    grid=16,
-    text_width=8,
-    text_layers=1,
-    text_heads=1,
-    epochs=2,
-    per_class=2,
-    test=20,
-    batch=17,
-)
-NAMES = ["densenet121", "ebcnn", "ebcnn-bplcz"]
+SEEDS = [47, 48]  # 47 is compared with the table of one process
 
 
-def quiet(line):
-    pass
+def job(run, system="ebcnn", data="x.h5"):
+    return tables.Job(str(run), str(data), system, TINY)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("data") / "simulated.h5"
-    simulate.write_file(path, per_class=2, rows=30, seed=5)
-    return path
+def same_bits(out, table):
+    """Whether the runs of `table` are in `out` too, and all are complete."""
+    assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in SEEDS)
+    return all(bits(run) == bits(out / run.relative_to(table[0])) for run in table[0].glob("*/seed-47"))
 
 
-@pytest.fixture(scope="module")
-def alone(data, tmp_path_factory):
-    """The table of one process."""
-    out = tmp_path_factory.mktemp("tables") / "alone"
-    text = tables.tables(data, out, NAMES, [47, 48], TINY, say=quiet)
-    return out, text
+def test_results_are_those_of_the_run_folders(table):
+    out, results = table
+    assert list(results) == NAMES
+    assert results == {name: [runs.read_metrics(out / name / "seed-47")] for name in NAMES}
+    assert [r["system"] for of_seeds in results.values() for r in of_seeds] == NAMES
 
 
-def bits(out):
-    """Every checkpoint of a table without the seconds it took, and every figure."""
-    found = {}
-    for path in sorted(out.glob("*/seed-*/checkpoint.npz")):
-        with np.load(path, allow_pickle=False) as file:
-            found[str(path.relative_to(out))] = {n: v.tobytes() for n, v in file.items() if n != "sums"}
-    for path in sorted(out.glob("*/seed-*/metrics.json")):
-        found[str(path.relative_to(out))] = files.read_json(path)["overall_accuracy"]
-    return found
-
-
-@pytest.mark.parametrize("name", systems.SYSTEMS)
-def test_each_system_takes_a_step(name):
-    """At reduced sizes: a finite loss, gradients for every parameter, and a prediction."""
-    made = systems.build(name, TINY)
-    params, state = made.init(stream(0, "init"), np.dtype("float32"))
-    x = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype(np.float32)
-    y = np.array([0, 3, 3, 16])
-    L, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))
-    assert np.isfinite(L)
-    assert L.dtype == np.float32
-    assert set(weights.named(gradients)) == set(weights.named(params))
-    assert {np.asarray(g).dtype for g in weights.named(gradients).values()} == {np.dtype(np.float32)}
-    assert ("L_con" in trace) == systems.SYSTEMS[name].prompting
-    assert made.apply(params, trace["state"], x, train=False)[0].shape == (4, 17)
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("resnet50", 23589905),
-        ("resnext50", 23061777),
-        ("convnext", 27856241),
-        ("densenet121", 7018321),
-        ("exvit", 230022),
-        ("ebcnn", 2534609),
-    ],
-)
-def test_published_sizes(name, count):
-    params, _ = systems.build(name, systems.PAPER).init(stream(0, "init"), np.dtype("float32"))
-    assert weights.count(params) == count
-
-
-@pytest.mark.parametrize("name", [name for name, system in systems.SYSTEMS.items() if system.prompting])
-def test_settings_and_rows_reach_the_loss(name):
-    """alpha, beta and the supervised matrix of each row, at values that are nobody's default."""
-    made = systems.build(name, TINY._replace(alpha=0.4, beta=0.5))
-    params, state = made.init(stream(0, "init"), np.dtype("float64"))
-    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)), np.array([0, 3, 3, 16])
-    L, trace = made.loss(params, state, (x, y), rng=stream(0, "dropout"))
-    assert np.allclose(trace["S"], 0.4 * sum(trace["S_i"].values()), rtol=1e-12)
-    assert np.isclose(L, trace["L_cls"] + 0.5 * trace["L_con"], rtol=1e-12)
-    W = np.eye(4) if name == "ebcnn-bgp" else (y[:, None] == y).astype(float)
-    assert np.isclose(trace["L_i2t"], equations.bce(trace["S"], W), rtol=1e-12)
-    assert np.array_equal(trace["W"], W)
-
-
-def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch):
-    """Each branch draws from a stream of its own, so timing cannot change the masks."""
-    made = systems.build("exvit-bplcz", TINY)
-    params, state = made.init(stream(0, "init"), np.dtype("float32"))
-    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype("f4"), np.array([0, 3, 3, 16])
-    values = set()
-    for threads in ("1", "2", "1", "2", "2"):
-        monkeypatch.setenv("BPLCZ_THREADS", threads)
-        values.add(float(model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))[0]))
-    assert len(values) == 1
-    other = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(1, "dropout"))[0]
-    assert float(other) not in values
-
-
-def test_exvit_bplcz_by_both_readings():
-    small_text = {"text_layers": 1, "text_width": 64, "text_heads": 1}
-    for reading, count in (("A", 945724), ("B", 685622)):
-        made = systems.build("exvit-bplcz", systems.PAPER._replace(reading=reading, **small_text))
-        params, _ = made.init(stream(0, "init"), np.dtype("float32"))
-        image = {part: tree for part, tree in params.items() if part not in ("text", "vectors")}
-        assert weights.count(image) == count
-    with pytest.raises(ValueError, match="reading is 'C'"):
-        systems.build("exvit-bplcz", systems.PAPER._replace(reading="C"))
-
-
-def test_the_tables_say_what_they_are(alone):
-    out, text = alone
-    assert (out / "tables.md").read_text(encoding="utf-8") == text + "\n"
-    assert "SIMULATED" in text
-    assert re.search(r"EB-CNN \(BP-LCZ\)\s*\|\s*86.69 \|\s*85.40 \|\s*[\d.]+ ± [\d.]+", text)
-    assert "only from the real 52 GB file" in text
-    assert "python -m bplcz_ref tables --data training.h5 --preset paper" in text
-    with open(out / "tables.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["system"] for row in rows] == [name for name in NAMES for _ in range(2)]
-    assert float(rows[0]["paper_kappa"]) == 0.6168
-
-
-def test_a_complete_table_is_not_trained_again(alone, data):
-    out, text = alone
-    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*/checkpoint.npz")}
+def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
+    out, results = table
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
     said = []
-    tables.tables(data, out, NAMES, [47, 48], TINY, say=said.append)
-    assert "6 runs" in said[0]
-    assert "6 complete already" in said[0]
-    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*/checkpoint.npz")}
+    assert tables.tables(small_file, tmp_path, NAMES, [47], TINY, say=said.append) == results
+    assert "2 runs" in said[0]
+    assert "2 complete already" in said[0]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 
-def test_a_killed_worker_process_changes_nothing(alone, data, tmp_path):
-    victims = []
+@pytest.mark.slow
+def test_a_killed_worker_process_changes_nothing(table, small_file, tmp_path):
+    victims, before = [], dict(os.environ)
 
     def kill():
         wait_for(lambda: any(tmp_path.glob("*/*/config.json")))
@@ -169,57 +61,61 @@ def test_a_killed_worker_process_changes_nothing(alone, data, tmp_path):
     watcher = threading.Thread(target=kill)
     watcher.start()
     said = []
-    tables.tables(data, tmp_path, NAMES, [47, 48], TINY, workers=2, say=said.append)
+    tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=said.append)
     watcher.join()
     assert victims
     assert any("go on from their checkpoints" in line for line in said)
-    assert bits(tmp_path) == bits(alone[0])
+    assert same_bits(tmp_path, table)
+    assert dict(os.environ) == before
 
 
 def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
     with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: the data path"):
-        tables.one_run(str(tmp_path / "run"), str(tmp_path / "missing.h5"), "ebcnn", TINY._asdict())
+        tables.one_run(job(tmp_path / "run", data=tmp_path / "missing.h5"))
     with pytest.raises(ValueError, match="missing.h5: no such file"):
         tables.tables(tmp_path / "missing.h5", tmp_path, ["ebcnn"], [47], TINY, say=quiet)
 
 
-def test_a_failed_run_is_named_and_costs_no_other(data, tmp_path, monkeypatch):
-    def one(run, *arguments):
-        if "densenet121" in run:
+def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
+    def one_run(job):
+        if job.system == "densenet121":
             raise ValueError("the loss became nan")
-        return real(run, *arguments)
+        return {}
 
-    real = tables.one_run
-    monkeypatch.setattr(tables, "one_run", one)
-    said = []
+    monkeypatch.setattr(tables, "one_run", one_run)
+    said, jobs = [], [job(tmp_path / name, name) for name in ("densenet121", "ebcnn")]
     with pytest.raises(ValueError, match=r"1 of 2 runs failed, .*\n  densenet121, seed 47: the loss became nan"):
-        tables.tables(data, tmp_path, ["densenet121", "ebcnn"], [47], TINY, say=said.append)
-    assert (tmp_path / "ebcnn" / "seed-47" / "metrics.json").exists()
-    assert any("densenet121, seed 47: failed: the loss became nan" in line for line in said)
+        tables.run_all(jobs, 1, None, said.append)
+    assert "densenet121, seed 47: failed: the loss became nan" in said[0]
+    assert "ebcnn, seed 47: done" in said[1]
 
 
-class Dying(tables.Inline):
-    """A pool in which every worker dies before it has done anything."""
+def test_a_table_gives_up_only_when_nothing_makes_progress(tmp_path, monkeypatch):
+    """In pools whose workers die at once; the first death comes after a checkpoint was written."""
+    pools = []
 
-    rounds = 0
+    class Dying:
+        def __init__(self, workers, mp_context):
+            pools.append(self)
+            if len(pools) == 1:
+                (tmp_path / "checkpoint.npz").touch()
 
-    def submit(self, function, /, *arguments, **options):
-        future = tables.Future()
-        future.set_exception(tables.BrokenProcessPool("killed"))
-        return future
+        def submit(self, function, job):
+            future = Future()
+            future.set_exception(BrokenProcessPool("killed"))
+            return future
 
-    def restart(self):
-        self.rounds += 1
+        def shutdown(self, wait, cancel_futures):
+            pass
 
-
-def test_a_table_gives_up_only_when_nothing_comes_further(tmp_path):
-    pool, jobs = Dying(), {("ebcnn", 47): (str(tmp_path / "run"),)}
-    with pytest.raises(ValueError, match="died 3 times and no run came further; left: ebcnn seed 47"):
-        tables.finished(pool, jobs, quiet)
-    assert pool.rounds == 2
+    monkeypatch.setattr(tables, "ProcessPoolExecutor", Dying)
+    with pytest.raises(ValueError, match="died 3 times and no run made progress; left: ebcnn, seed 47"):
+        tables.run_all([job(tmp_path)], 2, None, quiet)
+    assert len(pools) == 1 + tables.TRIES
 
 
-def test_dask_with_a_killed_worker_gives_the_same_table(alone, data, tmp_path):
+@pytest.mark.slow
+def test_dask_with_a_killed_worker_gives_the_same_table(table, small_file, tmp_path):
     """A real scheduler and two worker processes on this machine; one dies in mid-run."""
     pytest.importorskip("distributed")
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "BPLCZ_THREADS": "1"}
@@ -239,10 +135,10 @@ def test_dask_with_a_killed_worker_gives_the_same_table(alone, data, tmp_path):
     try:
         stop.start()
         where = files.read_json(address)["address"]
-        tables.tables(data, out, NAMES, [47, 48], TINY, dask=where, say=quiet)
+        tables.tables(small_file, out, NAMES, SEEDS, TINY, dask=where, say=quiet)
         stop.join()
         assert processes[1].wait(timeout=30) == -signal.SIGKILL
-        assert bits(out) == bits(alone[0])
+        assert same_bits(out, table)
     finally:
         for process in processes:
             process.kill()

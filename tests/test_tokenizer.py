@@ -1,6 +1,5 @@
 """tokenizer.py against ids worked out by hand, CLIP's ids where its file is installed, and wrong tokenizers."""
 
-import doctest
 import gzip
 import importlib.util
 import random
@@ -12,9 +11,9 @@ import numpy as np
 import pytest
 
 from bplcz_ref import prompts, tokenizer
-from bplcz_ref.tokenizer import Tokenizer, clean, pre_tokens, train
+from bplcz_ref.tokenizer import Tokenizer, clean, pre_tokens
 
-# The tiny vocabulary. Ids by hand: bytes stand at code - 33, so a 64, e 68, h 71, i 72, l 75, o 78, s 82, t 83,
+# The tiny vocabulary. Ids by hand: a byte has the id code - 33, so a 64, e 68, h 71, i 72, l 75, o 78, s 82, t 83,
 # u 84, w 86 and "!" 0, 2 17; at the end of a piece 256 more; then the merges from 512 on; SOT 518 and EOT 519.
 TINY = [("t", "h"), ("h", "e</w>"), ("th", "e</w>"), ("i", "s</w>"), ("l", "o"), ("lo", "lo")]
 #        512         513            514             515           516         517
@@ -64,7 +63,7 @@ def test_layout_of_the_ids():
 
 
 def test_merges_go_by_rank_and_not_from_the_left():
-    """In "the", (h, e</w>) of rank 0 wins over (t, h), which stands further left and leads to "the" in one."""
+    """In "the", (h, e</w>) of rank 0 wins over (t, h), which is further left and leads to "the" in one symbol."""
     t = Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")])
     assert list(t.steps("the")) == [("t", "h", "e</w>"), ("t", "he</w>")]
     assert t.encode("the") == [83, 512]
@@ -139,10 +138,10 @@ def random_text(rng):
     return "".join(out)
 
 
-def test_decode_is_the_inverse_on_ids_and_on_text_but_for_spaces():
+def test_decode_is_the_inverse_on_ids_and_on_text_except_for_spaces():
     rng, t = random.Random(47), Tokenizer.bundled()
     lengths = set()
-    for _ in range(2000):
+    for _ in range(500):
         text = random_text(rng)
         assert t.decode(t.encode(text)) == " ".join(pre_tokens(text))
         text = text.replace("\u0345", "")  # which CLIP drops: what it hid from strip() is bare in the decoded text
@@ -156,7 +155,7 @@ def test_decode_is_the_inverse_on_ids_and_on_text_but_for_spaces():
     assert len(lengths) > 15  # the texts were not all alike
 
 
-def test_decode_of_rows_and_of_what_no_text_gives():
+def test_decode_of_rows_and_of_ids_that_no_text_gives():
     t = tiny()
     assert t.decode([518, 514, 256, 519, 0, 0]) == "the !"  # the zeros after EOT are padding, not "!"
     assert t.decode([514, 0]) == "the !"
@@ -185,14 +184,14 @@ def test_special_tokens_are_found_wherever_the_pattern_finds_them():
 
 
 @pytest.mark.parametrize("text", [None, 5, b"the", ["the"]])
-def test_what_is_no_text_is_refused(text):
+def test_anything_but_a_str_is_an_error(text):
     with pytest.raises(ValueError, match="expected a str"):
         tiny().encode(text)
     with pytest.raises(ValueError, match="text 0: .*expected a str"):
         tiny().batch([text])
 
 
-def test_a_lone_surrogate_is_refused_by_its_place():
+def test_a_lone_surrogate_is_named_with_its_place():
     with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 2"):
         tiny().encode("ab\ud800")
     assert clean("&#xD800;") == "\ufffd"  # an entity cannot bring one in
@@ -236,11 +235,11 @@ def test_too_long_is_an_error_or_is_cut_with_eot_last():
             t.batch(["the"], context_length=wrong)
 
 
-# ---- wrong tokenizers: each must disagree with a literal above
+# ---- wrong tokenizers: each must contradict a literal above
 
 
 def ids_with(text, fold=True, end=True, by_rank=True, digits_alone=True, merges=TINY):
-    """The rules written a second time over the tiny vocabulary, each of them to be left out by a keyword."""
+    """The rules written a second time over the tiny vocabulary; a keyword switches each of them off."""
     pieces = []
     for piece in pre_tokens(text) if fold else text.split():
         if not digits_alone and pieces and piece.isdigit() and pieces[-1].isdigit():
@@ -270,7 +269,7 @@ def caught(**mistake):
 
 
 def test_the_literals_catch_each_usual_mistake():
-    assert caught() == set()  # written twice, the rules agree; so what follows is the mistake's doing
+    assert caught() == set()  # written twice, the rules agree, so what follows is due to the mistake
     assert {"The", "THE  the\n"} <= caught(fold=False)
     assert {"!", "a", "The", "this", "lolo lo"} <= caught(end=False)
     assert caught(digits_alone=False) == {"22"}
@@ -284,133 +283,7 @@ def test_the_order_of_merges_catches_merging_from_the_left():
     assert ids_with("the", merges=merges, by_rank=False) == [514]
 
 
-ROWS = ((["the", "", "the! he"], 5, [[518, 514, 519, 0, 0], [518, 519, 0, 0, 0], [518, 514, 256, 513, 519]]),
-        (["the! he"], 4, [[518, 514, 256, 519]]))  # fmt: skip
-
-
-def wrong_rows(texts, L, mistake):
-    t = tiny()
-    rows = [[t.sot, *t.encode(text), t.eot] for text in texts]
-    if mistake == "EOT missing":
-        rows = [row[:-1] for row in rows]
-    if mistake == "SOT missing":
-        rows = [row[1:] for row in rows]
-    if mistake != "cut without EOT":
-        rows = [[*row[: L - 1], row[-1]] if len(row) > L else row for row in rows]
-    padding = t.eot if mistake == "padded with EOT" else 0
-    return [(row + [padding] * L)[:L] for row in rows]
-
-
-def test_the_rows_catch_each_usual_mistake():
-    right = [rows == expected for texts, L, expected in ROWS if (rows := wrong_rows(texts, L, None))]
-    assert right == [True, True]
-    for texts, L, expected in ROWS:
-        assert tiny().batch(texts, L, truncate=True).tolist() == expected
-    for mistake in ("EOT missing", "SOT missing", "cut without EOT", "padded with EOT"):
-        assert any(wrong_rows(texts, L, mistake) != expected for texts, L, expected in ROWS), mistake
-
-
-# ---- training and the bundled files
-
-
-def test_training_by_hand():
-    """low low lower newer: l o w</w> x2, l o w e r</w>, n e w e r</w>.
-
-    Counts: (l, o) 3; (o, w</w>) 2; (e, r</w>) 2; (w, e) 2; the rest 1. After lo: (lo, w</w>) 2, (e, r</w>) 2 and
-    (w, e) 2, of which "e" comes first, then (w, er</w>) 2 and (lo, w</w>) 2, of which "lo" comes first.
-    """
-    assert train("low low lower newer", 99) == {
-        ("l", "o"): 3,
-        ("e", "r</w>"): 2,
-        ("lo", "w</w>"): 2,
-        ("w", "er</w>"): 2,
-    }
-    assert list(train("low low lower newer", 2)) == [("l", "o"), ("e", "r</w>")]
-
-
-def test_training_counts_every_position_and_merges_from_the_left():
-    # aaaab: (a, a) at three positions; merged as aa aa, then (aa, aa) stands only once.
-    assert train("aaaab", 9) == {("a", "a"): 3}
-    assert train("aaaab aaaab", 9) == {("a", "a"): 6, ("aa", "aa"): 2, ("aaaa", "b</w>"): 2}
-    assert train("abcdefg", 9) == train("", 9) == {}  # nothing twice
-
-
-def slow_train(text, merges):
-    """The rule as it is stated, all pairs counted again before each merge."""
-    words = [tokenizer._symbols(piece) for piece in pre_tokens(text)]
-    learned = {}
-    while len(learned) < merges:
-        counts = {}
-        for pair in (pair for word in words for pair in pairwise(word)):
-            counts[pair] = counts.get(pair, 0) + 1
-        ranked = sorted((-count, pair) for pair, count in counts.items() if count > 1)
-        if not ranked:
-            break
-        learned[ranked[0][1]] = -ranked[0][0]
-        words = [tokenizer._merge(word, *ranked[0][1]) for word in words]
-    return learned
-
-
-def test_training_agrees_with_the_rule_done_slowly():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
-    text = corpus[5000:11000]
-    fast, slow = train(text, 150), slow_train(text, 150)
-    assert list(fast.items()) == list(slow.items())
-    assert len(fast) == 150
-
-
-def test_training_does_not_depend_on_the_order_of_the_words():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")[:8000]
-    shuffled = pre_tokens(corpus)
-    random.Random(1).shuffle(shuffled)
-    assert list(train(" ".join(shuffled), 200).items()) == list(train(corpus, 200).items())
-
-
-@pytest.mark.parametrize("merges", [0, -1, 2.0, "9", None, True])
-def test_a_number_of_merges_that_is_none(merges):
-    with pytest.raises(ValueError, match="merges is .*positive integer"):
-        train("low low", merges)
-
-
-def test_the_bundled_files_are_retrained_byte_for_byte(tmp_path):
-    folder = tokenizer.vocabulary_folder()
-    paths = tokenizer.write_vocabulary(tmp_path / "new")
-    assert [path.name for path in paths] == [tokenizer.MACHINE_FILE, tokenizer.HUMAN_FILE]
-    for path in paths:
-        assert path.read_bytes() == (folder / path.name).read_bytes().replace(b"\r\n", b"\n")
-    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
-    # A file with Windows' line ends is the same corpus.
-    other = tmp_path / "corpus.txt"
-    other.write_bytes((folder / "corpus.txt").read_bytes().replace(b"\n", b"\r\n"))
-    (again, _) = tokenizer.write_vocabulary(tmp_path, corpus=other)
-    assert again.read_bytes() == paths[0].read_bytes()
-
-
-def test_the_bundled_vocabulary():
-    t = Tokenizer.bundled()
-    assert t is Tokenizer.bundled()
-    assert (t.vocab_size, t.sot, t.eot, len(t.merges)) == (1514, 1512, 1513, 1000)
-    assert t.merges[:2] == (("t", "h"), ("th", "e</w>"))
-    lines = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "#version: bplcz-bpe 1 merges 1000"
-    assert lines[1:3] == ["t h", "th e</w>"]
-    human = (tokenizer.vocabulary_folder() / tokenizer.HUMAN_FILE).read_text(encoding="utf-8").splitlines()[4:]
-    assert [int(line.split()[1]) for line in human] == list(range(512, 1512))
-
-
-def test_the_corpus_speaks_of_this_field_and_holds_the_descriptions():
-    corpus = (tokenizer.vocabulary_folder() / tokenizer.CORPUS_FILE).read_text(encoding="utf-8")
-    assert all(text in corpus for text in prompts.DESCRIPTIONS)
-    sentences = [s.strip() for s in corpus.replace("\n", " ").split(". ")]
-    assert len(sentences) == len(set(sentences))
-    assert len(corpus.split()) > 5000
-
-
-def test_the_readme_beside_the_files_is_right():
-    readme = tokenizer.vocabulary_folder() / "README.md"
-    result = doctest.testfile(str(readme), module_relative=False, encoding="utf-8")
-    assert result.attempted == 4
-    assert result.failed == 0
+# ---- the bundled vocabulary
 
 
 def test_the_119_prompts():
@@ -429,7 +302,7 @@ def test_the_119_prompts():
 
 
 def test_each_distinct_word_is_worked_out_once(monkeypatch):
-    """The prompts have 119 x 20-odd words, but fewer than 250 distinct ones; only these are merged."""
+    """The prompts have about 119 x 20 words, but fewer than 250 distinct ones; only these are merged."""
     asked, steps = [], Tokenizer.steps
     monkeypatch.setattr(Tokenizer, "steps", lambda self, piece: asked.append(piece) or steps(self, piece))
     t, every = Tokenizer(Tokenizer.bundled().merges), prompts.prompts()
@@ -503,7 +376,7 @@ def test_merges_files_plain_and_gzip(tmp_path):
         (b"\x1f\x8bnonsense", "cannot be read as a merges file"),
     ],
 )
-def test_a_merges_file_that_is_none(tmp_path, data, message):
+def test_a_wrong_merges_file_is_named(tmp_path, data, message):
     path = tmp_path / "merges.txt"
     path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"merges\.txt: .*{message}"):
@@ -511,23 +384,20 @@ def test_a_merges_file_that_is_none(tmp_path, data, message):
 
 
 @pytest.mark.parametrize("pair", [("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h")])
-def test_a_merge_that_is_no_pair_of_known_symbols(pair):
+def test_a_merge_must_be_a_pair_of_known_symbols(pair):
     with pytest.raises(ValueError, match="merge 1 is .*expected two symbols"):
         Tokenizer([("t", "h"), pair])
 
 
 @pytest.mark.parametrize("piece", ["", None, 5])
-def test_a_piece_that_is_none(piece):
+def test_a_piece_must_be_a_nonempty_str(piece):
     with pytest.raises(ValueError, match="piece is .*expected one of pre_tokens"):
         list(tiny().steps(piece))
 
 
-def test_files_that_are_not_there(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
         Tokenizer.from_merges(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match=r"none\.txt: cannot be read as UTF-8 text"):
-        tokenizer.write_vocabulary(tmp_path, corpus=tmp_path / "none.txt")
-    assert not list(tmp_path.iterdir())
 
 
 # ---- CLIP's own file and CLIP's own pattern, where they are installed
@@ -578,14 +448,7 @@ def test_clips_ids(clips):
     assert [(int(lengths[k].min()), int(lengths[k].max())) for k in (0, 8, 16)] == [(24, 26), (24, 26), (28, 30)]
 
 
-def test_clips_ids_decode_to_the_text(clips):
-    rng = random.Random(7)
-    for text in [*prompts.prompts(), *(random_text(rng).replace("\u0345", "") for _ in range(500))]:
-        ids = clips.encode(text)
-        assert clips.decode(ids) == " ".join(pre_tokens(text))
-        assert clips.encode(clips.decode(ids)) == ids
-
-
+@pytest.mark.slow
 def test_pieces_are_those_of_clips_own_pattern():
     """Alone, between letters, between signs and around an apostrophe: every assigned character below U+3400, and
     every twentieth above, where the large blocks of one category are. And random texts."""

@@ -142,7 +142,7 @@ def test_garbage_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("a.b", "a"), ("a", "a.b"), ("a", "a.b.c"), ("a.b.c", "x", "a")])
-def test_a_name_that_is_also_the_beginning_of_another_is_refused(tmp_path, names):
+def test_a_name_that_is_also_the_beginning_of_another_is_an_error(tmp_path, names):
     flat = {name: np.ones(1) for name in names}
     with pytest.raises(ValueError, match=r"the dict holds both a and a\.b"):
         weights.nested(flat)

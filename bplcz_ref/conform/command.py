@@ -1,74 +1,205 @@
-"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate`."""
+"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate`, and the text of `explain`."""
+
+import argparse
+import shutil
+
+import numpy as np
 
 from bplcz_ref import files
-from bplcz_ref.conform import answers as reading
-from bplcz_ref.conform import explaining, generate, selftest, vectors, verdict
+from bplcz_ref.conform import generate, grading, kit, reference, verdict
+from bplcz_ref.conform.kit import EPS, SUITES, Kit
+from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 
 
-def add_arguments(parser):
-    """The sub-commands of `conform`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sub-commands of `conform`, each with the function that runs it."""
     actions = parser.add_subparsers(
         dest="action", required=True, metavar="export|check|explain|selftest|regenerate"
     )
-    a = actions.add_parser("export", help="copy the vectors into a new folder")
+
+    def action(name, run, help):
+        a = actions.add_parser(name, help=help)
+        a.set_defaults(conform=run)
+        return a
+
+    a = action("export", export, "copy the vectors into a new folder")
     a.add_argument("folder", type=files.path, metavar="VECTORS")
-    a = actions.add_parser("check", help="grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
+    a = action("check", check, "grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
     a.add_argument("folder", type=files.path, metavar="ANSWERS")
-    a.add_argument("--dtype", choices=generate.EPS, default="float32", help="default: %(default)s")
-    a.add_argument(
-        "--profile", type=files.path, metavar="FILE", help="the consumer's readings, and what it has not got"
-    )
+    a.add_argument("--dtype", choices=EPS, default="float32", help="default: %(default)s")
+    profile = "the consumer's readings, and what it does not answer"
+    a.add_argument("--profile", type=files.path, metavar="FILE", help=profile)
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
-    a = actions.add_parser("explain", help="one case: formula, inputs, intermediates, expected values")
+    a = action("explain", explain, "one case: formula, inputs, intermediates, expected values")
     a.add_argument("case", nargs="?", metavar="CASE-ID", help="without one: the list of cases")
-    a.add_argument("--answers", type=files.path, metavar="ANSWERS", help="set this consumer's values beside them")
-    a.add_argument("--dtype", choices=generate.EPS, default="float32", help="default: %(default)s")
-    a = actions.add_parser("selftest", help="the reference passes, and every mutant fails under its own name")
+    a.add_argument("--answers", type=files.path, metavar="ANSWERS", help="show this consumer's values beside them")
+    a.add_argument("--dtype", choices=EPS, default="float32", help="default: %(default)s")
+    a = action("selftest", selftest, "the reference passes, and every mutant fails under its own name")
     a.add_argument("--chain", action="store_true", help="run the mutants through the chain too (slower)")
-    a = actions.add_parser("regenerate", help="write the vectors anew, byte for byte")
+    a = action("regenerate", regenerate, "write the vectors anew, byte for byte")
     a.add_argument("folder", type=files.path, metavar="DIR")
 
 
-def run(options):
+def run(options: argparse.Namespace) -> int | None:
     """One sub-command; returns the exit code."""
-    return globals()[f"run_{options.action}"](options)
+    return options.conform(options)
 
 
-def run_export(options):
-    kit = generate.export(options.folder)
-    print(f"{options.folder}: {len(kit.cases)} cases of kit {kit.manifest['kit']}, manifest {kit.digest}")
+def export(options: argparse.Namespace) -> None:
+    """Copy the packaged vectors, checked, into a folder, which must be new or empty."""
+    vectors, folder = kit.load(), files.make_folder(options.folder)
+    if any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty; give a new folder")
+    for name in (*vectors.manifest["files"], "manifest.json"):
+        shutil.copyfile(kit.VECTORS / name, folder / name)
+    version = vectors.manifest["kit"]
+    print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 
 
-def run_check(options):
-    kit = vectors.load()
-    profile = reading.read_profile(options.profile) if options.profile else reading.EVERYTHING
-    given = reading.read(options.folder, kit, skip=options.profile)
-    report = verdict.report(kit, given, options.dtype, profile)
+def check(options: argparse.Namespace) -> int:
+    """From a folder of answers to the verdict."""
+    vectors = kit.load()
+    profile = grading.read_profile(options.profile) if options.profile else grading.EVERYTHING
+    answers = grading.read(options.folder, vectors, skip=options.profile)
+    report = verdict.report(vectors, answers, options.dtype, profile)
     print(verdict.text(report, options.folder))
     if options.json:
         files.write_json(options.json, verdict.as_json(report))
     return report.exit_code
 
 
-def run_explain(options):
-    kit, answer = vectors.load(), None
+def explain(options: argparse.Namespace) -> None:
+    """One case in full, or the list of all."""
+    vectors, answer = kit.load(), None
     if options.case is None:
-        print(explaining.listing(kit))
+        print(listing(vectors))
         return
     if options.answers:
-        given = reading.read(options.answers, kit)
-        answer = given.given.get(options.case, {})
-        for line in [line for line in given.defects if options.case in line or not answer][:5]:
+        answers = grading.read(options.answers, vectors)
+        answer = answers.given.get(options.case, {})
+        for line in [line for line in answers.defects if options.case in line or not answer][:5]:
             print(line)
-    print(explaining.explain(kit, options.case, answer, options.dtype))
+    print(explained(vectors, options.case, answer, options.dtype))
 
 
-def run_selftest(options):
-    found = selftest.run(chain=options.chain)
+def selftest(options: argparse.Namespace) -> int:
+    """The reference and every mutant through the kit."""
+    found = reference.selftest(chain=options.chain)
     print(found)
     return 0 if found.ok else 1
 
 
-def run_regenerate(options):
+def regenerate(options: argparse.Namespace) -> None:
+    """Write the vectors anew."""
     manifest = generate.regenerate(options.folder)
     print(f"{options.folder}: {manifest['cases']} cases of kit {manifest['kit']}")
+
+
+# ---------------------------------------------------------------- the text of `explain`
+
+ROWS = 8  # of a matrix; the files hold all of it
+
+
+def _between(case):
+    """[(symbol, value)] of what lies between inputs and outputs, in float64, only for reading."""
+    i, op = _arrays(case["inputs"]), case["op"]
+    if op == "similarity":
+        norms = [(f"||{name}||", np.sqrt(np.sum(x * x, axis=-1, keepdims=True))) for name, x in i.items()]
+        return [*norms, ("u", normalise(i["I_i"])), ("v", normalise(i["T_i"]))]
+    if op == "fuse":
+        return [("sum_i S_i", i["S_groups"].sum(0))]
+    if op in ("bce", "contrastive_loss"):
+        return [("sigma(S)", 1 / (1 + np.exp(-i["S"]))), ("terms", bce_terms(i["S"], i["W"]))]
+    if op == "cross_entropy":
+        z = log_softmax(i["c_hat"])
+        return [("softmax(c_hat)", np.exp(z)), ("log softmax at c", pick(z, i["c"]))]
+    if op == "sgd":
+        return [("gradient + decay w, first step", i["gradients"][0] + i["weight_decay"] * i["w"])]
+    if op == "metrics":
+        C = kit.array(case["expect"]["confusion"], "C")
+        rows, columns = C.sum(1), C.sum(0)
+        return [("row sums", rows), ("column sums", columns), ("p_e", (rows * columns).sum() / C.sum() ** 2)]
+    return []
+
+
+def _shown(name, value):
+    """A name and its numbers, at most ROWS rows."""
+    if isinstance(value, (str, list)):
+        return [f"  {name} = {value!r}"]
+    value = np.asarray(value)
+    shape = f" {value.shape}" if value.shape else ""
+    if value.ndim < 2 and value.size <= 8:
+        return [f"  {name}{shape} = {' '.join(f'{x:.9g}' for x in value.ravel())}"]
+    rows = value.reshape(-1, value.shape[-1])
+    lines = [f"  {name}{shape}"]
+    for row in rows[:ROWS]:
+        lines.append("    " + " ".join(f"{x:12.6g}" for x in row[:10]) + " ..." * (len(row) > 10))
+    return lines + [f"    ... {len(rows) - ROWS} more rows"] * (len(rows) > ROWS)
+
+
+def listing(vectors: Kit) -> str:
+    """Every operation with its formula, its inputs and outputs and its cases."""
+    lines = []
+    for op, o in OPS.items():
+        own = [case for case in vectors.cases.values() if case["op"] == op]
+        outputs = [name for name in own[0]["expect"] if not name.startswith(("grad.", "after."))]
+        lines.append(f"{op}({_brief(own[0]['inputs'])}) -> {_brief(outputs)}: {o.formula}")
+        lines += [f"  {case['id']}: {case['why']}" for case in own]
+    return "\n".join(lines)
+
+
+def _brief(names):
+    names = list(names)
+    return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+
+
+def _arrays(tensors):
+    return {name: kit.array(t, name) for name, t in tensors.items()}
+
+
+def explained(vectors: Kit, case_id: str, answer: dict | None = None, dtype: str = "float32") -> str:
+    """The text on one case; with `answer` ({output: array}) its values and errors too."""
+    if case_id not in vectors.cases:
+        near = [name for name in vectors.cases if case_id.split("/")[0] in name]
+        raise ValueError(f"there is no case {case_id!r}; there are {', '.join(near or vectors.cases)}")
+    case, suite = vectors.cases[case_id], vectors.suites[case_id]
+    where = verdict.place(OPS[case["op"]]) or "-"
+    lines = [
+        f"{case_id}  (suite {suite} {SUITES[suite]}, {where}, {case['flag']})",
+        f"  {case['why']}",
+        f"  formula: {case['formula']}",
+        f"  rests on: {', '.join(case['parents']) or 'nothing'}; expected values by {case['source']['method']}",
+    ]
+    for title, members in (
+        ("inputs", _arrays(case["inputs"]).items()),
+        ("cotangents", _arrays(case.get("cotangents", {})).items()),
+        ("between", _between(case)),
+    ):
+        if members:
+            lines += [title, *(line for name, value in members for line in _shown(name, value))]
+    lines.append("expected")
+    graded = None if answer is None else grading.grade(case, answer, dtype)
+    for name, value in _arrays(case["expect"]).items():
+        lines += _shown(name, value)
+        if graded:
+            lines += _compared(graded.outcomes.get(name), name, answer, dtype)
+    if case["near_misses"]:
+        lines.append("wrong readings that show here (distance in units of the scale)")
+        lines += [f"  {n['distance']:9.3g}  {n['name']}" for n in case["near_misses"] if n["shows"]]
+    if graded and graded.fits:
+        lines.append(f"the answer equals: {', '.join(graded.fits)}")
+    return "\n".join(lines)
+
+
+def _compared(outcome, name, answer, dtype):
+    """Lines on one answered output."""
+    if outcome is None:
+        return ["    not answered"]
+    size = (
+        f"error {outcome.error:.3g} of scale, budget {outcome.allowed:.3g} ({dtype}), {outcome.digits:.1f} digits"
+    )
+    lines = [f"    {'agrees' if outcome.passed else 'DIFFERS'}: {size} {outcome.note}"]
+    if not outcome.passed:
+        first, *rest = _shown(name, answer[name])
+        lines += [f"  answered: {first.strip()}", *rest]
+    return lines

@@ -1,9 +1,9 @@
-"""Arrays of decimal.Decimal with gradients: what the kit's expected values and near misses are computed in.
+"""Arrays of decimal.Decimal with gradients: the arithmetic of the kit's expected values.
 
-A formula written with the functions below runs on an `Exact` array, to as many digits as decimal's context has and
-with the same bits on every platform, and on autograd.numpy's arrays in floating point. Beside its value an `Exact`
-carries its mass, the sum of the absolute terms of its last sum: the unit in which errors are measured.
-Refuses to be fast, and to be more than the few operations that the kit's formulas need.
+A formula written with the functions below runs on an `Exact` array, to as many digits as decimal's context has
+and with the same bits on every platform. The same formula runs on autograd.numpy's arrays in floating point.
+Beside its value an `Exact` carries its mass, the sum of the absolute terms of its last sum, which is the unit of
+errors. There are only the operations that the kit's formulas need, and nothing here is fast.
 
 >>> x = variable(numpy.array([3.0, 4.0]))
 >>> norm = sqrt(sum(x * x))
@@ -13,7 +13,9 @@ Refuses to be fast, and to be more than the few operations that the kit's formul
 
 import decimal
 import math
+from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 import autograd.numpy as anp
 import numpy
@@ -23,9 +25,14 @@ from autograd.tracer import getval
 
 from bplcz_ref import loops
 
+Array = Any  # an Exact, or an array of NumPy's or autograd's
+
 
 class Exact:
-    """A numpy array of Decimals; `variable` ones, and what is computed from them, remember how."""
+    """A NumPy array of Decimals. Those made by `variable`, and all computed from them, keep what gradients need.
+
+    `parents` are pairs (Exact that this one was computed from, function that pulls a gradient back to it).
+    """
 
     __slots__ = ("value", "mass", "parents", "tracked")
     __array_ufunc__ = None  # so that numpy leaves `array * Exact` to __rmul__
@@ -57,7 +64,7 @@ class Exact:
 
     def __mul__(self, other):
         a, b = self, exact(other)
-        A, B = Exact(a.value), Exact(b.value)  # the same numbers, without their history
+        A, B = Exact(a.value), Exact(b.value)  # without their history
         plain = not isinstance(other, Exact)
         mass = a.mass * abs(b.value) if plain else None
         return Exact(
@@ -133,7 +140,7 @@ def _fit(g, shape):
     return g
 
 
-def decimal_of(x):
+def decimal_of(x: Any) -> Decimal:
     """A number as the Decimal of its shortest text: 0.9 is nine tenths."""
     if isinstance(x, Decimal):
         return x
@@ -142,8 +149,8 @@ def decimal_of(x):
     return Decimal(x) if isinstance(x, str) else Decimal(repr(float(x)))
 
 
-def exact(x):
-    """Anything numeric as an Exact; an Exact as it is."""
+def exact(x: Any) -> Exact:
+    """Anything numeric as an Exact; an Exact is returned unchanged."""
     if isinstance(x, Exact):
         return x
     array = numpy.asarray(x)
@@ -153,30 +160,25 @@ def exact(x):
     return Exact(out)
 
 
-def variable(x):
-    """An Exact that gradients can be asked for."""
+def variable(x: Any) -> Exact:
+    """An Exact of which gradients can be taken."""
     return Exact(exact(x).value, tracked=True)
 
 
-def gradients(y, variables):
+def gradients(y: Exact, variables: list) -> list:
     """dy/dx of a single number y for each x, as Exact arrays (zeros where y does not depend on x)."""
-    order, seen = [], set()
+    order: list = []  # every node that y was computed from, each after its parents
+    seen = set()
 
-    def visit(node):
-        stack = [(node, iter([p for p, _ in node.parents]))]
-        seen.add(id(node))
-        while stack:
-            top, rest = stack[-1]
-            for parent in rest:
-                if id(parent) not in seen:
-                    seen.add(id(parent))
-                    stack.append((parent, iter([p for p, _ in parent.parents])))
-                    break
-            else:
-                order.append(top)
-                stack.pop()
-
-    visit(y)
+    stack = [(y, False)]  # a stack of our own: the chain's three steps are deeper than Python's recursion
+    while stack:
+        node, parents_done = stack.pop()
+        if parents_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [(parent, False) for parent, _ in reversed(node.parents)]
     grads = {id(y): Exact(numpy.full(y.shape, Decimal(1), dtype=object))}
     for node in reversed(order):
         for parent, pull in node.parents:
@@ -188,23 +190,33 @@ def gradients(y, variables):
 # ---------------------------------------------------------------- functions that take either kind of array
 
 
-def value(x):
-    """The numbers of x as a plain array without history, to decide masks and maxima from."""
+def like(x: Array, number: Any) -> Decimal | float:
+    """A coefficient in the kind of number of x: from its text for Decimals, as a Python float for floats."""
+    return decimal_of(number) if isinstance(x, Exact) else float(number)
+
+
+def value(x: Array) -> numpy.ndarray:
+    """The numbers of x as a plain array without history, from which masks and maxima are decided."""
     return x.value if isinstance(x, Exact) else numpy.asarray(getval(x))
 
 
-def mask(condition, x):
-    """A boolean array as 0 and 1, in the kind of number of x: nothing that it meets changes its type."""
+def without_history(x: Array) -> Array:
+    """The same numbers, for which gradients stop."""
+    return exact(x.value) if isinstance(x, Exact) else value(x)
+
+
+def mask(condition: Any, x: Array) -> numpy.ndarray:
+    """A boolean array as 0 and 1 in the kind of number of x, so that a product with it keeps its type."""
     condition = numpy.asarray(condition).astype(bool)
     return condition.astype(int) if isinstance(x, Exact) else condition.astype(value(x).dtype)
 
 
-def root(n, x):
+def root(n: int, x: Array) -> Array:
     """The square root of a whole number, in the kind of number of x."""
     return sqrt(exact(n)) if isinstance(x, Exact) else math.sqrt(n)
 
 
-def sum(x, axis=None, keepdims=False):
+def sum(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The sum over `axis`."""
     if not isinstance(x, Exact):
         return anp.sum(x, axis=axis, keepdims=keepdims)
@@ -218,26 +230,26 @@ def sum(x, axis=None, keepdims=False):
     return Exact(add(x.value), add(x.mass), [(x, pull)])
 
 
-def mean(x, axis=None, keepdims=False):
+def mean(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """The sum over `axis` divided by the number of terms."""
     axes = range(x.ndim) if axis is None else numpy.atleast_1d(axis)
     return sum(x, axis, keepdims) / math.prod(x.shape[a] for a in axes)
 
 
-def reshape(x, shape):
+def reshape(x: Array, shape: tuple) -> Array:
     if not isinstance(x, Exact):
         return anp.reshape(x, shape)
     return Exact(x.value.reshape(shape), x.mass.reshape(shape), [(x, lambda g: reshape(g, x.shape))])
 
 
-def transpose(x, axes):
+def transpose(x: Array, axes: tuple) -> Array:
     if not isinstance(x, Exact):
         return anp.transpose(x, axes)
     back = tuple(int(i) for i in numpy.argsort(axes))
     return Exact(x.value.transpose(axes), x.mass.transpose(axes), [(x, lambda g: transpose(g, back))])
 
 
-def concat(parts, axis):
+def concat(parts: list, axis: int) -> Array:
     if not any(isinstance(x, Exact) for x in parts):
         return anp.concatenate(parts, axis=axis)
     parts, starts = [exact(x) for x in parts], [0]
@@ -256,12 +268,12 @@ def concat(parts, axis):
     )
 
 
-def stack(parts):
+def stack(parts: list) -> Array:
     """Equal arrays along a new first axis."""
     return concat([reshape(x, (1, *x.shape)) for x in parts], 0)
 
 
-def pad(x, widths):
+def pad(x: Array, widths: tuple) -> Array:
     """Zeros around x: ((before, after) for each axis)."""
     for axis, (before, after) in enumerate(widths):
         for n, first in ((before, True), (after, False)):
@@ -329,15 +341,15 @@ sigmoid = _elementwise(loops.sigmoid, lambda x, y: y * (1 - y), _float_sigmoid)
 softplus = _elementwise(_softplus, lambda x, y: sigmoid(x), lambda x: anp.logaddexp(0, x))
 
 
-def value_and_gradients(function, params):
-    """function(params) -> (number, aux), two dicts of arrays: the number, aux and {name: d number / d array}."""
+def differentiate(function: Callable, params: dict) -> tuple:
+    """(y, aux, {name: dy / d params[name]}) of function(params) -> (number y, dict of arrays aux)."""
     if any(isinstance(x, Exact) for x in params.values()):
         params = {name: variable(x) for name, x in params.items()}
         y, aux = function(params)
         return y, aux, dict(zip(params, gradients(y, list(params.values())), strict=True))
     kept = []
 
-    def number(p):
+    def number(p):  # autograd wants the number alone; aux is taken out without its history
         y, aux = function(p)
         kept.append({name: value(x) for name, x in aux.items()})
         return y

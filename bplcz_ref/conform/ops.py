@@ -1,153 +1,428 @@
-"""The kit's operations in topological order: their names, their places in the paper, what they rest on."""
+"""Every operation of the kit: its place in the paper, its formula as text and as code, and what it rests on.
 
-from typing import NamedTuple
+    OPS[op]       what the kit knows about an operation; OPS is in topological order
+    FORMULAS[op]  its code: FORMULAS[op](f, **inputs) returns {output: array}
 
-from bplcz_ref import paper
-from bplcz_ref.conform import text, wiring
-from bplcz_ref.conform.definitions import DEFINITIONS
+A formula runs on Decimals and on floats alike (exact.py). What is made of other operations asks the table `f`
+for them, so that replacing one entry of f replaces it wherever it is used. The formulas are the yardstick of the
+kit's layers and networks. For the equations they are a second opinion: `loops` gives their yardstick, the scalar
+loops of loops.py over Decimals with gradients derived by hand. Nothing in the package but the kit uses the
+formulas.
+
+Index letters: B images, P prompts, N sequences, L tokens, d features, n groups, H W rows and columns, C channels,
+K classes. In `loops`, i are the inputs and g the cotangents, as nested lists.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy
+
+from bplcz_ref import loops as scalar
+from bplcz_ref.conform import exact as xp
+from bplcz_ref.conform import networks
+from bplcz_ref.conform.exact import Array, like
+
+EPS_NORM, EPS_VARIANCE = "1e-12", "1e-5"
 
 
 class Op(NamedTuple):
     suite: int
-    equation: object  # number, or the section of the paper
+    equation: int | str | None  # its number, or the section of the paper
     symbol: str
     formula: str
     parents: tuple = ()
+    loops: Callable | None = None  # (inputs, cotangents) -> {output: nested list}
+    copies: bool = False  # its outputs are copied whole numbers: they have to be equal, not near
+    exponential: bool = False  # e^x is uncertain by |x| eps, however it is computed
+    tapped: bool = False  # it has a tap after each sub-layer, dozens of outputs
 
 
-SUITES = {
-    0: "canaries",
-    1: "equations",
-    2: "supervised-matrix",
-    3: "sgd",
-    4: "bands",
-    5: "text",
-    6: "encoders",
-    7: "chain",
-    8: "metrics",
-}
+OPS: dict = {}
+FORMULAS: dict = {}
 
-OPS = {
-    "read_array": Op(
-        0, None, "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"
-    ),
-    "band_groups": Op(
-        4, "II-A", "X_i", "X_i = the group's bands, 1-based as printed, channels last", ("read_array",)
-    ),
-    "prompt": Op(5, "II-B1", "t_i", '"a photo of a {class} with {group} bands", {class} its description'),
-    "pre_tokens": Op(
-        5, "II-B1", "pieces", "entities twice, lower case, contractions, letters, ONE number, others"
-    ),
-    "tokenize": Op(
-        *(
-            5,
-            "II-B1",
-            "ids",
-            "[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; end: EOT's place",
-        ),
-        ("pre_tokens",),
-    ),
-    "linear": Op(6, "II-D", "D", "y = x weight^T + bias", ("read_array",)),
-    "conv2d": Op(
-        *(
-            6,
-            1,
-            "conv",
-            "y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped",
-        ),
-        ("read_array",),
-    ),
-    "batch_norm": Op(
-        *(
-            6,
-            1,
-            "BN",
-            "(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)",
-        ),
-        ("read_array",),
-    ),
-    "layer_norm": Op(
-        6, 2, "LN", "(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis", ("read_array",)
-    ),
-    "relu": Op(6, 1, "ReLU", "max(x, 0), slope 0 at 0", ("read_array",)),
-    "max_pool2d": Op(6, 1, "max-pool", "the largest of each 2 x 2 window", ("read_array",)),
-    "gelu": Op(6, "ExViT", "GELU", "x (1 + erf(x / sqrt 2)) / 2, exact", ("read_array",)),
-    "quick_gelu": Op(6, 2, "QuickGELU", "x sigma(1.702 x)", ("read_array",)),
-    "attention": Op(
-        *(6, 2, "MHA", "softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out"),
-        ("linear",),
-    ),
-    "image_encoder": Op(
-        *(6, 1, "I_i", "I_i = E_m(X_i), EB-CNN's branch in training mode"),
-        ("conv2d", "batch_norm", "relu", "max_pool2d", "linear"),
-    ),
-    "text_encoder": Op(
-        *(6, 2, "T_i", "T_i = E_t(t_i), CLIP's text transformer, the row of EOT"),
-        ("layer_norm", "attention", "quick_gelu", "linear"),
-    ),
-    "similarity": Op(
-        *(1, "II-B2", "S_i", "S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)"),
-        ("read_array",),
-    ),
-    "fuse": Op(1, 3, "S", "S = alpha sum_i S_i; Eq. (4) is the same for S_hat", ("read_array",)),
-    "supervised_matrix": Op(2, 5, "W", "W[j, k] = 1 if y_j = y_k else 0"),
-    "bce": Op(
-        1, 7, "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise", ("read_array",)
-    ),
-    "contrastive_loss": Op(1, 6, "L_con", "(BCE(S, W) + BCE(S^T, W)) / 2", ("bce",)),
-    "concat": Op(1, 9, "I", "I = Concat([I_1, ..., I_n]), features as they left E_m", ("read_array",)),
-    "cross_entropy": Op(1, 11, "L_cls", "mean over j of -log softmax(c_hat_j)[c_j]", ("read_array",)),
-    "total_loss": Op(1, 10, "L", "L = L_cls + beta L_con"),
-    "sgd": Op(3, "III-A", "w", "g += decay w; v = momentum v + g (first v = g); w -= lr v", ("read_array",)),
-    "metrics": Op(
-        8, "III-B", "OA, kappa", "OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2"
-    ),
-}
-OPS["training"] = Op(
-    *(7, "Fig. 1", "L", "all of Fig. 1 on one batch, its gradients, and three steps of SGD"),
-    tuple(op for op in OPS if op not in ("read_array", "prompt", "pre_tokens", "tokenize", "gelu", "metrics")),
+
+def operation(**entry: Any) -> Callable:
+    """Enter a function in the two tables; the first paragraph of its docstring is the formula that readers get."""
+
+    def enter(function):
+        formula = (inspect.getdoc(function) or "").split("\n\n")[0]  # python -OO has no docstrings
+        OPS[function.__name__], FORMULAS[function.__name__] = Op(formula=formula, **entry), function
+        return function
+
+    return enter
+
+
+def rests_on(op: str) -> set:
+    """An operation and all that it rests on."""
+    return {op}.union(*(rests_on(parent) for parent in OPS[op].parents))
+
+
+def classes(y: Array) -> list:
+    return [int(k) for k in numpy.asarray(y).ravel()]
+
+
+# ---------------------------------------------------------------- bands, text
+
+
+@operation(suite=0, equation=None, symbol="a")
+def read_array(f: dict, a: Array) -> dict:
+    """sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major
+
+    Sums over each axis: wrong as soon as the flat data are read in another order.
+    """
+    return {f"sum_{axis}": xp.sum(a, axis=axis) for axis in range(3)}
+
+
+@operation(suite=4, equation="II-A", symbol="X_i", parents=("read_array",), copies=True)
+def band_groups(f: dict, sen1: Array, sen2: Array) -> dict:
+    """X_i = the group's bands, 1-based as printed, channels last"""
+    bands = {
+        "RGB": (sen2, (1, 2, 3)),
+        "VRE": (sen2, (4, 5, 6, 8)),
+        "NIR": (sen2, (7,)),
+        "SWIR": (sen2, (9, 10)),
+        "VH": (sen1, (1, 2, 5)),
+        "VV": (sen1, (3, 4, 6)),
+        "PolSAR": (sen1, (7, 8)),
+    }
+    return {f"X_{name}": sensor[..., [b - 1 for b in numbers]] for name, (sensor, numbers) in bands.items()}
+
+
+operation(suite=5, equation="II-B1", symbol="t_i")(networks.prompt)
+operation(suite=5, equation="II-B1", symbol="pieces")(networks.pre_tokens)
+operation(suite=5, equation="II-B1", symbol="ids", parents=("pre_tokens",))(networks.tokenize)
+
+# ---------------------------------------------------------------- layers
+
+
+@operation(suite=6, equation="II-D", symbol="D", parents=("read_array",))
+def linear(f: dict, x: Array, weight: Array, bias: Array) -> dict:
+    """y = x weight^T + bias"""
+    return {"y": x @ weight.T + bias}
+
+
+def windows(x: Array, kh: int, kw: int, stride: int, before: int, after: int) -> dict:
+    """{(u, v): the pixels under tap (u, v)}; zeros `before` the first and `after` the last row and column."""
+    x = xp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
+    rows, columns = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    at = lambda u, n: slice(u, u + stride * (n - 1) + 1, stride)
+    return {(u, v): x[:, at(u, rows), at(v, columns)] for u in range(kh) for v in range(kw)}
+
+
+@operation(suite=6, equation=1, symbol="conv", parents=("read_array",))
+def conv2d(f: dict, x: Array, weight: Array, stride: int = 1, padding: int = 1, one_sided: bool = False) -> dict:
+    """y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped
+
+    Channels last, weight (O, C, kh, kw), zeros on both sides (`one_sided` is for a wrong reading).
+    """
+    before = 0 if one_sided and int(stride) > 1 else int(padding)
+    total = None
+    for (u, v), pixels in windows(x, weight.shape[2], weight.shape[3], int(stride), before, int(padding)).items():
+        part = pixels @ weight[:, :, u, v].T
+        total = part if total is None else total + part
+    return {"y": total}
+
+
+@operation(suite=6, equation=1, symbol="BN", parents=("read_array",))
+def batch_norm(
+    f: dict, x: Array, weight: Array, bias: Array, running_mean: Array, running_var: Array, train: int = 1
+) -> dict:
+    """(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)
+
+    Normalised by the biased variance; the running one takes a tenth of the unbiased.
+    """
+    n = x.size // x.shape[-1]
+    new_mean, new_var = running_mean, running_var
+    mean, var = running_mean, running_var
+    if int(train):
+        axes = tuple(range(x.ndim - 1))
+        mean = xp.mean(x, axes)
+        var = xp.mean((x - mean) * (x - mean), axes)
+        share, rest = like(x, "0.1"), like(x, "0.9")
+        new_mean = running_mean * rest + mean * share
+        new_var = running_var * rest + var * n / (n - 1) * share
+    y = (x - mean) / xp.sqrt(var + like(x, EPS_VARIANCE)) * weight + bias
+    return {"y": y, "new_running_mean": new_mean, "new_running_var": new_var}
+
+
+@operation(suite=6, equation=2, symbol="LN", parents=("read_array",))
+def layer_norm(f: dict, x: Array, weight: Array, bias: Array) -> dict:
+    """(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis"""
+    centred = x - xp.mean(x, -1, keepdims=True)
+    var = xp.mean(centred * centred, -1, keepdims=True)
+    return {"y": centred / xp.sqrt(var + like(x, EPS_VARIANCE)) * weight + bias}
+
+
+@operation(suite=6, equation=1, symbol="ReLU", parents=("read_array",))
+def relu(f: dict, x: Array) -> dict:
+    """max(x, 0), slope 0 at 0"""
+    return {"y": x * xp.mask(xp.value(x) > 0, x)}
+
+
+@operation(suite=6, equation=1, symbol="max-pool", parents=("read_array",))
+def max_pool2d(f: dict, x: Array) -> dict:
+    """the largest of each 2 x 2 window"""
+    taps = list(windows(x, 2, 2, 2, 0, 0).values())
+    first = numpy.argmax(numpy.stack([xp.value(t) for t in taps]), axis=0)
+    total = taps[0] * xp.mask(first == 0, x)
+    for k in range(1, 4):
+        total = total + taps[k] * xp.mask(first == k, x)
+    return {"y": total}
+
+
+@operation(suite=6, equation="ExViT", symbol="GELU", parents=("read_array",))
+def gelu(f: dict, x: Array) -> dict:
+    """x (1 + erf(x / sqrt 2)) / 2, exact"""
+    return {"y": x * (1 + xp.erf(x / xp.root(2, x))) / 2}
+
+
+@operation(suite=6, equation=2, symbol="QuickGELU", parents=("read_array",))
+def quick_gelu(f: dict, x: Array) -> dict:
+    """x sigma(1.702 x)"""
+    return {"y": x * xp.sigmoid(x * like(x, "1.702"))}
+
+
+def split_heads(x: Array, heads: int) -> Array:  # (N, L, W) -> (N, heads, L, W / heads)
+    N, L, W = x.shape
+    return xp.transpose(xp.reshape(x, (N, L, heads, W // heads)), (0, 2, 1, 3))
+
+
+def join_heads(x: Array) -> Array:  # (N, heads, L, W / heads) -> (N, L, W)
+    N, heads, L, each = x.shape
+    return xp.reshape(xp.transpose(x, (0, 2, 1, 3)), (N, L, heads * each))
+
+
+@operation(suite=6, equation=2, symbol="MHA", parents=("linear",))
+def attention(
+    f: dict, x: Array, in_proj_weight: Array, in_proj_bias: Array, out_weight: Array, out_bias: Array, heads: int,
+    divide: bool = True, reach: int = 0, split: Callable = split_heads, order: str = "qkv",
+) -> dict:  # fmt: skip
+    """softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out
+
+    CLIP's self-attention, W / heads features for each head. The options are for wrong readings; the right one
+    takes their defaults.
+    """
+    W, L = x.shape[-1], x.shape[-2]
+    parts = {}
+    for i, name in enumerate(order):
+        rows = slice(i * W, (i + 1) * W)
+        parts[name] = split(x @ in_proj_weight[rows].T + in_proj_bias[rows], int(heads))
+    scores = parts["q"] @ xp.transpose(parts["k"], (0, 1, 3, 2))
+    if divide:
+        scores = scores / xp.root(W // int(heads), x)
+    seen = xp.mask(numpy.tril(numpy.ones((L, L)), reach), x)
+    plain = xp.value(scores)
+    shown = numpy.where(seen == 1, plain, plain.min())  # the largest of what is seen; it cancels
+    e = xp.exp((scores - shown.max(axis=-1, keepdims=True)) * seen) * seen
+    y = (e / xp.sum(e, -1, keepdims=True)) @ parts["v"]
+    return {"y": join_heads(y) @ out_weight.T + out_bias}
+
+
+# ---------------------------------------------------------------- Eqs. (1)-(11)
+
+operation(
+    suite=6,
+    equation=1,
+    symbol="I_i",
+    tapped=True,
+    parents=("conv2d", "batch_norm", "relu", "max_pool2d", "linear"),
+)(networks.image_encoder)
+operation(
+    suite=6, equation=2, symbol="T_i", tapped=True, parents=("layer_norm", "attention", "quick_gelu", "linear")
+)(networks.text_encoder)
+
+
+def normalise(x: Array) -> Array:
+    """II-B2: x / max(||x||, 1e-12), row by row."""
+    square = xp.sum(x * x, axis=-1, keepdims=True)
+    above = xp.mask(xp.value(square) > like(x, EPS_NORM) ** 2, x)
+    norm = xp.sqrt(square * above + (1 - above))  # 1 under the root where the bound holds: its slope is finite
+    return x / (norm * above + (1 - above) * like(x, EPS_NORM))
+
+
+def _similarity_loops(i, g):
+    out = dict(zip(("S_i", "S_hat_i"), scalar.similarity(i["I_i"], i["T_i"]), strict=True))
+    if g:
+        out["grad.I_i"], out["grad.T_i"] = scalar.similarity_vjp(i["I_i"], i["T_i"], g["S_i"], g["S_hat_i"])
+    return out
+
+
+@operation(suite=1, equation="II-B2", symbol="S_i", parents=("read_array",), loops=_similarity_loops)
+def similarity(f: dict, I_i: Array, T_i: Array) -> dict:
+    """S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)"""
+    u, v = normalise(I_i), normalise(T_i)
+    return {"S_i": u @ v.T, "S_hat_i": v @ u.T}
+
+
+@operation(
+    suite=1,
+    equation=3,
+    symbol="S",
+    parents=("read_array",),
+    loops=lambda i, g: {
+        "S": scalar.fuse(i["S_groups"], i["alpha"]),
+        "grad.S_groups": scalar.fuse_vjp(i["S_groups"], i["alpha"], g["S"])[0],
+    },
 )
-
-EXACT = DEFINITIONS | {
-    "prompt": text.prompt,
-    "pre_tokens": text.pre_tokens,
-    "tokenize": text.tokenize,
-    "image_encoder": wiring.image_encoder,
-    "text_encoder": wiring.text_encoder,
-    "training": wiring.training,
-}
-
-_GROUPS = tuple(paper.GROUPS)
-_CHAIN = {  # symbol of Fig. 1 -> its operation and what it is computed from
-    **{f"I_{g}": ("image_encoder", ()) for g in _GROUPS},
-    **{f"T_{g}": ("text_encoder", ()) for g in _GROUPS},
-    **{f"S_{g}": ("similarity", (f"I_{g}", f"T_{g}")) for g in _GROUPS},
-    **{f"S_hat_{g}": ("similarity", (f"I_{g}", f"T_{g}")) for g in _GROUPS},
-    "S": ("fuse", tuple(f"S_{g}" for g in _GROUPS)),
-    "S_hat": ("fuse", tuple(f"S_hat_{g}" for g in _GROUPS)),
-    "W": ("supervised_matrix", ()),
-    "L_i2t": ("contrastive_loss", ("S", "W")),
-    "L_t2i": ("contrastive_loss", ("S_hat", "W")),
-    "L_con": ("contrastive_loss", ("L_i2t", "L_t2i")),
-    "I": ("concat", tuple(f"I_{g}" for g in _GROUPS)),
-    "c_hat": ("linear", ("I",)),
-    "L_cls": ("cross_entropy", ("c_hat",)),
-    "L": ("total_loss", ("L_cls", "L_con")),
-}
-_LAYERS = {"conv": "conv2d", "bn": "batch_norm", "relu": "relu", "pool": "max_pool2d", "I_i": "linear"}
-_LAYERS |= {"ln_1": "layer_norm", "ln_2": "layer_norm", "ln_final": "layer_norm", "attn": "attention"}
-_LAYERS |= {"gelu": "quick_gelu", "mlp": "linear", "T_i": "linear"}
+def fuse(f: dict, S_groups: Array, alpha: Array) -> dict:
+    """S = alpha sum_i S_i; Eq. (4) is the same for S_hat"""
+    return {"S": xp.sum(S_groups, axis=0) * like(S_groups, alpha)}
 
 
-def rests_on(op, output, before):  # -> (operation, names of outputs)
-    """What the output of a case with taps is computed by and from; `before` are the outputs ahead of it."""
-    if output.startswith("grad."):
-        return op, tuple(o for o in before if not o.startswith("grad."))
-    if op in ("image_encoder", "text_encoder"):
-        layer = output.split(".")[-1]
-        return _LAYERS.get(layer, _LAYERS.get(layer.rstrip("0123456789"), op)), tuple(before)
-    if op != "training":
-        return op, ()
-    if output in _CHAIN:
-        return _CHAIN[output]
-    return "sgd", tuple(o for o in before if o in _CHAIN or o.startswith("grad."))
+@operation(suite=2, equation=5, symbol="W", loops=lambda i, g: {"W": scalar.supervised_matrix(i["y"])})
+def supervised_matrix(f: dict, y: Array) -> dict:
+    """W[j, k] = 1 if y_j = y_k else 0"""
+    y = numpy.asarray(y)
+    return {"W": (y[:, None] == y[None, :]).astype(int)}
+
+
+@operation(
+    suite=1,
+    equation=7,
+    symbol="L_i2t",
+    parents=("read_array",),
+    exponential=True,
+    loops=lambda i, g: {"L": scalar.bce(i["S"], i["W"]), "grad.S": scalar.bce_vjp(i["S"], i["W"], g["L"])},
+)
+def bce(f: dict, S: Array, W: Array) -> dict:
+    """mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise"""
+    return {"L": xp.mean(bce_terms(S, W))}
+
+
+def bce_terms(S: Array, W: Array) -> Array:
+    """The B P terms: log(1 + e^-S) where W is 1, log(1 + e^S) where it is 0."""
+    return xp.softplus((1 - 2 * xp.mask(W, S)) * S)
+
+
+def _contrastive_loss_loops(i, g):
+    S, S_hat, W = i["S"], scalar.transpose(i["S"]), i["W"]
+    L_i2t, L_t2i, L_con = scalar.contrastive_loss(S, S_hat, W)
+    dS = scalar.bce_vjp(S, W, g["L_i2t"] + g["L_con"] / 2)
+    dS_hat = scalar.transpose(scalar.bce_vjp(S_hat, W, g["L_t2i"] + g["L_con"] / 2))
+    grad = [[a + b for a, b in zip(p, q, strict=True)] for p, q in zip(dS, dS_hat, strict=True)]
+    return {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "grad.S": grad}
+
+
+@operation(suite=1, equation=6, symbol="L_con", parents=("bce",), exponential=True, loops=_contrastive_loss_loops)
+def contrastive_loss(f: dict, S: Array, W: Array) -> dict:
+    """(BCE(S, W) + BCE(S^T, W)) / 2"""
+    L_i2t, L_t2i = f["bce"](f, S=S, W=W)["L"], f["bce"](f, S=S.T, W=W)["L"]
+    return {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": (L_i2t + L_t2i) / 2}
+
+
+@operation(
+    suite=1,
+    equation=9,
+    symbol="I",
+    parents=("read_array",),
+    loops=lambda i, g: {
+        "I": scalar.concat(i["I_groups"]),
+        "grad.I_groups": scalar.concat_vjp(i["I_groups"], g["I"]),
+    },
+)
+def concat(f: dict, I_groups: Array) -> dict:
+    """I = Concat([I_1, ..., I_n]), features as they left E_m"""
+    return {"I": xp.concat([I_groups[i] for i in range(I_groups.shape[0])], 1)}
+
+
+def log_softmax(x: Array) -> Array:
+    z = x - xp.value(x).max(axis=-1, keepdims=True)
+    return z - xp.log(xp.sum(xp.exp(z), axis=-1, keepdims=True))
+
+
+def pick(x: Array, c: list) -> Array:
+    """x[j, c_j], one entry of each row."""
+    return x[numpy.arange(len(c)), numpy.array(c)]
+
+
+@operation(
+    suite=1,
+    equation=11,
+    symbol="L_cls",
+    parents=("read_array",),
+    exponential=True,
+    loops=lambda i, g: {
+        "L_cls": scalar.cross_entropy(i["c_hat"], i["c"]),
+        "grad.c_hat": scalar.cross_entropy_vjp(i["c_hat"], i["c"], g["L_cls"]),
+    },
+)
+def cross_entropy(f: dict, c_hat: Array, c: Array) -> dict:
+    """mean over j of -log softmax(c_hat_j)[c_j]"""
+    return {"L_cls": -xp.mean(pick(log_softmax(c_hat), classes(c)))}
+
+
+def _total_loss_loops(i, g):
+    L_cls, L_con, _ = scalar.total_loss_vjp(i["L_cls"], i["L_con"], i["beta"], g["L"])
+    L = scalar.total_loss(i["L_cls"], i["L_con"], i["beta"])
+    return {"L": L, "grad.L_cls": L_cls, "grad.L_con": L_con}
+
+
+@operation(suite=1, equation=10, symbol="L", loops=_total_loss_loops)
+def total_loss(f: dict, L_cls: Array, L_con: Array, beta: Array) -> dict:
+    """L = L_cls + beta L_con"""
+    return {"L": L_cls + L_con * like(L_con, beta)}
+
+
+# ---------------------------------------------------------------- III: optimiser, figures of merit, Fig. 1
+
+
+def sgd_step(w: Array, v: Array | None, g: Array, lr: Array, momentum: Array, weight_decay: Array) -> tuple:
+    """PyTorch's rule, -> new w, new v; v is None at the first step."""
+    g = g + w * weight_decay
+    v = g if v is None else v * momentum + g
+    return w - v * lr, v
+
+
+FORMULAS["sgd_step"] = sgd_step  # no operation with cases of its own: `sgd` and `training` ask the table for it
+
+
+def _sgd_loops(i, g):
+    w, v, ws, vs = i["w"], None, [], []
+    for gradient, lr in zip(i["gradients"], i["lr"], strict=True):
+        w, v = scalar.sgd(w, gradient, v, lr, i["momentum"], i["weight_decay"])
+        ws.append(w)
+        vs.append(v)
+    return {"w": ws, "v": vs}
+
+
+@operation(suite=3, equation="III-A", symbol="w", parents=("read_array",), loops=_sgd_loops)
+def sgd(f: dict, w: Array, gradients: Array, lr: Array, momentum: Array, weight_decay: Array) -> dict:
+    """g += decay w; v = momentum v + g (first v = g); w -= lr v
+
+    Parameters and velocity after each of len(lr) steps.
+    """
+    w_all, v_all, v = [], [], None
+    for t, rate in enumerate(numpy.asarray(lr).tolist()):
+        w, v = f["sgd_step"](w, v, gradients[t], like(w, rate), like(w, momentum), like(w, weight_decay))
+        w_all.append(w)
+        v_all.append(v)
+    return {"w": xp.stack(w_all), "v": xp.stack(v_all)}
+
+
+@operation(suite=8, equation="III-B", symbol="OA, kappa")
+def metrics(f: dict, y: Array, y_hat: Array, K: int) -> dict:
+    """OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2"""
+    K, true, found = int(K), classes(y), classes(y_hat)
+    C = numpy.zeros((K, K), int)
+    for j, k in zip(true, found, strict=True):
+        C[j, k] += 1
+    N, agree = len(true), int(numpy.trace(C))
+    rows, columns = C.sum(1), C.sum(0)
+    present = [k for k in range(K) if rows[k]]
+    one = xp.exact(1)
+    chance = int((rows * columns).sum())
+    average = xp.sum(xp.stack([one * int(C[k, k]) / int(rows[k]) for k in present])) / len(present)
+    return {
+        "confusion": C,
+        "overall_accuracy": one * agree / N,
+        "average_accuracy": average,
+        "kappa": one * (N * agree - chance) / (N * N - chance),
+    }
+
+
+_OUTSIDE = ("read_array", "prompt", "pre_tokens", "tokenize", "gelu", "metrics")  # Fig. 1 has no use for these
+operation(
+    suite=7, equation="Fig. 1", symbol="L", tapped=True, parents=tuple(op for op in OPS if op not in _OUTSIDE)
+)(networks.training)

@@ -1,20 +1,32 @@
-"""From graded cases to a verdict: what is guilty, what is blocked by it, what drifts; never over a screen.
+"""From graded cases to a verdict: what is guilty, what is blocked by it, what drifts; never more than a screen.
 
 guilty   fails when fed the reference's own inputs, and nothing that it rests on fails
-blocked  fails below something that is guilty: look again when that is mended
+blocked  fails below something that is guilty: ignore it until that is fixed
 drift    fails in the chain although it passes alone and what it is computed from passes: the parts are right, and
          their joining, or a setting of the training program, is not
 """
 
 import textwrap
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
-from bplcz_ref.conform import answers as reading
-from bplcz_ref.conform.generate import EPS
-from bplcz_ref.conform.grade import FAIL, MISSING, NOT_RUN, PASS, UNDECIDED, Graded, for_readings, grade, rests_on
-from bplcz_ref.conform.ops import OPS, SUITES
-from bplcz_ref.conform.ops import rests_on as tap_rests_on
+from bplcz_ref.conform.grading import (
+    EVERYTHING,
+    FAIL,
+    MISSING,
+    NOT_RUN,
+    PASS,
+    UNDECIDED,
+    Answers,
+    Graded,
+    Profile,
+    grade,
+    under_readings,
+)
+from bplcz_ref.conform.kit import EPS, MARGIN, SUITES, Kit
+from bplcz_ref.conform.networks import origin
+from bplcz_ref.conform.ops import OPS, Op, rests_on
 
 LINES = 24
 WIDTH = 160
@@ -35,7 +47,7 @@ class Finding(NamedTuple):
 class Report(NamedTuple):
     kit: str
     dtype: str
-    profile: reading.Profile
+    profile: Profile
     graded: dict  # id -> Graded
     suites: dict  # id -> number of its suite
     findings: tuple
@@ -43,98 +55,121 @@ class Report(NamedTuple):
     exit_code: int
 
     @property
-    def ok(self):
+    def ok(self) -> bool:
         return self.exit_code == 0
 
-    def of(self, state):
+    def of(self, state: str) -> list:
+        """The graded cases in a state."""
         return [g for g in self.graded.values() if g.state == state]
 
     def __str__(self):
         return text(self)
 
 
-def report(kit, given, dtype, profile=reading.EVERYTHING):
-    """The Report on Answers."""
-    declared = {name for name, case in kit.cases.items() if profile.declares(case, kit.suites[name])}
-    cases, graded = for_readings(kit.cases, profile.readings, declared.__contains__), {}
-    defects = list(given.defects)
+def report(vectors: Kit, answers: Answers, dtype: str, profile: Profile = EVERYTHING) -> Report:
+    """Grade answers under a profile: each case, then the findings, then the exit code."""
+    declared = {name for name, case in vectors.cases.items() if profile.declares(case, vectors.suites[name])}
+    cases = under_readings(vectors.cases, profile.readings, wanted=declared)
+    graded, defects = {}, list(answers.defects)
     for name, case in cases.items():
         if name in declared:
-            graded[name] = grade(case, given.given.get(name), dtype, profile.gradients)
+            graded[name] = grade(case, answers.given.get(name), dtype, profile.gradients)
         else:
             graded[name] = Graded(name, case["op"], NOT_RUN, {})
-            if name in given.given:
+            if name in answers.given:
                 defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
-    defects += [
-        f"{g.id}: {name}: {o.note}" for g in graded.values() for name, o in g.outcomes.items() if o.malformed
-    ]
-    found = findings(cases, graded, dtype)
-    states = [g.state for g in graded.values()]
-    incomplete = any(g.state == MISSING or g.why.startswith("no output") for g in graded.values())
-    if defects or incomplete or not {PASS, FAIL} & set(states):
+    for g in graded.values():
+        defects += [f"{g.id}: {name}: {o.note}" for name, o in g.outcomes.items() if o.malformed]
+    states = {g.state for g in graded.values()}
+    if defects or any(_incomplete(g) for g in graded.values()) or not {PASS, FAIL} & states:
         exit_code = 2
     else:
         exit_code = 1 if FAIL in states else 0
-    found, defects = tuple(found), tuple(defects)
-    return Report(kit.manifest["kit"], dtype, profile, graded, kit.suites, found, defects, exit_code)
+    return Report(
+        kit=vectors.manifest["kit"],
+        dtype=dtype,
+        profile=profile,
+        graded=graded,
+        suites=vectors.suites,
+        findings=tuple(_findings(cases, graded, dtype)),
+        defects=tuple(defects),
+        exit_code=exit_code,
+    )
 
 
-def findings(cases, graded, dtype):
+def _incomplete(g):
+    return g.state == MISSING or g.why.startswith("no output")
+
+
+# ---------------------------------------------------------------- findings
+
+
+def _findings(cases, graded, dtype):
     """What fails, in topological order, guilty first."""
     failing = {}
     for g in graded.values():
         if g.state == FAIL:
             failing.setdefault(g.op, []).append(g)
+    chains = failing.pop("training", [])
     found = []
     for op in OPS:
-        if op not in failing or op == "training":
-            continue
-        state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
-        found.append(finding(state, op, failing[op], cases, graded, dtype))
-    for g in failing.get("training", []):
-        found += chain(g, cases[g.id], set(failing) - {"training"}, graded)
+        if op in failing:
+            state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
+            found.append(_finding(state, op, failing[op], cases, graded, dtype))
+    for g in chains:
+        found += _in_chain(g, cases[g.id], set(failing), graded)
     return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
 
 
-def finding(state, op, failed, cases, graded, dtype):
+def _finding(state, op, failed, cases, graded, dtype):
     """One Finding on an operation from its failing cases."""
-    telling = [g for g in failed if not overflowed(g) and not slight(g, dtype)] or failed
+    telling = [g for g in failed if not _overflowed(g) and not _slight(g, dtype)] or failed
     names = set(telling[0].fits).intersection(*(g.fits for g in telling))
     own = [g for g in graded.values() if g.op == op]
     for g in own:
         if g.state == PASS:  # a wrong reading that this case would have shown
             names -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
     worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
-    output = next(o for o, found in worst.outcomes.items() if not found.passed)
-    first = worst.outcomes[output]
-    ids = (worst.id, *(g.id for g in failed if g is not worst))
-    run = sum(g.state != NOT_RUN for g in own)
-    return Finding(state, op, output, tuple(sorted(names)), ids, run, first.error, first.allowed, first.note)
+    output, first = next((o, found) for o, found in worst.outcomes.items() if not found.passed)
+    return Finding(
+        state,
+        op,
+        output,
+        names=tuple(sorted(names)),
+        cases=(worst.id, *(g.id for g in failed if g is not worst)),
+        total=sum(g.state != NOT_RUN for g in own),
+        error=first.error,
+        allowed=first.allowed,
+        note=first.note,
+    )
 
 
-def overflowed(g):
+def _overflowed(g):
     """Whether an answer is not finite where a wrong reading in exact arithmetic is: it then fits none."""
     return not g.fits and any(o.error == float("inf") and o.note == "nan" for o in g.outcomes.values())
 
 
-def slight(g, dtype):
-    """Whether a case fails by less than the vectors store near misses for: it then fits none and denies none."""
-    ratio = 0.2 * EPS["float32"] / EPS[dtype]
-    return not g.fits and all(o.passed or o.error <= o.allowed * ratio for o in g.outcomes.values())
+def _slight(g, dtype):
+    """Whether a case fails by less than the vectors keep near misses for: it then fits none and denies none.
+
+    They keep what lies 1 / MARGIN budgets of float32 or more from the right value; up to twice that is slight.
+    """
+    slight = 2 / MARGIN * EPS["float32"] / EPS[dtype]  # in budgets of this dtype
+    return not g.fits and all(o.passed or o.error <= o.allowed * slight for o in g.outcomes.values())
 
 
-def chain(g, case, guilty, graded):
+def _in_chain(g, case, guilty, graded):
     """Findings on the chain: the outputs that fail first, that is, while what they are computed from passes.
 
-    Below anything guilty an output is blocked, whatever stands between: a small error may pass there, not here.
+    An output below anything guilty is blocked, whatever lies between: a small error may pass there and not here.
     """
     failed = {o for o, found in g.outcomes.items() if not found.passed}
     out, below, before = [], set(), []
     for output in case["expect"]:
-        op, parents = tap_rests_on("training", output, tuple(before))
+        op, parents = origin(output, tuple(before))
         before.append(output)
-        bands = {"band_groups"} if op == "image_encoder" else set()
-        if guilty & (rests_on(op) | bands) or below & set(parents):
+        fed_by = {"band_groups"} if op == "image_encoder" else set()  # its images in the chain are the groups
+        if guilty & (rests_on(op) | fed_by) or below & set(parents):
             below.add(output)
         if output not in failed or failed & set(parents):
             continue
@@ -152,29 +187,31 @@ def chain(g, case, guilty, graded):
 # ---------------------------------------------------------------- the screen
 
 
-def label(op):
+def place(op: Op) -> str | None:
+    """Where the paper has an operation: Eq. (7), or a section."""
+    return f"Eq. ({op.equation})" if isinstance(op.equation, int) else op.equation
+
+
+def _label(op):
     """Eq. (7) L_i2t [bce]."""
-    o = OPS[op]
-    place = f"Eq. ({o.equation})" if isinstance(o.equation, int) else o.equation or "reading"
-    return f"{place} {o.symbol} [{op}]"
+    return f"{place(OPS[op]) or 'reading'} {OPS[op].symbol} [{op}]"
 
 
-def line_of(f):
+def _line(f):
     if f.state == "blocked":
         where = f" at {f.output}" if f.op == "training" else ""
-        return f"blocked  {label(f.op)}{where}: look again when the guilty are mended"
+        return f"blocked  {_label(f.op)}{where}: ignore it until the guilty are fixed"
+    meaning = "no known wrong reading fits"
     if f.names:
-        meaning = " or ".join(f'"{name}"' for name in f.names[:3])
-        meaning = f"this is {meaning}"
-    else:
-        meaning = "no known wrong reading fits"
+        quoted = [f'"{name}"' for name in f.names[:3]]
+        meaning = f"this is {' or '.join(quoted)}"
     size = f.note if f.error == float("inf") and f.note else f"error {f.error:.2g}, budget {f.allowed:.2g}"
     if f.state == "drift":
         return f"drift    {f.output} in {f.cases[0]} ({f.note}): {meaning}; {size}"
-    return f"GUILTY   {label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
+    return f"GUILTY   {_label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
 
 
-def coarser(r):
+def _coarser(r):
     """The least coarse dtype as which everything that fails would pass, or None."""
     failed = [o for g in r.of(FAIL) for o in g.outcomes.values() if not o.passed]
     for dtype in list(EPS)[list(EPS).index(r.dtype) + 1 :]:
@@ -183,7 +220,8 @@ def coarser(r):
     return None
 
 
-def head(r):
+def head(r: Report) -> str:
+    """The first line: the verdict and how many cases are in which state."""
     counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_RUN)}
     word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
     if r.exit_code == 0 and counts[NOT_RUN]:
@@ -192,7 +230,7 @@ def head(r):
     return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({r.dtype}, kit {r.kit})"
 
 
-def not_run(r):
+def _not_run(r):
     """([suites of which nothing ran], {operation that lacks cases in the others: (cases not run, of all)})."""
     ran = {r.suites[g.id] for g in r.graded.values() if g.state != NOT_RUN}
     absent, every = Counter(g.op for g in r.of(NOT_RUN)), Counter(g.op for g in r.graded.values())
@@ -200,39 +238,39 @@ def not_run(r):
     return [s for s in SUITES if s not in ran], {op: (absent[op], every[op]) for op in ops}
 
 
-def absent_lines(r):
-    """What was not run, all of it: nothing passes by being cut from the screen."""
-    suites, ops = not_run(r)
+def _absent_lines(r):
+    """All that was not run: nothing passes by being cut from the screen."""
+    suites, ops = _not_run(r)
     names = [f"all of suite {s} {SUITES[s]}" for s in suites]
     names += [f"{op} {n} of {m} cases" for op, (n, m) in ops.items()]
-    lines = wrapped("not run, as the profile declares:", names) if names else []
+    lines = _wrapped("not run, as the profile declares:", names) if names else []
     if not r.profile.gradients:
         lines.append("not run, as the profile declares: gradients, and the training steps that need them")
     return lines
 
 
-def wrapped(start, items):
+def _wrapped(start, items):
     """Lines of at most WIDTH, broken between items only (textwrap does not break at U+00A0)."""
     line = f"{start} {', '.join(item.replace(' ', chr(0xA0)) for item in items)}"
     lines = textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     return [part.replace(chr(0xA0), " ") for part in lines]
 
 
-def text(r, folder=None):
+def text(r: Report, folder: str | Path | None = None) -> str:
     """The report as at most LINES lines; `folder` is where the answers are, if they are files."""
     where = f" --answers {folder}" if folder else ""
     lines = [head(r)]
     lines += [f"  {line}" for line in r.defects[:5]]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
-    missing = [g for g in r.graded.values() if g.state == MISSING or g.why.startswith("no output")]
+    missing = [g for g in r.graded.values() if _incomplete(g)]
     if missing:
         lines.append(f"incomplete: {', '.join(f'{g.id} ({g.why})' for g in missing[:3])}")
         lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
-    if other := coarser(r):
+    if other := _coarser(r):
         lines.append(f"all that fails would pass as {other}: were the answers worked out in {other}?")
     found, last = [], []
     for f in r.findings:
-        found.append(line_of(f))
+        found.append(_line(f))
         if f.state != "blocked":
             found.append(f"         python -m bplcz_ref conform explain {f.cases[0]}{where}")
     if undecided := r.of(UNDECIDED):
@@ -240,24 +278,23 @@ def text(r, folder=None):
         last.append(
             f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}"
         )
-    last += absent_lines(r)
+    last += _absent_lines(r)
     if r.profile.readings:
-        last += wrapped("graded on the readings", [f"{n}: {w}" for n, w in r.profile.readings.items()])
+        last += _wrapped("graded on the readings", [f"{n}: {w}" for n, w in r.profile.readings.items()])
     agreed = [o.digits for g in r.of(PASS) for o in g.outcomes.values() if o.allowed]
     if agreed:
         last.append(
             f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid"
         )
     room = LINES - len(lines) - len(last)
-    if len(found) > room:  # only findings are left out: the first are the ones to mend
+    if len(found) > room:  # only findings are left out: the first are the ones to fix
         found = [*found[: room - 1], f"... {len(found) - room + 1} more lines; --json FILE has all of it"]
     lines += found + last
     return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)
 
 
-def as_json(r):
+def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
-    finite = lambda x: x if abs(x) < float("inf") else "Infinity"
     return {
         "kit": r.kit,
         "dtype": r.dtype,
@@ -265,27 +302,21 @@ def as_json(r):
         "verdict": head(r),
         "profile": r.profile._asdict(),
         "defects": list(r.defects),
-        "not_run": dict(zip(("suites", "operations"), not_run(r), strict=True)),
-        "findings": [f._asdict() | {"error": finite(f.error)} for f in r.findings],
-        "cases": {
-            g.id: {
-                "op": g.op,
-                "suite": r.suites[g.id],
-                "state": g.state,
-                "why": g.why,
-                "fits": list(g.fits),
-                "cannot_discriminate": list(g.unseen),
-                "outputs": {
-                    name: {
-                        "passed": o.passed,
-                        "error": finite(o.error),
-                        "budget": o.allowed,
-                        "digits": round(o.digits, 2),
-                        "note": o.note,
-                    }
-                    for name, o in g.outcomes.items()
-                },
-            }
-            for g in r.graded.values()
-        },
+        "not_run": dict(zip(("suites", "operations"), _not_run(r), strict=True)),
+        "findings": [f._asdict() | {"error": _finite(f.error)} for f in r.findings],
+        "cases": {g.id: _case_json(g, r.suites[g.id]) for g in r.graded.values()},
     }
+
+
+def _case_json(g, suite):
+    outputs = {
+        name: {"passed": o.passed, "error": _finite(o.error), "budget": o.allowed}
+        | {"digits": round(o.digits, 2), "note": o.note}
+        for name, o in g.outcomes.items()
+    }
+    case = {"op": g.op, "suite": suite, "state": g.state, "why": g.why, "fits": list(g.fits)}
+    return case | {"cannot_discriminate": list(g.unseen), "outputs": outputs}
+
+
+def _finite(x):
+    return x if abs(x) < float("inf") else "Infinity"

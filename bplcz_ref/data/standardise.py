@@ -2,7 +2,8 @@
 
 The paper states no normalisation; sen1's scale is 20 to 200 times sen2's and heavy-tailed, so each channel is
 brought to mean 0 and deviation 1 with the training part's statistics. Other readings: none, or min-max scaling.
-Not here: augmentation, and statistics of the test part.
+
+Index letters: b rows, H W = 32, 18 channels.
 """
 
 from typing import NamedTuple
@@ -10,38 +11,37 @@ from typing import NamedTuple
 import numpy as np
 
 from bplcz_ref.bands import BANDS
+from bplcz_ref.data.so2sat import Patches, chunks
 from bplcz_ref.paper import CHANNELS
-
-CHUNK = 256  # rows held at a time
 
 
 class Statistics(NamedTuple):
-    """mean, std (18,) float64, per channel of x; clip_sen1: the bound that was put on sen1 first, or None."""
+    """mean, std (18,) float64, per channel of x; clip_sen1: the bound to which sen1 was clipped first, or None."""
 
     mean: np.ndarray
     std: np.ndarray
     clip_sen1: float | None = None
 
 
-def statistics(patches, index, clip_sen1=None):  # (b,) -> Statistics
+def statistics(patches: Patches, index: np.ndarray, clip_sen1: float | None = None) -> Statistics:  # (b,)
     """Mean and standard deviation of each channel over all pixels of the rows `index` (of the training part).
 
     std divides by the number of values. (Other reading: by one less; the relative difference is under 1e-3 from
     one patch on.) clip_sen1: bounds sen1's channels to +-clip_sen1 first, since a few pixels in the thousands
     otherwise carry the whole deviation; `standardise` then does the same.
     float64: sums of squares about each chunk's own mean, merged by Chan's rule; values are shifted by the first
-    pixel, so a constant channel has std exactly 0. Memory: CHUNK rows.
+    pixel, so a constant channel has std exactly 0. Memory: one chunk of rows.
     Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
     """
     if len(index) == 0:
         raise ValueError("index is empty: statistics need at least one row")
     moments = Moments(clip_sen1)
-    for start in range(0, len(index), CHUNK):
-        moments.add(patches.images(index[start : start + CHUNK], np.float64))
+    for rows in chunks(index):
+        moments.add(patches.images(rows, np.float64))
     return moments.statistics()
 
 
-def standardise(x, statistics):  # (..., 18) -> (..., 18)
+def standardise(x: np.ndarray, statistics: Statistics) -> np.ndarray:  # (..., 18) -> (..., 18)
     """(clip(x) - mean) / std per channel; the clip on sen1 is the one the statistics were taken with.
 
     A channel with std 0 is divided by 1: it becomes 0 where it has its constant value. A new array, dtype of x.
@@ -63,12 +63,13 @@ def standardise(x, statistics):  # (..., 18) -> (..., 18)
 class Moments:
     """Running count, mean, sum of squares about the mean (Chan), minimum and maximum of each channel."""
 
-    def __init__(self, clip_sen1=None):
+    def __init__(self, clip_sen1: float | None = None) -> None:
         if clip_sen1 is not None and not 0 < clip_sen1 < np.inf:
             raise ValueError(f"clip_sen1 is {clip_sen1!r}; expected a positive bound, or None for no clipping")
         self.clip_sen1, self.n = clip_sen1, 0
 
-    def add(self, x):  # (b, H, W, 18) float64
+    def add(self, x: np.ndarray) -> None:  # (b, H, W, 18) float64
+        """Take in b more rows."""
         v = _clipped(x, self.clip_sen1).reshape(-1, len(BANDS))
         if self.n == 0:
             self.shift, self.mean, self.m2 = v[0].copy(), np.zeros(len(BANDS)), np.zeros(len(BANDS))
@@ -81,7 +82,8 @@ class Moments:
         self.m2 = self.m2 + np.einsum("ij,ij->j", v, v) + delta**2 * (self.n * n / total)
         self.mean, self.n = self.mean + delta * (n / total), total
 
-    def statistics(self):
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation of all rows so far."""
         return Statistics(self.shift + self.mean, np.sqrt(self.m2 / self.n), self.clip_sen1)
 
 

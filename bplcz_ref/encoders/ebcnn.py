@@ -1,16 +1,18 @@
 """EB-CNN's encoder of one band group: a small stack of 3x3 convolutions.
 
-The layers of EB-CNN (Feng et al., IGARSS 2019) are not published in what can be read, and BP-LCZ states none.
-This is our reading of "small convolutional encoder per band group" in its plainest form, so a figure from it
-stands beside the paper's, not for it. Known from the paper: seven groups, a dedicated encoder each (no weights
-are shared), features concatenated, then a classifier.
+The layers of EB-CNN (Feng et al., IGARSS 2019) are not published where they can be read, and BP-LCZ states none.
+The paper says: seven groups, a dedicated encoder for each (no weights are shared), features concatenated, then a
+classifier. The layers below are our plainest reading of "small convolutional encoder per band group", so a result
+obtained with them can be compared with the paper's but does not reproduce it.
+
+Index letters: B batch, H W rows and columns, C_i channels of group i, d features, w width.
 """
 
 from bplcz_ref import nn
 
 
-def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
-    """Eq. (1), E_m for one group: conv-BN-ReLU twice, max-pool, twice, max-pool, twice, mean, linear.
+def encoder(in_channels: int, width: int = 32, features: int = 512) -> nn.Network:  # (B, H, W, C_i) -> (B, d)
+    """Eq. (1), E_m for one group: twice conv-BN-ReLU, max-pool, twice, max-pool, twice, mean, linear.
 
     Convolutions are 3x3, padding 1, without bias, of widths w, w, 2w, 2w, 4w, 4w; the linear map has a bias.
     At H = W = 32 the maps are 32x32, 16x16 and 8x8; H and W must be divisible by 4. Parameters:
@@ -29,7 +31,7 @@ def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
     def init(rng, dtype):
         params, state, channels = {}, {}, in_channels
         for k, out in enumerate(widths, 1):
-            params[f"conv{k}"] = {"weight": nn.normal(rng, (out, channels, 3, 3), (2 / (out * 9)) ** 0.5, dtype)}
+            params[f"conv{k}"] = nn.conv_init(rng, channels, out, 3, dtype, fan=9 * out)
             params[f"bn{k}"], state[f"bn{k}"] = nn.batch_norm_init(out, dtype)
             channels = out
         params["proj"] = nn.linear_init(rng, channels, features, dtype)
@@ -40,17 +42,10 @@ def encoder(in_channels, width=32, features=512):  # (B, H, W, C_i) -> (B, d)
             raise ValueError(f"EB-CNN pools twice by 2: height and width must be divisible by 4, got {x.shape}")
         new = {}
         for k in range(1, 7):
-            x = nn.conv2d(x, params[f"conv{k}"]["weight"], padding=1)
-            x, new[f"bn{k}"] = nn.batch_norm(
-                x,
-                params[f"bn{k}"]["weight"],
-                params[f"bn{k}"]["bias"],
-                state[f"bn{k}"],
-                train=train,
-                relu=True,
-            )
+            x = nn.conv2d(x, **params[f"conv{k}"], padding=1)
+            x, new[f"bn{k}"] = nn.batch_norm(x, **params[f"bn{k}"], state=state[f"bn{k}"], train=train, relu=True)
             if k in (2, 4):
                 x = nn.max_pool2d(x, 2)
-        return nn.linear(nn.spatial_mean(x), params["proj"]["weight"], params["proj"]["bias"]), new
+        return nn.linear(nn.spatial_mean(x), **params["proj"]), new
 
     return nn.Network(init, apply)

@@ -1,17 +1,20 @@
 """ExViT: convolutional stems, a transformer for each modality, one over all tokens, and a weighted mean of tokens.
 
-Layer by layer and name by name ExViT's public code (Yao et al. 2023, github.com/jingyao16/ExViT), so that its
-weights load as they are. Known differences: the public code takes every pixel as a token, here `grid` averages
-grid x grid pixels first (grid=1 is the public code); it fails on a batch of one, this does not; it cuts its
-position table to a smaller image, this refuses.
+ExViT's public code layer by layer (Yao et al. 2023, github.com/jingyao16/ExViT) and with its names, so that its
+weights load unchanged. Known differences: the public code takes every pixel as a token, while `grid` here averages
+grid x grid pixels first (grid=1 is the public code); it fails on a batch of one, while this does not; it cuts its
+position table to a smaller image, while this raises an error.
 
-How the paper adopts ExViT for band groups it does not say. `encoder` is reading A, Eq. (9) to the letter;
-`tokens`, `vector` and `joint` are reading B, with attention over the tokens of all groups:
+The paper does not say how it adopts ExViT for band groups. There are two readings:
 
-    A = model.bplcz({group: encoder(C_i)}, head(7 * 512, 17), shared=("pos_embedding",), ...)
-    B = model.bplcz({group: tokens(C_i)}, joint(17), vector=vector(512), shared=("pos_embedding",), ...)
+A   `encoder` maps each group to its vector I_i, and `head` classifies their concatenation, Eq. (9) to the letter.
+B   `tokens` maps each group to its tokens, and `joint` classifies the tokens of all groups together, so that they
+    attend to one another. `vector` maps the tokens of each group to the I_i that the contrastive loss needs.
 
-Index letters: B batch, H W rows and columns, C channels, N tokens, w width of a token, d features, K classes.
+In both, all groups share one table of positions, as the two modalities of ExViT do.
+
+Index letters: B batch, P rows or columns of a patch, C channels, N tokens, w width of a token, d features,
+K classes, n groups.
 """
 
 from typing import NamedTuple
@@ -24,9 +27,9 @@ from bplcz_ref import bands, nn, paper
 class Size(NamedTuple):
     """The sizes of ExViT; the defaults are those of its public code."""
 
-    stem: int = 16  # channels after the stem's first block; the next two double it
+    stem: int = 16  # channels after the stem's first block; each of the next two blocks doubles them
     width: int = 64  # w
-    layers: int = 4  # of the transformer that a modality has for itself
+    layers: int = 4  # of the transformer of each modality
     joint: int = 2  # layers of the transformer over all tokens
     heads: int = 4
     head: int = 16  # width of one head
@@ -37,22 +40,23 @@ class Size(NamedTuple):
 SIZE = Size()
 CLASSES = len(paper.CLASSES)
 
-PART = 8  # samples that `joint` takes at a time, side by side on the machine's cores
+PART = 8  # samples that `joint` takes at a time; the parts run side by side on the machine's cores
 
-# What a modality has for itself, under the public code's names; a band group's encoder bears the first's.
+# The parts of each modality, under the public code's names; the encoder of a band group uses the first's.
 FIRST = ("separable1", "to_patch_embedding2", "transformer1")
 SECOND = ("separable2", "to_patch_embedding2c", "transformer2")
-JOINT = ("transformer", "mlp_head0", "mlp_head1")
 
 
 # ----------------------------------------------------------------------------------------------- networks
 
 
-def exvit(patch=paper.PATCH, grid=4, classes=CLASSES, size=SIZE):  # (B, P, P, 18) -> (B, K)
+def exvit(
+    patch: int = paper.PATCH, grid: int = 4, classes: int = CLASSES, size: Size = SIZE
+) -> nn.Network:  # (B, P, P, 18) -> (B, K)
     """ExViT on So2Sat's patches: `two_modalities` with sen2's 10 channels first and sen1's 8 second.
 
-    Which of the two is first is our choice; only the names of the weights depend on it. Parameters:
-    291,462 at grid=1 (1024 tokens a modality), 242,310 at grid=2, 230,022 at grid=4 (64 tokens).
+    We chose this order; only the names of the weights depend on it. Parameters: 291,462 at grid=1 (1024 tokens
+    per modality), 242,310 at grid=2, 230,022 at grid=4 (64 tokens).
 
     >>> import numpy
     >>> from bplcz_ref import weights
@@ -68,11 +72,12 @@ def exvit(patch=paper.PATCH, grid=4, classes=CLASSES, size=SIZE):  # (B, P, P, 1
     return nn.Network(pair.init, apply)
 
 
-def two_modalities(first, second, patch, grid, classes, size=SIZE):
-    # ((B, P, P, first), (B, P, P, second)) -> (B, K)
+def two_modalities(
+    first: int, second: int, patch: int, grid: int, classes: int, size: Size = SIZE
+) -> nn.Network:  # ((B, P, P, first), (B, P, P, second)) -> (B, K)
     """ExViT of two images of the same place; `first` and `second` are their numbers of channels.
 
-    `tokens` of each, with weights of its own but one position table for both; then `joint` over the 2 N tokens,
+    `tokens` of each image, with separate weights and one position table; then `joint` over the 2 N tokens,
     the first modality's before the second's. Dropout draws from three streams spawned from rng: the first
     modality's, the second's, the joint layers'.
 
@@ -84,51 +89,53 @@ def two_modalities(first, second, patch, grid, classes, size=SIZE):
     >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
     >>> weights.count(params)
     239914
-    >>> c_hat, _ = network.apply(
-    ...     params, state, (numpy.zeros((1, 13, 13, 144)), numpy.zeros((1, 13, 13, 1))), train=False
-    ... )
-    >>> c_hat.shape
+    >>> images = numpy.zeros((1, 13, 13, 144)), numpy.zeros((1, 13, 13, 1))
+    >>> network.apply(params, state, images, train=False)[0].shape
     (1, 15)
     """
-    own = [tokens(channels, patch, grid, size) for channels in (first, second)]
+    names = FIRST, SECOND
+    modalities = [tokens(channels, patch, grid, size) for channels in (first, second)]
     over_all = joint(classes, size)
 
     def init(rng, dtype):
         params, state = {}, {}
-        for network, names in zip(own, (FIRST, SECOND), strict=True):
+        for network, own in zip(modalities, names, strict=True):
             p, s = network.init(rng, dtype)
             params.setdefault("pos_embedding", p["pos_embedding"])
-            params |= {name: p[part] for name, part in zip(names, FIRST, strict=True)}
-            state[names[0]] = s[FIRST[0]]
+            params |= {name: p[part] for name, part in zip(own, FIRST, strict=True)}
+            state[own[0]] = s[FIRST[0]]
         return params | over_all.init(rng, dtype)[0], state
 
     def apply(params, state, x, *, train, rng=None):
         streams = [None] * 3 if rng is None else rng.spawn(3)
 
-        def modality(network, names, stream):
-            measured = {FIRST[0]: state[names[0]]}
-            return lambda given: network.apply(given[0], measured, given[1], train=train, rng=stream)
+        def modality(k):  # the k-th network as a function of its parameters and image, and these
+            own = {part: params[name] for name, part in zip(names[k], FIRST, strict=True)}
+            own["pos_embedding"] = params["pos_embedding"]
+            measured = {FIRST[0]: state[names[k][0]]}
 
-        functions = [modality(*each) for each in zip(own, (FIRST, SECOND), streams[:2], strict=True)]
-        parameters = [
-            {part: params[name] for name, part in zip(names, FIRST, strict=True)}
-            | {"pos_embedding": params["pos_embedding"]}
-            for names in (FIRST, SECOND)
-        ]
-        both, states = nn.concurrently(functions, list(zip(parameters, x, strict=True)))
+            def run(given):
+                p, image = given
+                return modalities[k].apply(p, measured, image, train=train, rng=streams[k])
+
+            return run, (own, x[k])
+
+        functions, parameters = zip(*(modality(k) for k in range(2)), strict=True)
+        both, states = nn.concurrently(functions, parameters)
         c_hat, _ = over_all.apply(params, {}, np.concatenate(both, axis=1), train=train, rng=streams[2])
-        return c_hat, {names[0]: s[FIRST[0]] for names, s in zip((FIRST, SECOND), states, strict=True)}
+        return c_hat, {own[0]: s[FIRST[0]] for own, s in zip(names, states, strict=True)}
 
     return nn.Network(init, apply)
 
 
-def encoder(in_channels, patch=paper.PATCH, grid=4, features=512, size=SIZE):  # (B, P, P, C_i) -> (B, d)
+def encoder(
+    in_channels: int, patch: int = paper.PATCH, grid: int = 4, features: int = 512, size: Size = SIZE
+) -> nn.Network:  # (B, P, P, C_i) -> (B, d)
     """Eq. (1), E_m for one band group, reading A of ExViT (BP-LCZ): `tokens`, then `vector`.
 
     There is no attention across groups: Eq. (9) concatenates the vectors I_i. Parameters at the public sizes:
     26 C_i + 3,376 stem, 4,160 projection, 64 N positions, 83,584 transformer, 193 weighting, 33,408 vector at
-    d = 512. model.bplcz(..., shared=("pos_embedding",)) lets the seven groups share one position table, as the
-    two modalities of ExViT do: then all seven have 873,515 and the table 64 N.
+    d = 512. With one position table for all seven groups, they have 873,515 and the table 64 N.
 
     >>> import numpy
     >>> network = encoder(3, patch=8, features=5)
@@ -151,12 +158,14 @@ def encoder(in_channels, patch=paper.PATCH, grid=4, features=512, size=SIZE):  #
     return nn.Network(init, apply)
 
 
-def tokens(in_channels, patch=paper.PATCH, grid=4, size=SIZE):  # (B, P, P, C) -> (B, N, w)
+def tokens(
+    in_channels: int, patch: int = paper.PATCH, grid: int = 4, size: Size = SIZE
+) -> nn.Network:  # (B, P, P, C) -> (B, N, w)
     """One modality's part of ExViT, from pixels to tokens; N = (P / grid)^2, row by row.
 
     Stem, three times: depthwise 3x3, pointwise 1x1, both with bias and nothing in between, batch norm, GELU.
     Then the mean of grid x grid pixels, a linear map to w, plus the position table, dropout, and the layers of
-    `_transformer`. The position table is normal with mean 0 and deviation 1, all else PyTorch's default.
+    `_transformer`. The position table is normal with mean 0 and deviation 1; the rest has PyTorch's default.
     """
     if grid < 1 or patch % grid:
         raise ValueError(
@@ -175,22 +184,22 @@ def tokens(in_channels, patch=paper.PATCH, grid=4, size=SIZE):  # (B, P, P, C) -
         if np.shape(x)[1:] != (patch, patch, in_channels):
             raise ValueError(
                 f"ExViT expects images (B, {patch}, {patch}, {in_channels}), as it was built, got {np.shape(x)}; "
-                "build it with this patch and these channels (its position table has one row a token)"
+                "build it with this patch and these channels (its position table has one row per token)"
             )
         x, measured = _stem(params[stem], state[stem], x, train)
         if grid > 1:
             x = nn.avg_pool2d(x, grid)
-        x = _linear(params[embedding], np.reshape(x, (len(x), -1, 4 * size.stem)))
+        x = nn.linear(np.reshape(x, (len(x), -1, 4 * size.stem)), **params[embedding])
         x = nn.dropout(x + params["pos_embedding"], size.dropout, train=train, rng=rng)
         return _transformer(params[transformer], x, size, train, rng), {stem: measured}
 
     return nn.Network(init, apply)
 
 
-def vector(outputs, size=SIZE):  # (B, N, w) -> (B, outputs)
+def vector(outputs: int, size: Size = SIZE) -> nn.Network:  # (B, N, w) -> (B, outputs)
     """Token fusion and head: z = sum_t a_t x_t with a = softmax over the tokens of Linear(LN(x_t)); Linear(LN(z)).
 
-    In ExViT `outputs` is K and this is the end of it; in a band group's encoder it is d, and gives I_i.
+    At the end of ExViT `outputs` is K; in the encoder of a band group it is d, and the result is I_i.
 
     >>> import numpy
     >>> params, _ = vector(5).init(numpy.random.default_rng(0), numpy.float32)
@@ -211,7 +220,7 @@ def vector(outputs, size=SIZE):  # (B, N, w) -> (B, outputs)
     return nn.Network(init, apply)
 
 
-def head(inputs, outputs):  # (..., inputs) -> (..., outputs)
+def head(inputs: int, outputs: int) -> nn.Network:  # (..., inputs) -> (..., outputs)
     """Linear(LN(x)): in both heads of ExViT, and D of reading A on the concatenated I_i of Eq. (9).
 
     >>> import numpy
@@ -224,17 +233,17 @@ def head(inputs, outputs):  # (..., inputs) -> (..., outputs)
         return {"0": nn.layer_norm_init(inputs, dtype), "1": nn.linear_init(rng, inputs, outputs, dtype)}, {}
 
     def apply(params, state, x, *, train, rng=None):
-        return _linear(params["1"], _layer_norm(params["0"], x)), state
+        return nn.linear(nn.layer_norm(x, **params["0"]), **params["1"]), state
 
     return nn.Network(init, apply)
 
 
-def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
+def joint(outputs: int, size: Size = SIZE) -> nn.Network:  # (B, n N, w) -> (B, outputs)
     """ExViT's attention across modalities, then `vector`: a transformer over the tokens of all of them.
 
-    Plain self-attention over the union, as in the public code; no modality asks another alone. As the
-    classifier of model.bplcz it is reading B of ExViT (BP-LCZ), over the 7 N tokens of seven groups.
-    Dropout draws from a stream spawned from rng for every `PART` samples.
+    This is plain self-attention over the union, as in the public code; there is no cross-attention between single
+    modalities. In reading B of ExViT (BP-LCZ) it is the classifier, over the 7 N tokens of seven groups.
+    Dropout draws from one stream spawned from rng for every `PART` samples.
 
     >>> import numpy
     >>> params, _ = joint(17).init(numpy.random.default_rng(0), numpy.float32)
@@ -247,14 +256,16 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
         return {"transformer": _transformer_init(rng, size.joint, size, dtype)} | fusion.init(rng, dtype)[0], {}
 
     def apply(params, state, x, *, train, rng=None):
-        own = {part: params[part] for part in JOINT}
+        own = {part: params[part] for part in ("transformer", "mlp_head0", "mlp_head1")}
         parts = np.split(x, range(PART, len(x), PART))  # no layer here mixes samples
         streams = [None] * len(parts) if rng is None else rng.spawn(len(parts))
 
         def part(stream):
-            return lambda given: fusion.apply(
-                given[0], {}, _transformer(given[0]["transformer"], given[1], size, train, stream), train=train
-            )
+            def run(given):
+                p, x = given
+                return fusion.apply(p, {}, _transformer(p["transformer"], x, size, train, stream), train=train)
+
+            return run
 
         y, _ = nn.concurrently([part(stream) for stream in streams], [(own, x) for x in parts])
         return np.concatenate(y, axis=0), state
@@ -263,6 +274,8 @@ def joint(outputs, size=SIZE):  # (B, n N, w) -> (B, outputs)
 
 
 # -------------------------------------------------------------------------------------------------- parts
+
+STEM = (0, 4, 8)  # where the three blocks of the stem begin in the public code's nn.Sequential
 
 
 def _stem_init(rng, channels, stem, dtype):
@@ -273,7 +286,7 @@ def _stem_init(rng, channels, stem, dtype):
         return p | {"weight": p["weight"].reshape(outputs, each, kernel, kernel)}
 
     params, state = {}, {}
-    for k, outputs in zip((0, 4, 8), (stem, 2 * stem, 4 * stem), strict=True):
+    for k, outputs in zip(STEM, (stem, 2 * stem, 4 * stem), strict=True):
         params[f"{k}"] = convolution(channels, 1, 3)
         params[f"{k + 1}"] = convolution(outputs, channels, 1)
         params[f"{k + 2}"], state[f"{k + 2}"] = nn.batch_norm_init(outputs, dtype)
@@ -283,11 +296,11 @@ def _stem_init(rng, channels, stem, dtype):
 
 def _stem(params, state, x, train):  # (B, H, W, C) -> (B, H, W, 4 stem), new state
     new = {}
-    for k in (0, 4, 8):  # places in the public code's nn.Sequential; the fourth of each block is GELU
-        depthwise, pointwise, norm = (params[f"{k + i}"] for i in range(3))
-        x = nn.conv2d(x, depthwise["weight"], depthwise["bias"], padding=1, groups=x.shape[-1])
-        x = nn.conv2d(x, pointwise["weight"], pointwise["bias"])
-        x, new[f"{k + 2}"] = nn.batch_norm(x, norm["weight"], norm["bias"], state[f"{k + 2}"], train=train)
+    for k in STEM:
+        depthwise, pointwise, norm = (params[f"{k + i}"] for i in range(3))  # the fourth is GELU
+        x = nn.conv2d(x, **depthwise, padding=1, groups=x.shape[-1])
+        x = nn.conv2d(x, **pointwise)
+        x, new[f"{k + 2}"] = nn.batch_norm(x, **norm, state=state[f"{k + 2}"], train=train)
         x = nn.gelu(x)
     return x, new
 
@@ -302,9 +315,8 @@ def _transformer_init(rng, layers, size, dtype):
             "0": nn.linear_init(rng, size.width, size.hidden, dtype),
             "3": nn.linear_init(rng, size.hidden, size.width, dtype),
         }
-        norms = [nn.layer_norm_init(size.width, dtype) for _ in range(2)]
-        parts = zip("01", norms, (attention, {"net": net}), strict=True)
-        return {k: {"fn": {"norm": norm, "fn": part}} for k, norm, part in parts}
+        halves = {"0": attention, "1": {"net": net}}
+        return {k: {"fn": {"norm": nn.layer_norm_init(size.width, dtype), "fn": p}} for k, p in halves.items()}
 
     return {"layers": {str(k): layer() for k in range(layers)}}
 
@@ -316,11 +328,11 @@ def _transformer(params, x, size, train, rng):  # (B, N, w) -> (B, N, w)
         return nn.dropout(x, size.dropout, train=train, rng=rng)
 
     for k in range(len(params["layers"])):
-        attention, perceptron = (params["layers"][str(k)][part]["fn"] for part in "01")
-        x = x + drop(_attend(attention["fn"], _layer_norm(attention["norm"], x), size))
-        first, second = (perceptron["fn"]["net"][part] for part in "03")
-        h = drop(nn.gelu(_linear(first, _layer_norm(perceptron["norm"], x))))
-        x = x + drop(_linear(second, h))
+        attention, perceptron = (params["layers"][str(k)][half]["fn"] for half in "01")
+        x = x + drop(_attend(attention["fn"], nn.layer_norm(x, **attention["norm"]), size))
+        net = perceptron["fn"]["net"]
+        h = drop(nn.gelu(nn.linear(nn.layer_norm(x, **perceptron["norm"]), **net["0"])))
+        x = x + drop(nn.linear(h, **net["3"]))
     return x
 
 
@@ -333,12 +345,4 @@ def _attend(p, x, size):  # (B, N, w) -> (B, N, w)
         return np.transpose(np.reshape(y, (B, N, size.heads, size.head)), (0, 2, 1, 3))
 
     y = nn.attention(heads(0), heads(1), heads(2))  # (B, heads, N, head)
-    return _linear(p["to_out"]["0"], np.reshape(np.transpose(y, (0, 2, 1, 3)), (B, N, inner)))
-
-
-def _linear(p, x):
-    return nn.linear(x, p["weight"], p["bias"])
-
-
-def _layer_norm(p, x):
-    return nn.layer_norm(x, p["weight"], p["bias"])
+    return nn.linear(np.reshape(np.transpose(y, (0, 2, 1, 3)), (B, N, inner)), **p["to_out"]["0"])

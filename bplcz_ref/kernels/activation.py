@@ -5,8 +5,8 @@ import numpy as np
 from .tape import on_tape
 
 
-def relu(x):
-    """max(x, 0); the slope is read off y, which the next layer keeps anyway: y > 0 exactly where x > 0."""
+def relu(x: np.ndarray) -> np.ndarray:
+    """max(x, 0). The slope is y > 0, which is true exactly where x > 0; the next layer keeps y anyway."""
     return _relu(x)
 
 

@@ -1,25 +1,30 @@
 """Scaled dot-product attention that never holds more than a block of scores beyond what backward needs.
 
 The scores are made block by block: some of the stacked problems (batch and heads), some of their queries, all
-keys that these queries see. A block has whole rows, so its softmax is finished at once. While the weights of
-the whole call are small they are kept for the backward pass; otherwise only the largest score and the sum of
-each row are, and the backward pass makes the same block again with the same bits (the recomputation of
-FlashAttention, Dao et al. 2022, arXiv 2205.14135; its running maximum is not needed with whole rows). Both
-are exact, and the same bits on any number of threads. The definition is nn.attention.
+keys that these queries see. A block has whole rows, so its softmax is finished at once. If the weights of the
+whole call are small, they are kept for the backward pass. Otherwise only the largest score and the sum of each row
+are kept, and the backward pass makes the same block again with the same bits (the recomputation of FlashAttention,
+Dao et al. 2022, arXiv 2205.14135; its running maximum is not needed with whole rows). Both ways are exact and give
+the same bits on any number of threads. The definition is nn.attention.
+
+Index letters: N stacked problems, Q queries, L keys, d features of queries and keys, e features of values.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from . import threads
+from . import cores
 from .tape import on_tape
 
 BLOCK = 1 << 18  # scores in a block; one row of L scores at least
 KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass; above, it uses all cores
 
 
-def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False, mask: np.ndarray | None = None
+) -> np.ndarray:  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
     """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, and Q = L. `mask` (..., Q, L): True is seen.
 
     With E = exp(scores - row maximum) and n = row sum of E, the weights are P = E / n and y = (E v) / n.
@@ -49,7 +54,7 @@ def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d),
 
 
 def _checked(mask, shape):
-    """The mask with its last two axes written out; the leading ones stay as they are, to be repeated by block."""
+    """The mask with its last two axes written out; the leading ones are repeated later, block by block."""
     mask = np.asarray(mask)
     fits = mask.ndim <= len(shape) and all(
         m in (1, n) for m, n in zip(mask.shape[::-1], shape[::-1], strict=False)
@@ -74,23 +79,23 @@ def _blocks(Q, L, causal):
 
 
 def _each(groups, work, small):
-    """work(n) for every group; on all cores if there is much to do. Groups share no output."""
+    """work(n) for every group; on all cores unless the call is small. Groups share no output."""
     if small:
         for n in groups:
             work(n)
     else:
-        threads.run([lambda n=n: work(n) for n in groups])
+        cores.run([lambda n=n: work(n) for n in groups])
 
 
-def _hider(lead, Q, L, causal, mask, dtype):
-    """A function that puts -inf over the hidden scores of a block."""
-    m = min(Q, max(1, BLOCK // L))
+def _hider(lead, Q, L, causal, mask, dtype) -> Callable:
+    """A function hide(S, n, i) that adds -inf to the hidden scores of the block of problems n and queries i."""
+    m = min(Q, max(1, BLOCK // L))  # queries of a block
     corner = np.triu(np.full((m, m), -np.inf, dtype), 1) if causal else None
     lead = lead or (1,)
     masks = None if mask is None else np.broadcast_to(mask, (*lead, Q, L))
 
     def hide(S, n, i):
-        if corner is not None:  # the square that ends at the last key seen
+        if corner is not None:  # the keys after the block's last query are cut already; hide those in between
             m = S.shape[-2]
             S[..., -m:] += corner[:m, :m]
         if masks is not None:
@@ -104,7 +109,7 @@ def _hider(lead, Q, L, causal, mask, dtype):
 def _forward(q, k, v, *, wanted, causal, mask):
     lead, (Q, d), (L, e) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
     N = math.prod(lead)
-    q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L
+    q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L products
     k, v = k.reshape(N, L, d), v.reshape(N, L, e)
     y = np.empty((N, Q, e), q.dtype)
     top, total = np.empty((2, N, Q, 1), q.dtype)

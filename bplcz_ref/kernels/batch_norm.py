@@ -1,23 +1,32 @@
 """batch_norm, with relu fused into it: two passes over x forward, two over (x, g) backward.
 
-It refuses to be the definition (nn.batch_norm.definition). The work goes by tiles that fit the cache; within a
-tile, rows are as long as possible, so that NumPy's loops over channels are not loops over 16 numbers.
+The definition is nn.batch_norm. The work is done in tiles that fit the cache. A line of a tile holds as many whole
+pixels as fit: values per channel are repeated along it, and NumPy's inner loops run over about LINE numbers
+instead of the channels of one pixel.
 """
 
 import numpy as np
 from autograd.tracer import getval
 
+from .cores import workspace
 from .tape import on_tape
-from .threads import workspace
 
-LINE = 2048  # numbers in a row of a tile: whole pixels, as many as fit
+LINE = 2048  # numbers in a line of a tile: whole pixels, as many as fit
 TILE = 65536  # numbers in a tile
 
 
-def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=False):
-    # (..., C), (C,), (C,) -> (..., C), new state
-    """nn.batch_norm, fast. The statistics are summed tile by tile around each tile's own mean, so that a mean
-    far larger than the deviation does not cost the variance its digits."""
+def batch_norm(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    state: dict,
+    *,
+    train: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    relu: bool = False,
+) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
+    """y = (x - mean) / sqrt(var + eps) * weight + bias per channel, then max(y, 0) if `relu`; also the state."""
     shape = np.shape(x)
     channels = shape[-1] if shape else 0
     for name, value in (("weight", weight), ("bias", bias), *state.items()):
@@ -44,8 +53,11 @@ def _moved(running, batch, momentum):
 
 
 def _tiled(*arrays):
-    """The arrays (..., C), contiguous, as tiles: a list of regions, each with one view of every array, all of
-    them (tiles, lines, L*C). Three regions hold everything: whole tiles, whole lines, the pixels left over."""
+    """The arrays (..., C), contiguous, as tiles: a list of regions, each with one view of every array.
+
+    All views are (tiles, lines, L*C) with L pixels per line. Three regions hold everything: whole tiles, then one
+    tile of the whole lines that are left, then one line of the pixels that are left.
+    """
     channels = arrays[0].shape[-1]
     flat = [a.reshape(-1) for a in arrays]
     line = max(1, LINE // channels) * channels
@@ -72,8 +84,9 @@ def _per_channel(lines, channels):  # (tiles, L*C) -> (tiles, C) in float64
 def _statistics(x):
     """Mean and biased variance per channel in float64.
 
-    Each tile is summed around the mean of its first line, so nothing large cancels; then the tiles are joined
-    by sum (x - mean)^2 = sum over tiles of sum (x - mean_t)^2 + n_t (mean_t - mean)^2.
+    Each tile is summed around the mean of its first line, so a mean far larger than the deviation does not cost
+    the variance its digits; then the tiles t of n_t values are joined by
+    sum (x - mean)^2 = sum over tiles of sum (x - mean_t)^2 + n_t (mean_t - mean)^2.
     """
     x = np.ascontiguousarray(x)
     channels = x.shape[-1]
@@ -100,7 +113,11 @@ def _statistics(x):
 
 
 def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
-    """(x - mean) * inverse * weight + bias; `train` only says whether mean and inverse move with x."""
+    """(x - mean) * inverse * weight + bias; `train` says whether mean and inverse move with x.
+
+    mean is float64 and x may be float32: shift is the mean in the dtype of x, and the offset makes up for its
+    rounding.
+    """
     x = np.ascontiguousarray(x)
     y = np.empty(x.shape, x.dtype)
     scale = weight * inverse
@@ -114,15 +131,16 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
             np.add(out, offsets, out=out)
             if relu:
                 np.maximum(out, zeros, out=out)
-    return y, (x, y if relu else x, weight)  # y only says what passed the relu
+    return y, (x, y if relu else x, weight)  # y is only asked what passed the relu; without relu it is not kept
 
 
 def _backward(g, wanted, kept, *, mean, inverse, train, relu):
-    """With d = g where y passed the relu and z = (x - mean) * inverse, sums and means over a channel:
+    """With d = g where y passed the relu, otherwise 0, and z = (x - mean) * inverse, sums and means per channel:
 
     dbias = sum d,   dweight = sum d z,   dx = weight * inverse * (d - mean(d) - z mean(d z)),
 
-    the two means in training alone, where the statistics move with x.
+    the two means only in training, where the statistics move with x. The second pass computes dx as
+    d * scale + (x - shift) * slope + offset, one number of each kind per channel.
     """
     x, y, weight = kept
     g = np.ascontiguousarray(g)
@@ -137,7 +155,7 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
         term, mask = workspace("deviation", shape, dtype), workspace("mask", shape, bool)
         (shifts,) = _repeated(dtype, shape, shift)
         for t, (tile, y_tile, d, out) in enumerate(zip(*region, strict=True)):
-            if relu:
+            if relu:  # the factors 0 and 1 of the relu; d is kept in dx's memory for the second pass
                 d = np.multiply(d, np.greater(y_tile, 0, out=mask), out=out)
             np.add.reduce(d, 0, out=totals[t])
             np.subtract(tile, shifts, out=term)

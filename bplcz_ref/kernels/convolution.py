@@ -1,29 +1,30 @@
-"""conv2d: tiles that fit the cache, one matrix product a tile, and the vector-Jacobian product by hand.
+"""conv2d: tiles that fit the cache, one matrix product per tile, and the vector-Jacobian product by hand.
 
-It refuses to be the definition (that is nn.conv2d.definition), and knows no dilation, no transposed
-convolution and no other layout than channels-last images with O, I/groups, kh, kw weights.
+The definition is nn.conv2d. There is no dilation, no transposed convolution, and one layout: channels-last images
+and weights (O, C/groups, kh, kw).
 
 Every strategy is a pair forward(plan, x, weight) -> y and backward(plan, x, weight, g, wants_x, wants_weight)
 -> (dx, dweight); `_strategy` is the one place that chooses.
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from .cores import workspace
 from .tape import on_tape
-from .threads import workspace
-from .tiles import tiles
+from .tiles import Window, tiles
 from .winograd import correlate
 
-ROWS = 512  # output pixels a tile: columns and products then stay in the second-level cache
-MERGED = 32  # channels a block of a grouped convolution should have: below, a matrix product is mostly overhead
+ROWS = 512  # output pixels per tile: columns and products then stay in the second-level cache
+MERGED = 32  # channels that a block of a grouped convolution should have: below, a product is mostly overhead
 
 
 class Plan(NamedTuple):
-    """One convolution's geometry; only taps that see a pixel are left in it (on small maps not all do)."""
+    """One convolution's geometry, without the taps that see only padding (on small maps there are some)."""
 
     batch: int
     height: int
@@ -41,6 +42,15 @@ class Plan(NamedTuple):
     columns: int
     groups: int
     blocks: int  # groups merged into this many block-diagonal products
+
+    @property
+    def window(self):
+        return Window(self.kh, self.kw, self.stride, self.top, self.left)
+
+    @property
+    def window_back(self):
+        """At stride 1: the outputs that see a pixel."""
+        return Window(self.kh, self.kw, 1, self.kh - 1 - self.top, self.kw - 1 - self.left)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -67,15 +77,21 @@ def _plan(x, weight, stride, padding, groups):
         )
     rows = (height + 2 * padding - kh) // stride + 1
     columns = (width + 2 * padding - kw) // stride + 1
+    # Tap u of output row i sees row i*stride - padding + u of x. It sees a pixel for some i if u0 <= u < u1.
     u0, u1 = max(0, padding - (rows - 1) * stride), min(kh, height + padding)
     v0, v1 = max(0, padding - (columns - 1) * stride), min(kw, width + padding)
     blocks = groups
     while blocks % 2 == 0 and channels // blocks < MERGED and outputs // blocks < MERGED:
         blocks //= 2
+    kh, kw, top, left = max(0, u1 - u0), max(0, v1 - v0), padding - u0, padding - v0
     return Plan(
-        *(batch, height, width, channels, outputs, max(0, u1 - u0), max(0, v1 - v0), u0, v0, stride),
-        *(padding - u0, padding - v0, rows, columns, groups, blocks),
+        batch, height, width, channels, outputs, kh, kw, u0, v0, stride, top, left, rows, columns, groups, blocks
     )
+
+
+class Strategy(NamedTuple):
+    forward: Callable
+    backward: Callable
 
 
 def _strategy(p, dtype):
@@ -85,16 +101,28 @@ def _strategy(p, dtype):
         return pointwise
     by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
     if dtype == np.float32 and (p.kh, p.kw, p.stride, p.groups) == (3, 3, 1, 1) and by_four:
-        # Multiplications a tile of 16 outputs: transforms of input and output, and the products between them.
+        # Multiplications per tile of 16 outputs: transforms of input and output, and the products between them.
         work = 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs
         direct = 16 * 9 * p.channels * p.outputs
-        return winograd if work < 0.7 * direct else tiled
+        return winograd if work < 0.7 * direct else tiled  # 0.7: its copies cost time as well
     return tiled
 
 
-def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
-    # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
-    """nn.conv2d, fast."""
+def conv2d(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> np.ndarray:  # (B, H, W, C), (O, C/groups, kh, kw), (O,) -> (B, H', W', O)
+    """y[b, i, j, o] = bias[o] + sum_{u, v, c} x_pad[b, i*stride + u, j*stride + v, c] * weight[o, c, u, v].
+
+    Backward: dweight[o, c, u, v] = sum_{b, i, j} g[b, i, j, o] x_pad[b, i*stride + u, j*stride + v, c]; dx is the
+    same sum over o instead, which at stride 1 is g correlated with the kernel flipped in rows and columns;
+    dbias = sum of g over pixels.
+    """
     p = _plan(np.shape(x), np.shape(weight), stride, padding, groups)
     if bias is not None and np.shape(bias) != (p.outputs,):
         raise ValueError(f"conv2d: bias must be ({p.outputs},) for {p.outputs} outputs, found {np.shape(bias)}")
@@ -133,11 +161,6 @@ def _taps(p, weight):
     return weight[:, :, p.u0 : p.u0 + p.kh, p.v0 : p.v0 + p.kw]
 
 
-class _Strategy(NamedTuple):
-    forward: object
-    backward: object
-
-
 # ----------------------------------------------------------------------------- 1 x 1: one matrix product
 
 
@@ -160,14 +183,19 @@ def _pointwise_backward(p, x, weight, g, wants_x, wants_weight):
     return dx, dweight
 
 
-pointwise = _Strategy(_pointwise_forward, _pointwise_backward)
+pointwise = Strategy(_pointwise_forward, _pointwise_backward)
 
 
 # -------------------------------------------------------------------- the general case: tiles of columns
+#
+# Per tile, the windows that its outputs see are written out as the rows of a matrix ("columns"); one product with
+# the weight gives the outputs. With groups there is one product for each. Small groups are merged: several of them
+# make one block, whose weight is block-diagonal, with zeros between the channels of different groups. The zeros
+# cost multiplications, but a few larger products are faster than many small ones.
 
 
 def _columns(windows, blocks):
-    """Windows (b, i, j, u, v, C) as a matrix a block: (blocks, b*i*j, u*v*C/blocks), in scratch memory."""
+    """Windows (b, i, j, u, v, C) as one matrix per block: (blocks, b*i*j, u*v*C/blocks), in scratch memory."""
     b, i, j, u, v, channels = windows.shape
     c = channels // blocks
     columns = workspace("columns", (blocks, b, i, j, u, v, c), windows.dtype)
@@ -185,7 +213,7 @@ def _matrix(p, weight):
     merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
     w = weight.reshape(p.blocks, merged, o, c, p.kh, p.kw).transpose(0, 4, 5, 1, 3, 2)
     matrix = np.zeros((p.blocks, p.kh, p.kw, merged, c, merged, o), weight.dtype)
-    for k in range(merged):
+    for k in range(merged):  # the k-th group of every block: its channels to its outputs
         matrix[:, :, :, k, :, k] = w[:, :, :, k]
     return matrix.reshape(p.blocks, p.kh, p.kw, merged * c, merged * o)
 
@@ -201,7 +229,7 @@ def _unmatrix(p, matrix):
 def _tiled_forward(p, x, weight):
     y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
     matrix = _matrix(p, weight).reshape(p.blocks, -1, p.outputs // p.blocks)
-    for images, lines, windows in tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns, ROWS):
+    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
         np.matmul(_columns(windows, p.blocks), matrix, out=_blocks(y[images, lines], p.blocks))
     return y
 
@@ -212,13 +240,13 @@ def _tiled_backward(p, x, weight, g, wants_x, wants_weight):
     matrix = _matrix(p, weight)
     dmatrix = np.zeros((p.blocks, p.kh * p.kw * matrix.shape[3], matrix.shape[4]), x.dtype)
     padded = None
-    if wants_x:
+    if wants_x:  # the gradient of x with its padding, to which every window adds what it saw
         tall = max(p.top + p.height, (p.rows - 1) * p.stride + p.kh)
         wide = max(p.left + p.width, (p.columns - 1) * p.stride + p.kw)
         padded = np.zeros((p.batch, tall, wide, p.channels), x.dtype)
         back = matrix.reshape(dmatrix.shape).transpose(0, 2, 1)
     s = p.stride
-    for images, lines, windows in tiles(x, p.kh, p.kw, s, p.top, p.left, p.rows, p.columns, ROWS):
+    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
         dy = _blocks(g[images, lines], p.blocks)
         if wants_weight:
             dmatrix += np.matmul(_columns(windows, p.blocks).transpose(0, 2, 1), dy)
@@ -236,14 +264,17 @@ def _tiled_backward(p, x, weight, g, wants_x, wants_weight):
 
 
 def _tiled_backward_by_g(p, x, weight, g, wants_weight):
-    """Stride 1: dx is g correlated with the flipped kernel, and the same columns of g give the weight's."""
+    """Stride 1: dx is g correlated with the flipped kernel, and the same columns of g give dweight, flipped too.
+
+    So g is cut into windows instead of x, and one set of columns serves both products:
+    dx = columns(g) flipped(weight), and flipped(dweight) = x^T columns(g).
+    """
     flipped = _matrix(p, weight)[:, ::-1, ::-1].transpose(0, 1, 2, 4, 3)
     flipped = flipped.reshape(p.blocks, -1, p.channels // p.blocks)
     dflipped = np.zeros((p.blocks, p.channels // p.blocks, flipped.shape[1]), x.dtype)
     product = workspace("product", dflipped.shape, x.dtype)
     dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
-    top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
-    for images, lines, windows in tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width, ROWS):
+    for images, lines, windows in tiles(g, p.window_back, p.height, p.width, ROWS):
         columns = _columns(windows, p.blocks)
         np.matmul(columns, flipped, out=_blocks(dx[images, lines], p.blocks))
         if wants_weight:
@@ -254,32 +285,33 @@ def _tiled_backward_by_g(p, x, weight, g, wants_weight):
     return dx, _unmatrix(p, np.ascontiguousarray(dmatrix.transpose(0, 2, 3, 1, 4)))
 
 
-tiled = _Strategy(_tiled_forward, _tiled_backward)
+tiled = Strategy(_tiled_forward, _tiled_backward)
 
 
 # ----------------------------------------------------------------------------- 3 x 3 at stride 1, float32
 
 
 def _winograd_forward(p, x, weight):
-    return correlate(x, weight, p.top, p.left, p.rows, p.columns)[0]
+    return correlate(x, weight, p.window, p.rows, p.columns)[0]
 
 
 def _winograd_backward(p, x, weight, g, wants_x, wants_weight):
     if not wants_x:
         return _tiled_backward(p, x, weight, g, wants_x, wants_weight)
     flipped = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    top, left = 2 - p.top, 2 - p.left
-    dx, dflipped = correlate(g, flipped, top, left, p.height, p.width, x if wants_weight else None)
+    pixels = x if wants_weight else None
+    dx, dflipped = correlate(g, flipped, p.window_back, p.height, p.width, pixels)
     return dx, dflipped[:, :, ::-1, ::-1].transpose(1, 0, 2, 3) if wants_weight else None
 
 
-winograd = _Strategy(_winograd_forward, _winograd_backward)
+winograd = Strategy(_winograd_forward, _winograd_backward)
 
 
 # --------------------------------------------------------------------- depthwise: shifted multiply-adds
 
 
-def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1, where j and C lie together: long loops
+def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1
+    """At stride 1 the pixels of a row lie next to each other in memory, so NumPy can loop over whole rows."""
     b, i, j, c = pixels.shape
     if stride > 1:
         return pixels
@@ -289,7 +321,7 @@ def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1, where j a
 def _depthwise_forward(p, x, weight):
     y = np.empty((p.batch, p.rows, p.columns, p.channels), x.dtype)
     taps = _tap_lines(weight, p.columns if p.stride == 1 else 1)
-    for images, lines, windows in tiles(x, p.kh, p.kw, p.stride, p.top, p.left, p.rows, p.columns, ROWS):
+    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
         _shift_add(windows, taps, p.stride, _line(y[images, lines], p.stride))
     return y
 
@@ -299,6 +331,7 @@ def _tap_lines(weight, columns):  # (C, 1, kh, kw) -> (kh, kw, columns*C)
 
 
 def _shift_add(windows, taps, stride, out):
+    """out = the sum over taps (u, v) of the pixels that tap sees, times its weight."""
     term = workspace("term", out.shape, out.dtype)
     out[...] = 0
     for u, v in np.ndindex(*taps.shape[:2]):
@@ -314,8 +347,7 @@ def _depthwise_backward(p, x, weight, g, wants_x, wants_weight):
     dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
     flipped = _tap_lines(weight[:, :, ::-1, ::-1], p.width)
     dflipped = np.zeros((p.kh, p.kw, p.channels), x.dtype)
-    top, left = p.kh - 1 - p.top, p.kw - 1 - p.left
-    for images, lines, windows in tiles(g, p.kh, p.kw, 1, top, left, p.height, p.width, ROWS):
+    for images, lines, windows in tiles(g, p.window_back, p.height, p.width, ROWS):
         if wants_x:
             _shift_add(windows, flipped, 1, _line(dx[images, lines], 1))
         if wants_weight:
@@ -326,4 +358,4 @@ def _depthwise_backward(p, x, weight, g, wants_x, wants_weight):
     return dx, dflipped[::-1, ::-1].transpose(2, 0, 1)[:, None]
 
 
-depthwise = _Strategy(_depthwise_forward, _depthwise_backward)
+depthwise = Strategy(_depthwise_forward, _depthwise_backward)

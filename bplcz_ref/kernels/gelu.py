@@ -1,8 +1,8 @@
 """GELU and QuickGELU in one pass over blocks that stay in cache; backward is one product with the slope.
 
-Only the slope is kept for it, not x. The definitions are nn.gelu and nn.quick_gelu; this is the exact GELU,
-to the rounding of the dtype, not the common approximation 0.5 x (1 + tanh(0.798 (x + 0.0447 x^3))), which is
-wrong by up to 5e-4.
+Only the slope is kept for it, not x. The definitions are nn.gelu and nn.quick_gelu. This is the exact GELU, to the
+rounding of the dtype, not the common approximation 0.5 x (1 + tanh(0.798 (x + 0.0447 x^3))), which is wrong by up
+to 5e-4.
 """
 
 import numpy as np
@@ -26,12 +26,12 @@ COEFFICIENTS = (
 )
 
 
-def gelu(x):
+def gelu(x: np.ndarray) -> np.ndarray:
     """x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2; slope Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)."""
     return _gelu(x)
 
 
-def quick_gelu(x):
+def quick_gelu(x: np.ndarray) -> np.ndarray:
     """x s with s = sigma(1.702 x); slope s + 1.702 x s (1 - s) = s (1 + 1.702 (x - x s))."""
     return _quick_gelu(x)
 
@@ -39,7 +39,7 @@ def quick_gelu(x):
 def _normal_cdf(x, square):
     if x.dtype != np.float32:
         Phi = erf(x * 2**-0.5)
-    else:
+    else:  # tanh(x p(x^2)), p by Horner's rule
         Phi = square * np.float32(COEFFICIENTS[-1])
         for c in COEFFICIENTS[-2:0:-1]:
             Phi += np.float32(c)

@@ -12,7 +12,9 @@ from .tape import on_tape
 BLOCK = 1 << 15  # values handled at a time: a few arrays of this size fit a core's second-level cache
 
 
-def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5
+) -> np.ndarray:  # (..., d), (d,), (d,) -> (..., d)
     """y = x_hat * weight + bias, x_hat = (x - mean) r, r = 1 / sqrt(var + eps), var divided by d.
 
     Backward, with q = g * weight: dx = r (q - mean(q) - x_hat mean(q x_hat)), means over d;
@@ -43,9 +45,9 @@ def _blocks(rows, *vectors):
 def _forward(x, weight, bias, *, wanted, eps):
     rows = _rows(x)
     y = np.empty(rows.shape, x.dtype)
-    x_hat = np.empty(rows.shape, x.dtype) if wanted else y
+    x_hat = np.empty(rows.shape, x.dtype) if wanted else y  # not kept: y's memory serves
     r = np.empty((len(rows), 1), x.dtype)
-    share = np.full(rows.shape[1], 1 / rows.shape[1], x.dtype)
+    share = np.full(rows.shape[1], 1 / rows.shape[1], x.dtype)  # a mean over d is a product with it, by BLAS
     for s, weights, biases in _blocks(rows, weight, bias):
         c = np.subtract(rows[s], np.dot(rows[s], share)[:, None], out=x_hat[s])
         r[s, 0] = (np.vecdot(c, c) / rows.shape[1] + eps) ** -0.5  # of centred values: E[x^2] - mean^2 cancels

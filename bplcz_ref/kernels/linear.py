@@ -11,7 +11,9 @@ from scipy.sparse import csr_array
 from .tape import on_tape
 
 
-def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
+def linear(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
+) -> np.ndarray:  # (..., C), (O, C), (O,) -> (..., O)
     """y = x W^T + b: one GEMM forward, one for each of dx = g W and dW = g^T x backward.
 
     Gradients are computed only for the arguments that carry them, and only what those need is kept.
@@ -57,11 +59,11 @@ def _backward(g, wanted, kept):
 _linear = on_tape("linear", _forward, _backward)
 
 
-def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
+def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), integers (...) -> (..., d)
     """Rows ids of a table. The gradient of row r is the sum of g over the places where ids = r.
 
     The sum is a sparse matrix product, in the order of the places: the same bits on every run. Negative ids,
-    which NumPy would count from the end, are refused.
+    which NumPy would count from the end, raise an error.
     """
     if np.ndim(table) != 2:
         raise ValueError(f"embedding needs a table of shape (V, d), got {np.shape(table)}")

@@ -1,4 +1,4 @@
-"""max_pool2d, avg_pool2d and spatial_mean, with their vector-Jacobian products by hand.
+"""max_pool2d, avg_pool2d and spatial_mean, with their vector-Jacobian products by hand. The definitions are in nn.
 
 Square windows only; padding only for the maximum, where it counts as -infinity.
 """
@@ -26,13 +26,15 @@ def _check(name, shape, size, stride, padding):
 
 
 def _taps(x, size, stride):
-    """For each place in the window, in row order, the pixels of x that stand there: views (B, H', W', C)."""
+    """For each place in the window, in row order, the pixels of x found there: views (B, H', W', C)."""
     rows, columns = ((n - size) // stride * stride + 1 for n in x.shape[1:3])
     return [x[:, u : u + rows : stride, v : v + columns : stride] for u in range(size) for v in range(size)]
 
 
-def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
-    """nn.max_pool2d, fast."""
+def max_pool2d(
+    x: np.ndarray, size: int, stride: int | None = None, padding: int = 0
+) -> np.ndarray:  # (B, H, W, C) -> (B, H', W', C)
+    """The largest value of each window; the first of equal values takes the gradient."""
     stride = size if stride is None else stride
     _check("max_pool2d", np.shape(x), size, stride, padding)
     return _max_pool2d(x, size=size, stride=stride, padding=padding)
@@ -60,6 +62,7 @@ def _max_backward(g, wanted, kept, *, size, stride, padding):
     x, y = kept
     b, h, w, c = x.shape
     apart = stride >= size  # windows share no pixel: every place of dx is written at most once
+    # windows that cover every pixel write every place of dx, so it need not be zero first
     whole = apart and padding == 0 and size == stride and h % size == 0 and w % size == 0
     dx = (np.empty if whole else np.zeros)((b, h + 2 * padding, w + 2 * padding, c), x.dtype)
     deep = max(1, TILE // (h * w * c))
@@ -83,8 +86,10 @@ def _max_backward(g, wanted, kept, *, size, stride, padding):
 _max_pool2d = on_tape("max_pool2d", _max_forward, _max_backward)
 
 
-def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
-    """nn.avg_pool2d, fast."""
+def avg_pool2d(
+    x: np.ndarray, size: int, stride: int | None = None
+) -> np.ndarray:  # (B, H, W, C) -> (B, H', W', C)
+    """The mean of each window; every pixel of it takes an equal share of the gradient."""
     stride = size if stride is None else stride
     _check("avg_pool2d", np.shape(x), size, stride, 0)
     return _avg_pool2d(x, size=size, stride=stride)
@@ -110,8 +115,8 @@ def _avg_backward(g, wanted, shape, *, size, stride):
 _avg_pool2d = on_tape("avg_pool2d", _avg_forward, _avg_backward)
 
 
-def spatial_mean(x):  # (B, H, W, C) -> (B, C)
-    """nn.spatial_mean, fast."""
+def spatial_mean(x: np.ndarray) -> np.ndarray:  # (B, H, W, C) -> (B, C)
+    """The mean over rows and columns; every pixel takes an equal share of the gradient."""
     if np.ndim(x) != 4 or 0 in np.shape(x)[1:3]:
         raise ValueError(f"spatial_mean: x must be (B, H, W, C) with pixels, found shape {np.shape(x)}")
     return _spatial_mean(x)

@@ -1,4 +1,4 @@
-"""How a kernel stands on autograd's tape, and how its forward pass hands what it kept to its backward pass.
+"""How a kernel becomes a node of autograd's tape, and what its forward pass hands to its backward pass.
 
 A kernel is a pair of functions on plain arrays:
 
@@ -10,15 +10,17 @@ A kernel is a pair of functions on plain arrays:
 tape: it lives as long as the node, is reachable from nowhere else, and calls in other threads have their own.
 
 All arrays reach `forward` in one floating dtype; each gradient leaves in the dtype of its argument. Neither
-function may write to its arguments. First derivatives only: a second one is refused, never silently wrong.
+function may write to its arguments. Kernels have first derivatives only: a second one raises an error.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 from autograd.extend import defvjp_argnums, primitive
 from autograd.tracer import isbox
 
 
-def on_tape(name, forward, backward):
+def on_tape(name: str, forward: Callable, backward: Callable) -> Callable:
     """The pair as one autograd primitive; the result is called as kernel(*arrays, **options)."""
 
     @primitive
@@ -54,7 +56,7 @@ def on_tape(name, forward, backward):
     return kernel
 
 
-def floating(*arrays):
+def floating(*arrays: np.ndarray) -> np.dtype:
     """The dtype NumPy's promotion gives these arrays; float64 for integers."""
     dtype = np.result_type(*arrays)
     return dtype if np.issubdtype(dtype, np.inexact) else np.dtype(np.float64)

@@ -12,17 +12,17 @@ import functools
 
 import numpy as np
 
-from .threads import workspace
-from .tiles import tiles
+from .cores import workspace
+from .tiles import Window, tiles
 
 TILES = 128  # 6x6 tiles worked on at a time
 
 
-def transforms(points, m=4, r=3):
+def transforms(points: tuple, m: int = 4, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A^T (m, n), G (n, r), B^T (n, n) of F(m, r) for these n - 1 points and infinity, n = m + r - 1; float64.
 
     Toom and Cook: the product of polynomials by its values at points, transposed. Each of the n products may be
-    scaled at will among the three factors; the rows are balanced to equal lengths.
+    scaled freely among the three factors; the rows are balanced to equal lengths.
 
     >>> A, G, B = transforms((0, 1, -1), m=2)
     >>> d, w = np.array([1.0, 2.0, 3.0, 5.0]), np.array([1.0, 10.0, 100.0])
@@ -45,23 +45,36 @@ def transforms(points, m=4, r=3):
 
 @functools.cache
 def _squared(dtype):
-    """The transforms of both image axes at once, as (16, 36), (36, 9) and (36, 36): one matrix product each."""
+    """The transforms of both image axes at once, as (16, 36), (36, 9) and (36, 36): one matrix product each.
+
+    A^T M A over a 6x6 tile M is kron(A^T, A^T) times M written as a column of 36, and so are the others.
+    """
     root = 2**0.5
     return [np.kron(M, M).astype(dtype) for M in transforms((0, root / 2, -root / 2, root, -root))]
 
 
-def correlate(x, weight, top, left, rows, columns, pixels=None):
+def correlate(
+    x: np.ndarray, weight: np.ndarray, window: Window, rows: int, columns: int, pixels: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
     """y (B, rows, columns, O) of x (B, H, W, C) and weight (O, C, 3, 3); rows and columns divisible by 4.
 
-    With `pixels` (B, rows, columns, O), also the gradient of sum(y * pixels) by weight, from the same
-    transformed x: -> y, gradient or None.
+    `window` is that of the convolution: 3x3 of stride 1, with top and left.
+    With `pixels` (B, rows, columns, O), also the gradient of sum(y * pixels) by weight: -> y, gradient or None.
+    With A, G, B the transforms of `_squared`, and T tiles of x as columns of 36 numbers:
+
+        U = G w      V = B d      M[k] = V[k] U[k] for each of the 36 places k      y = A M
+        P = A^T pixels            dU[k] = sum over tiles of P[k]^T V[k]             dw = G^T dU
+
+    The same V serves both lines: x is transformed once.
     """
     A, G, B = _squared(x.dtype)
     batch, (O, C) = len(x), weight.shape[:2]
     U = np.matmul(G, weight.reshape(O * C, 9).T).reshape(36, O, C).transpose(0, 2, 1)
     y = np.empty((batch, rows, columns, O), x.dtype)
-    dU = np.zeros((36, O, C), x.dtype) if pixels is not None else None
-    for images, lines, windows in tiles(x, 6, 6, 4, top, left, rows // 4, columns // 4, TILES):
+    dU = np.zeros((36, O, C) if pixels is not None else 0, x.dtype)
+    # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
+    window = window._replace(kh=6, kw=6, stride=4)
+    for images, lines, windows in tiles(x, window, rows // 4, columns // 4, TILES):
         b, i, j = windows.shape[:3]
         T = b * i * j
         D = workspace("D", (6, 6, b, i, j, C), x.dtype)
@@ -72,9 +85,10 @@ def correlate(x, weight, top, left, rows, columns, pixels=None):
         np.matmul(V.reshape(36, T, C), U, out=M)
         np.matmul(A, M.reshape(36, T * O), out=Y)
         place = np.s_[images, 4 * lines.start : 4 * lines.stop]
-        _tiled(y[place])[...] = Y.reshape(4, 4, b, i, j, O)
+        _as_tiles(y[place])[...] = Y.reshape(4, 4, b, i, j, O)
         if pixels is not None:
-            Y.reshape(4, 4, b, i, j, O)[...] = _tiled(pixels[place])
+            # Y and M are used up by now; their memory takes the pixels and P.
+            Y.reshape(4, 4, b, i, j, O)[...] = _as_tiles(pixels[place])
             P = np.matmul(A.T, Y, out=M.reshape(36, T * O)).reshape(36, T, O)
             dU += np.matmul(P.transpose(0, 2, 1), V.reshape(36, T, C), out=workspace("dU", dU.shape, x.dtype))
     if pixels is None:
@@ -82,6 +96,6 @@ def correlate(x, weight, top, left, rows, columns, pixels=None):
     return y, np.matmul(G.T, dU.reshape(36, O * C)).T.reshape(O, C, 3, 3)
 
 
-def _tiled(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)
+def _as_tiles(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)
     b, h, w, O = y.shape
     return y.reshape(b, h // 4, 4, w // 4, 4, O).transpose(2, 4, 0, 1, 3, 5)

@@ -1,69 +1,83 @@
 """Figs. 2 and 3 of the paper drawn from our own runs, and curves: confusion matrix, t-SNE, losses by epoch.
 
-`confusion`, `tsne` and `curves` read run folders and write one file each, `write` all that is possible. They need
-matplotlib, t-SNE scikit-learn too: python -m pip install "bplcz-ref[report]". What comes from simulated data says
-SIMULATED in the figure itself. Refuses to redraw the paper's own figures, whose numbers were not published.
+Each function reads run folders and writes one file; `write_figures` writes all that is possible. They need
+matplotlib, t-SNE scikit-learn too: python -m pip install "bplcz-ref[report]". A figure from simulated data says
+SIMULATED. The paper's own figures are not redrawn: their numbers were not published.
+
+Index letters: N samples of a file, M of a test part, m of a figure; n d = the length of I.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bplcz_ref import files, metrics, paper, systems
+from bplcz_ref import files, paper, systems
 from bplcz_ref.data import so2sat
+from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
-from bplcz_ref.training import train
+from bplcz_ref.training import evaluate, runs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PER_CLASS = 70  # III-B: "we randomly selected 70 samples per class for t-SNE visualization"
 PERPLEXITY = 30  # scikit-learn's default; the paper states none
 DPI = 200
 
 
-def write(runs, out, data=None, *, say=print):
-    """Every figure that `runs` allow, into the folder `out`; returns a line for each that could not be made.
+def write_figures(
+    folders: list, out: str | Path, data: str | Path | None = None, *, say: Callable = print
+) -> list[str]:
+    """Write every figure that the run folders allow into `out`; returns a line for each one that failed.
 
     confusion-SYSTEM.png of each run, curves.png of all, tsne.png of those that fuse band groups. `data` is the
     file that they were trained on; without it, the path in their config.json. `say` takes each path written.
-    Errors: ValueError if a folder of `runs` holds no run.
+    Errors: ValueError if a folder holds no run.
     """
-    runs, out = folders(runs), Path(out)
-    configs = [read(run) for run in runs]
+    folders, out = distinct_folders(folders), Path(out)
+    configs = [runs.read_config(run) for run in folders]
     try:
         plots.canvas(1, 1)
     except ValueError as error:
         return [str(error)]
-    names = distinct("-", [c["system"] for c in configs], seeds(configs), map(str, range(1, len(runs) + 1)))
-    jobs = [
-        (confusion, run, out / f"confusion-{name.replace(' ', '-')}.png")
-        for run, name in zip(runs, names, strict=True)
-    ]
-    jobs.append((curves, runs, out / "curves.png"))
-    missing, fusing = [], [run for run, c in zip(runs, configs, strict=True) if fuses(c)]
+    numbers = map(str, range(1, len(folders) + 1))
+    names = distinct("-", [config["system"] for config in configs], seeds(configs), numbers)
+    jobs: dict[str, Callable[[Path], Path]] = {}
+    for run, name in zip(folders, names, strict=True):
+        jobs[f"confusion-{name.replace(' ', '-')}.png"] = partial(confusion_figure, run)
+    jobs["curves.png"] = partial(curves_figure, folders)
+    fusing = [run for run, config in zip(folders, configs, strict=True) if fuses(config)]
+    missing = []
     if fusing:
-        jobs.append((lambda runs, path: tsne(runs, data or trained_on(runs[0]), path), fusing, out / "tsne.png"))
+        jobs["tsne.png"] = lambda path: tsne_figure(fusing, data or trained_on(fusing[0]), path)
     else:
         missing.append("no tsne.png: none of these systems fuses band groups by Eq. (9)")
-    for make, source, path in jobs:
+    for file, make in jobs.items():
         try:
-            say(str(make(source, path)))
+            say(str(make(out / file)))
         except ValueError as error:
-            missing.append(f"no {path.name}: {error}")
+            missing.append(f"no {file}: {error}")
     return missing
 
 
-def confusion(run, path):
+def confusion_figure(run: str | Path, path: str | Path) -> Path:
     """Fig. 2: the confusion matrix of a complete run as a figure; returns the path written.
 
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run that is not complete.
     """
-    path, (label,) = checked(path), labels([run], [read(run)])
-    return save(plots.confusion(read_confusion(run), label), path)
+    path, (label,) = checked(path), labels([run], [runs.read_config(run)])
+    return save(plots.draw_confusion(runs.read_confusion(run), label), path)
 
 
-def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
-    """Fig. 3: t-SNE of the fused feature I, Eq. (9), a panel for each run; returns the path written.
+def tsne_figure(
+    folders: list, data: str | Path, path: str | Path, *, per_class: int = PER_CLASS, seed: int = paper.SEED
+) -> Path:
+    """Fig. 3: t-SNE of the fused feature I, Eq. (9), one panel per run; returns the path written.
 
     The samples, the same in each panel, are drawn at random from the test part of `data` (other reading of
     III-B: from all samples): `per_class` of each class, or all where a class has fewer; the legend has the
@@ -72,45 +86,46 @@ def tsne(runs, data, path, *, per_class=PER_CLASS, seed=paper.SEED):
     Errors: ValueError without matplotlib or scikit-learn; for a run without I, of another file, or of another
     test part than the first.
     """
-    path, runs, embed = checked(path), folders(runs), embedding(seed)
-    configs = [read(run) for run in runs]
-    for run, config in zip(runs, configs, strict=True):
+    path, folders, embed = checked(path), distinct_folders(folders), embedding(seed)
+    configs = [runs.read_config(run) for run in folders]
+    for run, config in zip(folders, configs, strict=True):
         if not fuses(config):
             raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
     with so2sat.open_file(data) as patches:
-        rows = sample(patches.labels, common_test(runs, configs, patches), per_class, seed)
-        features = [fused(run, patches, rows) for run in runs]
+        rows = sample(patches.labels, common_test(folders, configs, patches), per_class, seed)
+        features = [evaluate.fused(evaluate.load(run), patches, rows) for run in folders]
         y = patches.labels[rows]
     fewer = np.bincount(y, minlength=len(paper.CLASSES)).min() < per_class
     note = (
         f"t-SNE (perplexity {perplexity(len(y)):.0f}, seed {seed}) of the fused feature I, Eq. (9)"
-        f"{', of the same samples in each panel' if len(runs) > 1 else ''}.\n{len(y):,} samples of the test part: "
-        f"{per_class} of each class{', or all where there are fewer' if fewer else ''}."
+        f"{', of the same samples in each panel' if len(folders) > 1 else ''}.\n"
+        f"{len(y):,} samples of the test part: {per_class} of each class"
+        f"{', or all where there are fewer' if fewer else ''}."
     )
     points, same = [embed(I) for I in features], [neighbours(I, y) for I in features]
-    return save(plots.tsne(points, y, labels(runs, configs), same, note), path)
+    return save(plots.draw_tsne(points, y, labels(folders, configs), same, note), path)
 
 
-def curves(runs, path):
-    """L_cls, training accuracy, L_con with its floor, and mean S by epoch, a line a run; returns the path written.
+def curves_figure(folders: list, path: str | Path) -> Path:
+    """L_cls, training accuracy, L_con with its floor, and mean S by epoch, one line per run; returns the path.
 
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run without a whole epoch.
     """
-    path, runs = checked(path), folders(runs)
-    configs, found = [read(run) for run in runs], []
-    for run, config, label in zip(runs, configs, labels(runs, configs), strict=True):
-        rows, chosen = train.read_log(run), train.settings_of(run, config)
+    path, folders = checked(path), distinct_folders(folders)
+    configs, found = [runs.read_config(run) for run in folders], []
+    for run, config, label in zip(folders, configs, labels(folders, configs), strict=True):
+        rows, settings = runs.read_log(run), runs.settings_of(run, config)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
-        floors = [train.floor(config["system"], chosen, row["positive_fraction"]) for row in rows]
+        floors = [runs.L_con_floor(settings, row["positive_fraction"]) for row in rows]
         found.append(plots.Curve(label, rows, floors))
-    return save(plots.curves(found), path)
+    return save(plots.draw_curves(found), path)
 
 
-# ------------------------------------------------------------------------------------------------------ features
+# ----------------------------------------------------------------------------------------------------- features
 
 
-def sample(labels, rows, per_class, seed):  # (N,), (M,) -> (m,)
+def sample(labels: np.ndarray, rows: np.ndarray, per_class: int, seed: int) -> np.ndarray:  # (N,), (M,) -> (m,)
     """Of `rows`, `per_class` of each class at random, or all where there are fewer; sorted.
 
     >>> sample(np.array([0, 0, 0, 1, 1, 0]), np.array([0, 1, 3]), per_class=2, seed=47).tolist()
@@ -123,39 +138,29 @@ def sample(labels, rows, per_class, seed):  # (N,), (M,) -> (m,)
     return np.sort(np.concatenate([rng.permutation(own)[:per_class] for own in of_class]))
 
 
-def common_test(runs, configs, patches):  # -> (M,)
-    """The rows that every one of `runs` was tested on; ValueError if their files or test parts differ."""
-    first = None
-    for run, config in zip(runs, configs, strict=True):
+def common_test(folders: list[Path], configs: list[dict], patches: Patches) -> np.ndarray:  # -> (M,)
+    """The rows that every run was tested on; ValueError if their files or test parts differ."""
+    tested = []
+    for run, config in zip(folders, configs, strict=True):
         if config["data"]["labels"] != files.digest(patches.labels):
             raise ValueError(
                 f"{run} was trained on {config['data']['path']}, and {patches.path} has other labels: "
                 "give the file that it was trained on, whose test part is known"
             )
-        _, rows = train.parts(patches, train.settings_of(run, config))
-        first = rows if first is None else first
-        if not np.array_equal(np.sort(rows), np.sort(first)):
+        tested.append(runs.parts(patches, runs.settings_of(run, config))[1])
+        if not np.array_equal(np.sort(tested[-1]), np.sort(tested[0])):
             raise ValueError(
-                f"{run} has another test part than {runs[0]}: compare runs of one seed, per_class and test"
+                f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"
             )
-    return first
+    return tested[0]
 
 
-def fuses(config):
+def fuses(config: dict) -> bool:
     """Whether a run's system has the fused feature I; that depends on no setting."""
     return systems.build(config["system"], systems.PAPER).fused is not None
 
 
-def fused(run, patches, rows):  # -> (N, n d)
-    """I of Eq. (9) for `rows`, in evaluation mode."""
-    network, params, state, statistics, dtype, _ = train.load(run)
-    chunks = np.split(rows, range(64, len(rows), 64))
-    return np.concatenate(
-        [network.fused(params, state, train.batch(patches, some, statistics, dtype)[0]) for some in chunks]
-    )
-
-
-def embedding(seed):  # -> function of I (N, n d) -> (N, 2)
+def embedding(seed: int) -> Callable[[np.ndarray], np.ndarray]:  # -> function of I (m, n d) -> (m, 2)
     """t-SNE by scikit-learn, or a ValueError that names the extra."""
     try:
         from sklearn.manifold import TSNE
@@ -173,16 +178,16 @@ def embedding(seed):  # -> function of I (N, n d) -> (N, 2)
     return embed
 
 
-def perplexity(N):
+def perplexity(m: int) -> float:
     """PERPLEXITY, or a third of the other samples where they are few, since t-SNE looks three times as far."""
-    return min(PERPLEXITY, (N - 1) / 3)
+    return min(PERPLEXITY, (m - 1) / 3)
 
 
-def neighbours(I, y, k=10):  # (N, d), (N,) -> plots.Neighbours
+def neighbours(I: np.ndarray, y: np.ndarray, k: int = 10) -> plots.Neighbours:  # (m, n d), (m,)
     """How far classes keep together in I itself, which t-SNE's picture only suggests. Euclidean distances.
 
     Formula:  same = mean over samples j of the share of the k nearest others l with y_l = y_j;
-              chance = mean over j of (N_c - 1) / (N - 1), N_c the samples of j's class.
+              chance = mean over j of (N_c - 1) / (m - 1), N_c the samples of j's class.
 
     >>> I = np.array([[0.0], [1.0], [5.0], [6.5]])
     >>> neighbours(I, np.array([2, 2, 9, 2]), k=1)             # 0-1 and 1-0 agree, 5-6.5 and 6.5-5 do not
@@ -196,66 +201,39 @@ def neighbours(I, y, k=10):  # (N, d), (N,) -> plots.Neighbours
     return plots.Neighbours(float(np.mean(y[nearest] == y[:, None])), float(chance), k)
 
 
-# --------------------------------------------------------------------------------------------------- run folders
+# -------------------------------------------------------------------------------------------------------- names
 
 
-def folders(runs):
-    """One run folder or several -> [Path], each once."""
-    found = list(dict.fromkeys(Path(run) for run in ([runs] if isinstance(runs, str | Path) else runs)))
+def distinct_folders(folders: list | str | Path) -> list[Path]:
+    """One run folder or several, each once."""
+    found = [Path(run) for run in ([folders] if isinstance(folders, str | Path) else folders)]
     if not found:
         raise ValueError("there is no run to draw: name at least one run folder")
-    return found
+    return list(dict.fromkeys(found))
 
 
-def read(run):
-    """A run's config.json."""
-    path = Path(run) / "config.json"
-    config = files.read_json(path)
-    system = config.get("system") if isinstance(config, dict) else None
-    if system not in systems.SYSTEMS:
-        raise ValueError(f"{path}: system is {system!r}; expected one of {', '.join(systems.SYSTEMS)}")
-    return config
-
-
-def trained_on(run):
+def trained_on(run: Path) -> str:
     """The path of the file that a run was trained on."""
-    path = read(run)["data"]["path"]
+    path = runs.read_config(run)["data"]["path"]
     if not Path(path).exists():
         raise ValueError(f"{path}, on which {run} was trained, is not there now: name it with --data FILE.h5")
     return path
 
 
-def read_confusion(run):  # -> (17, 17)
-    """The counts of a run's confusion.csv: rows the truth, columns the prediction."""
-    path, names = Path(run) / "confusion.csv", [name for name, _ in paper.CLASSES]
-    if not path.exists():
-        raise ValueError(f"{path}: there is no such file; it appears when the run is complete")
-    header, *lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines() or [""]]
-    if header != ["truth \\ predicted", *names] or [line[0] for line in lines] != names:
-        raise ValueError(
-            f"{path}: expected the header 'truth \\ predicted', {', '.join(names)}, then a row for each"
-        )
-    try:
-        C = np.array([[int(cell) for cell in line[1:]] for line in lines])
-        metrics.overall_accuracy(C)  # refuses what is not a matrix of counts
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return C
-
-
-def labels(runs, configs):
+def labels(folders: list, configs: list[dict]) -> list[str]:
     """What each run is called in a figure: its system in the paper's words, its seed or folder where needed."""
-    names = distinct(", ", [systems.SYSTEMS[c["system"]].label for c in configs], seeds(configs), map(str, runs))
+    systems_ = [systems.SYSTEMS[config["system"]].label for config in configs]
+    names = distinct(", ", systems_, seeds(configs), map(str, folders))
     marks = [", SIMULATED data" if config["data"]["simulated"] else "" for config in configs]
     return [name + mark for name, mark in zip(names, marks, strict=True)]
 
 
-def seeds(configs):
+def seeds(configs: list[dict]) -> list[str]:
     """A word for the seed of each run."""
     return [f"seed {config['settings']['seed']}" for config in configs]
 
 
-def distinct(separator, names, *more):
+def distinct(separator: str, names: list[str], *more) -> list[str]:
     """`names`, followed by the words in each of `more` where two would still be the same.
 
     >>> distinct(", ", ["EB-CNN", "EB-CNN", "ExViT"], ["seed 47", "seed 48", "seed 47"])
@@ -267,10 +245,10 @@ def distinct(separator, names, *more):
     return names
 
 
-# --------------------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------------------- files
 
 
-def checked(path):
+def checked(path: str | Path) -> Path:
     """The path of a figure, .png if it has no ending; ValueError without matplotlib or for an unknown ending."""
     known = plots.canvas(1, 1).canvas.get_supported_filetypes()
     path = Path(path)
@@ -280,7 +258,7 @@ def checked(path):
     return path
 
 
-def save(figure, path):
+def save(figure: "Figure", path: Path) -> Path:
     """Write a Figure whole, in the format of the path's ending; returns the path."""
     with files.whole(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=DPI)

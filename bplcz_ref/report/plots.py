@@ -1,15 +1,21 @@
 """Numbers -> matplotlib Figures: a confusion matrix, t-SNE points, curves. figures.py takes them from run folders.
 
 Figures are made without pyplot: no window, nothing kept in memory. matplotlib is imported where it is used;
-without it `canvas` says what to install. Refuses to compute what it draws, but for shares of a confusion matrix.
+without it `canvas` says what to install. Except for shares of a confusion matrix, nothing is computed here.
+
+Index letters: K = 17 classes, m samples of a t-SNE figure.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bplcz_ref import metrics, paper
-from bplcz_ref.report import text as report
+from bplcz_ref.report import text
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 K, BUILT = len(paper.CLASSES), paper.BUILT
 IDS = [name for name, _ in paper.CLASSES]
@@ -31,7 +37,7 @@ CLASS_MARKS = [(marker, colour) for marker, colours in MARKS.items() for colour 
 
 
 class Curve(NamedTuple):
-    """The rows of a run's log.jsonl, and the floor of L_con in each epoch (None without band group prompting)."""
+    """The rows of a run's log.jsonl, and the floor of L_con in each epoch (None where there is none)."""
 
     label: str
     rows: list
@@ -46,38 +52,38 @@ class Neighbours(NamedTuple):
     k: int
 
 
-def confusion(C, label):  # (17, 17) -> Figure
+def draw_confusion(C: np.ndarray, label: str) -> "Figure":  # (K, K)
     """Counts in the cells; rows the truth, columns the prediction; colours are shares of a row, not a column."""
     support = C.sum(axis=1)
     shares = np.divide(C, support[:, None], out=np.full(C.shape, np.nan), where=support[:, None] > 0)
     figure = canvas(8.6, 6.9)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap=white_to_blue(), vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap=_white_to_blue(), vmin=0, vmax=1)
     for j, k in np.argwhere(C > 0):
         colour = "white" if shares[j, k] > 0.55 else "black"
         axes.text(k, j, str(C[j, k]), ha="center", va="center", fontsize=8, color=colour)
     axes.axhline(BUILT - 0.5, color="black", linewidth=1.2)
     axes.axvline(BUILT - 0.5, color="black", linewidth=1.2)
     axes.set_xticks(range(K), IDS)
-    axes.set_yticks(range(K), [f"{text}  {name}" for name, text in paper.CLASSES])
+    axes.set_yticks(range(K), [f"{words}  {name}" for name, words in paper.CLASSES])
     axes.set_xlabel("predicted class")
     axes.set_ylabel("true class")
-    for middle, text in (((BUILT - 1) / 2, "built types"), ((BUILT + K - 1) / 2, "land cover types")):
-        axes.text(middle, -0.7, text, ha="center", va="bottom", fontsize=9)
+    for middle, words in (((BUILT - 1) / 2, "built types"), ((BUILT + K - 1) / 2, "land cover types")):
+        axes.text(middle, -0.7, words, ha="center", va="bottom", fontsize=9)
     right = axes.secondary_yaxis("right")
     recalls = zip(metrics.recalls(C), support, strict=True)
     right.set_yticks(range(K), [f"{100 * r:.0f} % of {n:,}" if n else "no sample" for r, n in recalls])
     for side in (axes, right):
         side.tick_params(length=0, labelsize=9)
     figure.colorbar(image, ax=axes, shrink=0.5, pad=0.02).set_label("share of the true class")
-    OA, kappa = (report.spread([metrics.summary(C)[name]]) for name in ("overall_accuracy", "kappa"))
+    OA, kappa = (text.percent([metrics.summary(C)[name]]) for name in ("overall_accuracy", "kappa"))
     title = f"{label}: OA {OA} %, kappa {kappa} % on {C.sum():,} test samples"
     axes.set_title(title, fontsize=11, pad=24)
     figure.supxlabel(errors(C), fontsize=9)
     return figure
 
 
-def errors(C):  # (17, 17) -> str
+def errors(C: np.ndarray) -> str:  # (K, K)
     """What III-B reads from Fig. 2, in words, with the number that it needs to be judged."""
     wrong = int(C.sum() - np.trace(C))
     if not wrong:
@@ -89,7 +95,7 @@ def errors(C):  # (17, 17) -> str
     )
 
 
-def within_types(C):  # (17, 17) -> (share, even)
+def within_types(C: np.ndarray) -> tuple[float, float]:  # (K, K) -> share, even
     """The share of errors that stay within the built or within the land cover types, and what evenness would give.
 
     Formula:  share = sum of C[j, k], j != k of one type / sum of C[j, k], j != k;
@@ -111,8 +117,10 @@ def within_types(C):  # (17, 17) -> (share, even)
     return float(within / wrong.sum()), float(even / wrong.sum())
 
 
-def tsne(points, y, titles, same, note):  # [(N, 2)], (N,) -> Figure
-    """A panel for each entry of `points`, `titles` and `same` (Neighbours); `note` stands below."""
+def draw_tsne(
+    points: list[np.ndarray], y: np.ndarray, titles: list[str], same: list[Neighbours], note: str
+) -> "Figure":  # [(m, 2)], (m,)
+    """A panel for each entry of `points`, `titles` and `same`; `note` is printed below."""
     columns = min(3, len(points))
     lines = -(-len(points) // columns)
     figure = canvas(2.1 + 4.2 * columns, 1.0 + 4.4 * lines)
@@ -129,7 +137,7 @@ def tsne(points, y, titles, same, note):  # [(N, 2)], (N,) -> Figure
             axes.scatter(*xy[y == c].T, s=16, label=name, **style)
         middles = np.array([np.median(xy[y == c], axis=0) for c in present])
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
-            style = {"fontsize": 10, "fontweight": "bold", "path_effects": white_outline()}
+            style = {"fontsize": 10, "fontweight": "bold", "path_effects": _white_outline()}
             axes.annotate(IDS[c], middle, ha="center", va="center", **style)
         axes.set_title(f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title, fontsize=11)
         axes.set_xlabel(
@@ -146,8 +154,8 @@ def tsne(points, y, titles, same, note):  # [(N, 2)], (N,) -> Figure
     return figure
 
 
-def apart(places, least):  # (m, 2) -> (m, 2)
-    """Places moved so that about `least` is between any two: letters that would cover each other.
+def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
+    """Places of letters that would cover each other, moved until about `least` is between any two.
 
     >>> apart(np.array([[0.0, 0.0], [0.5, 0.0], [9.0, 9.0]]), 1.0).round(6).tolist()
     [[-0.25, 0.0], [0.75, 0.0], [9.0, 9.0]]
@@ -165,9 +173,9 @@ def apart(places, least):  # (m, 2) -> (m, 2)
     return places
 
 
-def curves(found):  # [Curve] -> Figure
+def draw_curves(found: list[Curve]) -> "Figure":
     """L_cls and training accuracy; below, if a run has band group prompting, L_con with its floor, and mean S."""
-    prompted = [curve for curve in found if curve.floors[0] is not None]
+    prompted = [curve for curve in found if curve.rows[0]["L_con"] is not None]
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
     if prompted:
         names += ["contrastive loss $L_{con}$, Eq. (6)", "mean entry of $S$, Eq. (3)"]
@@ -180,9 +188,9 @@ def curves(found):  # [Curve] -> Figure
         dashed = solid | {"linestyle": "--", "linewidth": 1.1, "marker": ""}
         panels[0].plot(epochs, numbers(rows, "L_cls"), **solid)
         panels[1].plot(epochs, 100 * numbers(rows, "training_accuracy"), **solid)
-        if curve.floors[0] is not None:
+        if curve.rows[0]["L_con"] is not None:
             panels[2].plot(epochs, numbers(rows, "L_con"), **solid)
-            panels[2].plot(epochs, curve.floors, **dashed)
+            panels[2].plot(epochs, np.array(curve.floors, float), **dashed)
             panels[3].plot(epochs, numbers(rows, "S_positive"), **solid)
             panels[3].plot(epochs, numbers(rows, "S_negative"), **dashed)
     if prompted:
@@ -199,7 +207,7 @@ def curves(found):  # [Curve] -> Figure
     return figure
 
 
-def numbers(rows, name):  # -> (epochs,)
+def numbers(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
     """A column of a log; nan where there was nothing to average.
 
     >>> numbers([{"S_negative": -1.5}, {"S_negative": None}], "S_negative").tolist()
@@ -208,18 +216,19 @@ def numbers(rows, name):  # -> (epochs,)
     return np.array([np.nan if row[name] is None else row[name] for row in rows], float)
 
 
-def key(axes, solid, dashed):
+def key(axes: "Axes", solid: str, dashed: str) -> None:
     """What solid and dashed lines are, whatever their colour."""
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color="0.3", linestyle=style, label=text) for style, text in (("-", solid), ("--", dashed))
+        Line2D([], [], color="0.3", linestyle="-", label=solid),
+        Line2D([], [], color="0.3", linestyle="--", label=dashed),
     ]
     axes.legend(handles=handles, fontsize=9, frameon=False)
 
 
-def canvas(width, height):
-    """An empty Figure of so many inches; ValueError without matplotlib."""
+def canvas(width: float, height: float) -> "Figure":
+    """An empty Figure, `width` by `height` inches; ValueError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -227,14 +236,14 @@ def canvas(width, height):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def white_to_blue():
+def _white_to_blue():
     """Colours of shares; grey where there is nothing to share."""
     from matplotlib import colormaps
 
     return colormaps["Blues"].with_extremes(bad="0.85")
 
 
-def white_outline():
+def _white_outline():
     """White around letters, so that they can be read on points."""
     from matplotlib import patheffects
 

@@ -34,14 +34,6 @@ GROUPS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class BandEncoder(tnn.Module):
     """E_m of one group, EB-CNN: six 3 x 3 convolutions, pooled after the second and the fourth."""
 

@@ -1,4 +1,4 @@
-"""The example consumers of the conformance kit: each passes as it is; one line made wrong fails by its name."""
+"""The example consumers of the conformance kit: each passes unchanged, and one wrong line in it is named."""
 
 import importlib.util
 import json
@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from bplcz_ref.__main__ import main
+
+pytestmark = pytest.mark.slow  # each runs a program with its framework
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCH, JAX, NODE = "conform_pytorch.py", "conform_jax.py", "conform_javascript.mjs"
@@ -26,7 +28,7 @@ NOT_RUN = {
 
 
 def run(program, vectors, answers):
-    """The example as its first lines say; skips where what it needs is not installed."""
+    """Run the example as its first lines say; skip it where its framework is not installed."""
     if program.suffix == ".mjs":
         command, needs = ["node"], shutil.which("node")
     else:
@@ -60,7 +62,7 @@ def vectors(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", DTYPES)
-def test_each_example_passes_and_says_what_it_has_not_got(name, vectors, tmp_path, capsys):
+def test_each_example_passes_and_declares_what_is_missing(name, vectors, tmp_path, capsys):
     answers = tmp_path / "answers"
     run(EXAMPLES / name, vectors, answers)
     code, report = check(answers, DTYPES[name], capsys)
@@ -70,7 +72,7 @@ def test_each_example_passes_and_says_what_it_has_not_got(name, vectors, tmp_pat
     assert ("gradients, and the training steps" in report) == (name == NODE), "only JavaScript has none"
     given = json.loads((answers / "answers.json").read_text("utf-8"))["answers"]
     assert f": {len(given)} of " in report.splitlines()[0], "every answer was graded and passed"
-    # Without the profile, what is not there counts as missing: the same answers must not pass.
+    # Without the profile the missing operations count as not answered: the same answers must not pass.
     (answers / "profile.json").rename(tmp_path / "profile.json")
     assert main(["conform", "check", str(answers), "--dtype", DTYPES[name]]) == 2
 
@@ -92,7 +94,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "suite", "right", "wrong", "op", "near_miss"), WRONG)
 def test_one_wrong_line_is_named(name, suite, right, wrong, op, near_miss, vectors, tmp_path, capsys):
     source = (EXAMPLES / name).read_text("utf-8")
-    assert source.count(right) == 1, "the example has changed; mend this test"
+    assert source.count(right) == 1, "the example has changed; change this test too"
     copy, part, answers = tmp_path / name, tmp_path / "vectors", tmp_path / "answers"
     copy.write_text(source.replace(right, wrong), "utf-8")
     part.mkdir()  # one suite is enough, and quicker

@@ -60,6 +60,14 @@ def sgd(**options):
     return run
 
 
+def conv2d(flip=False):
+    def run(x, weight, stride, padding):
+        weight = weight.flip(2, 3) if flip else weight
+        return last(F.conv2d(first(x), weight, stride=stride, padding=padding))
+
+    return run
+
+
 def batch_norm(**options):
     def run(x, weight, bias, running_mean, running_var, train):
         running = running_mean.clone(), running_var.clone()
@@ -67,6 +75,10 @@ def batch_norm(**options):
         return last(y), *running
 
     return run
+
+
+def layer_norm(**options):
+    return lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias, **options)
 
 
 def attention(**options):
@@ -84,9 +96,9 @@ RIGHT = {
     "contrastive_loss": lambda S, W: (bce()(S, W), bce()(S.T, W), bce()(S, W) / 2 + bce()(S.T, W) / 2),
     "cross_entropy": lambda c_hat, c: F.cross_entropy(c_hat, c),
     "sgd": sgd(),
-    "conv2d": lambda x, weight, stride, padding: last(F.conv2d(first(x), weight, stride=stride, padding=padding)),
+    "conv2d": conv2d(),
     "batch_norm": batch_norm(),
-    "layer_norm": lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias),
+    "layer_norm": layer_norm(),
     "relu": lambda x: F.relu(x),
     "max_pool2d": lambda x: last(F.max_pool2d(first(x), 2)),
     "gelu": lambda x: F.gelu(x),
@@ -118,19 +130,10 @@ WRONG = [
     ("cross_entropy", "a softmax before the cross-entropy", lambda c_hat, c: F.cross_entropy(c_hat.softmax(1), c)),
     ("sgd", "Nesterov", sgd(nesterov=True)),
     ("sgd", "(1 - momentum) on later gradients", sgd(dampening=0.9)),
-    (
-        *("conv2d", "kernel flipped"),
-        lambda x, weight, stride, padding: last(
-            F.conv2d(first(x), weight.flip(2, 3), stride=stride, padding=padding)
-        ),
-    ),
+    ("conv2d", "kernel flipped", conv2d(flip=True)),
     ("batch_norm", "running statistics with 0.9 for 0.1", batch_norm(momentum=0.9)),
     ("batch_norm", "eps 1e-3 in the variance", batch_norm(eps=1e-3)),
-    (
-        "layer_norm",
-        "eps 1e-3 in the variance",
-        lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias, 1e-3),
-    ),
+    ("layer_norm", "eps 1e-3 in the variance", layer_norm(eps=1e-3)),
     ("gelu", "tanh approximation", lambda x: F.gelu(x, approximate="tanh")),
     ("max_pool2d", "average", lambda x: last(F.avg_pool2d(first(x), 2))),
     ("relu", "slope 0.01 below 0", lambda x: F.leaky_relu(x)),
@@ -139,6 +142,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_pytorchs_functions_pass(dtype):
     report = check(RIGHT, dtype)
@@ -152,7 +156,7 @@ def test_pytorchs_other_options_are_named(op, name, function):
 
 
 def test_probabilities_clipped_as_in_keras_are_named_in_float64():
-    """In float32 1 - 1e-7 is 1 - 1.2e-7, so that the logarithm is another."""
+    """In float32 1 - 1e-7 is 1 - 1.2e-7, which has another logarithm."""
     report = check({"bce": probabilities(keras)}, "float64")
     assert report.findings[0].names == ("probabilities kept 1e-7 from 0 and 1, as in Keras",)
 

@@ -79,7 +79,7 @@ def test_running_statistics_left_behind_are_seen(example, monkeypatch):
         example.main(["--kind", "npz"])
 
 
-def test_a_missing_name_is_refused(example, monkeypatch):
+def test_a_missing_name_is_an_error(example, monkeypatch):
     monkeypatch.setattr(example, "EBCNN", lambda *sizes: torch.nn.Linear(7 * 4, 17))
     with pytest.raises(RuntimeError, match="Missing key"):
         example.main(["--kind", "npz"])

@@ -17,14 +17,6 @@ torch = pytest.importorskip("torch")
 tnn = torch.nn
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class QuickGELU(tnn.Module):
     def forward(self, x):
         return x * torch.sigmoid(1.702 * x)

@@ -1,0 +1,366 @@
+"""How answers become graded cases. The steps, in the order of this file:
+
+    read(folder, vectors)        the answers of a folder of files, which programs we do not know have written
+    read_profile(path)           what a consumer declares: other readings, and what it does not answer
+    under_readings(cases, ...)   the cases with the values that are right under those readings
+    grade(case, answer, dtype)   one case: the error of each output, and the wrong readings that it equals
+
+Then `report` in verdict.py takes the steps 3 and 4 for all cases and turns their outcomes into a verdict. Nothing
+is guessed or repaired: a defect of the files is one line and makes the exit code 2. What could be read is graded
+nevertheless.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from bplcz_ref.conform import kit
+from bplcz_ref.conform.kit import MARGIN, SUITES, Kit, brief, budget, case_of, floats
+from bplcz_ref.conform.ops import FORMULAS, OPS, rests_on
+from bplcz_ref.conform.oracle import expectations
+from bplcz_ref.conform.wrong import READINGS, WRONG
+
+# ---------------------------------------------------------------- 1. reading the answers
+
+LARGEST_FILE = 64 * 2**20  # bytes
+
+
+class Answers(NamedTuple):
+    given: dict  # case id -> {output: array, text or list of text}
+    defects: list  # lines
+
+
+def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
+    """All answers of a folder; `skip` is a file that is no answer (the profile)."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return Answers({}, [f"{folder}: there is no such folder"])
+    given: dict = {}
+    defects = []
+    paths = sorted(p for p in folder.iterdir() if skip is None or p.resolve() != Path(skip).resolve())
+    for path in paths:
+        if path.is_dir() or path.suffix != ".json":
+            defects.append(f"{path.name}: is not an answer file (*.json); keep other files elsewhere")
+            continue
+        try:
+            part = _answers_of(_read_json(path), path.name, vectors)
+        except ValueError as error:
+            defects.append(str(error))
+            continue
+        for name, outputs in part.items():
+            if name in given:
+                defects.append(f"{path.name}: case {name!r} was already answered in another file")
+            elif name not in vectors.cases:
+                defects.append(f"{path.name}: there is no case {brief(name)}")
+            else:
+                given[name], lines = _arrays_of(outputs, f"{path.name}: {name}", vectors.cases[name])
+                defects += lines
+    if not paths:
+        defects.append(f"{folder}: holds no answers")
+    return Answers(given, defects)
+
+
+def _read_json(path):
+    """The JSON of a file that we did not write."""
+    try:
+        size = path.stat().st_size
+        if size > LARGEST_FILE:
+            raise ValueError(
+                f"{path.name}: {size} bytes, more than the {LARGEST_FILE} that an answer file may have"
+            )
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name}: cannot be read as UTF-8 text ({error})") from None
+    if not text.strip():
+        raise ValueError(f"{path.name}: the file is empty")
+    try:
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name}: not valid JSON ({error or 'nested too deeply'}); is it cut?") from None
+
+
+def _no_constant(word):
+    raise ValueError(f'{word} is not JSON; write the string "{word}"')
+
+
+def _unique_keys(pairs):
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"one object has the key {twice!r} twice")
+    return found
+
+
+def _answers_of(data, path, vectors):
+    """The answers of one file (`path` is its name), after its head has been checked."""
+    if not isinstance(data, dict) or not isinstance(data.get("answers"), dict):
+        raise ValueError(f'{path}: expected {{"kit", "manifest", "answers": {{case id: outputs}}}}')
+    version, again = vectors.manifest["kit"], "export the vectors again"
+    if data.get("kit") != version:
+        raise ValueError(f"{path}: answers of kit {brief(data.get('kit'))}, this is {version}; {again}")
+    if data.get("manifest") != vectors.digest:
+        raise ValueError(f"{path}: manifest is not the SHA-256 of this kit's manifest.json; {again}")
+    return data["answers"]
+
+
+def _arrays_of(outputs, where, case):
+    """({output: array}, lines) of one case's answer."""
+    if not isinstance(outputs, dict):
+        return {}, [f"{where}: expected {{output: tensor}}, found {brief(outputs)}"]
+    arrays, lines = {}, []
+    for name, t in outputs.items():
+        if name not in case["expect"] and name != "refused":
+            lines.append(f"{where}: there is no output {brief(name)}")
+            continue
+        try:
+            arrays[name] = kit.array(t, f"{where}: {name}")
+        except ValueError as error:
+            lines.append(str(error))
+    return arrays, lines
+
+
+# ---------------------------------------------------------------- 2. reading the profile
+
+
+class Profile(NamedTuple):
+    readings: dict  # name -> word, those that differ from the project's
+    suites: tuple
+    without: tuple
+    gradients: bool
+
+    def declares(self, case: dict, suite: int) -> bool:
+        """Whether the consumer says that it answers this case."""
+        return suite in self.suites and case["op"] not in self.without
+
+
+EVERYTHING = Profile(readings={}, suites=tuple(SUITES), without=(), gradients=True)
+
+
+def read_profile(path: str | Path) -> Profile:
+    """A profile; ValueError names what in it is unknown."""
+    return profile_of(_read_json(Path(path)), str(path))
+
+
+def profile_of(data: dict, where: str = "profile") -> Profile:
+    """The Profile of its JSON object."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected an object, found {brief(data)}")
+    data = dict(data)
+    suites = _members(data.pop("suites", list(SUITES)), SUITES, f"{where}: suites")
+    if not suites:
+        raise ValueError(f"{where}: suites is [], expected a list of at least one")
+    without = _members(data.pop("without", []), OPS, f"{where}: without")
+    gradients = data.pop("gradients", True)
+    if not isinstance(gradients, bool):
+        raise ValueError(f"{where}: gradients is {brief(gradients)}, expected true or false")
+    for name, word in data.items():
+        if name not in READINGS:
+            known = ", ".join(READINGS)
+            raise ValueError(f"{where}: {name!r} is no reading that this kit grades; it knows {known}")
+        words = [READINGS[name], *(w.reading[name] for w in WRONG if w.reading and name in w.reading)]
+        if word not in words:
+            expected = ", ".join(dict.fromkeys(words))
+            raise ValueError(f"{where}: {name} is {brief(word)}; expected one of {expected}")
+    readings = {name: word for name, word in data.items() if word != READINGS[name]}
+    return Profile(readings, tuple(suites), tuple(without), gradients)
+
+
+def _members(value, known, where):
+    """A list of known suites or operations."""
+    if not isinstance(value, list):
+        raise ValueError(f"{where} is {brief(value)}, expected a list")
+    strange = [v for v in value if not isinstance(v, (str, int)) or isinstance(v, bool) or v not in known]
+    if strange:
+        raise ValueError(f"{where}: {brief(strange[0])} is not one of {', '.join(map(str, sorted(known)))}")
+    return value
+
+
+# ---------------------------------------------------------------- 3. the cases under other readings
+
+
+def under_readings(cases: dict, readings: dict, wanted: set) -> dict:
+    """The cases under other readings: expected values that change are worked out anew, for the cases `wanted`.
+
+    The project's own reading becomes a near miss of each such case; the one that is now right is none any more.
+    """
+    if not readings:
+        return cases
+    table, ops = dict(FORMULAS), set()
+    changed: dict = {}
+    for name, word in readings.items():
+        wrong = next(w for w in WRONG if w.reading == {name: word})  # the first: of the operation it belongs to
+        if wrong.entry in changed:
+            raise ValueError(f"profile: {name} and {changed[wrong.entry]} cannot be graded together")
+        table[wrong.entry], changed[wrong.entry] = wrong.function, name
+        ops.add(wrong.op)
+    ours = ", ".join(f"{name} {READINGS[name]}" for name in readings)
+    out = {}
+    for name, case in cases.items():
+        if name in wanted and ops & rests_on(case["op"]):
+            expect, _ = expectations(case_of(case), table)
+            near = [n for n in case["near_misses"] if not set(n["reading"] or {}) & set(readings)]
+            paper = {"name": f"the paper as read here ({ours})", "reading": None, "shows": True}
+            near.append(paper | {"expect": case["expect"]})
+            case = case | {"expect": expect, "near_misses": [n for n in near if _is_far(n, expect)]}
+        out[name] = case
+    return out
+
+
+def _is_far(near, expect):
+    """Whether a near miss is still one where these values are right."""
+    for name, t in near["expect"].items():
+        e = expect[name]
+        if t["shape"] != e["shape"] or "scale" not in e:
+            if t["data"] != e["data"]:
+                return True
+        elif distance(floats(t), floats(e), e["scale"]) > MARGIN * budget(e, "float32"):
+            return True
+    return False
+
+
+# ---------------------------------------------------------------- 4. grading one case
+
+PASS, FAIL, MISSING, UNDECIDED, NOT_RUN = "pass", "fail", "incomplete", "cannot discriminate", "not run"
+ALL_DIGITS = float(kit.ALL_DIGITS)  # what equal numbers agree to
+NEED_GRADIENTS = ("grad.", "after.", "L_step")  # outputs of these names are left out by "gradients": false
+
+
+class Outcome(NamedTuple):
+    """One output of one case."""
+
+    passed: bool
+    error: float  # max |answer - expected| / scale; infinite for another shape, kind or text
+    allowed: float
+    digits: float  # decimal digits that agree, relative to the scale
+    note: str = ""
+    malformed: bool = False  # another shape or kind of data: an answer that cannot be compared
+
+
+class Graded(NamedTuple):
+    """One case."""
+
+    id: str
+    op: str
+    state: str
+    outcomes: dict  # output -> Outcome, in the order of computation
+    fits: tuple = ()  # names of the near misses that the answer equals
+    unseen: tuple = ()  # near misses that this dtype cannot tell from the right value
+    why: str = ""
+
+
+def grade(case: dict, answer: dict | None, dtype: str, gradients: bool = True) -> Graded:
+    """The Graded of one case; `answer` is None where there is none."""
+    graded = Graded(case["id"], case["op"], MISSING, {}, why="not answered")
+    if answer is None:
+        return graded
+    wanted = [o for o in case["expect"] if gradients or not o.startswith(NEED_GRADIENTS)]
+    if "refused" in answer and "refused" not in wanted:
+        return graded._replace(state=FAIL, outcomes={wanted[0]: _lost("refused", malformed=False)}, why="refused")
+    outcomes = {o: outcome(case["expect"][o], answer[o], dtype) for o in wanted if o in answer}
+    absent = [o for o in wanted if o not in answer]
+    why = f"no output {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}" if absent else ""
+    unseen = tuple(n["name"] for n in case["near_misses"] if n["shows"] and not _can_tell(case, n, dtype))
+    graded = graded._replace(outcomes=outcomes, unseen=unseen, why=why)
+    if not all(o.passed for o in outcomes.values()):
+        return graded._replace(state=FAIL, fits=_fitting(case, answer, outcomes, dtype))
+    return graded._replace(state=MISSING if absent else UNDECIDED if unseen else PASS)
+
+
+def outcome(expected: dict, answer: np.ndarray | str | list, dtype: str) -> Outcome:
+    """The Outcome of one answer."""
+    if expected["dtype"] == "string":
+        if isinstance(answer, np.ndarray) and answer.shape != (0,):  # without entries: neither numbers nor text
+            return _lost("numbers for text")
+        return _equal(answer, kit.array(expected, "vectors"))
+    allowed = budget(expected, dtype) if "scale" in expected else 0.0
+    if not isinstance(answer, np.ndarray):
+        return _lost("text for numbers", allowed)
+    if list(answer.shape) != expected["shape"]:
+        return _lost(f"shape {list(answer.shape)} for {expected['shape']}", allowed)
+    if "scale" not in expected:
+        return _equal(answer, kit.array(expected, "vectors"))
+    error = distance(answer, floats(expected), expected["scale"])
+    digits = ALL_DIGITS if error == 0 else max(0.0, min(ALL_DIGITS, -math.log10(error)))
+    note = "" if np.isfinite(answer).all() else "nan"
+    return Outcome(error <= allowed, error, allowed, digits, note)
+
+
+def _lost(note, allowed=0.0, malformed=True):
+    return Outcome(False, math.inf, allowed, 0.0, note, malformed)
+
+
+def _equal(answer, want):
+    """The Outcome of whole numbers or text, which have to agree exactly."""
+    if np.shape(answer) == np.shape(want) and np.array_equal(answer, want):
+        return Outcome(True, 0.0, 0.0, ALL_DIGITS)
+    plain = lambda x: x.ravel().tolist() if isinstance(x, np.ndarray) else x
+    return _lost(f"{brief(plain(answer))} for {brief(plain(want))}", malformed=False)
+
+
+def distance(a: np.ndarray, r: np.ndarray, scale: float) -> float:
+    """max |a - r| / scale; equal infinities, and a nan for a nan, have the distance 0."""
+    if not a.size:
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(a.astype(np.float64) - r)
+    gap = np.where((a == r) | (np.isnan(a) & np.isnan(r)), 0.0, gap)
+    return math.inf if np.isnan(gap).any() else float(gap.max()) / scale
+
+
+def _can_tell(case, near, dtype):
+    """Whether no answer of this dtype can be within the budget of both the right value and the near miss."""
+    for output, wrong in near["expect"].items():
+        right = case["expect"][output]
+        if "scale" not in right or wrong["shape"] != right["shape"] or wrong["dtype"] != right["dtype"]:
+            return True
+        if distance(floats(wrong), floats(right), right["scale"]) > 2 * budget(right, dtype):
+            return True
+    return False
+
+
+# Which wrong reading is it?
+
+FIRST_AND_LAST = 2  # outputs that the vectors keep of a near miss, where an operation has taps
+SLACK = 8  # budgets: the budget was measured on the right formula, and the wrong one may amplify errors more
+STORED = 2e-8  # relative error of a near miss as stored: four times what rounding to 9 digits can reach
+ON_THE_WAY = 1e-4  # an answer this near to a near miss, as a part of its way from the right value, equals it
+FARTHEST = 1e6  # a way that is longer counts as this long
+
+
+def _fitting(case, answer, outcomes, dtype):
+    """Names of the near misses that an answer equals: all that they change fits them, all else is right.
+
+    Where none fits in all, values alone decide: gradients of a wrong formula depend on how it is worked out.
+    """
+    full, values = [], []
+    for near in case["near_misses"]:
+        partial = OPS[case["op"]].tapped and len(near["expect"]) <= FIRST_AND_LAST
+        compared = [o for o in near["expect"] if o in answer]
+        fits = {o: _equals(near["expect"][o], case["expect"][o], answer[o], dtype) for o in compared}
+        if not partial:  # what the near miss does not name it does not change
+            fits |= {o: found.passed for o, found in outcomes.items() if o not in near["expect"]}
+        without_gradients = {o: fit for o, fit in fits.items() if not o.startswith("grad.")}
+        if fits and all(fits.values()):
+            full.append(near["name"])
+        elif all(without_gradients.values()) and set(without_gradients) & set(near["expect"]):
+            values.append(near["name"])
+    return tuple(full or values)
+
+
+def _equals(wrong, right, answer, dtype):
+    """Whether an answer is what a wrong reading gives, up to rounding."""
+    if "scale" not in right or wrong["dtype"] != "float64":
+        want = kit.array(wrong, "vectors")
+        return np.shape(want) == np.shape(answer) and np.array_equal(want, answer)
+    if not isinstance(answer, np.ndarray) or list(answer.shape) != wrong["shape"]:
+        return False
+    value, scale = floats(wrong), right["scale"]
+    way = distance(value, floats(right), scale) if wrong["shape"] == right["shape"] else 1.0
+    finite = value[np.isfinite(value)]
+    size = float(np.abs(finite).max()) / scale if finite.size else 0.0  # errors grow with the wrong value itself
+    allowed = budget(right, dtype) * SLACK * max(1.0, size) + STORED * size
+    return distance(answer, value, scale) <= max(allowed, min(way, FARTHEST) * ON_THE_WAY)

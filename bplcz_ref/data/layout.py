@@ -1,0 +1,178 @@
+"""So2Sat LCZ42's layout, and every check of a file or an argument against it.
+
+`sen1` (N, 32, 32, 8), `sen2` (N, 32, 32, 10), `label` (N, 17) one-hot: float64 as published, float32 in copies.
+
+Index letters: N rows of a file, b rows asked for, K = 17 classes.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
+
+SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
+K = len(CLASSES)
+INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
+LABEL_ROWS = 65536  # read at a time
+
+
+def class_name(k: int) -> str:
+    """The name of class k, as in '10 heavy industry'."""
+    return " ".join(CLASSES[k])
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def check_whole(name: str, value: int, least: int) -> None:
+    """ValueError unless `value` is a whole number, `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+
+
+def check_classes(name: str, y: np.ndarray, least: int = 0) -> None:  # (b,)
+    """ValueError unless y holds class numbers, `least` or more of them."""
+    if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) < least or (y.size and not 0 <= y.min() <= y.max() < K):
+        raise ValueError(
+            f"{name} is {y.dtype} {y.shape}; expected class numbers 0..{K - 1}, (N,) with N >= {least}"
+        )
+
+
+def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (b,) -> (b,) int64
+    """`index` as int64, or ValueError unless it is a list of row numbers of the file."""
+    index = np.asarray(index)
+    if index.ndim != 1:
+        raise ValueError(f"index has shape {index.shape}; expected a list of row numbers (for one row, [row])")
+    if index.dtype == bool:
+        raise ValueError("index is boolean; give row numbers: numpy.flatnonzero(mask)")
+    if index.dtype.kind not in "iu" and index.size:
+        raise ValueError(f"index has dtype {index.dtype}; expected whole row numbers")
+    bad = np.flatnonzero((index < 0) | (index >= N))
+    if bad.size:
+        raise ValueError(f"index[{bad[0]}] is {index[bad[0]]}; {path} has rows 0 to {N - 1}")
+    return index.astype(np.int64)
+
+
+def check_piece(where: str, sen1: np.ndarray, sen2: np.ndarray, y: np.ndarray, dtype: np.dtype) -> None:
+    """ValueError unless these are b finite rows of `dtype` with their class numbers, ready to be written."""
+    check_classes(f"{where}: y", y)
+    for name, values in (("sen1", sen1), ("sen2", sen2)):
+        expected = (len(y), *SHAPES[name])
+        if values.shape != expected or values.dtype != dtype or dtype.kind != "f":
+            raise ValueError(f"{where}: {name} is {values.shape} {values.dtype}; expected {expected} {dtype}")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{where}: {name} holds values that are not finite")
+
+
+# ----------------------------------------------------------------------------------------------------- files
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Errors of HDF5 and of the system become a ValueError that names the file."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{path}: cannot be read ({error}); it may be damaged or cut short: compare its size with the source's"
+        ) from error
+
+
+def check_hdf5(path: Path) -> None:
+    """ValueError unless `path` is an HDF5 file that this user may read."""
+    if not path.exists():
+        raise ValueError(f"{path}: no such file")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; give the name of one HDF5 file in it")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: no permission to read it; change its mode or its owner")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes); fetch or write it again")
+    if not h5py.is_hdf5(path):
+        raise ValueError(f"{path} is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label")
+
+
+def check_datasets(path: Path, file: h5py.File, labels: bool) -> None:
+    """ValueError unless the file's data sets have So2Sat's names, shapes and dtypes, and as many rows each."""
+    shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
+    missing = [key for key in shapes if not isinstance(file.get(key), h5py.Dataset)]
+    if missing:
+        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {sorted(file)}")
+    found = {key: file[key].shape for key in shapes}
+    if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
+        raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
+    for key, shape in shapes.items():
+        if len(found[key]) != len(shape) + 1 or found[key][1:] != shape:
+            expected = ", ".join(map(str, shape))
+            raise ValueError(
+                f"{path}: {key} has shape {found[key]}; expected (N, {expected}){_layout_hint(found[key], shape)}"
+            )
+        if file[key].dtype.kind != "f" or file[key].dtype.itemsize not in (4, 8):
+            raise ValueError(f"{path}: {key} has dtype {file[key].dtype}; expected float64 or float32")
+    if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
+        rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
+        raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
+
+
+def _layout_hint(found, shape):
+    if len(shape) == 3 and found[1:] == (shape[2], *shape[:2]):
+        return "; channels are first: move axis 1 to the end"
+    if found[:-1] == shape[::-1]:
+        return "; the axes are reversed (written column-major): reverse them"
+    return ""
+
+
+def class_numbers(path: Path, one_hot: h5py.Dataset) -> np.ndarray:  # (N, 17) -> (N,) int64
+    """The class of every row, or ValueError for the first row that is not one-hot."""
+    labels = np.empty(len(one_hot), np.int64)
+    for start in range(0, len(one_hot), LABEL_ROWS):
+        rows = one_hot[start : start + LABEL_ROWS]
+        bad = np.flatnonzero(((rows == 1).sum(1) != 1) | ((rows != 0).sum(1) != 1))
+        if bad.size:
+            raise ValueError(
+                f"{path}: label row {start + bad[0]} is {rows[bad[0]].tolist()}; expected one 1, else zeros"
+            )
+        labels[start : start + len(rows)] = rows.argmax(1)
+    return labels
+
+
+def subset_parts(path: Path, N: int, train: int | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """(train, test) row numbers by a subset's attribute `train_rows`; None if the file has no such attribute."""
+    if train is None:
+        return None
+    if not isinstance(train, int | np.integer) or not 0 < train <= N:
+        raise ValueError(f"{path}: attribute train_rows is {train!r}; expected a whole number, 1 to {N}")
+    return np.arange(train), np.arange(train, N)
+
+
+def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
+    """What is wrong with the scale of these rows, each with its remedy; decided by medians."""
+    reflectance = np.median(x[..., CHANNELS["sen1"] :])
+    intensity = np.median(x[..., INTENSITIES])
+    problems = []
+    if reflectance > 10:
+        problems.append(
+            f"sen2's median is {reflectance:.4g}: digital numbers where reflectance (0 to about 1) is expected;"
+            " divide sen2 by 10000"
+        )
+    elif reflectance < 0:
+        problems.append(
+            f"sen2's median is {reflectance:.4g}: not reflectance (standardised already?);"
+            " give values as published"
+        )
+    if intensity < -2:
+        problems.append(
+            f"sen1's filtered intensities have median {intensity:.4g}: decibels where linear values are expected;"
+            " use 10 ** (dB / 10), and take the complex channels from the original"
+        )
+    elif intensity < 0:
+        problems.append(
+            f"sen1's filtered intensities have median {intensity:.4g}: an intensity cannot be negative"
+            " (standardised already?); give values as published"
+        )
+    return problems

@@ -1,0 +1,51 @@
+"""Fixtures that several test files share."""
+
+import numpy as np
+import pytest
+from small import NAMES, TINY, quiet
+from so2sat_files import make
+
+from bplcz_ref.data import so2sat
+from bplcz_ref.training import tables
+
+# --- data, training, report, the command line --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory):
+    """A So2Sat file of 340 rows whose values tell row and channel, and its arrays."""
+    path = tmp_path_factory.mktemp("so2sat") / "plain.h5"
+    return path, make(path)
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory):
+    """136 patches whose classes differ in brightness; class G is rare in what is left for the test part."""
+    path = tmp_path_factory.mktemp("data") / "patches.h5"
+    rng = np.random.default_rng(0)
+    y = np.concatenate([np.repeat(np.arange(17), 2), rng.permutation(np.resize(np.arange(16), 100)), [16, 16]])
+    sen2 = rng.uniform(0.1, 0.2, (136, 32, 32, 10)) + 0.02 * y[:, None, None, None]
+    sen1 = np.abs(rng.normal(0, 0.2, (136, 32, 32, 8)))
+    so2sat.write_file(path, 136, [(sen1, sen2, y)], {"simulated": True})
+    return path
+
+
+@pytest.fixture(scope="session")
+def table(small_file, tmp_path_factory):
+    """(folder, results) of a table of EB-CNN and EB-CNN (BP-LCZ) with seed 47; no test changes the folder."""
+    out = tmp_path_factory.mktemp("table")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)  # of the estimate; not timed
+        return out, tables.tables(small_file, out, NAMES, [47], TINY, say=quiet)
+
+
+@pytest.fixture(scope="session")
+def runs(table):
+    """The two complete run folders of `table`."""
+    return [table[0] / name / "seed-47" for name in NAMES]
+
+
+@pytest.fixture(scope="session")
+def whole(runs):
+    """The uninterrupted run of EB-CNN (BP-LCZ)."""
+    return runs[1]

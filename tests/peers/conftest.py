@@ -1,0 +1,19 @@
+"""What the comparisons with other libraries share."""
+
+import pytest
+
+try:
+    import torch
+except ImportError:
+    torch = None
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread for PyTorch: its sums then have one order, and a busy machine does not slow it down."""
+    before = torch.get_num_threads() if torch else None
+    if torch:
+        torch.set_num_threads(1)
+    yield
+    if torch:
+        torch.set_num_threads(before)

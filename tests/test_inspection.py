@@ -1,0 +1,58 @@
+"""inspection.py: what a file holds, and every problem of it at once."""
+
+import numpy as np
+from so2sat_files import REAL, N, make, setting
+
+from bplcz_ref.bands import BANDS
+from bplcz_ref.data import inspection, layout, so2sat
+
+
+def test_a_bad_scale_in_few_rows_is_seen_by_inspect_only(tmp_path):
+    """The check at opening reads 16 rows; one odd row in 100 passes it; its maximum shows in inspect."""
+    make(path := tmp_path / "x.h5", rows=100, change=setting("sen2", 7, 3000.0))
+    with so2sat.open_file(path):
+        pass
+    assert inspection.inspect(path).max[8:].min() == 3000
+
+
+def test_inspect(plain):
+    found = inspection.inspect(plain[0], rows=100)
+    assert (found.rows, found.sampled, found.problems) == (N, 100, ())
+    assert found.counts.tolist() == [20] * 17
+    whole = inspection.inspect(plain[0], rows=None)
+    x = np.concatenate((plain[1]["sen1"], plain[1]["sen2"]), -1)
+    np.testing.assert_allclose(whole.mean, x.mean((0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(whole.std, x.std((0, 1, 2)), rtol=1e-10)
+    np.testing.assert_array_equal([whole.min, whole.max], [x.min((0, 1, 2)), x.max((0, 1, 2))])
+    text = str(whole)
+    assert "340 rows" in text
+    assert "340 of 340 rows looked at" in text
+    assert "100 of 340 rows looked at" in str(found)
+    assert "class 9 sparsely built" in text
+    assert "no problem found" in text
+    assert "B8A" in text
+
+
+def test_inspect_names_each_constant_channel(tmp_path):
+    def constant(data):
+        data["sen1"][..., 1] = 0.1  # whose mean of squares less squared mean is not exactly 0
+        data["sen2"][..., 3] = 0
+
+    make(path := tmp_path / "x.h5", rows=20, change=constant)
+    problems = inspection.inspect(path, rows=10).problems
+    assert len(problems) == 2
+    assert (
+        f"channel {BANDS[1]} is 0.1, constant at every pixel of the 10 rows looked at: possibly padding"
+        in problems[0]
+    )
+    assert f"channel {BANDS[11]} is 0, constant at" in problems[1]
+    make(path, rows=20, change=lambda data: data.update({k: 0 * data[k] for k in layout.SHAPES}))
+    text = str(inspection.inspect(path))
+    assert text.count("\n  PROBLEM channel ") == 18
+    assert "no problem found" not in text
+    assert inspection.inspect(REAL).problems == ()  # one row, and it varies
+
+
+def test_inspect_of_a_file_that_cannot_be_opened_shows_the_problem_alone(tmp_path):
+    missing = tmp_path / "missing.h5"
+    assert str(inspection.inspect(missing)) == f"PROBLEM {missing}: no such file"

@@ -1,0 +1,75 @@
+"""report/text.py: the paper's numbers beside ours, and what they are worth."""
+
+import csv
+import io
+import re
+
+from small import NAMES, TINY
+
+from bplcz_ref import systems
+from bplcz_ref.report import text
+
+RESULT = {
+    "system": "ebcnn-bplcz",
+    "data_simulated": True,
+    "settings": TINY._asdict(),
+    "overall_accuracy": 0.5,
+    "average_accuracy": 0.25,
+    "kappa": 0.4,
+    "samples": 20,
+    "test_samples": 20,
+    "parameters": 1234,
+    "training_seconds": 6.0,
+    "last_epoch": {"epoch": 2, "L_con": 0.35, "S_positive": -1.25, "S_negative": None},
+    "L_con_floor": 0.31,
+}
+REAL = RESULT | {"data_simulated": False}
+
+
+def test_tables_have_the_mean_over_seeds_beside_the_paper():
+    results = {"ebcnn-bplcz": [RESULT, RESULT | {"overall_accuracy": 0.52}]}
+    page = text.tables_markdown(results, paper_seconds=1.5 * 86400)
+    row = ["EB-CNN (BP-LCZ)", "86.69", "85.40", "51.00 ± 1.41", "40.00 ± 0.00", "2", "1,234", "3.0"]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert lines.count(row) == 2  # in Table II and in Table III
+    assert "ours (SIMULATED) OA" in page
+    assert "Ours is from SIMULATED data" in page
+    assert "only from the real 52 GB file" in page
+    assert "python -m bplcz_ref tables --data training.h5 --preset paper --systems ebcnn-bplcz --seeds 1" in page
+    assert "about 1.5 days here" in page
+    assert "SIMULATED" not in text.tables_markdown({"ebcnn-bplcz": [REAL]}, 0.0)
+    assert "## Table III" not in text.tables_markdown({"resnet50": [RESULT]}, 0.0)
+
+
+def test_csv_has_a_line_per_run(table):
+    rows = list(csv.DictReader(io.StringIO(text.tables_csv(table[1]))))
+    assert [row["system"] for row in rows] == NAMES
+    assert [row["seed"] for row in rows] == ["47", "47"]
+    assert (float(rows[1]["paper_kappa"]), rows[1]["data_simulated"]) == (0.854, "true")
+    assert float(rows[1]["kappa"]) == table[1]["ebcnn-bplcz"][0]["kappa"]
+
+
+def test_the_ablation_shows_how_far_L_con_is_above_its_floor():
+    plain = RESULT | {"system": "ebcnn", "last_epoch": {"epoch": 2, "L_con": None}, "L_con_floor": None}
+    page = text.ablation([plain, RESULT], ["a", "b"])
+    assert re.search(r"EB-CNN\s+79.29\s+77.39\s+50.00\s+40.00\s+6 s\s+1,234", page)
+    assert re.search(r"EB-CNN \(BP-LCZ\)\s+0.3500\s+0.3100\s+0.0400\s+-1.2500\s+-\n", page)
+    assert page.count("EB-CNN\n") == 0
+    assert page.endswith("Run folders:\n  a\n  b")
+    assert "SIMULATED data: these figures say nothing about So2Sat" in page
+    assert "SIMULATED" not in text.ablation([REAL], ["a"])
+    assert "last epoch" not in text.ablation([plain], ["a"])
+
+
+def test_a_loss_without_a_floor_has_none_in_the_ablation():
+    page = text.ablation([RESULT | {"L_con_floor": None}], ["a"])
+    assert re.search(r"0.3500\s+-\s+-\s+-1.2500", page)
+
+
+def test_protocol():
+    settings = systems.PAPER
+    assert text.protocol({"settings": settings._asdict()}) == "preset paper"
+    assert text.protocol({"settings": settings._replace(seed=5)._asdict()}) == "preset paper"
+    assert text.protocol({"settings": systems.SMALL._replace(epochs=1, batch=2)._asdict()}) == (
+        "preset small, but epochs 1, batch 2: not the paper's protocol"
+    )

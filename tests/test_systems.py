@@ -1,0 +1,85 @@
+"""systems.py: nine rows through one code path."""
+
+import numpy as np
+import pytest
+from small import TINY
+
+from bplcz_ref import equations, model, systems, weights
+from bplcz_ref.streams import stream
+
+QUICK = ("exvit", "ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in systems.SYSTEMS]
+)
+def test_each_system_takes_a_step(name):
+    """At reduced sizes: a finite loss, gradients for every parameter, and a prediction."""
+    made = systems.build(name, TINY)
+    params, state = made.init(stream(0, "init"), np.dtype("float32"))
+    x = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype(np.float32)
+    y = np.array([0, 3, 3, 16])
+    L, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))
+    assert np.isfinite(L)
+    assert L.dtype == np.float32
+    assert set(weights.named(gradients)) == set(weights.named(params))
+    assert {np.asarray(g).dtype for g in weights.named(gradients).values()} == {np.dtype(np.float32)}
+    assert ("L_con" in trace) == systems.SYSTEMS[name].prompting
+    assert made.apply(params, trace["state"], x, train=False)[0].shape == (4, 17)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("resnet50", 23589905),
+        ("resnext50", 23061777),
+        ("convnext", 27856241),
+        ("densenet121", 7018321),
+        ("exvit", 230022),
+        ("ebcnn", 2534609),
+    ],
+)
+def test_published_sizes(name, count):
+    params, _ = systems.build(name, systems.PAPER).init(stream(0, "init"), np.dtype("float32"))
+    assert weights.count(params) == count
+
+
+@pytest.mark.parametrize("name", [name for name, system in systems.SYSTEMS.items() if system.prompting])
+def test_settings_and_rows_reach_the_loss(name):
+    """alpha, beta and the supervised matrix of each row, at values that are nobody's default."""
+    made = systems.build(name, TINY._replace(alpha=0.4, beta=0.5))
+    params, state = made.init(stream(0, "init"), np.dtype("float64"))
+    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)), np.array([0, 3, 3, 16])
+    L, trace = made.loss(params, state, (x, y), rng=stream(0, "dropout"))
+    assert np.allclose(trace["S"], 0.4 * sum(trace["S_i"].values()), rtol=1e-12)
+    assert np.isclose(L, trace["L_cls"] + 0.5 * trace["L_con"], rtol=1e-12)
+    W = np.eye(4) if name == "ebcnn-bgp" else (y[:, None] == y).astype(float)
+    assert np.isclose(trace["L_i2t"], equations.bce(trace["S"], W), rtol=1e-12)
+    assert np.array_equal(trace["W"], W)
+
+
+@pytest.mark.slow
+def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch):
+    """Each branch draws from a stream of its own, so timing cannot change the masks."""
+    made = systems.build("exvit-bplcz", TINY)
+    params, state = made.init(stream(0, "init"), np.dtype("float32"))
+    x, y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)).astype("f4"), np.array([0, 3, 3, 16])
+    values = set()
+    for threads in ("1", "2", "1", "2", "2"):
+        monkeypatch.setenv("BPLCZ_THREADS", threads)
+        values.add(float(model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(0, "dropout"))[0]))
+    assert len(values) == 1
+    other = model.loss_and_gradients(made.loss, params, state, (x, y), rng=stream(1, "dropout"))[0]
+    assert float(other) not in values
+
+
+def test_exvit_bplcz_by_both_readings():
+    small_text = {"text_layers": 1, "text_width": 64, "text_heads": 1}
+    for reading, count in (("A", 945724), ("B", 685622)):
+        made = systems.build("exvit-bplcz", systems.PAPER._replace(reading=reading, **small_text))
+        params, _ = made.init(stream(0, "init"), np.dtype("float32"))
+        image = {part: tree for part, tree in params.items() if part not in ("text", "vectors")}
+        assert weights.count(image) == count
+    with pytest.raises(ValueError, match="reading is 'C'"):
+        systems.build("exvit-bplcz", systems.PAPER._replace(reading="C"))
