@@ -225,9 +225,9 @@ def sgd(
 def normalise_vjp(x: Vector, g: Vector, eps: str = "1e-12") -> Vector:  # (d,), (d,) -> (d,)
     """u = x / ||x||:  dL/dx = (g - u (u . g)) / ||x||;  below eps u = x / eps, so dL/dx = g / eps."""
     norm = sqrt(sum(x_q * x_q for x_q in x))
-    floor = number(eps, x[0])
-    if norm <= floor:
-        return [g_q / floor for g_q in g]
+    bound = number(eps, x[0])
+    if norm <= bound:
+        return [g_q / bound for g_q in g]
     u = [x_q / norm for x_q in x]
     along = sum(u_q * g_q for u_q, g_q in zip(u, g, strict=True))
     return [(g_q - u_q * along) / norm for u_q, g_q in zip(u, g, strict=True)]

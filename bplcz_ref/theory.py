@@ -1,15 +1,34 @@
-"""What L_con wants: the least value that it can take on unit features, in closed form.
+"""What L_con wants: the least values that Eq. (6) can take on unit features, and when they tell no class apart.
 
-docs/mathematics.md has the argument, tests/test_theory.py descends on free unit vectors to the same values.
+`batch_floor` is the floor of one batch, certified; `expected_optimum` is a closed form for an idealised case.
+docs/mathematics/4-what-l-con-wants.md has the proofs, tests/test_theory.py descends on free unit vectors.
 
-Index letters: B samples, K classes. R = alpha n is the bound of |S|: 1.75 in the paper.
+Index letters: B samples, K classes (in a batch: those that occur, c), n groups. R = alpha n is the bound of |S|:
+1.75 in the paper. q_c is the share of class c in the batch, x any unit vector.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
+
+import numpy as np
+
+from bplcz_ref.checks import takes
+
+ITERATIONS = 1000  # at most, of the descent; 20 to 200 are usual
+ROUNDING = 1e-15  # of a loss
 
 
 class Floor(NamedTuple):
+    """The least L_con of a batch lies between `lower`, which is proved, and `attained`, which features reach."""
+
+    lower: float
+    attained: float
+    a: float  # mean logit of the pairs with W = 1, where `attained` is reached
+    b: float  # mean logit of the pairs with W = 0; nan if there is none
+
+
+class Optimum(NamedTuple):
     """The least L_con, and the logits of all positive and of all negative pairs where it is taken."""
 
     L_con: float
@@ -18,20 +37,188 @@ class Floor(NamedTuple):
     collapsed: bool  # a = b = -R: every image opposite to every text
 
 
-def contrastive_floor(alpha_n: float, K: int, p: float) -> Floor:
-    """The least value of Eq. (6) over all unit features (d >= K), for K classes of equal weight and mean(W) = p.
+# ---------------------------------------------------------------- a batch, by its labels
 
-    Formula:  with R = alpha n, the attainable mean logits (a of positive, b of negative pairs) end at the segment
-              a(t) = R (1 - 2t),  b(t) = -R (1 + t (K - 2)) / (K - 1),  0 <= t <= 1;
-              L_con(t) = p log(1 + e^-a) + (1 - p) log(1 + e^b) is convex, least where
-              2 p sigma(-a) = (1 - p) (K - 2)/(K - 1) sigma(b).
-              Collapse, t = 1, is the best there is exactly when (1 - p) (K - 2)/(K - 1) >= 2 p e^R;
-              at p = 1/K that is K >= 2 + 2 e^R, which is K >= 14 at the paper's R = 1.75.
-    Errors:   ValueError unless R > 0, K >= 2 is a whole number and 0 <= p <= 1.
+
+@takes(y="labels B", alpha_n="positive")
+def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
+    """The floor of Eq. (6) for one batch: its least value over all unit features, texts shared within a class.
+
+    Formula:  the least sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd) over the cosines
+              M_cd = u_c . v_d of the images and texts of classes, with the weights of `pair_weights`; a descent
+              (`least_cosines`) gives `attained`, weak duality (`lower_bound`) gives `lower`.
+    Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
+    Settings: W is Eq. (5)'s, or I without msm. Texts that differ within a class: batch_floor(arange(B), alpha_n).
+    Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
     Source:   derived for this project.
 
-    >>> floor = contrastive_floor(1.75, K=17, p=1 / 17)
-    >>> round(floor.L_con, 4), floor.a, floor.b, floor.collapsed
+    >>> lower, attained, a, b = batch_floor(np.arange(32) % 17, 1.75)  # 15 classes twice and two classes once
+    >>> round(attained, 6), bool(attained - lower < 1e-9), round(a, 3), round(b, 3)
+    (0.266181, True, -1.75, -1.75)
+    """
+    positive, negative = pair_weights(y, msm)
+    M = least_cosines(positive, negative, alpha_n)
+    attained, _ = _loss(M, positive, negative, alpha_n)
+    lower = min(attained, lower_bound(M, positive, negative, alpha_n))  # the gap may be less than its rounding
+    p, S = positive.sum(), alpha_n * M
+    b = float((negative * S).sum() / (1 - p)) if negative.any() else math.nan
+    return Floor(float(lower), float(attained), float((positive * S).sum() / p), b)
+
+
+def pair_weights(y: np.ndarray, msm: bool = True) -> tuple[np.ndarray, np.ndarray]:  # (B,) -> (K, K), (K, K)
+    """The shares of the B^2 pairs that have W = 1 and W = 0, by the class of the image and of the text.
+
+    Formula:  q_c q_d pairs in all; those with W = 1 are the q_c^2 of each class, or q_c / B of them if W = I.
+
+    >>> positive, negative = pair_weights(np.array([3, 3, 8]), msm=False)
+    >>> (9 * positive).round(12).tolist(), (9 * negative).round(12).tolist()
+    ([[2.0, 0.0], [0.0, 1.0]], [[2.0, 2.0], [2.0, 0.0]])
+    """
+    _, counts = np.unique(y, return_counts=True)
+    q = counts / counts.sum()
+    positive = np.diag(q**2 if msm else q / counts.sum())
+    # Where a class has one sample, rounding must leave no negative pair of the class with itself.
+    return positive, np.where((counts == 1) & np.eye(len(q), dtype=bool), 0, np.outer(q, q) - positive)
+
+
+def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) -> np.ndarray:
+    # (K, K), (K, K) -> (K, K)
+    """The cosines M at the least L_con, by descent on unit vectors u_c = (z_c, h_c), v_d = (z_d, -h_d).
+
+    Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). Whether
+    the descent ended at the optimum is what `batch_floor` certifies.
+    """
+    K = len(positive)
+    sign = np.append(np.ones(K), -1)  # M = Z Z^T - h h^T
+
+    def value_and_gradient(flat):
+        x = flat.reshape(K, K + 1)
+        length = np.linalg.norm(x, axis=1, keepdims=True)
+        u = x / length
+        L, A = _loss((u * sign) @ u.T, positive, negative, alpha_n)
+        g = 2 * (A @ u) * sign
+        return L, ((g - u * (u * g).sum(axis=1, keepdims=True)) / length).ravel()
+
+    # The start is near the segment, with a little noise, without which equal classes would stay equal.
+    z = 0.5 * (np.eye(K) - 1 / K) + 0.01 * np.random.default_rng(0).standard_normal((K, K))
+    x = descend(value_and_gradient, np.hstack([z, np.ones((K, 1))]).ravel()).reshape(K, K + 1)
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    return (u * sign) @ u.T
+
+
+def lower_bound(M: np.ndarray, positive: np.ndarray, negative: np.ndarray, alpha_n: float) -> float:
+    # (K, K) x 3 -> scalar
+    """A value that L_con is never below, whatever the unit features; at the optimal M it is L(M) itself.
+
+    Formula:  L(M) - sum(A M) - sum(delta) for any symmetric M, with A = dL/dM and any delta >= 0 for which
+              diag(delta) + A and diag(delta) - A have no negative eigenvalue. It holds for features of any size,
+              in any number of groups.
+    Source:   derived for this project: convexity in M and weak duality.
+
+    >>> weights = pair_weights(np.array([0, 1]))
+    >>> round(lower_bound(np.zeros((2, 2)), *weights, alpha_n=1.0), 4), round(softplus(-1.0), 4)
+    (0.1931, 0.3133)
+    """
+    L, A = _loss(M, positive, negative, alpha_n)
+    delta = np.maximum(-(A * M).sum(axis=1), 0)  # the multipliers of the lengths, where M is the optimum
+    # What the two matrices lack is added to delta, with room for the rounding of their eigenvalues.
+    lacking = -min(np.linalg.eigvalsh(np.diag(delta) + sign * A)[0] for sign in (1, -1))
+    delta = delta + max(lacking, 0) + len(delta) * np.finfo(float).eps * np.abs(A).max()
+    return float(L - (A * M).sum() - delta.sum())
+
+
+def descend(value_and_gradient: Callable, x: np.ndarray, memory: int = 20, tolerance: float = 1e-12) -> np.ndarray:
+    # x -> (scalar, like x); (m,) -> (m,)
+    """Where the gradient vanishes, by L-BFGS (Nocedal 1980). SciPy's stops at the digits of the value.
+
+    >>> descend(lambda x: (x @ x, 2 * x), np.array([3.0, 4.0])).round(12).tolist()
+    [-0.0, -0.0]
+    """
+    L, g = value_and_gradient(x)
+    pairs: list = []  # of the last steps s and the changes y of the gradient: their curvature
+    for _ in range(ITERATIONS):
+        if np.abs(g).max() < tolerance:
+            break
+        direction, along = -g, []
+        for s, y in reversed(pairs):
+            along.append((s @ direction) / (s @ y))
+            direction = direction - along[-1] * y
+        if pairs:
+            s, y = pairs[-1]
+            direction = direction * ((s @ y) / (y @ y))
+        for s, y in pairs:
+            direction = direction + s * (along.pop() - (y @ direction) / (s @ y))
+        step = 1.0 if pairs else 1 / np.abs(g).sum()
+        for _ in range(30):  # halve until the value falls, or no longer differs
+            moved, moved_g = value_and_gradient(x + step * direction)
+            if moved <= L + 1e-4 * step * (g @ direction) + ROUNDING:
+                break
+            step /= 2
+        s, y = step * direction, moved_g - g
+        x, L, g = x + s, moved, moved_g
+        if s @ y > 0:
+            pairs = [*pairs[-memory + 1 :], (s, y)]
+    return x
+
+
+def _loss(M, positive, negative, R):  # (K, K) x 3 -> L, dL/dM (K, K)
+    S = R * M
+    sigma = (1 + np.tanh(S / 2)) / 2
+    L = (positive * np.logaddexp(0, -S) + negative * np.logaddexp(0, S)).sum()
+    return L, R * (negative * sigma - positive * (1 - sigma))
+
+
+@takes(y="labels B", alpha_n="positive")
+def collapse_is_optimal(y: np.ndarray, alpha_n: float, msm: bool = True) -> bool:
+    """Whether the least L_con of this batch is at collapse: every image at cosine -1 to every text.
+
+    Formula:  with s = sigma(-R) and r_c the share of W = 1 in a row of class c (q_c, or 1/B if W = I), exactly if
+              diag(q_c (s - 2 r_c)) + s q q^T has no negative eigenvalue: if every r_c <= s/2, which is 0.0740
+              at R = 1.75, and never if two r_c are above s/2.
+    Source:   derived for this project.
+
+    >>> [collapse_is_optimal(np.repeat(np.arange(16), m), 1.75) for m in (1, 2)]  # 16 classes: 1/16 < 0.0740
+    [True, True]
+    >>> collapse_is_optimal(np.array([0, 0, 0, *range(1, 30)]), 1.75)  # 3 of 32 in one class
+    False
+    """
+    positive, negative = pair_weights(y, msm)
+    q, s = (positive + negative).sum(axis=1), 1 / (1 + math.exp(alpha_n))
+    matrix = np.diag(q * s - 2 * np.diag(positive)) + s * np.outer(q, q)
+    return bool(np.linalg.eigvalsh(matrix)[0] >= -1e-15)
+
+
+# ---------------------------------------------------------------- K equally likely classes, in expectation
+
+
+def segment(alpha_n: float, K: int, t: float) -> tuple[float, float]:
+    """The lowest b for each a: mean logits a of positive, b of negative pairs that K >= 2 classes can have.
+
+    Formula:  a(t) = R (1 - 2t),  b(t) = -R (1 + t (K - 2)) / (K - 1),  0 <= t <= 1: from the simplex, t = 0, to
+              collapse, t = 1.
+    Source:   Lee, Chang, Sohn 2024 (arXiv 2402.12613) with t = 1 - delta^2.
+
+    >>> segment(1.75, K=8, t=0), segment(1.75, K=8, t=1)
+    ((1.75, -0.25), (-1.75, -1.75))
+    """
+    return alpha_n * (1 - 2 * t), -alpha_n * (1 + t * (K - 2)) / (K - 1)
+
+
+def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
+    """The least expected L_con of a fixed map from classes to features, for K equally likely classes.
+
+    Assumes:  each class has one image and one text feature, in every batch the same (d >= K, or enough groups);
+              a pair is positive with probability p, and all classes, and all pairs of classes, are equally likely.
+              A batch has other shares: its own least value may be below this one (`batch_floor`).
+    Formula:  on the `segment` L(t) = p softplus(-a) + (1 - p) softplus(b) is convex, and least where
+              2 p sigma(-a) = (1 - p) (K - 2)/(K - 1) sigma(b).
+              Collapse, t = 1, is the best exactly when (1 - p) (K - 2)/(K - 1) >= 2 p e^R;
+              at p = 1/K that is K >= 2 + 2 e^R, which is K >= 14 at the paper's R = 1.75.
+    Errors:   ValueError unless R > 0, K >= 2 is a whole number and 0 <= p <= 1.
+    Source:   derived for this project; at p = 1/K by Lee, Chang, Sohn 2024 (arXiv 2402.12613).
+
+    >>> best = expected_optimum(1.75, K=17, p=1 / 17)
+    >>> round(best.L_con, 4), best.a, best.b, best.collapsed
     (0.2632, -1.75, -1.75, True)
     """
     R = float(alpha_n)
@@ -42,11 +229,8 @@ def contrastive_floor(alpha_n: float, K: int, p: float) -> Floor:
     if not 0 <= p <= 1:
         raise ValueError(f"p: found {p}, expected the fraction of ones in W, between 0 and 1")
 
-    def logits(t):
-        return R * (1 - 2 * t), -R * (1 + t * (K - 2)) / (K - 1)
-
-    def slope(t):  # of L_con(t) / R; increasing, since L_con is convex
-        a, b = logits(t)
+    def slope(t):  # of L(t) / R; increasing, since L is convex
+        a, b = segment(R, K, t)
         return 2 * p / (1 + math.exp(a)) - (1 - p) * (K - 2) / (K - 1) / (1 + math.exp(-b))
 
     collapsed = slope(1.0) <= 0
@@ -56,8 +240,25 @@ def contrastive_floor(alpha_n: float, K: int, p: float) -> Floor:
         low, high = 0.0, 1.0
         while high - low > 1e-15 and (middle := (low + high) / 2) not in (low, high):
             low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    a, b = logits((low + high) / 2)
-    return Floor(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
+    a, b = segment(R, K, (low + high) / 2)
+    return Optimum(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
+
+
+# ---------------------------------------------------------------- without any class
+
+
+def classless_optimum(alpha_n: float, p: float) -> float:
+    """The least L_con when all pairs have one logit s, |s| <= R, and p = mean(W): no class is told apart.
+
+    Formula:  p softplus(-s) + (1 - p) softplus(s) at s = log(p / (1 - p)), or at the end of [-R, R] nearest to it.
+              At s = -R it is softplus(-R) + p R, collapse.
+
+    >>> round(classless_optimum(1.75, p=3 / 34), 4)  # p as expected at B = 32, K = 17; at the start it is ln 2
+    0.3146
+    """
+    log_odds = -math.inf if p == 0 else math.inf if p == 1 else math.log(p / (1 - p))
+    s = min(max(log_odds, -alpha_n), alpha_n)
+    return p * softplus(-s) + (1 - p) * softplus(s)
 
 
 def softplus(x: float) -> float:

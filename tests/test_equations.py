@@ -484,7 +484,7 @@ def test_both_directions_are_equal_and_logits_bounded():
     assert equations.fuse([equations.similarity(u, u)[0]] * 7, paper.ALPHA)[0, 0] == pytest.approx(R, rel=1e-15)
 
 
-def test_start_value_is_ln_2_and_the_entrywise_floor():
+def test_start_value_is_ln_2_and_the_least_value_of_a_pair():
     W = batch(0)[2]
     assert equations.contrastive_loss(0 * W, 0 * W, W).L_con == pytest.approx(math.log(2), rel=1e-15)
     best = R * (2 * W - 1)

@@ -216,7 +216,7 @@ def test_curves_are_the_log(runs, drawn, tmp_path):
         (line,) = [line for line in panels[k].lines if line.get_linestyle() == style]
         assert list(line.get_ydata()) == pytest.approx(values, rel=1e-12)
     assert floors[0] == pytest.approx(
-        theory.contrastive_floor(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
+        theory.expected_optimum(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
     )
     keys = [[text.get_text() for text in panels[k].get_legend().get_texts()] for k in (2, 3)]
     assert keys[0][0] == "$L_{con}$"

@@ -130,4 +130,4 @@ def test_the_floor_without_msm_takes_the_identity_that_was_used(small_file, tmp_
     result = train.train(tmp_path, small_file, "ebcnn-bgp", TINY._replace(epochs=1), say=quiet)
     fraction = (2 * 16 + 2) / (2 * 16 * 16 + 2 * 2)  # batches of 16, 16 and 2: B ones in B^2 entries
     assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
-    assert result["L_con_floor"] == theory.contrastive_floor(1.75, 17, fraction).L_con
+    assert result["L_con_floor"] == theory.expected_optimum(1.75, 17, fraction).L_con

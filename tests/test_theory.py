@@ -1,106 +1,476 @@
-"""theory.py: literal values, and descent on free unit vectors to the same floor."""
+"""theory.py and the theorems of docs/mathematics/4-what-l-con-wants.md: a test fails if its theorem is false."""
 
 import itertools
 import math
+import time
 
 import autograd.numpy as anp
 import numpy as np
 import pytest
-from autograd import grad
-from scipy.optimize import minimize
+from autograd import grad, value_and_grad
 
-from bplcz_ref import equations, paper, theory
+from bplcz_ref import equations, in_one_file, nn, paper, theory, variants
 
-R = paper.ALPHA * len(paper.GROUPS)  # 1.75
-EXPECTED_P = 1 / 32 + 31 / 32 / 17  # mean(W) at B = 32 from 17 classes alike
-
-
-@pytest.mark.parametrize(
-    ("K", "p", "value", "a", "b", "collapsed"),
-    [
-        (17, 1 / 17, 0.2632, -1.75, -1.75, True),
-        (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
-        (32, 1 / 32, 0.2149, -1.75, -1.75, True),  # W = I at B = 32
-        (2, 1 / 2, 0.1602, 1.75, -1.75, False),
-    ],
-)
-def test_floor_literals(K, p, value, a, b, collapsed):
-    floor = theory.contrastive_floor(R, K, p)
-    assert (round(floor.L_con, 4), round(floor.a, 3), round(floor.b, 3)) == (value, a, b)
-    assert floor.collapsed is collapsed
+ALPHA, n, K, B = paper.ALPHA, len(paper.GROUPS), len(paper.CLASSES), paper.BATCH
+R = ALPHA * n  # 1.75
+EXPECTED_P = 1 / B + (1 - 1 / B) / K  # mean(W) at B = 32 with 17 equally likely classes
 
 
-def test_collapse_begins_at_14_classes():
-    assert [theory.contrastive_floor(R, K, 1 / K).collapsed for K in (12, 13, 14, 15)] == [
-        False,
-        False,
-        True,
-        True,
-    ]
-    assert 13 < 2 + 2 * math.exp(R) < 14
+@pytest.fixture(autouse=True)
+def one_blas_thread():
+    """The matrices are small: on a busy machine more threads cost a multiple."""
+    with nn.one_blas_thread():
+        yield
 
 
 def descend(f, size, seed):
-    start = np.random.default_rng(seed).normal(size=size)
-    options = {"maxiter": 4000, "ftol": 1e-15, "gtol": 1e-10}
-    return minimize(f, start, jac=grad(f), method="L-BFGS-B", options=options)
+    """The least value of f that a descent from a random start finds, its gradient by autograd."""
+    x = theory.descend(value_and_grad(f), np.random.default_rng(seed).normal(size=size))
+    return f(x)
+
+
+def directions(x):
+    return x / anp.sqrt(anp.sum(x * x, axis=-1, keepdims=True))
+
+
+def mean_cosines(u, v):  # (n, K, d), (n, K, d) of unit rows -> (K, K), the mean over the groups
+    return sum(anp.dot(u_i, v_i.T) for u_i, v_i in zip(u, v, strict=True)) / len(u)
+
+
+def balanced_loss(M, p):
+    """The expected L_con of K equally likely classes with cosines M, and a share p of positive pairs."""
+    own = np.eye(len(M)) == 1
+    weight = np.where(own, p / len(M), (1 - p) / (len(M) * (len(M) - 1)))
+    return anp.sum(weight * anp.logaddexp(0, (1 - 2 * own) * R * M))
+
+
+def uneven(seed, size=B):
+    return np.random.default_rng(seed).integers(K, size=size)
+
+
+# ---------------------------------------------------------------- the segment
+
+
+def test_no_unit_features_are_below_the_segment_and_some_are_on_it():
+    """In each direction of the (a, b)-plane, descent on free unit vectors ends at the segment's best point."""
+    for classes, groups, (x, y) in [(3, 1, (1, 1)), (5, 1, (1, 3)), (5, 2, (1, 2)), (8, 1, (1, 0.5))]:
+        own = np.eye(classes) == 1
+
+        def height(flat, shape=(2, groups, classes, classes), own=own, x=x, y=y):
+            M = mean_cosines(*directions(anp.reshape(flat, shape)))
+            return y * anp.mean(M[~own]) - x * anp.mean(M[own])  # lower b, higher a
+
+        ends = [theory.segment(1, classes, t) for t in (0, 1)]
+        best = min(y * b - x * a for a, b in ends)  # a linear function is least at an end
+        assert abs(descend(height, 2 * groups * classes * classes, seed=classes) - best) < 1e-7
+
+
+def test_the_segments_inequality_holds_for_random_features_in_the_unit_ball():
+    rng = np.random.default_rng(0)
+    for classes, d in itertools.product((2, 3, 9), (1, 2, 5)):
+        u = directions(rng.normal(size=(1, classes, d)))
+        for closeness in (-1, -0.9, 0, 1):  # v near u, or near its opposite
+            v = directions(closeness * u + 0.2 * rng.normal(size=u.shape)) * rng.uniform(0.5, 1)
+            M, own = mean_cosines(u, v), np.eye(classes) == 1
+            t = (1 - M[own].mean()) / 2
+            assert M[~own].mean() >= theory.segment(1, classes, t)[1] - 1e-12
+
+
+# ---------------------------------------------------------------- the expected optimum
 
 
 @pytest.mark.parametrize(
-    ("K", "p"), [(2, 0.5), (3, 1 / 3), (6, 0.3), (13, 1 / 13), (17, 1 / 17), (17, EXPECTED_P)]
+    ("classes", "p", "value", "a", "b", "collapsed"),
+    [
+        (17, 1 / 17, 0.2632, -1.75, -1.75, True),
+        (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
+        (32, 1 / 32, 0.2149, -1.75, -1.75, True),  # W = I at B = 32, if no two texts are equal
+        (2, 1 / 2, 0.1602, 1.75, -1.75, False),
+    ],
 )
-def test_floor_is_what_free_unit_vectors_reach(K, p):
-    weight = np.where(np.eye(K) == 1, p / K, (1 - p) / (K * (K - 1)))
+def test_expected_optimum_literals(classes, p, value, a, b, collapsed):
+    best = theory.expected_optimum(R, classes, p)
+    assert (round(best.L_con, 4), round(best.a, 3), round(best.b, 3)) == (value, a, b)
+    assert best.collapsed is collapsed
 
+
+def test_collapse_begins_at_14_equally_frequent_classes():
+    """K >= 2 + 2 e^R, in the closed form and in the criterion of a batch with one sample per class."""
+    expected = [False, False, True, True]
+    assert [theory.expected_optimum(R, k, 1 / k).collapsed for k in (12, 13, 14, 15)] == expected
+    assert [theory.collapse_is_optimal(np.arange(k), R) for k in (12, 13, 14, 15)] == expected
+    assert 13 < 2 + 2 * math.exp(R) < 14
+
+
+@pytest.mark.parametrize(("classes", "p"), [(2, 0.5), (3, 1 / 3), (6, 0.3), (17, EXPECTED_P)])
+def test_expected_optimum_is_what_free_unit_vectors_reach(classes, p):
     def L(x):
-        u, v = anp.reshape(x, (2, K, K))
-        return anp.sum(weight * anp.logaddexp(0, (1 - 2 * np.eye(K)) * R * equations.similarity(u, v)[0]))
+        return balanced_loss(mean_cosines(*directions(anp.reshape(x, (2, 1, classes, classes)))), p)
 
-    assert abs(descend(L, 2 * K * K, seed=K).fun - theory.contrastive_floor(R, K, p).L_con) < 1e-6
+    found = descend(L, 2 * classes * classes, seed=classes)
+    assert abs(found - theory.expected_optimum(R, classes, p).L_con) < 1e-6
 
 
-def test_floor_is_what_seven_groups_of_features_reach():
-    """Through Eqs. (3)-(8) themselves: 8 samples of 4 classes, 7 groups, each feature free."""
+def test_seven_groups_of_features_reach_it_through_the_equations():
+    """Eqs. (3)-(8) themselves: 8 samples of 4 classes, 7 groups, each feature free."""
     W = equations.supervised_matrix(np.arange(8) % 4)
 
     def L(x):
         I, T = anp.reshape(x, (2, 7, 8, 5))
-        both = [equations.similarity(I[i], T[i]) for i in range(7)]
-        return equations.contrastive_loss(
-            *(equations.fuse(list(s), 0.25) for s in zip(*both, strict=True)), W
-        ).L_con
+        S, S_hat = zip(*(equations.similarity(I[i], T[i]) for i in range(7)), strict=True)
+        return equations.contrastive_loss(equations.fuse(S, ALPHA), equations.fuse(S_hat, ALPHA), W).L_con
 
-    assert abs(descend(L, 2 * 7 * 8 * 5, seed=1).fun - theory.contrastive_floor(R, 4, 1 / 4).L_con) < 1e-6
+    assert abs(descend(L, 2 * 7 * 8 * 5, seed=1) - theory.expected_optimum(R, 4, 1 / 4).L_con) < 1e-6
 
 
-def test_no_feasible_point_is_below_the_floor():
-    """Random unit vectors never pass it, and neither does any other point of the segment."""
-    rng = np.random.default_rng(3)
-    for K, p in itertools.product((2, 3, 9, 17), (0.02, 0.1, 0.5)):
-        floor = theory.contrastive_floor(R, K, p).L_con
+def test_no_point_of_the_segment_is_below_the_expected_optimum():
+    for classes, p in itertools.product((2, 3, 9, 17), (0.02, 0.1, 0.5)):
+        best = theory.expected_optimum(R, classes, p).L_con
         for t in np.linspace(0, 1, 101):
-            a, b = R * (1 - 2 * t), -R * (1 + t * (K - 2)) / (K - 1)
-            assert p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b) >= floor - 1e-15
-        s = R * equations.similarity(rng.normal(size=(K, K)), rng.normal(size=(K, K)))[0]
-        own = np.eye(K) == 1
-        assert p * np.logaddexp(0, -s[own]).mean() + (1 - p) * np.logaddexp(0, s[~own]).mean() > floor
+            a, b = theory.segment(R, classes, t)
+            assert p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b) >= best - 1e-15
 
 
 @pytest.mark.parametrize(
-    ("message", "alpha_n", "K", "p"),
+    ("message", "alpha_n", "classes", "p"),
     [("alpha_n: found 0", 0, 17, 0.1), ("K: found 1", 1.75, 1, 0.1), ("p: found 2", 1.75, 17, 2)],
 )
-def test_bad_input_is_named(message, alpha_n, K, p):
+def test_bad_input_is_named(message, alpha_n, classes, p):
     with pytest.raises(ValueError, match=message):
-        theory.contrastive_floor(alpha_n, K, p)
+        theory.expected_optimum(alpha_n, classes, p)
 
 
 def test_the_ends_of_the_domain():
     """R below 1; no positive pair: every negative at the simplex' cosine or lower; nothing but positive pairs."""
-    assert theory.contrastive_floor(0.5, 3, 0.4).collapsed is False
-    none = theory.contrastive_floor(R, 5, 0)
+    assert theory.expected_optimum(0.5, 3, 0.4).collapsed is False
+    none = theory.expected_optimum(R, 5, 0)
     assert (none.b, none.collapsed) == (-R, True)
     assert none.L_con == pytest.approx(math.log1p(math.exp(-R)), rel=1e-15)
-    every = theory.contrastive_floor(R, 5, 1)
+    every = theory.expected_optimum(R, 5, 1)
     assert (every.a, every.b) == (R, -R / 4)
     assert every.L_con == pytest.approx(math.log1p(math.exp(-R)), rel=1e-15)
+
+
+# ---------------------------------------------------------------- the floor of a batch
+
+
+def batch_loss(y, msm, groups, d):
+    """L_con by Eqs. (3)-(8) of free features of every image and every text of a class."""
+    _, place = np.unique(y, return_inverse=True)
+    W = equations.supervised_matrix(y) if msm else np.eye(len(y))
+    images, texts = len(y), place.max() + 1
+
+    def L(x):
+        I_i = anp.reshape(x[: groups * images * d], (groups, images, d))
+        T_i = anp.reshape(x[groups * images * d :], (groups, texts, d))
+        S, S_hat = zip(*(equations.similarity(I_i[i], T_i[i][place]) for i in range(groups)), strict=True)
+        fused = (equations.fuse(X, R / groups) for X in (S, S_hat))
+        return equations.contrastive_loss(*fused, W).L_con
+
+    return L, groups * (images + texts) * d
+
+
+@pytest.mark.parametrize("msm", [True, False])
+@pytest.mark.parametrize(("size", "groups", "d"), [(8, 1, 8), (10, 2, 6)])
+def test_free_features_of_every_sample_reach_the_floor_and_do_not_pass_it(size, groups, d, msm):
+    y = uneven(seed=size, size=size)
+    floor = theory.batch_floor(y, R, msm)
+    L, count = batch_loss(y, msm, groups, d)
+    assert floor.lower - 1e-12 <= descend(L, count, seed=3) < floor.attained + 2e-6
+    assert L(np.random.default_rng(4).normal(size=count)) > floor.attained
+
+
+@pytest.mark.parametrize("batches", [10, pytest.param(100, marks=pytest.mark.slow)])
+def test_the_floor_of_random_batches_is_certified_and_quick(batches):
+    gaps, seconds = [], []
+    for seed in range(batches):
+        begin = time.perf_counter()
+        floor = theory.batch_floor(uneven(seed), R)
+        seconds.append(time.perf_counter() - begin)
+        gaps.append(floor.attained - floor.lower)
+        assert theory.batch_floor(uneven(seed), R) == floor or seed % 10  # the same bits again
+    assert 0 <= min(gaps)
+    assert max(gaps) < 1e-9
+    assert np.median(seconds) < 0.1  # about 0.01
+
+
+@pytest.mark.parametrize("alpha_n", [0.05, 0.5, 3.5, 14])
+def test_the_certificate_closes_at_other_bounds_and_sizes(alpha_n):
+    for size, classes, msm in itertools.product((1, 2, 3, 8, 40), (1, 2, 17), (True, False)):
+        y = np.random.default_rng(size).integers(classes, size=size)
+        floor = theory.batch_floor(y, alpha_n, msm)
+        assert 0 <= floor.attained - floor.lower < 1e-8
+
+
+def test_the_certificate_is_a_lower_bound_from_any_cosines_and_tight_at_the_optimum():
+    rng = np.random.default_rng(1)
+    for seed, msm in itertools.product(range(4), (True, False)):
+        weights = theory.pair_weights(uneven(seed), msm)
+        best, floor = theory.least_cosines(*weights, R), theory.batch_floor(uneven(seed), R, msm)
+        bound = theory.lower_bound(best, *weights, R)
+        assert floor.attained - 1e-9 < bound < floor.attained + 1e-15
+        for mixed in (0.01, 0.3, 1):
+            u = directions(rng.normal(size=(len(best), 5)))
+            bound = theory.lower_bound((1 - mixed) * best + mixed * u @ u.T, *weights, R)
+            assert bound < floor.attained - 1e-6
+
+
+def test_a_lower_bound_that_is_too_high_would_be_noticed():
+    """What round numbers suggest as a floor is passed by features: the expected optimum at the batch's mean(W)."""
+    for seed in range(4):
+        W = equations.supervised_matrix(uneven(seed))
+        assert theory.batch_floor(uneven(seed), R).attained < theory.expected_optimum(R, K, W.mean()).L_con - 1e-3
+
+
+def test_floor_literals():
+    """One class: all cosines 1. Two samples of two classes: opposite. One sample per class: `expected_optimum`."""
+    one = theory.batch_floor(np.zeros(5, int), R)
+    assert one.attained == pytest.approx(math.log1p(math.exp(-R)), rel=1e-15)
+    assert math.isnan(one.b)
+    two = theory.batch_floor(np.array([4, 9]), R)
+    assert (round(two.attained, 4), round(two.a, 6), round(two.b, 6)) == (0.1602, 1.75, -1.75)
+    for size in (5, 13, 20):
+        best, floor = theory.expected_optimum(R, size, 1 / size), theory.batch_floor(np.arange(size), R)
+        assert floor.lower - 1e-15 <= best.L_con <= floor.attained + 1e-12
+        assert (floor.a, floor.b) == pytest.approx((best.a, best.b), abs=1e-4)
+
+
+def test_the_optimum_has_the_form_that_the_descent_assumes():
+    """M is symmetric, and M + h h^T has no negative eigenvalue, with h_c^2 = (1 - M_cc) / 2."""
+    for seed, msm in itertools.product(range(5), (True, False)):
+        M = theory.least_cosines(*theory.pair_weights(uneven(seed), msm), R)
+        h = np.sqrt((1 - np.diag(M)) / 2)
+        assert np.abs(M - M.T).max() < 1e-12
+        assert np.linalg.eigvalsh(M + np.outer(h, h))[0] > -1e-7
+
+
+@pytest.mark.parametrize(
+    ("message", "y", "alpha_n"), [("y: found dtype", np.ones(3), R), ("alpha_n: found 0", np.arange(3), 0)]
+)
+def test_a_floor_of_bad_input_is_named(message, y, alpha_n):
+    with pytest.raises(ValueError, match=message):
+        theory.batch_floor(y, alpha_n)
+
+
+# ---------------------------------------------------------------- collapse of a batch
+
+
+def collapse(y, msm):
+    p = sum(np.diag(theory.pair_weights(y, msm)[0]))
+    return theory.softplus(-R) + p * R
+
+
+def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
+    threshold, met = 1 / (1 + math.exp(R)) / 2, []
+    assert threshold == pytest.approx(0.0740, abs=5e-5)
+    batches = [uneven(seed, size) for seed, size in itertools.product(range(3), (12, 32, 200))]
+    batches += [np.array([0] * 3 + list(range(1, size - 2))) for size in (38, 39, 40, 41)]
+    batches += [np.arange(size) % 16 for size in (16, 33, 48)]
+    for y in batches:
+        share = np.unique(y, return_counts=True)[1] / len(y)
+        optimal = theory.collapse_is_optimal(y, R)
+        met.append(optimal)
+        floor = theory.batch_floor(y, R)
+        if optimal:
+            assert floor.attained == pytest.approx(collapse(y, True), abs=1e-12)
+        else:
+            assert floor.attained < collapse(y, True) - 1e-7
+        if max(share) <= threshold:
+            assert optimal
+        if sum(share > threshold) >= 2:
+            assert not optimal
+    assert 3 < sum(met) < len(met) - 3
+
+
+def test_one_class_may_be_a_little_above_the_threshold_and_collapse_still_be_optimal():
+    """3 of 40 samples are a share of 0.0750 > 0.0740; at 3 of 39 the floor leaves collapse."""
+    assert theory.collapse_is_optimal(np.array([0] * 3 + list(range(1, 38))), R)
+    assert not theory.collapse_is_optimal(np.array([0] * 3 + list(range(1, 37))), R)
+
+
+def test_without_msm_every_batch_of_14_or_more_wants_collapse():
+    for size, classes in itertools.product((12, 13, 14, 15, 32), (2, 4, 12)):
+        y = np.arange(size) % classes
+        assert theory.collapse_is_optimal(y, R, msm=False) is (size >= 14)
+        at_collapse = theory.batch_floor(y, R, msm=False).attained > collapse(y, False) - 1e-9
+        assert bool(at_collapse) is (size >= 14)
+
+
+def test_at_32_samples_a_class_separates_from_three_samples_on():
+    cosines = {}
+    for seed in range(20):
+        y = uneven(seed)
+        M = theory.least_cosines(*theory.pair_weights(y), R)
+        for count, cosine in zip(np.unique(y, return_counts=True)[1], np.diag(M), strict=True):
+            cosines.setdefault(int(count), []).append(cosine)
+    assert max(cosines[1] + cosines[2]) < -0.9
+    assert min(cosines[3] + cosines[4]) > -0.72
+
+
+# ---------------------------------------------------------------- the number of dimensions
+
+
+def harmonic(classes, groups, d, t):
+    """Features on the segment at t: frequency f of the simplex in group f mod n, two dimensions for each."""
+    u, v = np.zeros((2, groups, classes, d))
+    frequencies = range(1, (classes - 1) // 2 + 1)  # classes is odd
+    for f in frequencies:
+        i, at = (f - 1) % groups, 2 * ((f - 1) // groups)
+        angle = 2 * np.pi * f * np.arange(classes) / classes
+        length = np.sqrt(groups * (1 - t) / len(frequencies))
+        u[i, :, at : at + 2] = length * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    v[:] = u
+    h = np.sqrt(1 - (u**2).sum(-1))
+    u[..., -1], v[..., -1] = h, -h
+    return u, v
+
+
+def test_seven_groups_of_five_dimensions_hold_the_optimum_of_17_classes():
+    best = theory.expected_optimum(R, K, EXPECTED_P)
+    u, v = harmonic(K, n, 5, t=(1 - best.a / R) / 2)
+    assert np.abs((u**2).sum(-1) - 1).max() < 1e-14
+    assert np.abs((v**2).sum(-1) - 1).max() < 1e-14
+    assert abs(balanced_loss(mean_cosines(u, v), EXPECTED_P) - best.L_con) < 1e-14
+
+
+@pytest.mark.parametrize(
+    ("classes", "groups", "d", "p", "miss"),
+    [
+        (4, 1, 4, 1 / 4, 0),
+        (4, 1, 3, 1 / 4, 2.418e-2),  # d - 1 < K - 1
+        pytest.param(17, 7, 4, EXPECTED_P, 0, marks=pytest.mark.slow),  # 21 dimensions for 16
+        pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.slow),  # 14 dimensions for 16
+    ],
+)
+def test_the_optimum_needs_one_dimension_less_than_classes_over_all_groups(classes, groups, d, p, miss):
+    def L(x):
+        return balanced_loss(mean_cosines(*directions(anp.reshape(x, (2, groups, classes, d)))), p)
+
+    found = descend(L, 2 * groups * classes * d, seed=0)
+    assert found - theory.expected_optimum(R, classes, p).L_con == pytest.approx(miss, rel=1e-3, abs=1e-9)
+
+
+# ---------------------------------------------------------------- what needs no class
+
+
+def share_of_the_fall(alpha_n, p, least):
+    return (math.log(2) - theory.classless_optimum(alpha_n, p)) / (math.log(2) - least)
+
+
+def test_most_of_the_fall_of_L_con_needs_no_class():
+    shares = [
+        share_of_the_fall(7 * alpha, EXPECTED_P, theory.expected_optimum(7 * alpha, K, EXPECTED_P).L_con)
+        for alpha in (0.25, 0.5, 1)
+    ]
+    assert [round(share, 3) for share in shares] == [0.995, 0.786, 0.624]
+    real = []
+    for seed in range(30):
+        y = uneven(seed)
+        real.append(share_of_the_fall(R, (y[:, None] == y).mean(), theory.batch_floor(y, R).lower))
+    assert 0.85 < min(real)
+    assert 0.94 < np.median(real) < 0.98
+
+
+def test_the_classless_optimum_is_the_best_single_logit():
+    for alpha_n, p in itertools.product((0.5, 1.75, 7), (0, 0.03, 0.5, 0.9, 1)):
+        s = np.linspace(-alpha_n, alpha_n, 2001)
+        L = p * np.logaddexp(0, -s) + (1 - p) * np.logaddexp(0, s)
+        assert theory.classless_optimum(alpha_n, p) == pytest.approx(L.min(), abs=1e-6)
+    assert theory.classless_optimum(R, 0.05) == pytest.approx(theory.softplus(-R) + 0.05 * R, rel=1e-14)
+
+
+def test_L_con_collapses_at_no_cost_to_L_cls():
+    """Texts without class, then proj.bias - M T in each branch, and D's bias takes back what that adds."""
+    rng, y = np.random.default_rng(1), np.arange(6)
+    params, state = in_one_file.initial(rng, 6, width=2, d=4, V=30, W=8, layers=1, context=5)
+    X_i = in_one_file.split(rng.normal(size=(6, 8, 8, 8)), rng.normal(size=(6, 8, 8, 10)))
+    t = rng.integers(1, 29, size=(6, n, 5))
+    params["text"]["ln_final"] = {"weight": np.zeros(8), "bias": np.ones(8)}
+    T = params["text"]["text_projection"].sum(axis=0)  # every text, of any class and group
+    traces = []
+    for M in (0, 1e2, 1e6):
+        moved = params | {"branches": {i: dict(p) for i, p in params["branches"].items()}}
+        for p in moved["branches"].values():
+            p["proj"] = p["proj"] | {"bias": p["proj"]["bias"] - M * T}
+        D = params["classifier"]
+        moved["classifier"] = D | {"bias": D["bias"] + M * D["weight"] @ np.tile(T, n)}
+        traces.append(in_one_file.loss_and_gradients(moved, state, X_i, t, y, heads=2)[0])
+    assert np.abs([trace["L_cls"] - traces[0]["L_cls"] for trace in traces]).max() < 1e-9
+    assert traces[1]["L_con"] < traces[0]["L_con"] - 0.1
+    W = equations.supervised_matrix(y)
+    assert traces[2]["L_con"] == pytest.approx(theory.softplus(-R) + W.mean() * R, abs=1e-6)
+
+
+def test_at_exact_collapse_the_classifier_sees_the_lengths_alone():
+    rng = np.random.default_rng(0)
+    T, length = rng.normal(size=(n, 5)), rng.uniform(1, 2, size=(40, n))
+    I = np.concatenate([-length[:, i : i + 1] * T[i] for i in range(n)], axis=1)
+    assert np.linalg.matrix_rank(I) == n
+    assert np.linalg.matrix_rank(rng.normal(size=I.shape)) > n
+
+
+# ---------------------------------------------------------------- the two directions, and the neighbours
+
+
+def test_both_directions_are_one_number_for_any_S_while_a_softmax_has_two():
+    S, y = np.random.default_rng(2).normal(size=(6, 6)), np.array([0, 1, 0, 2, 1, 0])
+    W = equations.supervised_matrix(y)
+    L = equations.contrastive_loss(S, S.T, W)
+    assert L.L_i2t == pytest.approx(L.L_t2i, rel=1e-15)
+    one_sided = np.triu(W)
+    assert abs(equations.bce(S, one_sided) - equations.bce(S.T, one_sided)) > 1e-3  # W = W^T is needed
+    clip = variants.VARIANTS["infonce"]
+    L = clip.loss(clip.init(np.float64), S, S.T, W, R)
+    assert abs(L.L_i2t - L.L_t2i) > 1e-2
+
+
+def test_infonce_is_at_least_ln_m_by_row_for_images_and_by_class_for_texts():
+    rng, below = np.random.default_rng(3), 0
+    for _ in range(50):
+        y = rng.integers(3, size=8)
+        texts = rng.normal(size=(3, 3))[y]  # equal within a class
+        C = rng.normal(size=(8, 3)) @ texts.T
+        rows = [-np.diag(equations.log_softmax(X)) for X in (C, C.T)]  # each image, each text
+        m = (y[:, None] == y).sum(axis=1)
+        assert np.all(rows[0] >= np.log(m) - 1e-12)
+        below += np.sum(rows[1] < np.log(m) - 1e-6)
+        for c in set(y):
+            assert rows[1][y == c].mean() >= np.log(m[y == c][0]) - 1e-12
+    assert below > 0  # single texts do go below ln m
+
+
+def test_the_identity_gives_pairs_of_a_class_the_soft_label_one_over_m():
+    """The gradient at a class's block, which equal texts share, is that of the label 1/m; 0.354 on average."""
+    y = np.array([0, 1, 0, 2, 1, 0])
+    _, place, counts = np.unique(y, return_inverse=True, return_counts=True)
+    soft = equations.supervised_matrix(y) / counts[place]
+
+    def by_text(W):  # dL/dC where S[j, k] = C[j, y_k]
+        C = np.random.default_rng(0).normal(size=(6, 3))
+        return grad(lambda C: anp.sum(anp.logaddexp(0, C[:, place]) - W * C[:, place]))(C)
+
+    assert np.abs(by_text(np.eye(6)) - by_text(soft)).max() < 1e-15
+    assert np.abs(by_text(np.eye(6)) - by_text(equations.supervised_matrix(y))).max() > 0.1
+    assert round(1 / B / EXPECTED_P, 3) == 0.354
+
+
+def test_the_common_pull_vanishes_at_the_features():
+    """All logits s: the gradient at a feature has length alpha / (B |x|) |sigma(s) - row mean of W| sin(theta)."""
+    y, rng = np.array([0, 1, 0, 2]), np.random.default_rng(5)
+    W = equations.supervised_matrix(y)
+    v, aside = np.linalg.qr(rng.normal(size=(4, 2)))[0].T
+    pulls = []
+    for s in (0.0, -1.6, -1.74):
+        cosine = s / R
+        x = 2.5 * (cosine * v + math.sqrt(1 - cosine**2) * aside)
+        T = np.tile(v, (4, 1))
+
+        def L(I, T=T):
+            S, S_hat = equations.similarity(I, T)
+            return equations.contrastive_loss(R * S, R * S_hat, W).L_con
+
+        gradient = np.linalg.norm(grad(L)(np.tile(x, (4, 1))), axis=1)
+        sine, sigma = math.sqrt(1 - cosine**2), 1 / (1 + math.exp(-s))
+        assert gradient == pytest.approx(R / (4 * 2.5) * np.abs(sigma - W.mean(axis=1)) * sine, rel=1e-9)
+        pulls.append((sigma - EXPECTED_P) * sine)
+    assert [round(pull, 3) for pull in pulls] == [0.412, 0.032, 0.007]

@@ -125,8 +125,8 @@ def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
     W = equations.supervised_matrix(y)
     S = R * (2 * W - 1)  # as good as it gets: own class +1, others -1
     at_100 = {"logit_scale": np.array(math.log(100))}
-    floor = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
-    assert abs(variants.VARIANTS["infonce"].loss(at_100, S, S.T, W, R).L_con - floor) < 1e-12
+    least = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
+    assert abs(variants.VARIANTS["infonce"].loss(at_100, S, S.T, W, R).L_con - least) < 1e-12
     assert (
         variants.VARIANTS["siglip"]
         .loss({"logit_scale": np.array(4.0), "logit_bias": np.array(0.0)}, S, S.T, W, R)

@@ -124,7 +124,7 @@ def L_con_floor(settings: systems.Settings, positive_fraction: float | None) -> 
     if positive_fraction is None or settings.contrastive not in ("paper", "identity"):
         return None
     alpha_n, K = settings.alpha * len(paper.GROUPS), len(paper.CLASSES)
-    return theory.contrastive_floor(alpha_n, K, positive_fraction).L_con
+    return theory.expected_optimum(alpha_n, K, positive_fraction).L_con
 
 
 # --------------------------------------------------------------------------------------------------- config.json
