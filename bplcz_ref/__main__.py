@@ -90,12 +90,19 @@ def preset_options(c, *names: str) -> None:
     c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
     for name in names:
         c.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
+    c.add_argument("--split", choices=("file", "random"),
+                   help="a subset's own parts (file, the default), or a new draw from all rows")  # fmt: skip
 
 
 def settings_from(options) -> systems.Settings:
     """The preset, with the settings that were given in place of its own."""
-    given = {name: getattr(options, name, None) for name in systems.Settings._fields}
-    return systems.PRESETS[options.preset]._replace(**{k: v for k, v in given.items() if v is not None})
+    return systems.PRESETS[options.preset]._replace(**given_settings(options))
+
+
+def given_settings(options) -> dict:
+    """{name: value} of the settings that were given."""
+    found = {name: getattr(options, name, None) for name in systems.Settings._fields if name != "preset"}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def refuse_existing(path: str | Path) -> None:
@@ -182,9 +189,14 @@ def add_train(commands) -> None:
 
 def run_train(options) -> None:
     """Train one system into a run folder, or go on with an interrupted run."""
-    settings = settings_from(options)
     result = train.train(
-        options.out, options.data, options.system, settings, dtype=options.dtype, resume=options.resume
+        options.out,
+        options.data,
+        options.system,
+        settings_from(options),
+        dtype=options.dtype,
+        given=given_settings(options),
+        resume=options.resume,
     )
     print(report.one_line(result, "SIMULATED" if result["data_simulated"] else "test"))
 
@@ -285,7 +297,14 @@ def run_tables(options) -> None:
     seeds = range(settings.seed, settings.seed + options.seeds)
     names = [name for name in systems.SYSTEMS if name in options.systems]
     results = tables.tables(
-        options.data, options.out, names, seeds, settings, workers=options.workers, dask=options.dask
+        options.data,
+        options.out,
+        names,
+        seeds,
+        settings,
+        given=given_settings(options),
+        workers=options.workers,
+        dask=options.dask,
     )
     files.write_text(options.out / "tables.csv", report.tables_csv(results))
     text = report.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))

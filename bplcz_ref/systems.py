@@ -87,9 +87,11 @@ class Settings(NamedTuple):
     momentum: float
     weight_decay: float
     batch: int
-    # data: samples per class for training, and test samples drawn from the rest; clip sen1 to +-clip_sen1 first
+    # data: samples per class for training, and test samples drawn from the rest; split "file" takes a subset's own
+    # parts instead, where the file has any; clip sen1 to +-clip_sen1 first
     per_class: int
     test: int
+    split: str
     clip_sen1: float | None
     seed: int
 
@@ -117,6 +119,7 @@ PAPER = Settings(
     batch=paper.BATCH,
     per_class=paper.TRAIN_PER_CLASS,
     test=paper.TEST,
+    split="file",
     clip_sen1=None,
     seed=paper.SEED,
 )
@@ -160,6 +163,7 @@ SETTINGS = {
     "batch": schema.whole(1),
     "per_class": schema.whole(1),
     "test": schema.whole(1),
+    "split": schema.one_of(("file", "random")),
     "clip_sen1": schema.optional(schema.number(above=0)),
     "seed": schema.whole(0, 2**63 - 1),  # an HDF5 file notes its seed as a signed number of 64 bits
 }

@@ -31,6 +31,14 @@ def small_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def subset(small_file, tmp_path_factory):
+    """A subset of `small_file`: 34 training rows, then 30 test rows."""
+    path = tmp_path_factory.mktemp("subset") / "subset.h5"
+    so2sat.subset(small_file, path, per_class=2, test=30, seed=5)
+    return path
+
+
+@pytest.fixture(scope="session")
 def table(small_file, tmp_path_factory):
     """(folder, results) of a table of EB-CNN and EB-CNN (BP-LCZ) with seed 47; no test changes the folder."""
     out = tmp_path_factory.mktemp("table")

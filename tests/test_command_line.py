@@ -144,6 +144,19 @@ def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys):
+    asked = ["train", "--data", str(subset), "--system", "ebcnn", "--out", str(tmp_path / "run")]
+    assert command_line.main([*asked, "--per-class", "60"]) == 2  # the preset's own number, but chosen
+    assert "its own split, per_class 2 and test 30; per_class 60 asked for" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+    drawn = ["--split", "random", "--per-class", "1", "--test", "40", "--epochs", "1"]
+    assert command_line.main([*asked, *drawn]) == 0
+    assert "on 40 SIMULATED samples" in capsys.readouterr().out
+    tables_ = ["tables", "--data", str(subset), "--out", str(tmp_path / "t"), "--systems", "ebcnn", "--test", "9"]
+    assert command_line.main(tables_) == 2
+    assert "test 9 asked for" in capsys.readouterr().err
+
+
 def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
     assert train(small_file, tmp_path / "run") == 0
     line = capsys.readouterr().out
@@ -171,7 +184,7 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
     assert command_line.main([*command, "--workers", "3"]) == 0
     (data, out, chosen, seeds, settings, options) = asked[0]
     assert (data, out, chosen, list(seeds)) == ("x.h5", tmp_path, ["ebcnn", "ebcnn-bplcz"], [47, 48])
-    assert (settings, options) == (systems.SMALL, {"workers": 3, "dask": None})
+    assert (settings, options) == (systems.SMALL, {"given": {}, "workers": 3, "dask": None})
     text = capsys.readouterr().out
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
     assert "about 2.0 days here" in text

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small import TINY, bits, copied, quiet
 
-from bplcz_ref import files, metrics, theory
+from bplcz_ref import files, metrics, systems, theory
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import evaluate, runs, train
 
@@ -31,10 +31,33 @@ def test_a_run_folder_is_complete_and_honest(whole):
 def test_no_test_sample_is_trained_on(small_file):
     with so2sat.open_file(small_file) as patches:
         rows, test = runs.parts(patches, TINY)
-        patches.parts = np.arange(34), np.arange(34, 74)  # a subset's own, of the sizes that are asked for
-        assert runs.parts(patches, TINY) is patches.parts
-        assert len(runs.parts(patches, TINY._replace(per_class=3))[0]) == 51
     assert not set(rows) & set(test)
+
+
+def test_the_split_of_a_subset_is_its_own(subset):
+    """Whatever the preset says; what was chosen must agree, and split "random" draws anew."""
+    small, own = systems.SMALL, {"per_class": 2, "test": 30}
+    with so2sat.open_file(subset) as patches:
+        settings = runs.settle(patches, small)
+        assert settings == small._replace(**own)
+        assert runs.parts(patches, settings) is patches.parts
+        assert runs.settle(patches, small._replace(**own), given=own) == settings
+        for given in (["test"], ["per_class", "epochs"]):
+            with pytest.raises(
+                ValueError, match=r"its own split, per_class 2 and test 30; (test 1000|per_class 60)"
+            ):
+                runs.settle(patches, small, given)
+        with pytest.raises(ValueError, match="per_class 2 and test 40 asked for: leave that out"):
+            runs.settle(patches, TINY)  # what differs from the preset was chosen
+        with pytest.raises(ValueError, match="its own split"):
+            runs.parts(patches, small)
+        drawn = TINY._replace(per_class=1, test=40, split="random")
+        assert runs.settle(patches, drawn) == drawn
+        assert set(runs.parts(patches, drawn)[1]) & set(patches.parts[0])
+        for training in (np.arange(33), np.arange(64)):
+            patches.parts = training, np.arange(len(training), 64)
+            with pytest.raises(ValueError, match="expected the same number of each class, and 1 test row or more"):
+                runs.settle(patches, small)
 
 
 def test_another_run_in_the_folder_is_refused(whole, small_file, tmp_path):

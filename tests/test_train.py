@@ -26,6 +26,28 @@ def test_training_reduces_the_loss(whole):
     assert abs(rows[-1]["L"] - (rows[-1]["L_cls"] + 2 * rows[-1]["L_con"])) < 1e-5
 
 
+def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path):
+    """The preset's sizes give way, the run says so and keeps it, and the same command goes on with the run."""
+    preset = systems.SMALL._replace(**{n: v for n, v in TINY._asdict().items() if n not in ("per_class", "test")})
+    said, seen, one_step = [], [], train.one_step
+
+    def watched(patches, rows, *rest):
+        seen.extend(rows.tolist())
+        return one_step(patches, rows, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "one_step", watched)
+        result = train.train(tmp_path / "run", subset, "ebcnn", preset, given=["epochs"], say=said.append)
+    assert sorted(seen) == sorted(2 * list(range(34)))
+    assert "its own split is used, per_class 2 and test 30" in said[0]
+    assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
+    split = runs.read_config(tmp_path / "run")["data"]["split"]
+    assert split == {"from": "file", "training": 34, "test": 30}
+    assert train.train(tmp_path / "run", subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
+    with pytest.raises(ValueError, match="per_class 60 asked for"):
+        train.train(tmp_path / "new", subset, "ebcnn", preset, given=["per_class"], say=quiet)
+
+
 def test_a_complete_run_is_not_repeated(whole, small_file):
     before = (whole / "checkpoint.npz").stat().st_mtime_ns
     again = train.train(whole, small_file, "ebcnn-bplcz", TINY, say=quiet)

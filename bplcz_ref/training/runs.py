@@ -9,6 +9,7 @@ metrics.json    the result; written last, so its presence says that the run is c
 
 import json
 import zipfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +39,57 @@ class Progress(NamedTuple):
     statistics: standardise.Statistics
 
 
+# ------------------------------------------------------------------------------------------------------ the split
+
+
+def settle(patches: Patches, settings: systems.Settings, given: Collection[str] | None = None) -> systems.Settings:
+    """The settings with the sizes of the split that is used: on a subset those of its own parts.
+
+    given: names of the settings that somebody chose; default: those that differ from the preset's.
+    Errors: ValueError if a chosen per_class or test conflicts with the file's parts.
+    """
+    if settings.split == "random" or patches.parts is None:
+        return settings
+    given = systems.changed(settings) if given is None else given
+    own = dict(zip(("per_class", "test"), own_sizes(patches), strict=True))
+    asked = {name: getattr(settings, name) for name in own if name in given}
+    if any(own[name] != value for name, value in asked.items()):
+        raise ValueError(
+            f"{patches.path} has its own split, {words(own)}; {words(asked)} asked for: leave that out to use the"
+            " file's split, or draw a new one from all its rows with split random (--split random)"
+        )
+    return settings._replace(**own)
+
+
+def own_sizes(patches: Patches) -> tuple[int, int]:
+    """(training rows per class, test rows) of a subset's own parts; ValueError if they are no split."""
+    training, test = patches.parts
+    counts = np.bincount(patches.labels[training], minlength=len(paper.CLASSES))
+    if counts.min() < counts.max() or not len(test):
+        raise ValueError(
+            f"{patches.path}: its parts have {counts.min()} to {counts.max()} training rows per class and"
+            f" {len(test)} test rows; expected the same number of each class, and 1 test row or more, as `subset`"
+            " writes them: draw a new split with split random (--split random)"
+        )
+    return int(counts[0]), len(test)
+
+
+def words(sizes: dict) -> str:
+    """Sizes of a split for people.
+
+    >>> words({"per_class": 100, "test": 1500})
+    'per_class 100 and test 1500'
+    """
+    return " and ".join(f"{name} {size}" for name, size in sizes.items())
+
+
 def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
-    """(training, test) row numbers: a subset file's own parts if their sizes agree, otherwise a new draw."""
-    sizes = (settings.per_class * len(paper.CLASSES), settings.test)
-    if patches.parts is not None and tuple(map(len, patches.parts)) == sizes:
+    """(training, test) row numbers: a subset's own parts, or a draw where it has none or split is "random".
+
+    Errors: ValueError if the settings have other sizes than the file's parts.
+    """
+    if settings.split == "file" and patches.parts is not None:
+        settle(patches, settings, given=("per_class", "test"))
         return patches.parts
     return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
 
@@ -51,6 +99,8 @@ def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.
 
 def describe(patches: Patches, system: str, settings: systems.Settings, dtype: str) -> dict:
     """What config.json holds: enough to see whether a run folder belongs to what is asked now."""
+    training, test = parts(patches, settings)
+    source = "file" if settings.split == "file" and patches.parts is not None else "random"
     return {
         "bplcz_ref": __version__,
         "system": system,
@@ -61,7 +111,8 @@ def describe(patches: Patches, system: str, settings: systems.Settings, dtype: s
             "samples": len(patches),
             "labels": files.digest(patches.labels),
             "pixels": files.digest(patches.images(so2sat.spread_rows(len(patches), PROBED), np.float64)),
-            "parts": [files.digest(rows) for rows in parts(patches, settings)],
+            "split": {"from": source, "training": len(training), "test": len(test)},
+            "parts": [files.digest(rows) for rows in (training, test)],
             "simulated": patches.simulated,
         },
     }

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -23,7 +23,7 @@ from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
 from bplcz_ref.training import runs
-from bplcz_ref.training.train import duration, to_stderr, train
+from bplcz_ref.training.train import duration, own_split, to_stderr, train
 
 TRIES = 3  # rounds in a row in which a worker dies and no run makes progress, before the table gives up
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
@@ -48,12 +48,14 @@ def tables(
     seeds: range | list[int],
     settings: systems.Settings,
     *,
+    given: Collection[str] | None = None,
     workers: int = 1,
     dask: str | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict]]:
     """Train every system of `names` with every seed into out/SYSTEM/seed-N; {system: metrics of each seed}.
 
+    given    names of the settings that somebody chose, as in `train`
     workers  processes on this machine (1: this one alone); its cores are divided among them
     dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
     Errors: ValueError that lists the runs that failed, after all others are complete.
@@ -61,6 +63,7 @@ def tables(
     out, data = Path(out).resolve(), Path(data).resolve()
     systems.check(settings)
     with so2sat.open_file(data) as patches:
+        settings = own_split(patches, settings, given, say)
         for seed in seeds:
             runs.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
     jobs = [

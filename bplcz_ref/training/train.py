@@ -9,7 +9,7 @@ Index letters: B samples of a batch.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ def train(
     settings: systems.Settings,
     *,
     dtype: str = "float32",
+    given: Collection[str] | None = None,
     resume: bool = True,
     say: Callable[[str], None] | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
@@ -39,11 +40,15 @@ def train(
 
     A complete run is not repeated; an interrupted one goes on from its last checkpoint (with resume=False, an
     existing run is an error instead). `say` takes lines of progress; the default prints them to stderr.
-    Errors: ValueError if the run folder belongs to another system, setting or data file, or the file is unfit.
+    The split of a subset file is its own: settings.per_class and settings.test then are the file's, unless split
+    is "random". `given` names the settings that somebody chose (default: those that differ from the preset's).
+    Errors: ValueError if the run folder belongs to another system, setting or data file, the file is unfit, or
+    a chosen per_class or test conflicts with the file's own parts.
     """
     run, say = Path(run), say or to_stderr
     systems.check(settings)
     with so2sat.open_file(data) as patches, files.alone(run):
+        settings = own_split(patches, settings, given, say)
         config = runs.describe(patches, system, settings, dtype)
         metrics = runs.claim(run, config, resume)
         if metrics is not None:
@@ -67,6 +72,17 @@ def train(
         say(f"{run}: evaluating on {len(test_rows)} test samples")
         C = evaluate.confusion(trained, patches, test_rows)
     return runs.finish(run, config, at, C)
+
+
+def own_split(
+    patches: Patches, settings: systems.Settings, given: Collection[str] | None, say: Callable[[str], None]
+) -> systems.Settings:
+    """runs.settle, and a line where the file's split takes the place of the preset's sizes."""
+    settled = runs.settle(patches, settings, given)
+    if settled != settings:
+        sizes = runs.words({"per_class": settled.per_class, "test": settled.test})
+        say(f"{patches.path}: its own split is used, {sizes}")
+    return settled
 
 
 def start(
