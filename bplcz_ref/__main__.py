@@ -17,7 +17,7 @@ from bplcz_ref.conform import command as conform
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures
 from bplcz_ref.report import text as report
-from bplcz_ref.training import evaluate, runs, tables, train
+from bplcz_ref.training import evaluate, runs, split, tables, train
 
 # After an interruption, what the same command does.
 RESUMING = {
@@ -213,7 +213,7 @@ def run_evaluate(options) -> None:
     with so2sat.open_file(options.data) as patches:
         rows, which = np.arange(len(patches)), f"all {len(patches)} rows of {options.data}"
         if files.digest(patches.labels) == trained.config["data"]["labels"]:
-            _, rows = runs.parts(patches, runs.settings_of(options.folder, trained.config))
+            _, rows = split.parts(patches, runs.settings_of(trained.config))
             which = f"the test part of {options.data}, on which it was trained"
         C = evaluate.confusion(trained, patches, rows)
         print(origin(options.folder, trained))

@@ -7,7 +7,7 @@ it finds must fit the caller's rule and a bound in bytes. Only then are the numb
 import contextlib
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +29,15 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = None, limit: int = LIMIT) -> dict:
+def read_npz(
+    path: str | Path,
+    accept: Callable[[list[Entry]], None] | None = None,
+    limit: int = LIMIT,
+    only: Collection[str] | None = None,
+) -> dict:
     """{name: array} of an .npz file; `accept` sees what it declares, and raises ValueError for what is not wanted.
 
+    only: the names whose arrays are read, of those that are there; default: all.
     Errors: ValueError that names the file, the entry, what was found and what was expected; nothing is unpickled.
 
     >>> import tempfile
@@ -54,13 +60,15 @@ def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = No
         names = [entry.name for entry in entries]
         if len(set(names)) != len(names):
             raise ValueError(f"{path}: it holds {next(n for n in names if names.count(n) > 1)!r} twice")
-        total = sum(entry.size for entry in entries)
+        total = sum(entry.size for entry in entries if only is None or entry.name in only)
         if total > limit:
             raise ValueError(f"{path}: its arrays declare {total:,} bytes, more than the {limit:,} that are read")
         if accept is not None:
             accept(entries)
         arrays = {}
         for info, entry in zip(archive.infolist(), entries, strict=True):
+            if only is not None and entry.name not in only:
+                continue
             with reading(path, entry.name), archive.open(info) as file:
                 arrays[entry.name] = np.lib.format.read_array(file, allow_pickle=False)
         return arrays

@@ -32,6 +32,7 @@ def test_what_is_written_comes_back(tmp_path):
         for name, array in arrays.items():
             assert np.array_equal(found[name], array)
             assert found[name].dtype == array.dtype
+        assert list(read_npz(tmp_path / "w.npz", limit=8, only=("n", "m"))) == ["n"]
 
 
 ONE = npy(np.ones(4))

@@ -5,7 +5,7 @@ from small import TINY
 
 from bplcz_ref import metrics
 from bplcz_ref.data import so2sat, standardise
-from bplcz_ref.training import evaluate, runs
+from bplcz_ref.training import evaluate, runs, split
 
 
 def test_evaluation_is_in_evaluation_mode(whole, small_file):
@@ -27,7 +27,7 @@ def test_evaluation_is_in_evaluation_mode(whole, small_file):
 def test_the_reported_metrics_come_from_the_saved_weights(whole, small_file):
     trained = evaluate.load(whole)
     with so2sat.open_file(small_file) as patches:
-        _, test = runs.parts(patches, TINY)
+        _, test = split.parts(patches, TINY)
         C = evaluate.confusion(trained, patches, test)
     assert np.array_equal(C, runs.read_confusion(whole))
     assert metrics.summary(C)["kappa"] == runs.read_metrics(whole)["kappa"]

@@ -17,7 +17,7 @@ from small import TINY, bits, quiet
 from bplcz_ref import files, model, systems, weights
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs, train
+from bplcz_ref.training import checkpoint, evaluate, runs, split, train
 
 
 def test_training_reduces_the_loss(whole):
@@ -41,8 +41,8 @@ def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path):
     assert sorted(seen) == sorted(2 * list(range(34)))
     assert "its own split is used, per_class 2 and test 30" in said[0]
     assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
-    split = runs.read_config(tmp_path / "run")["data"]["split"]
-    assert split == {"from": "file", "training": 34, "test": 30}
+    used = runs.read_config(tmp_path / "run")["data"]["split"]
+    assert (used["from"], used["training"], used["test"]) == ("file", 34, 30)
     assert train.train(tmp_path / "run", subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
     with pytest.raises(ValueError, match="per_class 60 asked for"):
         train.train(tmp_path / "new", subset, "ebcnn", preset, given=["per_class"], say=quiet)
@@ -88,8 +88,13 @@ def test_resuming_gives_the_same_bits(whole, small_file, tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_forgetting_the_velocity_is_seen(whole, small_file, tmp_path, monkeypatch):
     """The comparison above would catch a checkpoint that leaves the momentum out."""
-    save = runs.save_checkpoint
-    monkeypatch.setattr(runs, "save_checkpoint", lambda run, at: save(run, at._replace(velocity=None)))
+    save = checkpoint.save
+
+    def forgetting(run, at):
+        zeros = {name: np.zeros_like(v) for name, v in weights.named(at.velocity).items()}
+        save(run, at._replace(velocity=weights.nested(zeros)))
+
+    monkeypatch.setattr(checkpoint, "save", forgetting)
     interrupted_and_resumed(tmp_path, small_file, 4, monkeypatch)
     monkeypatch.undo()
     params = [{n: a for n, a in bits(run).items() if n.startswith("params/")} for run in (tmp_path, whole)]
@@ -138,7 +143,8 @@ def test_a_diverging_run_says_so(small_file, tmp_path):
         train.train(tmp_path, small_file, "ebcnn", TINY._replace(learning_rate=1e30), say=quiet)
 
 
-def test_two_processes_do_not_share_a_run_folder(small_file, tmp_path):
+def test_two_processes_do_not_share_a_run_folder(small_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
     with files.alone(tmp_path / "run"), pytest.raises(ValueError, match="another process is at work there"):
         train.train(tmp_path / "run", small_file, "ebcnn", TINY, say=quiet)
 
@@ -156,7 +162,7 @@ def test_a_bad_test_row_is_found_before_training(small_file, tmp_path):
     bad = tmp_path / "bad.h5"
     shutil.copy(small_file, bad)
     with so2sat.open_file(small_file) as patches:
-        _, test = runs.parts(patches, TINY)
+        _, test = split.parts(patches, TINY)
     with h5py.File(bad, "a") as file:
         file["sen2"][test[-2], 0, 0, 0] = np.nan
     said = []

@@ -20,7 +20,7 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs
+from bplcz_ref.training import evaluate, runs, split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ def curves_figure(folders: list, path: str | Path) -> Path:
     path, folders = checked(path), distinct_folders(folders)
     configs, found = [runs.read_config(run) for run in folders], []
     for run, config, label in zip(folders, configs, labels(folders, configs), strict=True):
-        rows, settings = runs.read_log(run), runs.settings_of(run, config)
+        rows, settings = runs.read_log(run), runs.settings_of(config)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
         floors = [runs.L_con_floor(settings, row["positive_fraction"]) for row in rows]
@@ -147,7 +147,7 @@ def common_test(folders: list[Path], configs: list[dict], patches: Patches) -> n
                 f"{run} was trained on {config['data']['path']}, and {patches.path} has other labels: "
                 "give the file that it was trained on, whose test part is known"
             )
-        tested.append(runs.parts(patches, runs.settings_of(run, config))[1])
+        tested.append(split.parts(patches, runs.settings_of(config))[1])
         if not np.array_equal(np.sort(tested[-1]), np.sort(tested[0])):
             raise ValueError(
                 f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"

@@ -12,7 +12,7 @@ import numpy as np
 from bplcz_ref import metrics, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.training import runs
+from bplcz_ref.training import checkpoint, runs
 
 ROWS_AT_ONCE = 64  # through the network
 
@@ -31,9 +31,9 @@ class Trained(NamedTuple):
 def load(run: str | Path) -> Trained:
     """The trained network of a run folder, complete or not. Errors: ValueError without a checkpoint."""
     config = runs.read_config(run)
-    settings = runs.settings_of(run, config)
-    network = systems.build(config["system"], settings)
-    at = runs.load_checkpoint(run, network, settings, config["dtype"])
+    runs.check_vocabulary(run, config)
+    network = systems.build(config["system"], runs.settings_of(config))
+    at = checkpoint.load(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
     return Trained(network, at.params, at.state, at.statistics, config["dtype"], config)

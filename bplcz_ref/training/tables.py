@@ -22,7 +22,7 @@ from bplcz_ref import model, optim, paper, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
-from bplcz_ref.training import runs
+from bplcz_ref.training import runs, split
 from bplcz_ref.training.train import duration, own_split, to_stderr, train
 
 TRIES = 3  # rounds in a row in which a worker dies and no run makes progress, before the table gives up
@@ -65,7 +65,7 @@ def tables(
     with so2sat.open_file(data) as patches:
         settings = own_split(patches, settings, given, say)
         for seed in seeds:
-            runs.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
+            split.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
     jobs = [
         Job(str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed))
         for seed in seeds

@@ -18,8 +18,8 @@ from bplcz_ref import files, model, optim, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs
-from bplcz_ref.training.runs import SUMS, Progress
+from bplcz_ref.training import checkpoint, evaluate, runs, split
+from bplcz_ref.training.checkpoint import SUMS, Progress
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another checkpoint is written after each epoch
 
@@ -54,16 +54,16 @@ def train(
         if metrics is not None:
             say(f"{run}: complete already, not trained again")
             return metrics
-        rows, test_rows = runs.parts(patches, settings)
+        rows, test_rows = split.parts(patches, settings)
         if system in systems.NEED_TWO and (settings.batch == 1 or len(rows) % settings.batch == 1):
             raise ValueError(
                 f"{len(rows)} samples in batches of {settings.batch} leave a last batch of one, which "
                 f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
             )
         network = systems.build(system, settings)
-        at = runs.load_checkpoint(run, network, settings, dtype)
+        at = checkpoint.load(run, network, config)
         if at is None:
-            at = start(patches, rows, test_rows, network, settings, dtype)
+            at = start(patches, rows, test_rows, network, settings, dtype, runs.identity(config))
             files.write_json(run / "config.json", config)
         else:
             say(f"{run}: resumed at step {at.step}")
@@ -71,16 +71,16 @@ def train(
         trained = evaluate.Trained(network, at.params, at.state, at.statistics, dtype, config)
         say(f"{run}: evaluating on {len(test_rows)} test samples")
         C = evaluate.confusion(trained, patches, test_rows)
-    return runs.finish(run, config, at, C)
+    return runs.finish(run, config, at.params, C)
 
 
 def own_split(
     patches: Patches, settings: systems.Settings, given: Collection[str] | None, say: Callable[[str], None]
 ) -> systems.Settings:
-    """runs.settle, and a line where the file's split takes the place of the preset's sizes."""
-    settled = runs.settle(patches, settings, given)
+    """split.settle, and a line where the file's split takes the place of the preset's sizes."""
+    settled = split.settle(patches, settings, given)
     if settled != settings:
-        sizes = runs.words({"per_class": settled.per_class, "test": settled.test})
+        sizes = split.words({"per_class": settled.per_class, "test": settled.test})
         say(f"{patches.path}: its own split is used, {sizes}")
     return settled
 
@@ -92,13 +92,22 @@ def start(
     network: model.Model,
     settings: systems.Settings,
     dtype: str,
+    config: str,
 ) -> Progress:
     """Step 0: initial parameters, and the statistics of the training part."""
     for some in so2sat.chunks(test_rows):
         patches.images(some, dtype)  # a value that is not finite is found now, not after all the training
     params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
     statistics = standardise.statistics(patches, rows, settings.clip_sen1)
-    return Progress(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics)
+    return Progress(
+        config=config,
+        step=0,
+        sums=dict.fromkeys(SUMS, 0.0),
+        params=params,
+        velocity=None,
+        state=state,
+        statistics=statistics,
+    )
 
 
 def fit(
@@ -122,12 +131,12 @@ def fit(
         for batch in so2sat.chunks(order, settings.batch)[done:]:
             at = one_step(patches, batch, network, settings, at, dtype)
             if time.perf_counter() - saved > checkpoint_seconds and at.step % steps:
-                runs.save_checkpoint(run, at)
+                checkpoint.save(run, at)
                 saved = time.perf_counter()
         row = log_row(epoch, at.sums)
         runs.write_log(run, row)
         at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
-        runs.save_checkpoint(run, at)
+        checkpoint.save(run, at)
         saved = time.perf_counter()
         L_con = "" if row["L_con"] is None else f"  L_con {row['L_con']:.4f}"
         left = (saved - began) / (at.step - first) * (total - at.step)
