@@ -64,7 +64,7 @@ def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (
 
 
 def check_piece(where: str, sen1: np.ndarray, sen2: np.ndarray, y: np.ndarray | None, dtype: np.dtype) -> None:
-    """ValueError unless these are b sound rows of `dtype`, and y their class numbers or None: fit to be written."""
+    """ValueError unless these are b sound rows of `dtype`, and y their class numbers or None: to be written."""
     if y is not None:
         check_classes(f"{where}: y", y)
     for name, values in (("sen1", sen1), ("sen2", sen2)):
