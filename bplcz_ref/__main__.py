@@ -236,6 +236,8 @@ def run_predict(options) -> None:
     trained = evaluate.load(options.folder)
     lines = ["row,class,name,simulated"]
     with so2sat.open_file(options.data, labels=False) as patches:
+        for line in inspection.constant_channels(patches):
+            print(f"bplcz_ref predict: {options.data}: {line}", file=sys.stderr)
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         for rows, c_hat in evaluate.logits(trained, patches, np.arange(len(patches))):
             classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]

@@ -8,6 +8,11 @@ from so2sat_files import make
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import tables
 
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
+
+
 # --- data, training, report, the command line --------------------------------------------------------------------
 
 

@@ -38,6 +38,7 @@ TESTS = {
     "in_one_file.py": ["test_in_one_file.py"],
     "schema.py": ["test_schema.py"],
     "archives.py": ["test_archives.py"],
+    "hdf5.py": ["test_hdf5.py"],
     "encoders/text.py": ["test_encoders.py"],
     "data/so2sat.py": ["test_so2sat.py"],
     "data/standardise.py": ["test_standardise.py"],

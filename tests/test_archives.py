@@ -1,6 +1,7 @@
 """archives.py: what was written comes back; a damaged or hostile archive is named before it takes memory."""
 
 import io
+import os
 import struct
 import zipfile
 
@@ -56,7 +57,7 @@ BAD = [
     ("Python objects", lambda path: archive(path, [("w.npy", npy(np.array([{}], object)))])),
     ("holds 'w' twice", lambda path: archive(path, [("w.npy", ONE), ("w", ONE)])),
     ("no such file", lambda path: None),
-    ("no regular file", lambda path: path.mkdir()),
+    ("no regular file", lambda path: os.mkfifo(path)),
 ]
 
 

@@ -108,6 +108,17 @@ def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
+def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
+    with h5py.File(small_file) as source, h5py.File(tmp_path / "bare.h5", "w") as file:
+        source.copy("sen2", file)
+        file["sen1"] = np.zeros(source["sen1"].shape)
+    out = tmp_path / "labels.csv"
+    assert command_line.main(["predict", str(run), "--data", str(tmp_path / "bare.h5"), "--out", str(out)]) == 0
+    error = capsys.readouterr().err
+    assert "bare.h5: sen1, all 8 channels, is 0, constant at every pixel of the 136 rows looked at" in error
+    assert error.count("\n") == 1
+
+
 def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, capsys):
     assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
     text = capsys.readouterr().out

@@ -139,7 +139,7 @@ def test_a_loop_of_links_is_no_data_file(tmp_path):
 def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
     with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: the data path"):
         tables.one_run(job(tmp_path / "run", data=tmp_path / "missing.h5"))
-    with pytest.raises(ValueError, match="missing.h5: no such file"):
+    with pytest.raises(ValueError, match="missing.h5: there is no such file"):
         tables.tables(tmp_path / "missing.h5", tmp_path, ["ebcnn"], [47], TINY, say=quiet)
 
 

@@ -1,6 +1,7 @@
 """`python -m bplcz_ref conform export | check | explain | selftest | regenerate`, and the text of `explain`."""
 
 import argparse
+import os
 import shutil
 
 import numpy as np
@@ -47,11 +48,24 @@ def run(options: argparse.Namespace) -> int | None:
 
 def export(options: argparse.Namespace) -> None:
     """Copy the packaged vectors, checked, into a folder, which must be new or empty."""
-    vectors, folder = kit.load(), files.make_folder(options.folder)
-    if any(folder.iterdir()):
+    vectors, folder, new = kit.load(), options.folder, not options.folder.exists()
+    files.make_folder(folder.parent if new else folder)
+    if not new and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder")
-    for name in (*vectors.manifest["files"], "manifest.json"):
-        shutil.copyfile(kit.VECTORS / name, folder / name)
+    part = (folder.parent if new else folder) / f".vectors.{os.getpid()}.part"
+    try:
+        part.mkdir()
+        for name in (*vectors.manifest["files"], "manifest.json"):
+            shutil.copyfile(kit.VECTORS / name, part / name)
+        if new:
+            part.rename(folder)
+        else:  # an empty folder may be somebody's own, such as the current one: it is filled, not replaced
+            for name in (*vectors.manifest["files"], "manifest.json"):
+                (part / name).rename(folder / name)
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}); nothing of it is left") from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     version = vectors.manifest["kit"]
     print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 
