@@ -279,6 +279,7 @@ def test_subset_keeps_values_and_marks_the_parts(tmp_path, dtype):
             assert file[name].dtype == dtype
             np.testing.assert_array_equal(file[name][:], data[name][rows].astype(dtype))
     with so2sat.open_file(out) as patches:
+        assert np.array_equal(patches.source_rows, rows)
         assert patches.simulated  # carried over from the source
         assert {
             k: patches.attributes[k] for k in ("subset_of", "per_class", "seed", "train_rows", "test_rows")
@@ -292,6 +293,41 @@ def test_subset_keeps_values_and_marks_the_parts(tmp_path, dtype):
         assert [len(part) for part in patches.parts] == [34, 50]
         assert np.bincount(patches.labels[patches.parts[0]]).tolist() == [2] * 17
         assert patches.parts[1][0] == 34
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (np.arange(16), r"source_rows is int64 \(16,\); expected 17 whole row numbers"),
+        (np.arange(17.0), "source_rows is float64"),
+        (np.arange(17) - 1, "source_rows holds -1; expected row numbers, 0 or more"),
+        (np.full(17, 2**64 - 1, np.uint64), "source_rows holds 18446744073709551615"),
+    ],
+)
+def test_source_rows_that_are_none_are_named(tmp_path, rows, message):
+    make(tmp_path / "x.h5", rows=17)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["source_rows"] = rows
+    with pytest.raises(ValueError, match=message), so2sat.open_file(tmp_path / "x.h5"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [(True, True), (np.uint8(1), True), (0, False), ("false", None), ("true", None), (b"x", None), (2, None),
+     (np.array([1]), None), (0.0, None), (h5py.Empty("f8"), None)],
+)  # fmt: skip
+def test_a_file_says_plainly_whether_it_is_simulated(tmp_path, value, read):
+    """The text "false" would count as true."""
+    make(tmp_path / "x.h5", rows=17)
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file.attrs["simulated"] = value
+    if read is None:
+        with pytest.raises(ValueError, match="simulated is .*; expected true or false as a boolean, or 1 or 0"):
+            so2sat.open_file(tmp_path / "x.h5").__enter__()
+    else:
+        with so2sat.open_file(tmp_path / "x.h5") as patches:
+            assert patches.simulated is read
 
 
 def test_subset_does_not_overwrite_its_source(plain, tmp_path):

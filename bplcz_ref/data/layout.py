@@ -8,6 +8,7 @@ Index letters: N rows of a file, b rows asked for, K = 17 classes.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -172,6 +173,27 @@ def subset_parts(path: Path, N: int, train: int | None) -> tuple[np.ndarray, np.
     if not isinstance(train, int | np.integer) or not 0 < train <= N:
         raise ValueError(f"{path}: attribute train_rows is {train!r}; expected a whole number, 1 to {N}")
     return np.arange(train), np.arange(train, N)
+
+
+def source_rows(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) int64
+    """The row numbers in the file that a subset was drawn from; None if the file does not have them."""
+    data = hdf5.dataset(file, "source_rows")
+    if data is None:
+        return None
+    if data.shape != (N,) or data.dtype.kind not in "iu":
+        raise ValueError(f"{path}: source_rows is {data.dtype} {data.shape}; expected {N} whole row numbers")
+    hdf5.check_stored(data, f"{path}: source_rows", whole=True)
+    rows = data[:]
+    if bad := [n for n in (rows.min(), rows.max()) if not 0 <= int(n) < 2**63]:
+        raise ValueError(f"{path}: source_rows holds {bad[0]}; expected row numbers, 0 or more")
+    return rows.astype(np.int64)
+
+
+def flag(path: Path, name: str, value: Any) -> bool:
+    """A yes or no that a file says of itself; ValueError for anything else, such as the text "false"."""
+    if isinstance(value, bool | int | np.bool_ | np.integer) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{path}: attribute {name} is {brief(value)}; expected true or false as a boolean, or 1 or 0")
 
 
 def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64

@@ -34,6 +34,7 @@ class Patches:
 
     labels      (N,) int64, or None where they were not read
     parts       (train, test), two arrays of row numbers, if the file was written by `subset`; otherwise None
+    source_rows (N,) int64, row numbers in the file that such a subset was drawn from; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
     dtype       float32 if both sensors are stored so, otherwise float64
@@ -46,9 +47,10 @@ class Patches:
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
         self.attributes = dict(file.attrs)
-        self.simulated = bool(self.attributes.get("simulated", False))
+        self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
         self.labels = layout.class_numbers(path, sets["label"]) if labels else None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
+        self.source_rows = layout.source_rows(path, file, len(self))
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
 
@@ -184,13 +186,20 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     return train, np.sort(rng.choice(rest, test, replace=False))
 
 
-def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes: dict | None = None) -> None:
+def write_file(
+    path: str | Path,
+    rows: int,
+    batches: Iterable[tuple],
+    attributes: dict | None = None,
+    source_rows: np.ndarray | None = None,
+) -> None:
     """A file in So2Sat's layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
     y (b,) class numbers become one-hot rows; with y None in every batch the file has no labels. Values are stored
     exactly, in the dtype of the first batch (published files are float64). One batch is in memory at a time. The
     file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
     dtype, with values that are not finite or beyond 1e10, or another number of rows.
+    source_rows (rows,): where each row was in another file, kept beside the values.
     """
     path = Path(path)
     if path.is_dir():
@@ -199,6 +208,8 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
     with whole(path) as part, h5py.File(part, "w") as file:
         file.attrs.update(attributes or {})
+        if source_rows is not None:
+            file["source_rows"] = np.asarray(source_rows, np.int64)
         done = 0
         for batch in batches:
             sen1, sen2 = map(np.asarray, batch[:2])
@@ -224,7 +235,8 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
-    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: one chunk.
+    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
+    `source_rows` has the row numbers in the source. Memory: one chunk.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
@@ -237,4 +249,4 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
         )
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
         notes |= {"per_class": per_class, "seed": seed}
-        write_file(out, len(index), batches, patches.attributes | notes)
+        write_file(out, len(index), batches, patches.attributes | notes, source_rows=index)
