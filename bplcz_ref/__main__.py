@@ -17,7 +17,7 @@ from bplcz_ref.conform import command as conform
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures
 from bplcz_ref.report import text as report
-from bplcz_ref.training import evaluate, runs, split, tables, train
+from bplcz_ref.training import evaluate, runs, tables, train
 
 # After an interruption, what the same command does.
 RESUMING = {
@@ -205,16 +205,15 @@ def add_evaluate(commands) -> None:
     c = command(commands, run_evaluate, "evaluate RUN --data FILE.h5")
     c.add_argument("folder", metavar="RUN", type=files.path)
     data_option(c, required=True)
+    c.add_argument("--training-rows", choices=("skip", "include"),
+                   help="what to do with rows of another file that were trained on; default: refuse")  # fmt: skip
 
 
 def run_evaluate(options) -> None:
     """Print the accuracy on a file; on the file that a run was trained on, on its test part."""
     trained = evaluate.load(options.folder)
     with so2sat.open_file(options.data) as patches:
-        rows, which = np.arange(len(patches)), f"all {len(patches)} rows of {options.data}"
-        if files.digest(patches.labels) == trained.config["data"]["labels"]:
-            _, rows = split.parts(patches, runs.settings_of(trained.config))
-            which = f"the test part of {options.data}, on which it was trained"
+        rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
         C = evaluate.confusion(trained, patches, rows)
         print(origin(options.folder, trained))
         print(f"{report.one_line(metrics.summary(C), 'SIMULATED' if patches.simulated else 'given')}: {which}")

@@ -21,6 +21,7 @@ def test_a_failed_write_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
         velocity=None,
         state=at.state,
         statistics=at.statistics,
+        trained_on=at.trained_on,
     )
     checkpoint.save(tmp_path, progress)
     before = bits(tmp_path)
@@ -78,6 +79,7 @@ FORGED = [
     ({PARAMETER: np.full(17, "a")}, f"{PARAMETER} is <U1"),
     ({PARAMETER: np.ones(16, np.float32)}, rf"{PARAMETER} is float32 \(16,\); expected float32 \(17,\)"),
     ({PARAMETER: None}, f"lacks {PARAMETER}"),
+    ({"trained_on": np.zeros(35, np.uint64)}, r"trained_on is uint64 \(35,\); expected uint64 \(34,\)"),
     ({VELOCITY: None}, f"lacks {VELOCITY}"),
     ({VELOCITY: np.full(17, np.inf, np.float32)}, f"{VELOCITY} holds inf"),
     ({"config": np.zeros(32, np.uint8)}, "belongs to another config.json"),

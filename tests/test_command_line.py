@@ -124,6 +124,7 @@ def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, caps
     text = capsys.readouterr().out
     kappa = files.read_json(run / "metrics.json")["kappa"]
     assert "on 40 SIMULATED samples: the test part" in text
+    assert "the network was trained on the file's training part" in text
     assert f"kappa {100 * kappa:.2f} %" in text
 
 

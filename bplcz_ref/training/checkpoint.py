@@ -35,6 +35,7 @@ class Progress(NamedTuple):
     velocity: dict | None  # None before the first step
     state: dict
     statistics: standardise.Statistics
+    trained_on: np.ndarray  # (17 per_class,) uint64, row_digests of the training part
 
 
 def save(run: Path, at: Progress) -> None:
@@ -45,6 +46,7 @@ def save(run: Path, at: Progress) -> None:
         "sums": np.array([at.sums[name] for name in SUMS]),
         "statistics/mean": at.statistics.mean,
         "statistics/std": at.statistics.std,
+        "trained_on": at.trained_on,
     }
     for part in ("params", "velocity", "state"):
         arrays |= {f"{part}/{name}": leaf for name, leaf in weights.named(getattr(at, part) or {}).items()}
@@ -66,7 +68,7 @@ def load(run: str | Path, network: model.Model, config: dict) -> Progress | None
         )
     params, state = network.init(stream(config["settings"]["seed"], "init"), np.dtype(config["dtype"]))
     with advising():
-        arrays = archives.read_npz(path, lambda entries: check_declared(path, entries, params, state))
+        arrays = archives.read_npz(path, lambda entries: check_declared(path, entries, params, state, config))
         check_values(path, arrays, config)
         if runs.complete(run) and arrays["step"] < last_step(config):
             raise ValueError(f"{path} is of step {arrays['step']}, though the run is complete: it was exchanged")
@@ -83,6 +85,7 @@ def load(run: str | Path, network: model.Model, config: dict) -> Progress | None
         velocity=weights.like(params, velocity, str(path)) if velocity else None,
         state=weights.like(state, part("state"), str(path)),
         statistics=standardise.Statistics(**part("statistics"), clip_sen1=config["settings"]["clip_sen1"]),
+        trained_on=arrays["trained_on"],
     )
 
 
@@ -107,7 +110,7 @@ def advising() -> Iterator[None]:
         ) from None
 
 
-def check_declared(path: Path, entries: list[archives.Entry], params: dict, state: dict) -> None:
+def check_declared(path: Path, entries: list[archives.Entry], params: dict, state: dict, config: dict) -> None:
     """ValueError unless a checkpoint declares what the network and its optimiser have; nothing is read yet."""
     leaves: dict[str, np.ndarray] = {
         "config": np.zeros(32, np.uint8),
@@ -115,6 +118,7 @@ def check_declared(path: Path, entries: list[archives.Entry], params: dict, stat
         "sums": np.zeros(len(SUMS)),
         "statistics/mean": np.zeros(len(BANDS)),
         "statistics/std": np.zeros(len(BANDS)),
+        "trained_on": np.zeros(config["data"]["split"]["training"], np.uint64),
     }
     leaves |= {f"params/{name}": leaf for name, leaf in weights.named(params).items()}
     leaves |= {f"state/{name}": leaf for name, leaf in weights.named(state).items()}

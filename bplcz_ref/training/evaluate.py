@@ -9,21 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import metrics, model, nn, paper, systems
+from bplcz_ref import files, metrics, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.training import checkpoint, runs
+from bplcz_ref.training import checkpoint, runs, split
 
 ROWS_AT_ONCE = 64  # through the network
 
 
 class Trained(NamedTuple):
-    """A network with its parameters, the statistics that standardise its input, and its run's config.json."""
+    """A network with its parameters, the statistics that standardise its input, and what it was trained on.
+
+    trained_on (17 per_class,) uint64: split.row_digests of the training rows. config: the run's config.json.
+    """
 
     network: model.Model
     params: dict
     state: dict
     statistics: standardise.Statistics
+    trained_on: np.ndarray
     dtype: str
     config: dict
 
@@ -36,7 +40,39 @@ def load(run: str | Path) -> Trained:
     at = checkpoint.load(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
-    return Trained(network, at.params, at.state, at.statistics, config["dtype"], config)
+    return Trained(network, at.params, at.state, at.statistics, at.trained_on, config["dtype"], config)
+
+
+def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | None) -> tuple[np.ndarray, str]:
+    """(row numbers, words for them): the test part of the file that was trained on, or all rows of another file.
+
+    Rows of another file that were trained on, as in the file that a subset was drawn from, say nothing about new
+    data: training_rows "skip" leaves them out, "include" takes them in, None refuses the file.
+    """
+    N, path = len(patches), patches.path
+    if runs.same_data(trained.config, patches):
+        _, rows = split.parts(patches, runs.settings_of(trained.config))
+        if files.digest(rows) != trained.config["data"]["split"]["test_rows"]:
+            raise ValueError(
+                f"{path}: its parts are others now than in training; restore its attribute train_rows"
+            )
+        return rows, f"the test part of {path}; the network was trained on the file's training part"
+    rows = np.arange(N)
+    seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
+    count = int(seen.sum())
+    if not count:
+        return rows, f"all {N} rows of {path}"
+    if training_rows is None:
+        raise ValueError(
+            f"{path}: {count} of its {N} rows were trained on, the first is row {np.argmax(seen)}; results on them"
+            " say nothing about new data. Leave them out with --training-rows skip, or count them with"
+            " --training-rows include"
+        )
+    if training_rows == "include":
+        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
+    if count == N:
+        raise ValueError(f"{path}: all its {N} rows were trained on, so none is left to evaluate")
+    return rows[~seen], f"the {N - count} rows of {path} that were not trained on; {count} are left out"
 
 
 def inputs(

@@ -3,6 +3,7 @@
 The split belongs to the file: one that `subset` wrote has parts, and they are used unless split is "random".
 """
 
+import hashlib
 from collections.abc import Collection
 
 import numpy as np
@@ -62,3 +63,17 @@ def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.
         settle(patches, settings, given=("per_class", "test"))
         return patches.parts
     return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+
+
+def row_digests(patches: Patches, rows: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64
+    """8 bytes of BLAKE2b of the float32 pixels of each row.
+
+    They tell whether a row of any file was trained on: of the same file, of its source, of another subset, and of
+    a copy in float32 of a file in float64.
+    """
+    found = [
+        hashlib.blake2b(row.tobytes(), digest_size=8).digest()
+        for some in so2sat.chunks(rows)
+        for row in patches.images(some, np.float32).astype("<f4", copy=False)
+    ]
+    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)

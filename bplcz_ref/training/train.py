@@ -68,7 +68,7 @@ def train(
         else:
             say(f"{run}: resumed at step {at.step}")
         at = fit(run, patches, rows, network, settings, at, dtype, say, checkpoint_seconds)
-        trained = evaluate.Trained(network, at.params, at.state, at.statistics, dtype, config)
+        trained = evaluate.Trained(network, at.params, at.state, at.statistics, at.trained_on, dtype, config)
         say(f"{run}: evaluating on {len(test_rows)} test samples")
         C = evaluate.confusion(trained, patches, test_rows)
     return runs.finish(run, config, at.params, C)
@@ -107,6 +107,7 @@ def start(
         velocity=None,
         state=state,
         statistics=statistics,
+        trained_on=split.row_digests(patches, rows),
     )
 
 
