@@ -38,6 +38,16 @@ def test_the_reported_metrics_come_from_the_saved_weights(whole, small_file):
     assert metrics.summary(C)["kappa"] == runs.read_metrics(whole)["kappa"]
 
 
+def test_a_logit_that_is_not_finite_has_no_class(whole, small_file):
+    trained = evaluate.load(whole)
+    trained.params["classifier"]["bias"][2] = np.nan
+    with (
+        so2sat.open_file(small_file) as patches,
+        pytest.raises(ValueError, match="values that are not finite for row 7"),
+    ):
+        evaluate.confusion(trained, patches, np.array([7, 8]))
+
+
 @pytest.fixture(scope="module")
 def of_subset(subset, tmp_path_factory):
     """A run on 34 rows of `subset`, which are rows of `small_file` too."""

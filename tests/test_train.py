@@ -137,10 +137,90 @@ def test_a_process_killed_several_times_ends_with_the_same_bits(whole, small_fil
     assert not list(run.glob(".*.part"))  # partial files left by killed processes
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_diverging_run_says_so(small_file, tmp_path):
-    with pytest.raises(ValueError, match="try a smaller learning rate"):
-        train.train(tmp_path, small_file, "ebcnn", TINY._replace(learning_rate=1e30), say=quiet)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_diverging_run_says_so_and_nothing_else(small_file, tmp_path, monkeypatch, threads):
+    """NumPy's warnings reach nobody, from no thread."""
+    monkeypatch.setenv("BPLCZ_THREADS", threads)
+    for system in ("ebcnn-bplcz", "exvit"):
+        with pytest.raises(ValueError, match="try a smaller learning rate"):
+            train.train(tmp_path / system, small_file, system, TINY._replace(learning_rate=1e30), say=quiet)
+
+
+@pytest.mark.slow
+def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
+    """As a process of its own, where every warning would be an error."""
+    asked = ["train", "--data", str(small_file), "--system", "ebcnn-bplcz", "--out", str(tmp_path / "run")]
+    asked += ["--per-class", "2", "--test", "40", "--epochs", "2", "--learning-rate", "1e4"]
+    command = [sys.executable, "-W", "error", "-m", "bplcz_ref", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    *progress, error = done.stderr.splitlines()
+    assert all("epoch" in line for line in progress)
+    assert error.startswith("bplcz_ref train: the ")
+    assert error.endswith("try a smaller learning rate")
+
+
+def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tmp_path, monkeypatch):
+    """The loss of the last step may still be finite."""
+    sgd = train.optim.sgd
+
+    def last(*arguments, **options):
+        params, velocity = sgd(*arguments, **options)
+        if last.steps == 2:
+            params["classifier"]["bias"][3] = np.inf
+        last.steps += 1
+        return params, velocity
+
+    last.steps = 0
+    monkeypatch.setattr(train.optim, "sgd", last)
+    message = "parameter classifier.bias is not finite after step 3: try a smaller"
+    with pytest.raises(ValueError, match=message):
+        train.train(tmp_path, small_file, "ebcnn", TINY._replace(epochs=1), say=quiet)
+    assert not (tmp_path / "checkpoint.npz").exists()
+
+
+@pytest.mark.parametrize("what", ["sen2", "label"])
+def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_path, monkeypatch, what):
+    data, run = tmp_path / "data.h5", tmp_path / "run"
+    shutil.copy(small_file, data)
+    one_step = train.one_step
+
+    def changing(patches, rows, network, settings, at, dtype):
+        if at.step == 4:
+            offset, rows_ = places[what], 136
+            with open(data, "r+b") as file:
+                file.seek(offset)
+                old = np.fromfile(file, "f8", rows_ * sizes[what]).reshape(rows_, -1)
+                file.seek(offset)
+                old[::-1].tofile(file)
+        return one_step(patches, rows, network, settings, at, dtype)
+
+    with h5py.File(data) as file:
+        places = {name: file[name].id.get_offset() for name in file}
+        sizes = {name: file[name].size // 136 for name in file}
+    monkeypatch.setattr(train, "one_step", changing)
+    with pytest.raises(ValueError, match=r"data.h5: its .*(labels|pixels) changed while .*run was trained on it"):
+        train.train(run, data, "ebcnn", TINY, say=quiet)
+    assert not runs.complete(run)
+
+
+def test_an_absurd_value_is_named_before_training(small_file, tmp_path):
+    data = tmp_path / "absurd.h5"
+    shutil.copy(small_file, data)
+    with so2sat.open_file(small_file) as patches:
+        training, test = split.parts(patches, TINY)
+    for dtype in ("float32", "float64"):
+        for row in (training[3], test[5]):
+            with h5py.File(data, "a") as file:
+                old = file["sen2"][row, 1, 2, 4]
+                file["sen2"][row, 1, 2, 4] = 1e300
+            said = []
+            with pytest.raises(ValueError, match=rf"row {row}, channel B6, pixel \(1, 2\) is (1e\+300|inf)"):
+                train.train(tmp_path / "run", data, "ebcnn", TINY, dtype=dtype, say=said.append)
+            assert not said
+            with h5py.File(data, "a") as file:
+                file["sen2"][row, 1, 2, 4] = old
 
 
 def test_two_processes_do_not_share_a_run_folder(small_file, tmp_path, monkeypatch):

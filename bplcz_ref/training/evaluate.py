@@ -86,10 +86,19 @@ def inputs(
 def logits(
     trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, K)
-    """(rows, c_hat) of each piece of `rows`: the image side alone."""
+    """(rows, c_hat) of each piece of `rows`: the image side alone.
+
+    Errors: ValueError if a logit is not finite, since the class of such a row would be of no meaning.
+    """
     for some, x in inputs(trained, patches, rows, size):
-        with nn.one_blas_thread():
+        with nn.one_blas_thread(), np.errstate(all="ignore"):
             c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
+        bad = ~np.isfinite(c_hat).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"{patches.path}: the network gives values that are not finite for row {some[np.argmax(bad)]}: its"
+                " training diverged (try a smaller learning rate), or the row is unlike what it was trained on"
+            )
         yield some, c_hat
 
 
