@@ -230,8 +230,7 @@ def run_predict(options) -> None:
     """Write the class of every row of a file."""
     if options.out.exists() and Path(options.data).exists() and options.out.samefile(options.data):
         raise ValueError(f"{options.out} is the data itself: name another file for the labels")
-    if options.out.is_dir():
-        raise ValueError(f"{options.out} is a folder; expected a file to write")
+    files.replaceable(options.out)
     trained = evaluate.load(options.folder)
     lines = ["row,class,name,simulated"]
     with so2sat.open_file(options.data, labels=False) as patches:
@@ -241,8 +240,9 @@ def run_predict(options) -> None:
         for rows, c_hat in evaluate.logits(trained, patches, np.arange(len(patches))):
             classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]
             lines += [f"{row},{name},{text},{simulated}" for row, (name, text) in zip(rows, classes, strict=True)]
+    said = origin(options.folder, trained)  # last of what may fail: labels are written when all else is known
     files.write_text(options.out, "\n".join(lines) + "\n")
-    print(origin(options.folder, trained))
+    print(said)
     print(f"{options.out}: the classes of {len(lines) - 1} rows")
 
 
@@ -266,10 +266,12 @@ def add_report(commands) -> None:
 
 def run_report(options) -> int:
     """Print the accuracy of runs, and draw figures: confusion matrix, t-SNE of I, curves."""
-    for run in filter(runs.complete, options.folders):
-        result = runs.read_metrics(run)
+    results = {run: runs.read_metrics(run) for run in filter(runs.complete, options.folders)}
+    written: list[str] = []
+    missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
+    for run, result in results.items():
         print(f"{run}: {report.one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}")
-    missing = figures.write_figures(options.folders, options.out, options.data)
+    print("\n".join(written))
     for line in missing:
         print(f"bplcz_ref report: {line}", file=sys.stderr)
     return 1 if missing else 0

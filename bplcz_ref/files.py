@@ -45,6 +45,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     ('all of it', ['a.txt'])
     """
     target = replaceable(path)
+    _make(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     with written(path, temporary):
         try:
@@ -90,7 +91,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def replaceable(path: str | Path) -> Path:
-    """The file to write for `path`: itself, or what it leads to if it is a link; makes the folder above it.
+    """The file to write for `path`: itself, or what it leads to if it is a link.
 
     Errors: ValueError for a folder, a device, a pipe, a socket, a loop of links, a path with a null character.
     """
@@ -102,7 +103,6 @@ def replaceable(path: str | Path) -> Path:
         raise ValueError(f"{path} is a folder; expected a file to write")
     if os.path.exists(target) and not os.path.isfile(target):
         raise ValueError(f"{path} is a device, pipe or socket, which is not written over; name a file to write")
-    _make(target.parent)
     return target
 
 

@@ -1,6 +1,7 @@
 """__main__.py: each command as a user calls it, and errors as one line with code 2."""
 
 import csv
+import os
 
 import h5py
 import numpy as np
@@ -117,6 +118,20 @@ def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "bare.h5: sen1, all 8 channels, is 0, constant at every pixel of the 136 rows looked at" in error
     assert error.count("\n") == 1
+
+
+def test_predict_writes_labels_when_all_else_is_known_and_never_to_a_device(run, small_file, tmp_path, capsys):
+    bad, out = copied(run, tmp_path / "bad"), tmp_path / "new" / "labels.csv"
+    (bad / "log.jsonl").write_text("[]\n")
+    assert command_line.main(["predict", str(bad), "--data", str(small_file), "--out", str(out)]) == 2
+    assert "log.jsonl, line 1 is []; expected an object" in capsys.readouterr().err
+    assert not out.parent.exists()
+    os.mkfifo(tmp_path / "pipe")
+    for device in ("/dev/null", str(tmp_path / "pipe")):
+        before = os.stat(device).st_mode
+        assert command_line.main(["predict", str(run), "--data", str(small_file), "--out", device]) == 2
+        assert f"{device} is a device, pipe or socket" in capsys.readouterr().err
+        assert os.stat(device).st_mode == before
 
 
 def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, capsys):

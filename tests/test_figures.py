@@ -1,6 +1,7 @@
 """figures.py and model.fused: what is drawn is what was measured, and simulated data says so."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -181,7 +182,7 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_pat
     with pytest.raises(ValueError, match="another test part than"):
         figures.tsne_figure([runs[0], other_seed], small_file, tmp_path / "a.png")
     other_data = copied(runs[1], tmp_path / "data", data={"path": "b.h5", "labels": "0" * 64})
-    with pytest.raises(ValueError, match=r"was trained on b.h5.*has other labels"):
+    with pytest.raises(ValueError, match=r"was trained on b.h5, and .* is another file"):
         figures.tsne_figure([runs[0], other_data], small_file, tmp_path / "a.png")
     all_bands = copied(runs[1], tmp_path / "all", system="resnet50")
     with pytest.raises(ValueError, match="resnet50 takes all bands at once"):
@@ -268,6 +269,26 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
     assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 
+def test_report_draws_no_other_file_than_was_asked_for(runs, plain, small_file, tmp_path, capsys):
+    """The figures show the test part of the run's own file, so another --data is refused; its copy is not."""
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="and .*plain.h5 is another file; figures show the test part"):
+        figures.write_figures(runs[0], out, plain[0])
+    assert command_line.main(["report", str(runs[0]), "--data", str(plain[0]), "--out", str(out)]) == 2
+    assert not capsys.readouterr().out
+    with pytest.raises(ValueError, match="plain.h5 is another file"):
+        figures.tsne_figure(runs[0], plain[0], out / "a.png")
+    assert not out.exists()
+    shutil.copy(small_file, tmp_path / "copy.h5")
+    figures.check_data([runs[0]], [folders.read_config(runs[0])], tmp_path / "copy.h5")
+
+
+def test_the_root_folder_is_refused(runs, capsys):
+    pytest.importorskip("matplotlib")
+    assert command_line.main(["report", str(runs[0]), "--out", "/"]) == 2
+    assert "/ is the root folder of the system; name a folder" in capsys.readouterr().err
+
+
 def test_report_makes_what_it_can(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
@@ -291,9 +312,11 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path):
     again = copied(runs[0], tmp_path / "again", system="resnet50", seed=48)
     written = []
     missing = figures.write_figures([other, again], tmp_path / "out", say=written.append)
-    assert missing == ["no tsne.png: none of these systems fuses band groups by Eq. (9)"]
+    assert not missing
     names = ["confusion-resnet50-seed-47.png", "confusion-resnet50-seed-48.png", "curves.png"]
-    assert written == [str(tmp_path / "out" / name) for name in names]
+    paths = [str(tmp_path / "out" / name) for name in names]
+    assert written == [*paths, "no tsne.png: none of these systems fuses band groups by Eq. (9)"]
+    assert command_line.main(["report", str(other), "--out", str(tmp_path / "again")]) == 0  # nothing failed
 
 
 def test_without_matplotlib_one_line_names_the_extra(runs, small_file, tmp_path, monkeypatch):

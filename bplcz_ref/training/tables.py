@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import model, optim, paper, systems
+from bplcz_ref import files, model, optim, paper, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
@@ -71,6 +71,7 @@ def tables(
         settings = own_split(patches, settings, given, say)
         for seed in seeds:
             split.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
+    files.make_folder(out)
     jobs = [
         Job(str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed))
         for seed in seeds
