@@ -10,6 +10,9 @@ from bplcz_ref.training import tables
 
 
 def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, metavar="N", help="kills of test_kills.py at random, and one at every point"
+    )
     parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
 
 
