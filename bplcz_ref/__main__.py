@@ -5,6 +5,7 @@ docstring is the command's help. They come in the order in which a person uses t
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -31,20 +32,31 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code = options.run(options) or 0
-        sys.stdout.flush()  # a reader that is gone is noticed here at the latest
+        sys.stdout.flush()  # a reader that is gone, or a full disk, is noticed here at the latest
         return code
     except BrokenPipeError:  # the reader has seen enough, as in `... | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        no_output()
         return 0
     except MemoryError:
         print(f"bplcz_ref {options.command}: needs more memory than there is", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"bplcz_ref {options.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename if error.filename is not None else "the output"
+        print(f"bplcz_ref {options.command}: {place}: {error.strerror or error}", file=sys.stderr)
+        if error.errno == errno.ENOSPC:
+            no_output()
         return 2
     except KeyboardInterrupt:
         print(f"bplcz_ref {options.command}: interrupted{RESUMING.get(options.command, '')}", file=sys.stderr)
         return 130
+
+
+def no_output() -> None:
+    """Nothing more goes to stdout, where the interpreter would complain once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
