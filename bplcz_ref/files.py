@@ -61,9 +61,10 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success its files move there, on any error it is removed.
+    """Yield a temporary folder for files; on success it becomes `folder`, on any error it is removed.
 
-    So a full disk leaves nothing half written. Files of the same names in `folder` are replaced, others stay.
+    So neither a full disk nor a kill leaves a new folder half written. If `folder` is there already, the files are
+    moved into it one by one when all are written: those of the same names are replaced, others stay.
 
     >>> import tempfile
     >>> target = Path(tempfile.mkdtemp()) / "vectors"
@@ -72,8 +73,10 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     >>> [p.name for p in target.iterdir()], [p.name for p in target.parent.iterdir()]
     (['a.txt'], ['vectors'])
     """
-    target = make_folder(folder)
-    temporary = Path(os.path.realpath(target)) / f".{os.getpid()}.part"
+    check_path(folder)
+    target, new = Path(folder), not os.path.exists(folder)
+    place = _make(target.parent) if new else make_folder(target)
+    temporary = place / f".{target.name}.{os.getpid()}.part"
     with written(folder, temporary):
         temporary.mkdir()
         try:
@@ -83,11 +86,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
                 replaceable(target / file.name)
                 with open(file, "rb+") as opened:
                     os.fsync(opened.fileno())
-            for file in made:
-                os.replace(file, target / file.name)
+            for old, fresh in [(temporary, target)] if new else [(file, target / file.name) for file in made]:
+                os.replace(old, fresh)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        sync_folder(target)
+        sync_folder(place)
 
 
 def replaceable(path: str | Path) -> Path:

@@ -396,7 +396,7 @@ def test_an_export_that_fails_leaves_nothing(there, tmp_path, capsys, monkeypatc
     if there:
         target.mkdir()
     assert main(["conform", "export", str(target)]) == 2
-    assert f"{target}: cannot be written (No space left on device); nothing of it" in capsys.readouterr().err
+    assert f"{target} cannot be written (No space left on device); nothing of it" in capsys.readouterr().err
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["vectors"] * there
 
 

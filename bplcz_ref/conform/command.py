@@ -1,7 +1,6 @@
 """`python -m bplcz_ref conform export | check | explain | selftest | regenerate`, and the text of `explain`."""
 
 import argparse
-import os
 import shutil
 
 import numpy as np
@@ -48,24 +47,12 @@ def run(options: argparse.Namespace) -> int | None:
 
 def export(options: argparse.Namespace) -> None:
     """Copy the packaged vectors, checked, into a folder, which must be new or empty."""
-    vectors, folder, new = kit.load(), options.folder, not options.folder.exists()
-    files.make_folder(folder.parent if new else folder)
-    if not new and any(folder.iterdir()):
+    vectors, folder = kit.load(), options.folder
+    if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder")
-    part = (folder.parent if new else folder) / f".vectors.{os.getpid()}.part"
-    try:
-        part.mkdir()
+    with files.whole_folder(folder) as made:
         for name in (*vectors.manifest["files"], "manifest.json"):
-            shutil.copyfile(kit.VECTORS / name, part / name)
-        if new:
-            part.rename(folder)
-        else:  # an empty folder may be somebody's own, such as the current one: it is filled, not replaced
-            for name in (*vectors.manifest["files"], "manifest.json"):
-                (part / name).rename(folder / name)
-    except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}); nothing of it is left") from None
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            shutil.copyfile(kit.VECTORS / name, made / name)
     version = vectors.manifest["kit"]
     print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 
