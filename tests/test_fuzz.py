@@ -274,7 +274,7 @@ def read_trained(path):
     trained = evaluate.load(path.parent)
     config = trained.config
     data = {name: value for name, value in config["data"].items() if name != "path"}
-    settings = runs.settings_of(path.parent, config)
+    settings = runs.settings_of(config)
     arrays = [trained.params, trained.state, trained.statistics._asdict()]
     return config["system"], settings._asdict(), config["dtype"], data, *map(flat, arrays)
 
@@ -320,7 +320,6 @@ RUN = {
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-@pytest.mark.xfail(strict=False, reason="the readers of a run folder are being hardened; switch on when they are")
 def test_no_reader_of_a_run_folder_is_taken_in(whole, tmp_path, request):
     pytest.importorskip("matplotlib")
     WHOLE["run"] = whole
