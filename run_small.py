@@ -27,9 +27,13 @@ def main() -> None:
     parser.add_argument("--test", type=int, metavar="N", help="test samples, drawn from the rest")
     parser.add_argument("--epochs", type=int, metavar="N")
     parser.add_argument("--seed", type=int, metavar="N")
+    parser.add_argument(
+        "--split", choices=("file", "random"), help="a subset's own parts (default), or a new draw"
+    )
     options = parser.parse_args()
-    chosen = {name: getattr(options, name) for name in ("per_class", "test", "epochs", "seed")}
-    settings = systems.PRESETS[options.preset]._replace(**{k: v for k, v in chosen.items() if v is not None})
+    chosen = {name: getattr(options, name) for name in ("per_class", "test", "epochs", "seed", "split")}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    settings = systems.PRESETS[options.preset]._replace(**given)
 
     data = options.data
     if data is None:
@@ -39,7 +43,7 @@ def main() -> None:
             simulate.write_file(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
 
     folders = {system: options.out / system for system in systems.TABLE_III}
-    results = [train.train(folder, data, system, settings) for system, folder in folders.items()]
+    results = [train.train(folder, data, system, settings, given=given) for system, folder in folders.items()]
     print(text.ablation(results, list(folders.values())))
 
     print("\nFigures:")

@@ -5,6 +5,7 @@ docstring is the command's help. They come in the order in which a person uses t
 """
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -31,20 +32,31 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         code = options.run(options) or 0
-        sys.stdout.flush()  # a reader that is gone is noticed here at the latest
+        sys.stdout.flush()  # a reader that is gone, or a full disk, is noticed here at the latest
         return code
     except BrokenPipeError:  # the reader has seen enough, as in `... | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains as it ends
+        no_output()
         return 0
     except MemoryError:
         print(f"bplcz_ref {options.command}: needs more memory than there is", file=sys.stderr)
         return 2
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         print(f"bplcz_ref {options.command}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        place = error.filename if error.filename is not None else "the output"
+        print(f"bplcz_ref {options.command}: {place}: {error.strerror or error}", file=sys.stderr)
+        if error.errno == errno.ENOSPC:
+            no_output()
         return 2
     except KeyboardInterrupt:
         print(f"bplcz_ref {options.command}: interrupted{RESUMING.get(options.command, '')}", file=sys.stderr)
         return 130
+
+
+def no_output() -> None:
+    """Nothing more goes to stdout, where the interpreter would complain once more as it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,12 +102,19 @@ def preset_options(c, *names: str) -> None:
     c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
     for name in names:
         c.add_argument(f"--{name}", type=int, metavar="N", help="in place of the preset's")
+    c.add_argument("--split", choices=("file", "random"),
+                   help="a subset's own parts (file, the default), or a new draw from all rows")  # fmt: skip
 
 
 def settings_from(options) -> systems.Settings:
     """The preset, with the settings that were given in place of its own."""
-    given = {name: getattr(options, name, None) for name in systems.Settings._fields}
-    return systems.PRESETS[options.preset]._replace(**{k: v for k, v in given.items() if v is not None})
+    return systems.PRESETS[options.preset]._replace(**given_settings(options))
+
+
+def given_settings(options) -> dict:
+    """{name: value} of the settings that were given."""
+    found = {name: getattr(options, name, None) for name in systems.Settings._fields if name != "preset"}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def refuse_existing(path: str | Path) -> None:
@@ -182,9 +201,14 @@ def add_train(commands) -> None:
 
 def run_train(options) -> None:
     """Train one system into a run folder, or go on with an interrupted run."""
-    settings = settings_from(options)
     result = train.train(
-        options.out, options.data, options.system, settings, dtype=options.dtype, resume=options.resume
+        options.out,
+        options.data,
+        options.system,
+        settings_from(options),
+        dtype=options.dtype,
+        given=given_settings(options),
+        resume=options.resume,
     )
     print(report.one_line(result, "SIMULATED" if result["data_simulated"] else "test"))
 
@@ -193,16 +217,15 @@ def add_evaluate(commands) -> None:
     c = command(commands, run_evaluate, "evaluate RUN --data FILE.h5")
     c.add_argument("folder", metavar="RUN", type=files.path)
     data_option(c, required=True)
+    c.add_argument("--training-rows", choices=("skip", "include"),
+                   help="what to do with rows of another file that were trained on; default: refuse")  # fmt: skip
 
 
 def run_evaluate(options) -> None:
     """Print the accuracy on a file; on the file that a run was trained on, on its test part."""
     trained = evaluate.load(options.folder)
     with so2sat.open_file(options.data) as patches:
-        rows, which = np.arange(len(patches)), f"all {len(patches)} rows of {options.data}"
-        if files.digest(patches.labels) == trained.config["data"]["labels"]:
-            _, rows = runs.parts(patches, runs.settings_of(options.folder, trained.config))
-            which = f"the test part of {options.data}, on which it was trained"
+        rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
         C = evaluate.confusion(trained, patches, rows)
         print(origin(options.folder, trained))
         print(f"{report.one_line(metrics.summary(C), 'SIMULATED' if patches.simulated else 'given')}: {which}")
@@ -219,17 +242,19 @@ def run_predict(options) -> None:
     """Write the class of every row of a file."""
     if options.out.exists() and Path(options.data).exists() and options.out.samefile(options.data):
         raise ValueError(f"{options.out} is the data itself: name another file for the labels")
-    if options.out.is_dir():
-        raise ValueError(f"{options.out} is a folder; expected a file to write")
+    files.replaceable(options.out)
     trained = evaluate.load(options.folder)
     lines = ["row,class,name,simulated"]
     with so2sat.open_file(options.data, labels=False) as patches:
+        for line in inspection.constant_channels(patches):
+            print(f"bplcz_ref predict: {options.data}: {line}", file=sys.stderr)
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         for rows, c_hat in evaluate.logits(trained, patches, np.arange(len(patches))):
             classes = [paper.CLASSES[k] for k in np.argmax(c_hat, axis=1)]
             lines += [f"{row},{name},{text},{simulated}" for row, (name, text) in zip(rows, classes, strict=True)]
+    said = origin(options.folder, trained)  # last of what may fail: labels are written when all else is known
     files.write_text(options.out, "\n".join(lines) + "\n")
-    print(origin(options.folder, trained))
+    print(said)
     print(f"{options.out}: the classes of {len(lines) - 1} rows")
 
 
@@ -253,10 +278,12 @@ def add_report(commands) -> None:
 
 def run_report(options) -> int:
     """Print the accuracy of runs, and draw figures: confusion matrix, t-SNE of I, curves."""
-    for run in filter(runs.complete, options.folders):
-        result = runs.read_metrics(run)
+    results = {run: runs.read_metrics(run) for run in filter(runs.complete, options.folders)}
+    written: list[str] = []
+    missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
+    for run, result in results.items():
         print(f"{run}: {report.one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}")
-    missing = figures.write_figures(options.folders, options.out, options.data)
+    print("\n".join(written))
     for line in missing:
         print(f"bplcz_ref report: {line}", file=sys.stderr)
     return 1 if missing else 0
@@ -285,7 +312,14 @@ def run_tables(options) -> None:
     seeds = range(settings.seed, settings.seed + options.seeds)
     names = [name for name in systems.SYSTEMS if name in options.systems]
     results = tables.tables(
-        options.data, options.out, names, seeds, settings, workers=options.workers, dask=options.dask
+        options.data,
+        options.out,
+        names,
+        seeds,
+        settings,
+        given=given_settings(options),
+        workers=options.workers,
+        dask=options.dask,
     )
     files.write_text(options.out / "tables.csv", report.tables_csv(results))
     text = report.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))

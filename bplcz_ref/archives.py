@@ -6,8 +6,10 @@ it finds must fit the caller's rule and a bound in bytes. Only then are the numb
 
 import contextlib
 import math
+import os
+import stat
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,9 +31,15 @@ class Entry(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = None, limit: int = LIMIT) -> dict:
+def read_npz(
+    path: str | Path,
+    accept: Callable[[list[Entry]], None] | None = None,
+    limit: int = LIMIT,
+    only: Collection[str] | None = None,
+) -> dict:
     """{name: array} of an .npz file; `accept` sees what it declares, and raises ValueError for what is not wanted.
 
+    only: the names whose arrays are read, of those that are there; default: all.
     Errors: ValueError that names the file, the entry, what was found and what was expected; nothing is unpickled.
 
     >>> import tempfile
@@ -44,9 +52,7 @@ def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = No
       ...
     ValueError: ...a.npz: its arrays declare 48 bytes, more than the 10 that are read
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: {'it is no regular file' if path.exists() else 'there is no such file'}")
+    path = regular_file(path)
     with reading(path, "the archive"):
         archive = zipfile.ZipFile(path)
     with archive:
@@ -54,16 +60,48 @@ def read_npz(path: str | Path, accept: Callable[[list[Entry]], None] | None = No
         names = [entry.name for entry in entries]
         if len(set(names)) != len(names):
             raise ValueError(f"{path}: it holds {next(n for n in names if names.count(n) > 1)!r} twice")
-        total = sum(entry.size for entry in entries)
+        total = sum(entry.size for entry in entries if only is None or entry.name in only)
         if total > limit:
             raise ValueError(f"{path}: its arrays declare {total:,} bytes, more than the {limit:,} that are read")
         if accept is not None:
             accept(entries)
         arrays = {}
         for info, entry in zip(archive.infolist(), entries, strict=True):
+            if only is not None and entry.name not in only:
+                continue
             with reading(path, entry.name), archive.open(info) as file:
                 arrays[entry.name] = np.lib.format.read_array(file, allow_pickle=False)
         return arrays
+
+
+def regular_file(path: str | Path) -> Path:
+    """`path` as a Path. Errors: ValueError unless it is a regular file, or a link to one, that this user may read.
+
+    Devices and pipes are none: reading them may never end.
+
+    >>> regular_file("/dev/null")
+    Traceback (most recent call last):
+      ...
+    ValueError: /dev/null: it is no regular file but a device, a pipe or a socket; copy what it gives into a file
+    """
+    path = Path(path)
+    if "\0" in str(path):
+        raise ValueError(f"{str(path)!r} holds a null byte, which no path can have; give the path of a file")
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeEncodeError) as error:  # a circle of links, a name that is too long, a lone surrogate
+        raise ValueError(f"{str(path)[:200]!r} cannot be opened ({error}); give the path of a file") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{path} is a folder; expected a file")
+    if not stat.S_ISREG(mode):
+        raise ValueError(
+            f"{path}: it is no regular file but a device, a pipe or a socket; copy what it gives into a file"
+        )
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: no permission to read it; change its mode or its owner")
+    return path
 
 
 def declared(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:

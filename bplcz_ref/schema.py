@@ -5,6 +5,7 @@ every entry of a list.
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -69,14 +70,21 @@ def is_number(x: Any) -> bool:
     return isinstance(x, int | float) and not isinstance(x, bool) and -math.inf < x < math.inf
 
 
-def number(least: float | None = None, *, above: float | None = None, below: float | None = None) -> Rule:
-    """A finite number, `least` or more, above `above`, below `below`.
+def number(
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Rule:
+    """A finite number, `least` or more, `most` or less, above `above`, below `below`.
 
     >>> number(0, below=1).expected, number(0, below=1).holds(1)
     ('a finite number, 0 or more, below 1', False)
     """
     words = ["a finite number"]
     words += [f"{least:g} or more"] if least is not None else []
+    words += [f"{most:g} or less"] if most is not None else []
     words += [f"above {above:g}"] if above is not None else []
     words += [f"below {below:g}"] if below is not None else []
 
@@ -84,6 +92,7 @@ def number(least: float | None = None, *, above: float | None = None, below: flo
         return (
             is_number(x)
             and (least is None or x >= least)
+            and (most is None or x <= most)
             and (above is None or x > above)
             and (below is None or x < below)
         )
@@ -124,7 +133,16 @@ def optional(rule: Rule) -> Rule:
     return Rule(f"{rule.expected}, or null", lambda x: x is None or rule.holds(x))
 
 
+def is_path(x: Any) -> bool:
+    """Text that can be the name of a file."""
+    try:
+        return isinstance(x, str) and x != "" and b"\0" not in os.fsencode(x)
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+
+
 TEXT = Rule("text", lambda x: isinstance(x, str))
+PATH = Rule("a path", is_path)
 BOOLEAN = Rule("true or false", lambda x: isinstance(x, bool))
 DIGEST = Rule(
     "a SHA-256 digest of 64 hexadecimal digits",

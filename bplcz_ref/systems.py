@@ -1,6 +1,7 @@
 """The rows of Tables II and III by name: how each is built, and with which settings it is trained."""
 
-from functools import cache, partial
+import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -87,9 +88,11 @@ class Settings(NamedTuple):
     momentum: float
     weight_decay: float
     batch: int
-    # data: samples per class for training, and test samples drawn from the rest; clip sen1 to +-clip_sen1 first
+    # data: samples per class for training, and test samples drawn from the rest; split "file" takes a subset's own
+    # parts instead, where the file has any; clip sen1 to +-clip_sen1 first
     per_class: int
     test: int
+    split: str
     clip_sen1: float | None
     seed: int
 
@@ -117,6 +120,7 @@ PAPER = Settings(
     batch=paper.BATCH,
     per_class=paper.TRAIN_PER_CLASS,
     test=paper.TEST,
+    split="file",
     clip_sen1=None,
     seed=paper.SEED,
 )
@@ -138,28 +142,31 @@ SMALL = PAPER._replace(
 )
 PRESETS = {"paper": PAPER, "small": SMALL}
 
-# What each setting may be, for settings from a user and from a run's config.json alike.
+# What each setting may be, for settings from a user and from a run's config.json alike. Upper bounds are far
+# above anything that is trained: beyond them are slips of the keyboard, and sizes that no array can have.
+SIZE, COUNT = schema.whole(1, 2**16), schema.whole(1, 10**9)
 SETTINGS = {
     "preset": schema.one_of(PRESETS),
-    "width": schema.whole(1),
-    "features": schema.whole(1),
-    "grid": schema.whole(1),
+    "width": SIZE,
+    "features": SIZE,
+    "grid": SIZE,
     "reading": schema.one_of("AB"),
     "published": schema.BOOLEAN,
-    "text_width": schema.whole(1),
-    "text_layers": schema.whole(1),
-    "text_heads": schema.whole(1),
-    "vocabulary": schema.optional(schema.TEXT),
+    "text_width": SIZE,
+    "text_layers": SIZE,
+    "text_heads": SIZE,
+    "vocabulary": schema.optional(schema.PATH),
     "alpha": schema.number(above=0),
     "beta": schema.number(0),
     "contrastive": schema.one_of(VARIANTS),
-    "epochs": schema.whole(1),
+    "epochs": COUNT,
     "learning_rate": schema.number(above=0),
     "momentum": schema.number(0, below=1),
     "weight_decay": schema.number(0),
-    "batch": schema.whole(1),
-    "per_class": schema.whole(1),
-    "test": schema.whole(1),
+    "batch": COUNT,
+    "per_class": COUNT,
+    "test": COUNT,
+    "split": schema.one_of(("file", "random")),
     "clip_sen1": schema.optional(schema.number(above=0)),
     "seed": schema.whole(0, 2**63 - 1),  # an HDF5 file notes its seed as a signed number of 64 bits
 }
@@ -172,7 +179,7 @@ def check(settings: Settings) -> None:
     >>> check(PAPER._replace(epochs=0))
     Traceback (most recent call last):
       ...
-    ValueError: epochs is 0; expected a whole number, 1 or more
+    ValueError: epochs is 0; expected a whole number, 1 to 1000000000
     """
     schema.check(settings._asdict(), SETTINGS, "")
 
@@ -185,6 +192,13 @@ def changed(settings: Settings) -> dict:
     """
     preset = PRESETS[settings.preset]._asdict()
     return {name: v for name, v in settings._asdict().items() if v != preset[name] and name != "seed"}
+
+
+def find(name: str) -> System:
+    """The system of a name; ValueError for another name."""
+    if name not in SYSTEMS:
+        raise ValueError(f"there is no system {name!r}; the systems are {', '.join(SYSTEMS)}")
+    return SYSTEMS[name]
 
 
 def build(name: str, settings: Settings) -> model.Model:
@@ -202,10 +216,8 @@ def build(name: str, settings: Settings) -> model.Model:
       ...
     ValueError: there is no system 'vgg'; the systems are resnet50, resnext50, convnext, densenet121, exvit, ...
     """
-    if name not in SYSTEMS:
-        raise ValueError(f"there is no system {name!r}; the systems are {', '.join(SYSTEMS)}")
+    system = find(name)
     check(settings)
-    system = SYSTEMS[name]
     size = exvit.SIZE if settings.published else SMALL_EXVIT
     if system.images in PUBLISHED:
         return model.classification((PUBLISHED if settings.published else REDUCED)[system.images]())
@@ -240,10 +252,21 @@ def prompting(system: System, settings: Settings) -> dict:
     }
 
 
-@cache
 def tokenizer(merges: str | None) -> Tokenizer:
     """The tokenizer of a merges file; the bundled one for None."""
     return Tokenizer.bundled() if merges is None else Tokenizer.from_merges(merges)
+
+
+def vocabulary_digest(name: str, settings: Settings) -> str | None:
+    """The SHA-256 of the merges that a system's prompts are written in; None for a system without prompts.
+
+    >>> vocabulary_digest("ebcnn", SMALL), vocabulary_digest("ebcnn-bplcz", SMALL)[:8]
+    (None, '3964279b')
+    """
+    if not find(name).prompting:
+        return None
+    merges = "\n".join(" ".join(pair) for pair in tokenizer(settings.vocabulary).merges)
+    return hashlib.sha256(merges.encode()).hexdigest()
 
 
 def prompt_tokens(words: Tokenizer) -> np.ndarray:  # -> (17, 7, L)

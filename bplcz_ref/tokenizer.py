@@ -26,6 +26,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bplcz_ref.archives import regular_file
+from bplcz_ref.schema import brief
+
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"  # suffix of a symbol that ends a piece
 MACHINE_FILE = "bplcz-bpe.txt"
@@ -34,6 +37,7 @@ OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a fil
 _CLIP_HEADER, _CLIP_MERGES = "bpe_simple_vocab_16e6.txt#version: 0.2", 48894  # CLIP uses lines 1..48894 of 262,145
 _SHARED_HEADER = "#version: 0.2"  # merges.txt as other libraries ship CLIP's: already cut
 _CACHED_WORDS = 1 << 16
+LARGEST_FILE = 8 << 20  # bytes of a merges file, unpacked
 
 # Byte -> the printable character that represents it, in the order of the ids: 188 bytes are their own character,
 # the other 68 (blank, controls, 127-160, 173) take the code points from 256 on.
@@ -166,8 +170,8 @@ class Tokenizer:
         for rank, pair in enumerate(self.merges):
             if len(pair) != 2 or not known.issuperset(pair) or pair[0].endswith(END) or pair in self._rank:
                 raise ValueError(
-                    f"merge {rank} is {pair!r}; expected two symbols that are bytes or results of earlier merges, "
-                    f"the first without {END}, and no pair twice; is the file sorted or edited?"
+                    f"merge {rank} is {brief(pair)}; expected two symbols that are bytes or results of earlier "
+                    f"merges, the first without {END}, and no pair twice; is the file sorted or edited?"
                 )
             self._rank[pair] = rank
             symbols.append("".join(pair))
@@ -200,8 +204,9 @@ class Tokenizer:
         first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
         Errors: ValueError that names the file and what is wrong with it.
         """
+        path = regular_file(path)
         try:
-            return cls(_read_merges(Path(path)))
+            return cls(_read_merges(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -317,17 +322,25 @@ class Tokenizer:
 def _read_merges(path):
     """The merges of a file as pairs of symbols, by the rule that its version line names."""
     try:
-        data = path.read_bytes()
-        lines = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode().split("\n")
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            data = (gzip.GzipFile(fileobj=file) if packed else file).read(LARGEST_FILE + 1)
+        lines = data.decode().split("\n") if len(data) <= LARGEST_FILE else []
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read as a merges file, plain or gzip ({error})") from None
+    if len(data) > LARGEST_FILE:
+        raise ValueError(
+            f"{'unpacked, ' if packed else ''}it has more than {LARGEST_FILE:,} bytes; CLIP's 262,145 lines, the"
+            " largest merges file that is known, are fewer. Give a merges file, or cut this one after its merges"
+        )
     header = lines.pop(0).strip().strip('"')
     while lines and not lines[-1].strip():  # the newline at the end
         lines.pop()
     expected = None
     if header == _CLIP_HEADER:
         expected, lines = _CLIP_MERGES, lines[:_CLIP_MERGES]
-    elif header.startswith(OWN_HEADER) and header[len(OWN_HEADER) :].isdecimal():
+    elif re.fullmatch(re.escape(OWN_HEADER) + "[0-9]{1,7}", header):
         expected = int(header[len(OWN_HEADER) :])
     elif header != _SHARED_HEADER:
         raise ValueError(
@@ -336,10 +349,11 @@ def _read_merges(path):
         )
     if expected is not None and len(lines) != expected:
         raise ValueError(f"{len(lines)} merges, but its version line means {expected}; is it cut?")
-    merges = [line.split() for line in lines]
-    for number, pair in enumerate(merges, start=2):
-        if len(pair) != 2:
-            raise ValueError(f"line {number}: {' '.join(pair)!r}; expected two symbols and a space")
+    merges = []
+    for number, line in enumerate(lines, start=2):
+        merges.append(line.split())
+        if len(merges[-1]) != 2:
+            raise ValueError(f"line {number}: {brief(' '.join(merges[-1]))}; expected two symbols and a space")
     return merges
 
 

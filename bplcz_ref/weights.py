@@ -5,15 +5,17 @@ A network's parameters are nested dicts whose dotted names, shapes and layouts a
 `load` reads .npz, .h5 and .safetensors, `save` writes them. PyTorch's .pt is a pickle and is not opened.
 """
 
+import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from bplcz_ref import files
+from bplcz_ref import archives, files, hdf5, schema
+from bplcz_ref.archives import LIMIT, Entry, reading
 
 COUNT = "num_batches_tracked"
 BUFFERS = ("running_mean", "running_var", COUNT)
@@ -70,6 +72,12 @@ def like(tree: dict, flat: dict, source: str) -> dict:
       w: shape (3,), expected (2,)
     """
     want = named(tree)
+    check_like(want, flat, source)
+    return nested({name: np.asarray(flat[name], dtype=np.asarray(leaf).dtype) for name, leaf in want.items()})
+
+
+def check_like(want: dict, flat: dict, source: str) -> None:
+    """ValueError that names every missing, unexpected and misshapen array of `flat`."""
     missing = [name for name in want if name not in flat]
     unexpected = [name for name in flat if name not in want]
     wrong = [
@@ -81,7 +89,6 @@ def like(tree: dict, flat: dict, source: str) -> dict:
     lines += [f"unexpected: {', '.join(unexpected)}"] * bool(unexpected) + wrong
     if lines:
         raise ValueError("\n  ".join([f"{source} does not fit this network:", *lines]))
-    return nested({name: np.asarray(flat[name], dtype=np.asarray(leaf).dtype) for name, leaf in want.items()})
 
 
 def count(params: dict) -> int:
@@ -97,7 +104,12 @@ def count(params: dict) -> int:
 
 
 def load(
-    source: dict | str | Path, network: Any = None, *, dtype: Any = None, ignore: Iterable[str] = ()
+    source: dict | str | Path,
+    network: Any = None,
+    *,
+    dtype: Any = None,
+    ignore: Iterable[str] = (),
+    limit: int = LIMIT,
 ) -> tuple[dict, dict]:
     """Weights under public names -> (params, state), nested; buffers (running statistics) go to the state.
 
@@ -105,9 +117,11 @@ def load(
     network   a Network or Model to fit: missing, unexpected and misshapen names are listed all at once
     dtype     of the floating arrays; None keeps what is stored
     ignore    beginnings of names to leave out, such as ("visual.", "logit_scale") of a whole CLIP
+    limit     bytes that a file may declare
 
     Names of torchvision, openai/CLIP and ExViT are used unchanged. Those of Hugging Face's text towers begin with
     "text_model." (CLIPTextModelWithProjection, CLIPModel); `openai_names` turns them into openai/CLIP's.
+    What a file declares must fit before any of it takes memory.
     Errors: ValueError that names the file and every array that does not fit, is not floating or is not finite.
 
     >>> from bplcz_ref import nn
@@ -115,31 +129,67 @@ def load(
     >>> params["weight"].shape, state
     ((2, 3), {})
     """
-    arrays, where = (source, "the dict") if isinstance(source, dict) else (read_arrays(source), str(source))
-    arrays = {name: np.asarray(leaf) for name, leaf in arrays.items() if not name.startswith(tuple(ignore))}
-    if any(name.startswith("text_model.") for name in arrays):
-        arrays = openai_names(arrays, where)
+    fit = None if network is None else expected(network, np.dtype(dtype or "float32"))
+    where = "the dict" if isinstance(source, dict) else str(source)
+
+    def wanted(arrays):
+        arrays = {name: leaf for name, leaf in arrays.items() if not name.startswith(tuple(ignore))}
+        if any(name.startswith("text_model.") for name in arrays):
+            arrays = openai_names(arrays, where)
+        return arrays
+
+    def accept(entries):
+        if fit is not None:
+            kept = [entry for entry in entries if not entry.name.startswith(tuple(ignore))]
+            total, most = sum(e.size for e in kept), LARGEST_ITEM * fit.numbers + len(kept) * POSITION_IDS
+            if total > most and any(entry.name.startswith("text_model.") for entry in kept):
+                raise ValueError(f"{where} declares {total:,} bytes; this network has at most {most:,}")
+            fit.check(wanted({e.name: np.broadcast_to(np.zeros((), e.dtype), e.shape) for e in kept}), where)
+
+    arrays = source if isinstance(source, dict) else read_arrays(source, accept, limit)
+    arrays = {name: np.asarray(leaf) for name, leaf in wanted(arrays).items()}
     if dtype is not None:
         with np.errstate(over="ignore"):  # a value too large for dtype becomes infinite, which is found below
             arrays = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays.items()}
-    if network is not None:
-        return _fitted(arrays, network, np.dtype(dtype or "float32"), where)
+    if fit is not None:
+        arrays |= {name: np.array(0) for name in fit.shapes if name.endswith(COUNT) and name not in arrays}
+        check_finite_floats({name: arrays[name] for name in fit.shapes if name in arrays}, where)
+        fit.check(arrays, where)
+        return nested({name: arrays[name] for name in fit.params}), nested(
+            {name: arrays[name] for name in fit.state}
+        )
     check_finite_floats(arrays, where)
     state = {name: leaf for name, leaf in arrays.items() if name.split(".")[-1] in BUFFERS}
     params = {name: leaf for name, leaf in arrays.items() if name not in state}
     return nested(params, where), nested(state, where)
 
 
-def _fitted(arrays, network, dtype, where):
-    """The arrays in the shape of the network's own params and state, after checking that they fit."""
+LARGEST_ITEM, POSITION_IDS = 8, 4096  # bytes of a number; bytes that an array beside the network's may have
+
+
+class Expected(NamedTuple):
+    """The names of a network's parameters and buffers, and a stand-in of the shape of each."""
+
+    params: list
+    state: list
+    shapes: dict
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers they are."""
+        return sum(np.size(leaf) for leaf in self.shapes.values())
+
+    def check(self, arrays: dict, where: str) -> None:
+        """ValueError that names all differences; older files lack the count of batches, which is 0 then."""
+        counts = {name: leaf for name, leaf in self.shapes.items() if name.endswith(COUNT)}
+        check_like(self.shapes, counts | arrays, where)
+
+
+def expected(network: Any, dtype: np.dtype) -> Expected:
+    """What a Network or Model needs."""
     params, state = (named(tree) for tree in network.init(np.random.default_rng(0), dtype))
-    shapes = {name: np.broadcast_to(0, np.shape(leaf)) for name, leaf in (params | state).items()}
-    for name in shapes:
-        if name.endswith(COUNT):  # older files lack it; PyTorch assumes 0 then
-            arrays.setdefault(name, np.array(0))
-    check_finite_floats({name: arrays[name] for name in shapes if name in arrays}, where)
-    like(nested(shapes), arrays, where)
-    return nested({name: arrays[name] for name in params}), nested({name: arrays[name] for name in state})
+    stand_ins = {name: np.broadcast_to(0, np.shape(leaf)) for name, leaf in (params | state).items()}
+    return Expected(list(params), list(state), stand_ins)
 
 
 def check_finite_floats(arrays: dict, where: str) -> None:
@@ -162,6 +212,7 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
     """Write parameters and buffers under their public names, by the file's ending: .npz, .h5 or .safetensors.
 
     In PyTorch: module.load_state_dict(safetensors.torch.load_file(path)), or from the .npz by torch.from_numpy.
+    Errors: ValueError for a name that the format cannot keep, or for values that `load` would not take.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "w.npz"
@@ -170,17 +221,21 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
     ({'weight': array([1., 1.])}, {})
     """
     path = Path(path)
+    check_ending(path)
     params, state = named(params), named(state or {})
     for name in state:
         if name in params:
             raise ValueError(f"{name} is both a parameter and a buffer")
     # safetensors writes memory in the order it has, so the arrays must be in C order
     arrays: dict[str, Any] = {name: np.asarray(leaf, order="C") for name, leaf in (params | state).items()}
-    check_ending(path)
+    for name, leaf in arrays.items():
+        check_storable(path, name, leaf)
     with files.whole(path) as temporary:
         if path.suffix == ".npz":
-            with open(temporary, "wb") as file:
-                np.savez(file, **arrays)
+            with zipfile.ZipFile(temporary, "w") as archive:  # numpy.savez takes names such as "file" for its own
+                for name, leaf in arrays.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                        np.lib.format.write_array(entry, leaf, allow_pickle=False)
         elif path.suffix == ".h5":
             with h5py.File(temporary, "w") as file:
                 for name, leaf in arrays.items():
@@ -189,39 +244,127 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
             safetensors_numpy(path).save_file(arrays, temporary)
 
 
+LONGEST_NAME = 1000  # bytes
+
+
+def check_storable(path: Path, name: str, leaf: np.ndarray) -> None:
+    """ValueError unless the format of `path` gives back this name and these values."""
+    size = len(name.encode(errors="surrogatepass"))
+    reserved = {".h5": ("", "."), ".safetensors": ("__metadata__",)}.get(path.suffix, ())
+    unfit = "\0" in name or any("\ud800" <= c <= "\udfff" for c in name) or size > LONGEST_NAME
+    if unfit or name in reserved or (path.suffix == ".h5" and "/" in name):
+        raise ValueError(
+            f"{path}: {path.suffix} cannot keep the name {schema.brief(name)}; give the array another"
+        )
+    if leaf.dtype.kind not in "fiu" or leaf.dtype.itemsize > 8:
+        raise ValueError(
+            f"{path}: {name} has dtype {leaf.dtype}; expected floating point or whole numbers of up to 64 bits"
+        )
+
+
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def read_arrays(path: str | Path) -> dict:
-    """{name: array} of a .npz, .h5 or .safetensors file, as stored. Errors: ValueError that names the file."""
-    path = Path(path)
-    check_ending(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such file")
-    read = {".npz": _read_npz, ".h5": _read_h5}.get(path.suffix) or safetensors_numpy(path).load_file
-    try:
-        return read(path)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as {path.suffix}: {error}") from None
+def read_arrays(path: str | Path, accept: Callable[[list[Entry]], None] | None = None, limit: int = LIMIT) -> dict:
+    """{name: array} of a .npz, .h5 or .safetensors file, as stored. Errors: ValueError that names the file.
+
+    accept sees what the file declares before any of it takes memory; it raises ValueError for what is not wanted.
+    """
+    check_ending(Path(path))
+    path = archives.regular_file(path)
+
+    def seen(entries):
+        total = sum(entry.size for entry in entries)
+        if total > limit:
+            raise ValueError(
+                f"{path}: its arrays declare {total:,} bytes, more than the {limit:,} that are read; give"
+                " load(..., limit=BYTES) if it is to be trusted"
+            )
+        if accept is not None:
+            accept(entries)
+
+    if path.suffix == ".npz":
+        return archives.read_npz(path, seen, limit=2**63)
+    return (_read_h5 if path.suffix == ".h5" else _read_safetensors)(path, seen)
 
 
-def _read_npz(path):
-    if not zipfile.is_zipfile(path):  # numpy would mistake it for a pickle, and its message would mislead
-        raise ValueError("it is not a zip archive of arrays, as numpy.savez writes it")
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+def _read_h5(path, seen):
+    with reading(path, "the file"):
+        file = h5py.File(path, "r")
+    with file:
+        sets = dict(_walk(path, file, (), set()))
+        seen([Entry(name, data.shape, data.dtype) for name, data in sets.items()])
+        arrays = {}
+        for name, data in sets.items():
+            with reading(path, name):
+                arrays[name] = data[()]
+        return arrays
 
 
-def _read_h5(path):
-    arrays = {}
+MOST_NAMES, DEEPEST = 100_000, 50  # names of a group, groups of a file; DenseNet-121 has 727 names
 
-    def take(name, item):
-        if isinstance(item, h5py.Dataset):
-            arrays[name.replace("/", ".")] = item[()]
 
-    with h5py.File(path, "r") as file:
-        file.visititems(take)
-    return arrays
+def _walk(path, group, above, visited):
+    """(dotted name, data set) of all that is in a group; links that can leave the file or lead back are errors."""
+    prefix = "".join(f"{name}." for name in above)
+    with reading(path, prefix or "the file"):
+        names = list(group)
+        visited.add(h5py.h5o.get_info(group.id).addr)
+    if len(names) > MOST_NAMES or len(visited) > MOST_NAMES or len(above) > DEEPEST:
+        raise ValueError(
+            f"{path}: {schema.brief(prefix) if above else 'the file'} holds more than {MOST_NAMES:,} names or is"
+            f" deeper than {DEEPEST} groups; is it weights?"
+        )
+    for name in names:
+        place = f"{prefix}{name}"
+        with reading(path, place):
+            link = group.get(name, getlink=True)
+            item = group[name] if isinstance(link, h5py.HardLink) else None
+            address = None if item is None else h5py.h5o.get_info(item.id).addr
+        if item is None:
+            raise ValueError(f"{path}: {place} is a link; expected the array itself in its place")
+        if isinstance(item, h5py.Group):
+            if address in visited:
+                raise ValueError(f"{path}: the group {place} is in the file twice, or in itself; expected a tree")
+            yield from _walk(path, item, (*above, name), visited)
+        elif isinstance(item, h5py.Dataset):
+            with reading(path, place):
+                item.dtype  # noqa: B018 - a type that h5py does not know raises TypeError
+            hdf5.check_stored(item, f"{path}: {place}", whole=True)
+            yield place, item
+
+
+SAFETENSORS = {f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}
+SAFETENSORS |= {"BOOL": "?"}
+LARGEST_HEADER = 16 << 20  # bytes; DenseNet-121's has 70,000
+
+
+def _read_safetensors(path, seen):
+    module = safetensors_numpy(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(size - 8, LARGEST_HEADER):
+            raise ValueError(
+                f"{path}: its header declares {length:,} bytes, in a file of {size:,}; is it safetensors?"
+            )
+        with reading(path, "the header"):
+            header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path}: the header is {schema.brief(header)}; expected an object")
+    rule = {"dtype": schema.one_of(SAFETENSORS), "shape": [schema.whole(0)], "data_offsets": [schema.whole(0)]}
+    entries = []
+    for name, item in header.items():
+        if name != "__metadata__":
+            schema.check(item, rule, f"{path}: {schema.brief(name)}")
+            entries.append(Entry(name, tuple(item["shape"]), np.dtype(SAFETENSORS[item["dtype"]])))
+            if item["data_offsets"][1:] != [item["data_offsets"][0] + entries[-1].size]:
+                raise ValueError(
+                    f"{path}: {schema.brief(name)} has offsets that do not fit its shape; is it damaged?"
+                )
+    seen(entries)
+    with reading(path, "the file"):
+        return module.load_file(path)
 
 
 def check_ending(path: Path) -> None:
@@ -252,6 +395,7 @@ HUGGING_FACE = {
     "text_model.final_layer_norm.weight": "ln_final.weight",
     "text_model.final_layer_norm.bias": "ln_final.bias",
 }
+LAYERS = "text_model.encoder.layers."
 HUGGING_FACE_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -273,26 +417,35 @@ def openai_names(arrays: dict, where: str) -> dict:
     """
     renamed: dict[str, Any] = {}
     packed: dict[str, dict] = {}  # in_proj -> its thirds by letter
+
+    def put(name, leaf):
+        if name in renamed:
+            raise ValueError(
+                f"{where}: {name} is there under Hugging Face's name and openai's; take one of them out"
+            )
+        renamed[name] = leaf
+
     for name, leaf in arrays.items():
+        # text_model.encoder.layers.LAYER.PIECE.KIND, such as 0, "mlp.fc1" and "weight"
+        layer, _, rest = name.removeprefix(LAYERS).partition(".")
+        piece, _, kind = rest.rpartition(".")
+        block = f"transformer.resblocks.{layer}"
         if name in HUGGING_FACE:
-            renamed[HUGGING_FACE[name]] = leaf
+            put(HUGGING_FACE[name], leaf)
         elif name == "text_projection.weight":
-            renamed["text_projection"] = leaf.T
-        elif name.startswith("text_model.encoder.layers."):
-            layer, rest = name.removeprefix("text_model.encoder.layers.").split(".", 1)
-            piece, kind = rest.rsplit(".", 1)  # such as "mlp.fc1" and "weight"
-            block = f"transformer.resblocks.{layer}"
-            if piece in HUGGING_FACE_LAYER:
-                renamed[f"{block}.{HUGGING_FACE_LAYER[piece]}.{kind}"] = leaf
-            elif piece in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
-                letter = piece.removeprefix("self_attn.")[0]
-                packed.setdefault(f"{block}.attn.in_proj_{kind}", {})[letter] = leaf
-            else:
-                renamed[name] = leaf
+            put("text_projection", leaf.T)
+        elif name.startswith(LAYERS) and piece in HUGGING_FACE_LAYER:
+            put(f"{block}.{HUGGING_FACE_LAYER[piece]}.{kind}", leaf)
+        elif name.startswith(LAYERS) and piece in ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"):
+            letter = piece.removeprefix("self_attn.")[0]
+            packed.setdefault(f"{block}.attn.in_proj_{kind}", {})[letter] = leaf
         elif name != "text_model.embeddings.position_ids":  # 0, 1, 2, ...: not a weight
-            renamed[name] = leaf
+            put(name, leaf)
     for name, thirds in packed.items():
         if set(thirds) != set("qkv"):
             raise ValueError(f"{where}: {name} needs q_proj, k_proj and v_proj, found {', '.join(sorted(thirds))}")
-        renamed[name] = np.concatenate([thirds[letter] for letter in "qkv"])
+        shapes = [np.shape(thirds[letter]) for letter in "qkv"]
+        if shapes[0] == () or len(set(shapes)) != 1:
+            raise ValueError(f"{where}: {name} is packed of shapes {shapes} (q, k, v); expected the same three")
+        put(name, np.concatenate([thirds[letter] for letter in "qkv"]))
     return renamed

@@ -8,6 +8,14 @@ from so2sat_files import make
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import tables
 
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, metavar="N", help="kills of test_kills.py at random, and one at every point"
+    )
+    parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
+
+
 # --- data, training, report, the command line --------------------------------------------------------------------
 
 
@@ -27,6 +35,14 @@ def small_file(tmp_path_factory):
     sen2 = rng.uniform(0.1, 0.2, (136, 32, 32, 10)) + 0.02 * y[:, None, None, None]
     sen1 = np.abs(rng.normal(0, 0.2, (136, 32, 32, 8)))
     so2sat.write_file(path, 136, [(sen1, sen2, y)], {"simulated": True})
+    return path
+
+
+@pytest.fixture(scope="session")
+def subset(small_file, tmp_path_factory):
+    """A subset of `small_file`: 34 training rows, then 30 test rows."""
+    path = tmp_path_factory.mktemp("subset") / "subset.h5"
+    so2sat.subset(small_file, path, per_class=2, test=30, seed=5)
     return path
 
 

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 
 from bplcz_ref import files, systems
+from bplcz_ref.training import runs
 
 # 34 training samples: two batches of 16 and one of 2
 TINY = systems.SMALL._replace(
@@ -33,11 +34,30 @@ def bits(run):
 
 
 def copied(run, folder, **changes):
-    """A run folder copied, with other settings, system or data in its config.json."""
+    """A run folder copied, as if it had been trained with other settings, system or entries of `data`."""
     shutil.copytree(run, folder)
     config = files.read_json(folder / "config.json")
     for name, value in changes.items():
-        place = config if name in config else config["settings"]
-        place[name] = value
+        config = edited(config, name, value)
     files.write_json(folder / "config.json", config)
+    result = files.read_json(run / "metrics.json")
+    rows = runs.read_log(run)
+    files.write_json(
+        folder / "metrics.json", runs.result_of(config, runs.read_confusion(run), rows, result["parameters"])
+    )
+    rewritten(folder, config=np.frombuffer(bytes.fromhex(runs.identity(config)), np.uint8))
     return folder
+
+
+def edited(config, name, value):
+    """A config with another system, setting or entry of `data`."""
+    if name == "data":
+        return config | {"data": config["data"] | value}
+    return config | ({name: value} if name in config else {"settings": config["settings"] | {name: value}})
+
+
+def rewritten(run, **arrays):
+    """Exchange arrays of a checkpoint; None leaves one out."""
+    with np.load(run / "checkpoint.npz", allow_pickle=False) as file:
+        found = dict(file) | arrays
+    np.savez(run / "checkpoint.npz", **{name: array for name, array in found.items() if array is not None})

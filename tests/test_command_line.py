@@ -1,6 +1,7 @@
 """__main__.py: each command as a user calls it, and errors as one line with code 2."""
 
 import csv
+import os
 
 import h5py
 import numpy as np
@@ -108,11 +109,37 @@ def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
+def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
+    with h5py.File(small_file) as source, h5py.File(tmp_path / "bare.h5", "w") as file:
+        source.copy("sen2", file)
+        file["sen1"] = np.zeros(source["sen1"].shape)
+    out = tmp_path / "labels.csv"
+    assert command_line.main(["predict", str(run), "--data", str(tmp_path / "bare.h5"), "--out", str(out)]) == 0
+    error = capsys.readouterr().err
+    assert "bare.h5: sen1, all 8 channels, is 0, constant at every pixel of the 136 rows looked at" in error
+    assert error.count("\n") == 1
+
+
+def test_predict_writes_labels_when_all_else_is_known_and_never_to_a_device(run, small_file, tmp_path, capsys):
+    bad, out = copied(run, tmp_path / "bad"), tmp_path / "new" / "labels.csv"
+    (bad / "log.jsonl").write_text("[]\n")
+    assert command_line.main(["predict", str(bad), "--data", str(small_file), "--out", str(out)]) == 2
+    assert "log.jsonl, line 1 is []; expected an object" in capsys.readouterr().err
+    assert not out.parent.exists()
+    os.mkfifo(tmp_path / "pipe")
+    for device in ("/dev/null", str(tmp_path / "pipe")):
+        before = os.stat(device).st_mode
+        assert command_line.main(["predict", str(run), "--data", str(small_file), "--out", device]) == 2
+        assert f"{device} is a device, pipe or socket" in capsys.readouterr().err
+        assert os.stat(device).st_mode == before
+
+
 def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, capsys):
     assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
     text = capsys.readouterr().out
     kappa = files.read_json(run / "metrics.json")["kappa"]
     assert "on 40 SIMULATED samples: the test part" in text
+    assert "the network was trained on the file's training part" in text
     assert f"kappa {100 * kappa:.2f} %" in text
 
 
@@ -144,6 +171,19 @@ def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys):
+    asked = ["train", "--data", str(subset), "--system", "ebcnn", "--out", str(tmp_path / "run")]
+    assert command_line.main([*asked, "--per-class", "60"]) == 2  # the preset's own number, but chosen
+    assert "its own split, per_class 2 and test 30; per_class 60 asked for" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+    drawn = ["--split", "random", "--per-class", "1", "--test", "40", "--epochs", "1"]
+    assert command_line.main([*asked, *drawn]) == 0
+    assert "on 40 SIMULATED samples" in capsys.readouterr().out
+    tables_ = ["tables", "--data", str(subset), "--out", str(tmp_path / "t"), "--systems", "ebcnn", "--test", "9"]
+    assert command_line.main(tables_) == 2
+    assert "test 9 asked for" in capsys.readouterr().err
+
+
 def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
     assert train(small_file, tmp_path / "run") == 0
     line = capsys.readouterr().out
@@ -171,7 +211,7 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
     assert command_line.main([*command, "--workers", "3"]) == 0
     (data, out, chosen, seeds, settings, options) = asked[0]
     assert (data, out, chosen, list(seeds)) == ("x.h5", tmp_path, ["ebcnn", "ebcnn-bplcz"], [47, 48])
-    assert (settings, options) == (systems.SMALL, {"workers": 3, "dask": None})
+    assert (settings, options) == (systems.SMALL, {"given": {}, "workers": 3, "dask": None})
     text = capsys.readouterr().out
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
     assert "about 2.0 days here" in text

@@ -69,3 +69,27 @@ def test_a_reader_that_has_seen_enough_is_no_error():
         asked = [sys.executable, "-m", "bplcz_ref", "tokenizer", "encode", "a lake"]
         done = subprocess.run(asked, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_an_output_that_is_full_is_said_once():
+    with open("/dev/full", "w") as full:
+        asked = [sys.executable, "-m", "bplcz_ref", "tokenizer", "encode", "a lake"]
+        done = subprocess.run(asked, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "bplcz_ref tokenizer: the output: No space left on device\n")
+
+
+def test_an_error_of_the_system_names_its_file(capsys, monkeypatch):
+    def stop(options):
+        raise PermissionError(13, "Permission denied", "/x/y")
+
+    monkeypatch.setattr(command_line, "run_inspect", stop)
+    assert command_line.main(["inspect", "x.h5"]) == 2
+    assert capsys.readouterr().err == "bplcz_ref inspect: /x/y: Permission denied\n"
+
+
+def test_a_null_character_is_no_path(capsys):
+    with pytest.raises(SystemExit):
+        command_line.main(["inspect", "a\0b"])
+    assert "holds a null character" in capsys.readouterr().err

@@ -1,6 +1,8 @@
 """The conformance kit end to end: right, wrong, partial and broken answers, in files and in process."""
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from autograd import make_vjp
 
 from bplcz_ref import conform
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import command, grading, kit, networks, reference, verdict
+from bplcz_ref.conform import command, generate, grading, kit, networks, reference, verdict
 from bplcz_ref.conform.grading import Answers
 from bplcz_ref.conform.kit import SUITES
 from bplcz_ref.conform.ops import OPS
@@ -335,6 +337,19 @@ BROKEN = {
         case("prompt/1-RGB", {"text": {"shape": [], "data": [1]}}, suite=5),
         "prompt/1-RGB: text: numbers for text",
     ),
+    "an endless file": (lambda f: (f / "9.json").symlink_to("/dev/zero"), "9.json: it is no regular file"),
+    "a pipe": (lambda f: os.mkfifo(f / "9.json"), "9.json: it is no regular file"),
+    "a circle of links": (lambda f: (f / "9.json").symlink_to(f / "9.json"), "cannot be opened"),
+    "a link to nothing": (lambda f: (f / "9.json").symlink_to(f / "none"), "9.json: there is no such file"),
+    "a name that is no text": (lambda f: (f / "\udcff\n.json").write_text(""), "??.json: the file is empty"),
+    "a long key": (text_of("1.json", '{"%s": 1, "%s": 1}' % (("k" * 10**5,) * 2)), "one object has the key 'kkk"),
+    "many keys twice": (
+        text_of("1.json", json.dumps({str(k): 1 for k in range(50000)})[:-1] + ', "49999": 1}'),
+        "one object has the key '49999' twice",
+    ),
+    "many axes": (bce(L={"shape": [1] * 100, "data": [0.7]}), "expected a list of whole numbers, at most 16"),
+    "huge axes": (bce(L={"shape": [10**4000] * 16, "data": [0.7]}), "shape is "),
+    "an unknown case of surrogates": (case("\ud800", {}), "there is no case '\\ud800'"),
     "negative shape": (bce(L={"shape": [-1, -1], "data": [1]}), "expected a list of whole numbers"),
     "a huge whole number": (bce(L={"shape": [], "data": [10**400]}), "entry 0 is beyond float64"),
 }
@@ -354,7 +369,48 @@ def test_a_huge_file_is_not_read(folder, capsys, monkeypatch):
     monkeypatch.setattr(grading, "LARGEST_FILE", 1000)
     code, text = check(capsys, folder)
     assert code == 2
-    assert "bytes, more than the 1000 that an answer file may have" in text
+    assert "1.json: more than the 1,000 bytes that an answer file may have" in text
+
+
+def test_a_profile_may_lie_beside_a_circle_of_links(folder, capsys):
+    (folder / "circle").symlink_to(folder / "circle")
+    (folder / "profile.json").write_text("{}")
+    code, text = check(capsys, folder, "--profile", folder / "profile.json")
+    assert code == 2
+    assert "circle: is not an answer file" in text
+    assert "profile.json" not in text.replace(str(folder), "")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_export_that_fails_leaves_nothing(there, tmp_path, capsys, monkeypatch):
+    copied = []
+
+    def full(source, target):
+        copied.append(target)
+        target.write_bytes(b"half")
+        if len(copied) == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    target = tmp_path / "vectors"
+    if there:
+        target.mkdir()
+    assert main(["conform", "export", str(target)]) == 2
+    assert f"{target} cannot be written (No space left on device); nothing of it" in capsys.readouterr().err
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["vectors"] * there
+
+
+def test_regenerate_looks_at_its_target_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(generate, "all_cases", lambda: pytest.fail("it worked before it looked"))
+    (tmp_path / "file").write_text("kept")
+    (tmp_path / "folder" / "manifest.json").mkdir(parents=True)
+    for name, message in (
+        ("file", "file is a file; expected a folder"),
+        ("folder", "manifest.json is no regular"),
+    ):
+        assert main(["conform", "regenerate", str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_defects_hide_no_divergence(right, tmp_path, capsys):
@@ -591,5 +647,10 @@ def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys
     assert KIT.digest in capsys.readouterr().out
     assert {p.name for p in (tmp_path / "vectors").iterdir()} == {*KIT.manifest["files"], "manifest.json"}
     assert kit.load(tmp_path / "vectors").digest == KIT.digest
+    (tmp_path / "empty").mkdir()
+    assert main(["conform", "export", str(tmp_path / "empty")]) == 0
+    assert KIT.digest in capsys.readouterr().out
+    assert kit.load(tmp_path / "empty").digest == KIT.digest
+    assert len(list(tmp_path.rglob("*"))) == 2 * (len(KIT.manifest["files"]) + 2)
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 2
     assert "is not empty" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """figures.py and model.fused: what is drawn is what was measured, and simulated data says so."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -15,7 +16,7 @@ from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn, exvit
 from bplcz_ref.report import figures
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate
+from bplcz_ref.training import evaluate, split
 from bplcz_ref.training import runs as folders
 
 
@@ -104,8 +105,8 @@ def test_confusion_of_a_run(runs, drawn, tmp_path):
 
 
 def test_simulated_is_said_only_of_simulated_data(runs, drawn, tmp_path):
-    real = files.read_json(runs[0] / "config.json")["data"] | {"simulated": False}
-    figures.confusion_figure(copied(runs[0], tmp_path / "real", data=real), tmp_path / "a.png")
+    real = copied(runs[0], tmp_path / "real", data={"simulated": False})
+    figures.confusion_figure(real, tmp_path / "a.png")
     assert "SIMULATED" not in words(drawn[0])
 
 
@@ -124,7 +125,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, drawn, t
     monkeypatch.setattr(figures, "embedding", spy)
     figures.tsne_figure(runs, small_file, tmp_path / "a.png", per_class=3, seed=5)
     with so2sat.open_file(small_file) as patches:
-        test = folders.parts(patches, TINY)[1]
+        test = split.parts(patches, TINY)[1]
         rows = figures.sample(patches.labels, test, 3, 5)
         x = [standardise.standardise(patches.images(rows), evaluate.load(run).statistics) for run in runs]
         y = patches.labels[rows]
@@ -148,7 +149,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, drawn, t
 
 def test_samples_are_of_the_test_part_and_no_more_than_asked(small_file):
     with so2sat.open_file(small_file) as patches:
-        training, test = folders.parts(patches, TINY)
+        training, test = split.parts(patches, TINY)
         labels = patches.labels
     rows = figures.sample(labels, test, 3, 47)
     assert len(set(rows)) == len(rows)
@@ -180,8 +181,8 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_pat
     other_seed = copied(runs[1], tmp_path / "seed", seed=48)
     with pytest.raises(ValueError, match="another test part than"):
         figures.tsne_figure([runs[0], other_seed], small_file, tmp_path / "a.png")
-    other_data = copied(runs[1], tmp_path / "data", data={"path": "b.h5", "labels": "0", "simulated": True})
-    with pytest.raises(ValueError, match=r"was trained on b.h5.*has other labels"):
+    other_data = copied(runs[1], tmp_path / "data", data={"path": "b.h5", "labels": "0" * 64})
+    with pytest.raises(ValueError, match=r"was trained on b.h5, and .* is another file"):
         figures.tsne_figure([runs[0], other_data], small_file, tmp_path / "a.png")
     all_bands = copied(runs[1], tmp_path / "all", system="resnet50")
     with pytest.raises(ValueError, match="resnet50 takes all bands at once"):
@@ -251,20 +252,6 @@ def test_runs_of_one_system_are_told_apart(runs, drawn, tmp_path):
     ]
 
 
-@pytest.mark.slow
-def test_the_matrix_of_a_run_of_another_version_is_still_drawn(runs, tmp_path):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-    old, written = copied(runs[0], tmp_path / "old"), []
-    config = files.read_json(old / "config.json")
-    del config["settings"]["grid"]
-    files.write_json(old / "config.json", config)
-    missing = figures.write_figures(old, tmp_path / "out", say=written.append)
-    assert written == [str(tmp_path / "out" / "confusion-ebcnn.png")]
-    assert [line.split(":")[0] for line in missing] == ["no curves.png", "no tsne.png"]
-    assert all("train it again" in line for line in missing)
-
-
 # ------------------------------------------------------------------------------------------------ files, command
 
 
@@ -282,11 +269,30 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
     assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 
+def test_report_draws_no_other_file_than_was_asked_for(runs, plain, small_file, tmp_path, capsys):
+    """The figures show the test part of the run's own file, so another --data is refused; its copy is not."""
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match="and .*plain.h5 is another file; figures show the test part"):
+        figures.write_figures(runs[0], out, plain[0])
+    assert command_line.main(["report", str(runs[0]), "--data", str(plain[0]), "--out", str(out)]) == 2
+    assert not capsys.readouterr().out
+    with pytest.raises(ValueError, match="plain.h5 is another file"):
+        figures.tsne_figure(runs[0], plain[0], out / "a.png")
+    assert not out.exists()
+    shutil.copy(small_file, tmp_path / "copy.h5")
+    figures.check_data([runs[0]], [folders.read_config(runs[0])], tmp_path / "copy.h5")
+
+
+def test_the_root_folder_is_refused(runs, capsys):
+    pytest.importorskip("matplotlib")
+    assert command_line.main(["report", str(runs[0]), "--out", "/"]) == 2
+    assert "/ is the root folder of the system; name a folder" in capsys.readouterr().err
+
+
 def test_report_makes_what_it_can(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
-    moved = files.read_json(runs[0] / "config.json")["data"] | {"path": str(tmp_path / "gone.h5")}
-    begun = copied(runs[0], tmp_path / "begun", data=moved)
+    begun = copied(runs[0], tmp_path / "begun", data={"path": str(tmp_path / "gone.h5")})
     for name in ("metrics.json", "confusion.csv"):
         (begun / name).unlink()
     out = tmp_path / "out"
@@ -306,9 +312,11 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path):
     again = copied(runs[0], tmp_path / "again", system="resnet50", seed=48)
     written = []
     missing = figures.write_figures([other, again], tmp_path / "out", say=written.append)
-    assert missing == ["no tsne.png: none of these systems fuses band groups by Eq. (9)"]
+    assert not missing
     names = ["confusion-resnet50-seed-47.png", "confusion-resnet50-seed-48.png", "curves.png"]
-    assert written == [str(tmp_path / "out" / name) for name in names]
+    paths = [str(tmp_path / "out" / name) for name in names]
+    assert written == [*paths, "no tsne.png: none of these systems fuses band groups by Eq. (9)"]
+    assert command_line.main(["report", str(other), "--out", str(tmp_path / "again")]) == 0  # nothing failed
 
 
 def test_without_matplotlib_one_line_names_the_extra(runs, small_file, tmp_path, monkeypatch):
@@ -364,7 +372,7 @@ def test_a_failed_write_keeps_the_old_figure(runs, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ValueError, match=r"a\.png cannot be written \(no space"):
         figures.curves_figure(runs[0], tmp_path / "a.png")
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
 

@@ -1,6 +1,7 @@
 """inspection.py: what a file holds, and every problem of it at once."""
 
 import numpy as np
+import pytest
 from so2sat_files import REAL, N, make, setting
 
 from bplcz_ref.bands import BANDS
@@ -48,11 +49,49 @@ def test_inspect_names_each_constant_channel(tmp_path):
     assert f"channel {BANDS[11]} is 0, constant at" in problems[1]
     make(path, rows=20, change=lambda data: data.update({k: 0 * data[k] for k in layout.SHAPES}))
     text = str(inspection.inspect(path))
-    assert text.count("\n  PROBLEM channel ") == 18
+    assert text.count("\n  PROBLEM ") == 2
+    assert "PROBLEM sen1, all 8 channels, is 0, constant at every pixel of the 20 rows" in text
+    assert "PROBLEM sen2, all 10 channels, is 0" in text
     assert "no problem found" not in text
     assert inspection.inspect(REAL).problems == ()  # one row, and it varies
 
 
+@pytest.mark.parametrize("value", [1e300, -1e11, np.inf])
+def test_inspect_names_absurd_values_and_leaves_them_out_of_the_statistics(tmp_path, value):
+    make(path := tmp_path / "x.h5", rows=20, change=setting("sen2", (11, 4, 9, 7), value))
+    found = inspection.inspect(path)
+    (problem,) = found.problems
+    assert f"first row 11, channel B8A: {value:.5g}" in problem
+    assert ("1 of 20 rows read have values beyond 1e+10" in problem) == np.isfinite(value)
+    assert np.isfinite(found.std).all()
+    assert found.max.max() < 1
+    make(path, rows=20, change=setting("sen2", (11, 4, 9, 7), 9e9))  # odd, but the caller's
+    assert inspection.inspect(path).max.max() == 9e9
+
+
+def test_a_file_without_labels_is_no_problem(tmp_path):
+    make(path := tmp_path / "x.h5", rows=20, change=lambda data: data.pop("label"))
+    found = inspection.inspect(path)
+    assert (found.rows, found.counts, found.problems) == (20, None, ())
+    assert "no labels: `predict` takes such a file" in str(found)
+    assert "no problem found" in str(found)
+
+
+@pytest.mark.parametrize("rows", [5, 20, 4096])
+def test_constant_channels_are_said_for_any_open_file(tmp_path, rows):
+    def spoil(data):
+        data["sen1"][:] = 0
+        data["sen2"][..., 3] = 0.25
+
+    make(path := tmp_path / "x.h5", rows=20, change=spoil)
+    with so2sat.open_file(path, labels=False) as patches:
+        sensor, channel = inspection.constant_channels(patches, rows)
+    assert sensor.startswith(f"sen1, all 8 channels, is 0, constant at every pixel of the {min(rows, 20)} rows")
+    assert channel.startswith(f"channel {BANDS[11]} is 0.25, constant")
+    with so2sat.open_file(REAL) as patches:
+        assert inspection.constant_channels(patches) == []
+
+
 def test_inspect_of_a_file_that_cannot_be_opened_shows_the_problem_alone(tmp_path):
     missing = tmp_path / "missing.h5"
-    assert str(inspection.inspect(missing)) == f"PROBLEM {missing}: no such file"
+    assert str(inspection.inspect(missing)) == f"PROBLEM {missing}: there is no such file"

@@ -11,7 +11,7 @@ import pytest
 from autograd import grad
 from autograd.core import make_vjp
 
-from bplcz_ref import nn
+from bplcz_ref import nn, systems
 from bplcz_ref.kernels import cores
 
 
@@ -178,6 +178,127 @@ def test_the_settings_of_the_caller_hold_in_the_threads(monkeypatch):
     monkeypatch.setenv("BPLCZ_THREADS", "many")
     with pytest.raises(ValueError, match="BPLCZ_THREADS is 'many'"):
         nn.concurrently([np.sum, np.sum], [onp.ones(1)] * 2)
+
+
+needs_openblas = pytest.mark.skipif(cores.blas_threads() == 0, reason="NumPy uses another BLAS here")
+
+
+@pytest.fixture
+def two_blas_threads():
+    before = cores.blas_threads()
+    cores.blas_threads(2)
+    yield
+    cores.blas_threads(before)
+
+
+@needs_openblas
+@pytest.mark.usefixtures("two_blas_threads")
+def test_a_number_of_blas_threads_that_the_user_sets_meanwhile_is_kept():
+    with cores.one_blas_thread():
+        assert cores.blas_threads() == 1
+        cores.blas_threads(3)  # a user's callback
+    assert cores.blas_threads() == 3
+    with cores.one_blas_thread():
+        cores.blas_threads(4)
+        with cores.one_blas_thread():  # the next step
+            assert cores.blas_threads() == 1
+        assert cores.blas_threads() == 1
+    assert cores.blas_threads() == 4
+    cores.blas_threads(1)
+    with cores.one_blas_thread():
+        pass
+    assert cores.blas_threads() == 1
+
+
+@needs_openblas
+@pytest.mark.usefixtures("two_blas_threads")
+def test_a_limit_of_threadpoolctl_set_beside_running_work_holds():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    inside, leave = threading.Event(), threading.Event()
+
+    def work():
+        with cores.one_blas_thread():
+            inside.set()
+            leave.wait(60)
+
+    other = threading.Thread(target=work)
+    other.start()
+    inside.wait(60)
+    threadpoolctl.threadpool_limits(3)
+    leave.set()
+    other.join()
+    assert cores.blas_threads() == 3
+
+
+@needs_openblas
+@pytest.mark.usefixtures("two_blas_threads")
+def test_contexts_that_overlap_in_threads_set_the_number_back_once():
+    first, second = cores.one_blas_thread(), cores.one_blas_thread()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert cores.blas_threads() == 1
+    second.__exit__(None, None, None)
+    assert cores.blas_threads() == 2
+
+
+def number_in_child(queue):
+    before = cores.blas_threads()
+    with cores.one_blas_thread():
+        pass
+    queue.put((before, cores.blas_threads()))
+
+
+@needs_openblas
+@pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("user", [None, 3])
+def test_a_process_forked_in_a_context_has_the_users_number(user):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    with cores.one_blas_thread():
+        if user:
+            cores.blas_threads(user)
+        child = context.Process(target=number_in_child, args=(queue,))
+        child.start()
+        assert queue.get(timeout=60) == (user or 2, user or 2)
+    child.join(60)
+
+
+@needs_openblas
+@pytest.mark.usefixtures("two_blas_threads")
+@pytest.mark.parametrize("name", ["resnet50", "ebcnn-bplcz"])
+def test_evaluation_beside_training_gives_the_same_bits(name):
+    network = systems.build(name, systems.SMALL)
+    rng = onp.random.default_rng(0)
+    params, state = network.init(rng, "float32")
+    x = rng.standard_normal((8, 32, 32, 18)).astype("float32")
+    alone = network.apply(params, state, x, train=False)[0]
+    stop, beside = threading.Event(), []
+
+    def train():  # what training does to BLAS, many times while the other evaluates
+        while not stop.is_set():
+            with cores.one_blas_thread():
+                onp.ones((64, 64)) @ onp.ones((64, 64))
+
+    other = threading.Thread(target=train)
+    other.start()
+    for _ in range(5):
+        beside.append(network.apply(params, state, x, train=False)[0])
+    stop.set()
+    other.join()
+    assert all((c_hat == alone).all() for c_hat in beside)
+    assert cores.blas_threads() == 2
+
+
+@pytest.mark.parametrize("given", ["\u00b2", "\u0663", "0", "-1", "1.5", "9" * 5000, "1e3"])
+def test_a_number_of_threads_that_is_none_is_named(given, monkeypatch):
+    monkeypatch.setenv("BPLCZ_THREADS", given)
+    with pytest.raises(ValueError, match="environment variable BPLCZ_THREADS is .*expected a whole number"):
+        cores.thread_count()
+    monkeypatch.setenv("BPLCZ_THREADS", " 02 ")
+    assert cores.thread_count() == 2
 
 
 def in_child(queue):

@@ -22,6 +22,24 @@ def test_the_matrix_is_drawn_as_it_is():
     assert "built types\nland cover types" in words(figure)
 
 
+@pytest.mark.parametrize("largest", [3, 9, 99, 999, 9999])
+def test_no_word_of_the_matrix_is_cut_off(largest):
+    """Whatever the supports: at those of two digits, "true class" once was."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.text import Text
+
+    counts = np.random.default_rng(3).integers(0, largest + 1, (17, 17))
+    figure = plots.draw_confusion(counts, "EB-CNN (BP-LCZ), SIMULATED data")
+    figure.set_dpi(200)
+    figure.draw_without_rendering()
+    for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text()):
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text
+        assert box.y0 >= 0, text
+        assert box.x1 <= figure.bbox.width, text
+        assert box.y1 <= figure.bbox.height, text
+
+
 def test_wrong_matrices_are_seen():
     """A transposed matrix, shares of the columns or of all, and swapped names must not pass as C."""
     pytest.importorskip("matplotlib")

@@ -1,5 +1,6 @@
 """tables.py: resumed after kills, failures named, the same on every executor."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -10,6 +11,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import pytest
 from small import NAMES, TINY, bits, quiet
@@ -69,10 +71,75 @@ def test_a_killed_worker_process_changes_nothing(table, small_file, tmp_path):
     assert dict(os.environ) == before
 
 
+PARENT = """
+import json, sys
+from bplcz_ref import systems
+from bplcz_ref.training import tables
+if __name__ == "__main__":
+    settings = systems.Settings(**json.loads(sys.argv[3]))
+    tables.tables(sys.argv[1], sys.argv[2], ["ebcnn", "ebcnn-bplcz"], [47, 48], settings, workers=2)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, /proc")
+def test_workers_end_with_a_killed_parent_and_a_second_start_works(table, small_file, tmp_path):
+    """The workers are found by the environment that they inherit; the run itself would take far longer."""
+    script, out = tmp_path / "table.py", tmp_path / "out"
+    script.write_text(PARENT)
+    mark = f"TABLE_OF_THIS_TEST={os.getpid()}-{time.monotonic_ns()}"
+    environment = os.environ | dict([mark.split("=")])
+    settings = TINY._replace(epochs=200)
+    command = [sys.executable, str(script), str(small_file), str(out), json.dumps(settings._asdict())]
+    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: len(list(out.glob("*/*/checkpoint.npz"))) >= 2)
+        assert len(living(mark)) >= 3
+        parent.kill()
+        killed = time.monotonic()
+        parent.wait()
+        with pytest.MonkeyPatch.context() as patch:  # a second start, at once
+            patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
+            patch.setattr(tables, "in_this_process", lambda jobs, note: [note(j, locked_once(j)) for j in jobs])
+            assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
+        wait_for(lambda: not living(mark), seconds=20)
+        assert time.monotonic() - killed < 10
+    finally:
+        for process in living(mark):
+            os.kill(int(process), signal.SIGKILL)
+
+
+def locked_once(job):
+    with files.alone(job.run):
+        return {}
+
+
+def living(mark):
+    """The processes with this entry in their environment."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            state = (process / "stat").read_text().rsplit(") ", 1)[1][0]
+            if state != "Z" and mark.encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
+def test_a_loop_of_links_is_no_data_file(tmp_path):
+    (tmp_path / "a.h5").symlink_to("b.h5")
+    (tmp_path / "b.h5").symlink_to("a.h5")
+    with pytest.raises(ValueError, match=r"[ab]\.h5"):
+        tables.tables(tmp_path / "a.h5", tmp_path / "out", ["ebcnn"], [47], TINY, say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
     with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: the data path"):
         tables.one_run(job(tmp_path / "run", data=tmp_path / "missing.h5"))
-    with pytest.raises(ValueError, match="missing.h5: no such file"):
+    with pytest.raises(ValueError, match="missing.h5: there is no such file"):
         tables.tables(tmp_path / "missing.h5", tmp_path, ["ebcnn"], [47], TINY, say=quiet)
 
 
@@ -95,7 +162,7 @@ def test_a_table_gives_up_only_when_nothing_makes_progress(tmp_path, monkeypatch
     pools = []
 
     class Dying:
-        def __init__(self, workers, mp_context):
+        def __init__(self, workers, mp_context, initializer):
             pools.append(self)
             if len(pools) == 1:
                 (tmp_path / "checkpoint.npz").touch()

@@ -2,8 +2,11 @@
 
 import gzip
 import importlib.util
+import os
 import random
+import tracemalloc
 import unicodedata
+import zlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -374,6 +377,9 @@ def test_merges_files_plain_and_gzip(tmp_path):
         (b"\xff\xfe\x00", "cannot be read as a merges file"),
         (gzip.compress(b"#version: 0.2\nt h\n")[:-9], "cannot be read as a merges file"),
         (b"\x1f\x8bnonsense", "cannot be read as a merges file"),
+        (b"#version: bplcz-bpe 1 merges \xd9\xa3\n", "line 1: the version is"),
+        (b"#version: bplcz-bpe 1 merges " + b"9" * 5000, "line 1: the version is"),
+        (b"#version: 0.2\n" + b"a" * 5000, "line 2: 'aaaa.*[.]{3}; expected two symbols"),
     ],
 )
 def test_a_wrong_merges_file_is_named(tmp_path, data, message):
@@ -381,6 +387,33 @@ def test_a_wrong_merges_file_is_named(tmp_path, data, message):
     path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"merges\.txt: .*{message}"):
         Tokenizer.from_merges(path)
+
+
+def test_a_merges_file_that_unpacks_to_more_than_any_known_one_is_not_unpacked(tmp_path):
+    path = tmp_path / "merges.txt"
+    bomb = zlib.compressobj(9, wbits=31)
+    path.write_bytes(b"".join(bomb.compress(bytes(2**20)) for _ in range(64)) + bomb.flush())
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"merges\.txt: unpacked, it has more than 8,388,608 bytes"):
+        Tokenizer.from_merges(path)
+    assert tracemalloc.get_traced_memory()[1] < 5 * 2**23
+    tracemalloc.stop()
+    with path.open("wb") as file:
+        file.truncate(2**33)
+    with pytest.raises(ValueError, match=r"merges\.txt: it has more than 8,388,608 bytes"):
+        Tokenizer.from_merges(path)
+
+
+def test_only_a_regular_file_is_a_merges_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in (
+        (tmp_path, "is a folder; expected a file"),
+        (tmp_path / "pipe", "it is no regular file"),
+        ("/dev/zero", "it is no regular file"),
+        ("a\0b", "holds a null byte"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Tokenizer.from_merges(path)
 
 
 @pytest.mark.parametrize("pair", [("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h")])
@@ -396,7 +429,7 @@ def test_a_piece_must_be_a_nonempty_str(piece):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.txt: cannot be read"):
+    with pytest.raises(ValueError, match=r"none\.txt: there is no such file"):
         Tokenizer.from_merges(tmp_path / "none.txt")
 
 

@@ -1,13 +1,8 @@
-"""train.py: the loop written out again, and resumption to the same bits after a kill at any moment."""
+"""train.py: the loop written out again, resumption to the same bits, and what ends a run early."""
 
-import json
-import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import h5py
 import numpy as np
@@ -17,13 +12,35 @@ from small import TINY, bits, quiet
 from bplcz_ref import files, model, systems, weights
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs, train
+from bplcz_ref.training import checkpoint, evaluate, runs, split, train
 
 
 def test_training_reduces_the_loss(whole):
     rows = runs.read_log(whole)
     assert rows[-1]["L"] < rows[0]["L"]
     assert abs(rows[-1]["L"] - (rows[-1]["L_cls"] + 2 * rows[-1]["L_con"])) < 1e-5
+
+
+def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path):
+    """The preset's sizes give way, the run says so and keeps it, and the same command goes on with the run."""
+    preset = systems.SMALL._replace(**{n: v for n, v in TINY._asdict().items() if n not in ("per_class", "test")})
+    said, seen, one_step = [], [], train.one_step
+
+    def watched(patches, rows, *rest):
+        seen.extend(rows.tolist())
+        return one_step(patches, rows, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "one_step", watched)
+        result = train.train(tmp_path / "run", subset, "ebcnn", preset, given=["epochs"], say=said.append)
+    assert sorted(seen) == sorted(2 * list(range(34)))
+    assert "its own split is used, per_class 2 and test 30" in said[0]
+    assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
+    used = runs.read_config(tmp_path / "run")["data"]["split"]
+    assert (used["from"], used["training"], used["test"]) == ("file", 34, 30)
+    assert train.train(tmp_path / "run", subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
+    with pytest.raises(ValueError, match="per_class 60 asked for"):
+        train.train(tmp_path / "new", subset, "ebcnn", preset, given=["per_class"], say=quiet)
 
 
 def test_a_complete_run_is_not_repeated(whole, small_file):
@@ -66,8 +83,13 @@ def test_resuming_gives_the_same_bits(whole, small_file, tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_forgetting_the_velocity_is_seen(whole, small_file, tmp_path, monkeypatch):
     """The comparison above would catch a checkpoint that leaves the momentum out."""
-    save = runs.save_checkpoint
-    monkeypatch.setattr(runs, "save_checkpoint", lambda run, at: save(run, at._replace(velocity=None)))
+    save = checkpoint.save
+
+    def forgetting(run, at):
+        zeros = {name: np.zeros_like(v) for name, v in weights.named(at.velocity).items()}
+        save(run, at._replace(velocity=weights.nested(zeros)))
+
+    monkeypatch.setattr(checkpoint, "save", forgetting)
     interrupted_and_resumed(tmp_path, small_file, 4, monkeypatch)
     monkeypatch.undo()
     params = [{n: a for n, a in bits(run).items() if n.startswith("params/")} for run in (tmp_path, whole)]
@@ -75,48 +97,94 @@ def test_forgetting_the_velocity_is_seen(whole, small_file, tmp_path, monkeypatc
     assert params[0] != params[1]
 
 
-CHILD = """
-import json, sys
-from bplcz_ref import systems
-from bplcz_ref.training import train
-settings = systems.Settings(**json.loads(sys.argv[3]))
-train.train(sys.argv[1], sys.argv[2], "ebcnn-bplcz", settings, checkpoint_seconds=0)
-"""
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_diverging_run_says_so_and_nothing_else(small_file, tmp_path, monkeypatch, threads):
+    """NumPy's warnings reach nobody, from no thread."""
+    monkeypatch.setenv("BPLCZ_THREADS", threads)
+    for system in ("ebcnn-bplcz", "exvit"):
+        with pytest.raises(ValueError, match="try a smaller learning rate"):
+            train.train(tmp_path / system, small_file, system, TINY._replace(learning_rate=1e30), say=quiet)
 
 
 @pytest.mark.slow
-def test_a_process_killed_several_times_ends_with_the_same_bits(whole, small_file, tmp_path):
-    """SIGKILL at random moments, in steps and in writes; started again until the run is complete."""
-    run, kills, rng = tmp_path / "run", 0, random.Random(0)
-    command = [sys.executable, "-c", CHILD, str(run), str(small_file), json.dumps(TINY._asdict())]
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-    checkpoint = run / "checkpoint.npz"
-    while not runs.complete(run):
-        seen = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        child = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        if kills < 4:
-            deadline = time.monotonic() + 60
-            while child.poll() is None and time.monotonic() < deadline:
-                if checkpoint.exists() and checkpoint.stat().st_mtime_ns > seen:
-                    break
-            time.sleep(rng.uniform(0, 0.02))
-            if child.poll() is None:
-                child.send_signal(signal.SIGKILL)
-                kills += 1
-        _, errors = child.communicate(timeout=120)
-        assert child.returncode in (0, -signal.SIGKILL), errors
-    assert kills >= 3
-    assert bits(run) == bits(whole)
-    assert not list(run.glob(".*.part"))  # partial files left by killed processes
+def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
+    """As a process of its own, where every warning would be an error."""
+    asked = ["train", "--data", str(small_file), "--system", "ebcnn-bplcz", "--out", str(tmp_path / "run")]
+    asked += ["--per-class", "2", "--test", "40", "--epochs", "2", "--learning-rate", "1e4"]
+    command = [sys.executable, "-W", "error", "-m", "bplcz_ref", *asked]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    *progress, error = done.stderr.splitlines()
+    assert all("epoch" in line for line in progress)
+    assert error.startswith("bplcz_ref train: the ")
+    assert error.endswith("try a smaller learning rate")
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_a_diverging_run_says_so(small_file, tmp_path):
-    with pytest.raises(ValueError, match="try a smaller learning rate"):
-        train.train(tmp_path, small_file, "ebcnn", TINY._replace(learning_rate=1e30), say=quiet)
+def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tmp_path, monkeypatch):
+    """The loss of the last step may still be finite."""
+    sgd = train.optim.sgd
+
+    def last(*arguments, **options):
+        params, velocity = sgd(*arguments, **options)
+        if last.steps == 2:
+            params["classifier"]["bias"][3] = np.inf
+        last.steps += 1
+        return params, velocity
+
+    last.steps = 0
+    monkeypatch.setattr(train.optim, "sgd", last)
+    message = "parameter classifier.bias is not finite after step 3: try a smaller"
+    with pytest.raises(ValueError, match=message):
+        train.train(tmp_path, small_file, "ebcnn", TINY._replace(epochs=1), say=quiet)
+    assert not (tmp_path / "checkpoint.npz").exists()
 
 
-def test_two_processes_do_not_share_a_run_folder(small_file, tmp_path):
+@pytest.mark.parametrize("what", ["sen2", "label"])
+def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_path, monkeypatch, what):
+    data, run = tmp_path / "data.h5", tmp_path / "run"
+    shutil.copy(small_file, data)
+    one_step = train.one_step
+
+    def changing(patches, rows, network, settings, at, dtype):
+        if at.step == 4:
+            offset, rows_ = places[what], 136
+            with open(data, "r+b") as file:
+                file.seek(offset)
+                old = np.fromfile(file, "f8", rows_ * sizes[what]).reshape(rows_, -1)
+                file.seek(offset)
+                old[::-1].tofile(file)
+        return one_step(patches, rows, network, settings, at, dtype)
+
+    with h5py.File(data) as file:
+        places = {name: file[name].id.get_offset() for name in file}
+        sizes = {name: file[name].size // 136 for name in file}
+    monkeypatch.setattr(train, "one_step", changing)
+    with pytest.raises(ValueError, match=r"data.h5: its .*(labels|pixels) changed while .*run was trained on it"):
+        train.train(run, data, "ebcnn", TINY, say=quiet)
+    assert not runs.complete(run)
+
+
+def test_an_absurd_value_is_named_before_training(small_file, tmp_path):
+    data = tmp_path / "absurd.h5"
+    shutil.copy(small_file, data)
+    with so2sat.open_file(small_file) as patches:
+        training, test = split.parts(patches, TINY)
+    for dtype in ("float32", "float64"):
+        for row in (training[3], test[5]):
+            with h5py.File(data, "a") as file:
+                old = file["sen2"][row, 1, 2, 4]
+                file["sen2"][row, 1, 2, 4] = 1e300
+            said = []
+            with pytest.raises(ValueError, match=rf"row {row}, channel B6, pixel \(1, 2\) is (1e\+300|inf)"):
+                train.train(tmp_path / "run", data, "ebcnn", TINY, dtype=dtype, say=said.append)
+            assert not said
+            with h5py.File(data, "a") as file:
+                file["sen2"][row, 1, 2, 4] = old
+
+
+def test_two_processes_do_not_share_a_run_folder(small_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
     with files.alone(tmp_path / "run"), pytest.raises(ValueError, match="another process is at work there"):
         train.train(tmp_path / "run", small_file, "ebcnn", TINY, say=quiet)
 
@@ -134,7 +202,7 @@ def test_a_bad_test_row_is_found_before_training(small_file, tmp_path):
     bad = tmp_path / "bad.h5"
     shutil.copy(small_file, bad)
     with so2sat.open_file(small_file) as patches:
-        _, test = runs.parts(patches, TINY)
+        _, test = split.parts(patches, TINY)
     with h5py.File(bad, "a") as file:
         file["sen2"][test[-2], 0, 0, 0] = np.nan
     said = []

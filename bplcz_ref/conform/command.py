@@ -47,11 +47,12 @@ def run(options: argparse.Namespace) -> int | None:
 
 def export(options: argparse.Namespace) -> None:
     """Copy the packaged vectors, checked, into a folder, which must be new or empty."""
-    vectors, folder = kit.load(), files.make_folder(options.folder)
-    if any(folder.iterdir()):
+    vectors, folder = kit.load(), options.folder
+    if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder")
-    for name in (*vectors.manifest["files"], "manifest.json"):
-        shutil.copyfile(kit.VECTORS / name, folder / name)
+    with files.whole_folder(folder) as made:
+        for name in (*vectors.manifest["files"], "manifest.json"):
+            shutil.copyfile(kit.VECTORS / name, made / name)
     version = vectors.manifest["kit"]
     print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 

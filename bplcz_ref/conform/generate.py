@@ -87,6 +87,10 @@ def as_json(case: Case) -> dict:
 
 def regenerate(folder: str | Path) -> dict:
     """Write all vectors and their manifest into `folder`, the same bytes every time; returns the manifest."""
+    folder = files.make_folder(folder)  # before the work of a minute
+    for name in (*(f"{suite}-{title}.json" for suite, title in SUITES.items()), MERGES.name, "manifest.json"):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise ValueError(f"{folder / name} is no regular file; move it away, or give another folder")
     texts, counts, shown = {}, {}, set()
     for suite, members in all_cases().items():
         made = [as_json(case) for case in members]
@@ -112,6 +116,6 @@ def regenerate(folder: str | Path) -> dict:
         "cannot_show": CANNOT_SHOW,
     }
     for name, text in {**texts, "manifest.json": json.dumps(manifest, indent=1) + "\n"}.items():
-        with files.whole(Path(folder) / name) as temporary:
+        with files.whole(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
     return manifest

@@ -12,11 +12,14 @@ nevertheless.
 
 import json
 import math
+import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from bplcz_ref.archives import regular_file
 from bplcz_ref.conform import kit
 from bplcz_ref.conform.kit import MARGIN, SUITES, Kit, brief, budget, case_of, floats
 from bplcz_ref.conform.ops import FORMULAS, OPS, rests_on
@@ -40,23 +43,28 @@ def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
         return Answers({}, [f"{folder}: there is no such folder"])
     given: dict = {}
     defects = []
-    paths = sorted(p for p in folder.iterdir() if skip is None or p.resolve() != Path(skip).resolve())
+    profile = None if skip is None else os.path.realpath(skip)  # Path.resolve raises where links lead in a circle
+    try:
+        paths = sorted(p for p in folder.iterdir() if os.path.realpath(p) != profile)
+    except OSError as error:
+        return Answers({}, [f"{folder}: cannot be listed ({error.strerror})"])
     for path in paths:
+        shown = _printable(path.name)
         if path.is_dir() or path.suffix != ".json":
-            defects.append(f"{path.name}: is not an answer file (*.json); keep other files elsewhere")
+            defects.append(f"{shown}: is not an answer file (*.json); keep other files elsewhere")
             continue
         try:
-            part = _answers_of(_read_json(path), path.name, vectors)
+            part = _answers_of(_read_json(path), shown, vectors)
         except ValueError as error:
             defects.append(str(error))
             continue
         for name, outputs in part.items():
-            if name in given:
-                defects.append(f"{path.name}: case {name!r} was already answered in another file")
-            elif name not in vectors.cases:
-                defects.append(f"{path.name}: there is no case {brief(name)}")
+            if name not in vectors.cases:
+                defects.append(f"{shown}: there is no case {brief(name)}")
+            elif name in given:
+                defects.append(f"{shown}: case {name!r} was already answered in another file")
             else:
-                given[name], lines = _arrays_of(outputs, f"{path.name}: {name}", vectors.cases[name])
+                given[name], lines = _arrays_of(outputs, f"{shown}: {name}", vectors.cases[name])
                 defects += lines
     if not paths:
         defects.append(f"{folder}: holds no answers")
@@ -65,21 +73,28 @@ def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
 
 def _read_json(path):
     """The JSON of a file that we did not write."""
+    name = _printable(path.name)
     try:
-        size = path.stat().st_size
-        if size > LARGEST_FILE:
-            raise ValueError(
-                f"{path.name}: {size} bytes, more than the {LARGEST_FILE} that an answer file may have"
-            )
-        text = path.read_text(encoding="utf-8")
+        with regular_file(path).open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ValueError(f"{name}: more than the {LARGEST_FILE:,} bytes that an answer file may have")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name}: cannot be read as UTF-8 text ({error})") from None
+        raise ValueError(f"{name}: cannot be read as UTF-8 text ({error})") from None
     if not text.strip():
-        raise ValueError(f"{path.name}: the file is empty")
+        raise ValueError(f"{name}: the file is empty")
     try:
         return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path.name}: not valid JSON ({error or 'nested too deeply'}); is it cut?") from None
+    except RecursionError:
+        raise ValueError(f"{name}: not valid JSON here, as it is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"{name}: not valid JSON ({error}); is it cut?") from None
+
+
+def _printable(name):
+    """A file's name without bytes that are not text, and on one line."""
+    return "".join(c if c.isprintable() else "?" for c in name)
 
 
 def _no_constant(word):
@@ -90,8 +105,8 @@ def _unique_keys(pairs):
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"one object has the key {twice!r} twice")
+        twice = next(name for name, times in Counter(names).items() if times > 1)
+        raise ValueError(f"one object has the key {brief(twice)} twice")
     return found
 
 
@@ -160,7 +175,7 @@ def profile_of(data: dict, where: str = "profile") -> Profile:
     for name, word in data.items():
         if name not in READINGS:
             known = ", ".join(READINGS)
-            raise ValueError(f"{where}: {name!r} is no reading that this kit grades; it knows {known}")
+            raise ValueError(f"{where}: {brief(name)} is no reading that this kit grades; it knows {known}")
         words = [READINGS[name], *(w.reading[name] for w in WRONG if w.reading and name in w.reading)]
         if word not in words:
             expected = ", ".join(dict.fromkeys(words))

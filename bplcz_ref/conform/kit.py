@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bplcz_ref import schema
 from bplcz_ref.conform.exact import Array, Exact
 
 VERSION = "1.0.0"  # MAJOR: the formats; MINOR: cases or near misses; PATCH: a case that was wrong
@@ -45,7 +46,7 @@ def budget(expected: dict, dtype: str) -> float:
 # ---------------------------------------------------------------- tensors
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-LARGEST = 10_000_000  # entries of one tensor
+LARGEST, MOST_AXES = 10_000_000, 16  # entries and axes of one tensor
 ALL_DIGITS = 17  # significant digits that tell any two float64 numbers apart
 
 
@@ -84,12 +85,15 @@ def array(t: dict, where: str) -> np.ndarray | str | list:
     if not isinstance(t, dict) or not {"shape", "data"} <= set(t):
         raise ValueError(f'{where}: expected {{"shape": [...], "data": [...]}}, found {brief(t)}')
     shape, data = t["shape"], t["data"]
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"{where}: shape is {brief(shape)}, expected a list of whole numbers")
+    if not isinstance(shape, list) or len(shape) > MOST_AXES or not all(map(_is_length, shape)):
+        raise ValueError(
+            f"{where}: shape is {brief(shape)}, expected a list of whole numbers, at most {MOST_AXES}, each up to"
+            f" {LARGEST:,}"
+        )
     if not isinstance(data, list):
         raise ValueError(f"{where}: data is {brief(data)}, expected one flat list")
     if len(data) > LARGEST or math.prod(shape) != len(data):
-        raise ValueError(f"{where}: shape {shape} means {math.prod(shape)} entries, found {len(data)}")
+        raise ValueError(f"{where}: shape {brief(shape)} means {math.prod(shape)} entries, found {len(data)}")
     if data and all(type(v) is str and v not in WORDS for v in data):
         return data if shape else data[0]
     if not data and t.get("dtype") == "string":
@@ -100,13 +104,17 @@ def array(t: dict, where: str) -> np.ndarray | str | list:
     for place, v in enumerate(data):
         if type(v) is str and v in WORDS:
             v = WORDS[v]
-        if type(v) not in (int, float):  # bool is an int to isinstance, but no number here
+        if type(v) not in (int, float):
             raise ValueError(f'{where}: entry {place} is {brief(v)}, expected a number or "NaN", "Infinity"')
         try:
             numbers.append(float(v))
         except OverflowError:
             raise ValueError(f"{where}: entry {place} is beyond float64") from None
     return np.array(numbers, dtype=np.float64).reshape(shape)
+
+
+def _is_length(n):
+    return type(n) is int and 0 <= n <= LARGEST  # bool is an int to isinstance, but no number here
 
 
 def floats(t: dict) -> np.ndarray:
@@ -117,8 +125,7 @@ def floats(t: dict) -> np.ndarray:
 
 def brief(x: Any) -> str:
     """A value as short text."""
-    text = repr(x)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return schema.brief(x, 60)
 
 
 # ---------------------------------------------------------------- cases

@@ -8,10 +8,14 @@ import numpy as np
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import layout, so2sat
 from bplcz_ref.data.standardise import Moments
+from bplcz_ref.paper import CHANNELS
 
 
 class Inspection(NamedTuple):
-    """What `inspect` found; `print` shows it. Per-channel arrays are (18,), over the `sampled` rows."""
+    """What `inspect` found; `print` shows it. Per-channel arrays are (18,), over the `sampled` rows.
+
+    counts is None for a file without labels; attributes is None for one that could not be opened.
+    """
 
     path: str
     problems: tuple
@@ -27,10 +31,13 @@ class Inspection(NamedTuple):
 
     def __str__(self) -> str:
         problems = [f"PROBLEM {problem}" for problem in self.problems]
-        if self.counts is None or self.attributes is None:  # it could not be opened: nothing else is known
+        if self.attributes is None:  # it could not be opened: nothing else is known
             return "\n".join(problems)
         lines = [f"{self.path}: {self.rows} rows, {'SIMULATED' if self.simulated else 'not marked as simulated'}"]
-        lines += [f"  class {layout.class_name(k):<24}{n:>8}" for k, n in enumerate(self.counts.tolist())]
+        if self.counts is None:
+            lines.append("  no labels: `predict` takes such a file; `train` and `evaluate` need them")
+        else:
+            lines += [f"  class {layout.class_name(k):<24}{n:>8}" for k, n in enumerate(self.counts.tolist())]
         lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
         if self.mean is not None:
             lines.append(
@@ -46,48 +53,86 @@ class Inspection(NamedTuple):
 def inspect(path: str | Path, rows: int | None = 4096) -> Inspection:
     """What is in a file, and what is wrong with it: problems of the file are listed, not raised.
 
-    Labels are checked on all rows; channels and finiteness on at most `rows` rows spread evenly (None: all).
+    Labels, if there are any, are checked on all rows; channels and values on at most `rows` rows spread evenly
+    (None: all).
 
     >>> found = inspect("tests/data/so2sat_validation0.h5")
     >>> found.rows, found.counts[16], found.problems, round(found.mean[8], 4)
     (1, np.int64(1), (), np.float64(0.117))
     """
     try:
-        with so2sat.open_file(path, scale=False) as patches:
+        with so2sat.open_file(path, labels=None, scale=False) as patches:
             return _inspected(patches, rows)
     except ValueError as error:
         return Inspection(str(path), (str(error),))
 
 
 def _inspected(patches, rows):
-    N = len(patches)
-    index = np.arange(N) if rows is None or rows >= N else so2sat.spread_rows(N, rows)
+    index = _sample(patches, rows)
     problems = so2sat.scale_problems(patches)
-    moments, bad = Moments(), []
+    moments, bad = Moments(), {"that are not finite": [], f"beyond {layout.LARGEST:g}": []}
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
-        finite = np.isfinite(x).all(axis=(1, 2, 3))
-        bad += piece[~finite].tolist()
-        if finite.any():
-            moments.add(x[finite])
-    if bad:
-        problems.append(
-            f"{len(bad)} of {len(index)} rows read have values that are not finite, first row {bad[0]}"
-        )
+        left_out = []
+        for b, row in enumerate(x):
+            if (place := layout.first_absurd(row)) is not None:
+                kind = "that are not finite" if not np.isfinite(row).all() else f"beyond {layout.LARGEST:g}"
+                bad[kind].append((piece[b], BANDS[place[-1]], row[place]))
+                left_out.append(b)
+        if len(left_out) < len(x):
+            moments.add(np.delete(x, left_out, axis=0) if left_out else x)
+    problems += [
+        f"{len(found)} of {len(index)} rows read have values {kind}, first row {found[0][0]}, channel"
+        f" {found[0][1]}: {found[0][2]:.5g}; leave such rows out (they are left out below)"
+        for kind, found in bad.items()
+        if found
+    ]
     found = {
         "path": str(patches.path),
-        "rows": N,
+        "rows": len(patches),
         "sampled": len(index),
-        "counts": np.bincount(patches.labels, minlength=layout.K),
+        "counts": None if patches.labels is None else np.bincount(patches.labels, minlength=layout.K),
         "simulated": patches.simulated,
         "attributes": patches.attributes,
     }
     if moments.n:
         mean, std, _ = moments.statistics()
         found |= {"mean": mean, "std": std, "min": moments.min, "max": moments.max}
-        problems += [  # by min and max, as rounding may leave a std of 1e-17
-            f"channel {BANDS[c]} is {moments.min[c]:.5g}, constant at every pixel of the {len(index)} rows"
-            " looked at: possibly padding, or never written"
-            for c in np.flatnonzero(moments.min == moments.max)
-        ]
+        problems += _constant(moments.min, moments.max, len(index))
     return Inspection(problems=tuple(problems), **found)
+
+
+def constant_channels(patches: so2sat.Patches, rows: int = so2sat.CHUNK) -> list[str]:
+    """A sentence for each channel or sensor that has one value at every pixel of `rows` rows, spread evenly.
+
+    A network answers such input too, with classes that mean nothing.
+    """
+    index = _sample(patches, rows)
+    least, most = np.full(len(BANDS), np.inf), np.full(len(BANDS), -np.inf)
+    for piece in so2sat.chunks(index):
+        x = patches.stored(piece, np.float64)
+        least, most = np.minimum(least, x.min((0, 1, 2))), np.maximum(most, x.max((0, 1, 2)))
+    return _constant(least, most, len(index))
+
+
+def _sample(patches, rows):
+    N = len(patches)
+    return np.arange(N) if rows is None or rows >= N else so2sat.spread_rows(N, rows)
+
+
+def _constant(least, most, n):  # (18,), (18,)
+    """By minimum and maximum, as rounding may leave a deviation of 1e-17."""
+    same = [c for c in range(len(BANDS)) if least[c] == most[c]]
+    named, first = {}, 0
+    for sensor, channels in CHANNELS.items():
+        own = range(first, first + channels)
+        if set(own) <= set(same) and len({least[c] for c in own}) == 1:
+            named[f"{sensor}, all {channels} channels,"] = first
+        else:
+            named |= {f"channel {BANDS[c]}": c for c in own if c in same}
+        first += channels
+    return [
+        f"{name} is {least[c]:.5g}, constant at every pixel of the {n} rows looked at: possibly padding, or never"
+        " written"
+        for name, c in named.items()
+    ]

@@ -5,20 +5,26 @@
 Index letters: N rows of a file, b rows asked for, K = 17 classes.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from bplcz_ref import hdf5
+from bplcz_ref.archives import regular_file
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
+from bplcz_ref.schema import brief
 
 SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
 LABEL_ROWS = 65536  # read at a time
+LARGEST = (
+    1e10  # of a value's size: the brightest corner reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
+)
 
 
 def class_name(k: int) -> str:
@@ -58,15 +64,33 @@ def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (
     return index.astype(np.int64)
 
 
-def check_piece(where: str, sen1: np.ndarray, sen2: np.ndarray, y: np.ndarray, dtype: np.dtype) -> None:
-    """ValueError unless these are b finite rows of `dtype` with their class numbers, ready to be written."""
-    check_classes(f"{where}: y", y)
+def check_piece(where: str, sen1: np.ndarray, sen2: np.ndarray, y: np.ndarray | None, dtype: np.dtype) -> None:
+    """ValueError unless these are b sound rows of `dtype`, and y their class numbers or None: to be written."""
+    if y is not None:
+        check_classes(f"{where}: y", y)
     for name, values in (("sen1", sen1), ("sen2", sen2)):
-        expected = (len(y), *SHAPES[name])
+        expected = (len(sen1 if y is None else y), *SHAPES[name])
         if values.shape != expected or values.dtype != dtype or dtype.kind != "f":
             raise ValueError(f"{where}: {name} is {values.shape} {values.dtype}; expected {expected} {dtype}")
-        if not np.isfinite(values).all():
-            raise ValueError(f"{where}: {name} holds values that are not finite")
+        if bad := first_absurd(values):
+            b, i, j, c = bad
+            raise ValueError(
+                f"{where}: {name} holds values that are not finite or beyond {LARGEST:g}, first {values[bad]} in"
+                f" its row {b}, channel {c}, pixel ({i}, {j})"
+            )
+
+
+def first_absurd(x: np.ndarray) -> tuple | None:  # (b, ...) -> its place in x
+    """The place of the first value that is no measurement: not finite, or beyond LARGEST; None if there is none.
+
+    One value of 1e300 makes every mean and deviation of its channel useless.
+
+    >>> first_absurd(np.array([[1.0, -3e4], [0.0, 1e300]]))
+    (1, 1)
+    """
+    if not x.size or (x.min() >= -LARGEST and x.max() <= LARGEST):  # false for NaN too
+        return None
+    return tuple(int(n) for n in np.unravel_index(np.argmin(np.abs(x) <= LARGEST), x.shape))
 
 
 # ----------------------------------------------------------------------------------------------------- files
@@ -85,25 +109,23 @@ def reading(path: str | Path) -> Iterator[None]:
 
 def check_hdf5(path: Path) -> None:
     """ValueError unless `path` is an HDF5 file that this user may read."""
-    if not path.exists():
-        raise ValueError(f"{path}: no such file")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; give the name of one HDF5 file in it")
-    if not os.access(path, os.R_OK):
-        raise ValueError(f"{path}: no permission to read it; change its mode or its owner")
+    regular_file(path)
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is empty (0 bytes); fetch or write it again")
     if not h5py.is_hdf5(path):
-        raise ValueError(f"{path} is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label")
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        hint = " It is packed by gzip: unpack it first." if packed else ""
+        raise ValueError(f"{path} is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label.{hint}")
 
 
-def check_datasets(path: Path, file: h5py.File, labels: bool) -> None:
-    """ValueError unless the file's data sets have So2Sat's names, shapes and dtypes, and as many rows each."""
+def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Dataset]:
+    """The file's data sets; ValueError unless names, shapes and dtypes are So2Sat's and all values are stored."""
     shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
-    missing = [key for key in shapes if not isinstance(file.get(key), h5py.Dataset)]
-    if missing:
-        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {sorted(file)}")
-    found = {key: file[key].shape for key in shapes}
+    sets = {key: data for key in shapes if (data := hdf5.dataset(file, key)) is not None}
+    if missing := [key for key in shapes if key not in sets]:
+        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(file))}")
+    found: dict[str, tuple] = {key: data.shape or () for key, data in sets.items()}
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
     for key, shape in shapes.items():
@@ -112,11 +134,14 @@ def check_datasets(path: Path, file: h5py.File, labels: bool) -> None:
             raise ValueError(
                 f"{path}: {key} has shape {found[key]}; expected (N, {expected}){_layout_hint(found[key], shape)}"
             )
-        if file[key].dtype.kind != "f" or file[key].dtype.itemsize not in (4, 8):
-            raise ValueError(f"{path}: {key} has dtype {file[key].dtype}; expected float64 or float32")
+        if sets[key].dtype.kind != "f" or sets[key].dtype.itemsize not in (4, 8):
+            raise ValueError(f"{path}: {key} has dtype {sets[key].dtype}; expected float64 or float32")
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
         raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
+    for key, data in sets.items():
+        hdf5.check_stored(data, f"{path}: {key}")
+    return sets
 
 
 def _layout_hint(found, shape):
@@ -148,6 +173,27 @@ def subset_parts(path: Path, N: int, train: int | None) -> tuple[np.ndarray, np.
     if not isinstance(train, int | np.integer) or not 0 < train <= N:
         raise ValueError(f"{path}: attribute train_rows is {train!r}; expected a whole number, 1 to {N}")
     return np.arange(train), np.arange(train, N)
+
+
+def source_rows(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) int64
+    """The row numbers in the file that a subset was drawn from; None if the file does not have them."""
+    data = hdf5.dataset(file, "source_rows")
+    if data is None:
+        return None
+    if data.shape != (N,) or data.dtype.kind not in "iu":
+        raise ValueError(f"{path}: source_rows is {data.dtype} {data.shape}; expected {N} whole row numbers")
+    hdf5.check_stored(data, f"{path}: source_rows", whole=True)
+    rows = data[:]
+    if bad := [n for n in (rows.min(), rows.max()) if not 0 <= int(n) < 2**63]:
+        raise ValueError(f"{path}: source_rows holds {bad[0]}; expected row numbers, 0 or more")
+    return rows.astype(np.int64)
+
+
+def flag(path: Path, name: str, value: Any) -> bool:
+    """A yes or no that a file says of itself; ValueError for anything else, such as the text "false"."""
+    if isinstance(value, bool | int | np.bool_ | np.integer) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"{path}: attribute {name} is {brief(value)}; expected true or false as a boolean, or 1 or 0")
 
 
 def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64

@@ -32,8 +32,9 @@ SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is
 class Patches:
     """The rows of one open file: `len()`, `images`, and
 
-    labels      (N,) int64, or None where the file was opened with labels=False
+    labels      (N,) int64, or None where they were not read
     parts       (train, test), two arrays of row numbers, if the file was written by `subset`; otherwise None
+    source_rows (N,) int64, row numbers in the file that such a subset was drawn from; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
     dtype       float32 if both sensors are stored so, otherwise float64
@@ -42,12 +43,14 @@ class Patches:
     labels: np.ndarray
 
     def __init__(self, path: Path, file: h5py.File, labels: bool = True) -> None:
-        self._data = {name: file[name] for name in SHAPES}
+        sets = layout.datasets(path, file, labels)
+        self._data = {name: sets[name] for name in SHAPES}
         self.path = path
         self.attributes = dict(file.attrs)
-        self.simulated = bool(self.attributes.get("simulated", False))
-        self.labels = layout.class_numbers(path, file["label"]) if labels else None  # type: ignore[assignment]
+        self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
+        self.labels = layout.class_numbers(path, sets["label"]) if labels else None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
+        self.source_rows = layout.source_rows(path, file, len(self))
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
 
@@ -58,20 +61,20 @@ class Patches:
         """x of the rows `index`, in that order, duplicates allowed: sen1's 8 channels, then sen2's 10.
 
         dtype: float32 or float64. Errors: ValueError for a bad row number, for a value that is not finite in
-        `dtype` (with its row and channel), and for a file that cannot be read.
+        `dtype` or beyond 1e10 (with its row and channel), and for a file that cannot be read.
         """
         x = self.stored(index, dtype)
-        if not np.isfinite(x).all():
-            b, i, j, c = np.argwhere(~np.isfinite(x))[0]
+        if bad := layout.first_absurd(x):
+            b, i, j, c = bad
             raise ValueError(
                 f"{self.path}: row {np.asarray(index)[b]}, channel {bands.BANDS[c]}, pixel ({i}, {j}) is"
-                f" {x[b, i, j, c]} in {x.dtype}; expected finite values. Leave the row out"
-                " (`inspect` counts such rows)"
+                f" {x[bad]} in {x.dtype}; expected finite values, at most {layout.LARGEST:g} in size."
+                " Leave the row out (`inspect` counts such rows)"
             )
         return x
 
     def stored(self, index: np.ndarray, dtype: DTypeLike) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
-        """As `images`, but values that are not finite are returned as they are."""
+        """As `images`, but values that are not finite, or absurd, are returned as they are."""
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype is {dtype}; expected float32 or float64")
         index = layout.row_numbers(index, len(self), self.path)
@@ -97,10 +100,10 @@ def _read(data, index, out):  # (N, H, W, C), (b,), (b, H, W, C)
 
 
 @contextmanager
-def open_file(path: str | Path, labels: bool = True, scale: bool = True) -> Iterator[Patches]:
+def open_file(path: str | Path, labels: bool | None = True, scale: bool = True) -> Iterator[Patches]:
     """Context manager: a So2Sat file, checked. Keys, shapes, one-hot labels of all rows; scale on up to 16 rows.
 
-    labels=False: `label` is neither needed nor read, for patches that are yet to be classified.
+    labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
     scale=False: the scale is not checked.
     Errors: ValueError that names the file and what is wrong: missing, a folder, empty, not HDF5, cut short, a key
     missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
@@ -116,8 +119,7 @@ def open_file(path: str | Path, labels: bool = True, scale: bool = True) -> Iter
         file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=CHUNK_CACHE)
     with file:
         with layout.reading(path):
-            layout.check_datasets(path, file, labels)
-            patches = Patches(path, file, labels)
+            patches = Patches(path, file, "label" in file if labels is None else labels)
         if scale and (problems := scale_problems(patches)):
             raise ValueError(f"{path}: {'; '.join(problems)}")
         yield patches
@@ -184,12 +186,20 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     return train, np.sort(rng.choice(rest, test, replace=False))
 
 
-def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes: dict | None = None) -> None:
+def write_file(
+    path: str | Path,
+    rows: int,
+    batches: Iterable[tuple],
+    attributes: dict | None = None,
+    source_rows: np.ndarray | None = None,
+) -> None:
     """A file in So2Sat's layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
-    y (b,) class numbers become one-hot rows; values are stored exactly, in the dtype of the first batch (published
-    files are float64). One batch is in memory at a time. The file appears whole or not at all; an older one is
-    replaced. Errors: ValueError for a batch of another shape or dtype, not finite, or another number of rows.
+    y (b,) class numbers become one-hot rows; with y None in every batch the file has no labels. Values are stored
+    exactly, in the dtype of the first batch (published files are float64). One batch is in memory at a time. The
+    file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
+    dtype, with values that are not finite or beyond 1e10, or another number of rows.
+    source_rows (rows,): where each row was in another file, kept beside the values.
     """
     path = Path(path)
     if path.is_dir():
@@ -198,19 +208,25 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
     with whole(path) as part, h5py.File(part, "w") as file:
         file.attrs.update(attributes or {})
+        if source_rows is not None:
+            file["source_rows"] = np.asarray(source_rows, np.int64)
         done = 0
         for batch in batches:
-            sen1, sen2, y = map(np.asarray, batch)
+            sen1, sen2 = map(np.asarray, batch[:2])
+            y = None if batch[2] is None else np.asarray(batch[2])
             if "sen1" not in file:
-                for name, shape in {**SHAPES, "label": (K,)}.items():
+                for name, shape in {**SHAPES, **({} if y is None else {"label": (K,)})}.items():
                     file.create_dataset(name, (rows, *shape), sen1.dtype)
-            where = f"{path}: the batch from row {done}"
+            where, end = f"{path}: the batch from row {done}", done + len(sen1)
+            if (y is None) != ("label" not in file):
+                raise ValueError(f"{where}: labels for some rows only; give y for every row, or None for all")
             layout.check_piece(where, sen1, sen2, y, file["sen1"].dtype)
-            if done + len(y) > rows:
-                raise ValueError(f"{where} ends at row {done + len(y)}, {rows} were announced")
-            for name, values in (("sen1", sen1), ("sen2", sen2), ("label", np.eye(K)[y])):
-                file[name][done : done + len(y)] = values
-            done += len(y)
+            if end > rows:
+                raise ValueError(f"{where} ends at row {end}, {rows} were announced")
+            file["sen1"][done:end], file["sen2"][done:end] = sen1, sen2
+            if y is not None:
+                file["label"][done:end] = np.eye(K)[y]
+            done = end
         if done != rows:
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
 
@@ -219,7 +235,8 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
-    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`. Memory: one chunk.
+    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
+    `source_rows` has the row numbers in the source. Memory: one chunk.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
@@ -232,4 +249,4 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
         )
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
         notes |= {"per_class": per_class, "seed": seed}
-        write_file(out, len(index), batches, patches.attributes | notes)
+        write_file(out, len(index), batches, patches.attributes | notes, source_rows=index)

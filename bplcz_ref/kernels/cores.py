@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import ctypes
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,7 +66,7 @@ if not isinstance(tracer.trace_stack, threading.local):
 # ------------------------------------------------------------------------------------------------- BLAS
 
 _lock = threading.Lock()
-_blas = {"users": 0, "before": 0}
+_blas = {"users": 0, "before": 0}  # contexts that are open; the user's number, while it is not set
 
 
 def _openblas():
@@ -102,10 +103,15 @@ def one_blas_thread() -> Iterator[None]:
 
     The kernels multiply many small matrices. A second BLAS thread gains little on a quiet machine; on a busy one,
     where each product waits for it, it costs a multiple; and the bits would depend on the number of cores.
+
+    The number is the user's: one that is set while a context is open is what is set back, or left, at the end. (A
+    1 that is set meanwhile cannot be told from ours, and ends with it: set it before.) The number is the whole
+    process's, so such a setting reaches the contexts that are open in other threads; the next to begin has one
+    thread again.
     """
     with _lock:
-        if _blas["users"] == 0:
-            _blas["before"] = blas_threads()
+        if (now := blas_threads()) > 1:  # the first context, or the user has set a number since
+            _blas["before"] = now
             blas_threads(1)
         _blas["users"] += 1
     try:
@@ -113,8 +119,15 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         with _lock:
             _blas["users"] = max(0, _blas["users"] - 1)
-            if _blas["users"] == 0 and _blas["before"]:
-                blas_threads(_blas["before"])
+            if _blas["users"] == 0:
+                _set_back()
+
+
+def _set_back():
+    """The user's number again, unless it was set anew since: then it is no longer our 1."""
+    before, _blas["before"] = _blas["before"], 0
+    if before and blas_threads() == 1:
+        blas_threads(before)
 
 
 # ------------------------------------------------------------------------------------------------- the pool
@@ -125,9 +138,8 @@ _pool = None
 def _after_fork():  # a child has none of its parent's threads, and may have inherited a lock that is held
     global _lock, _pool
     _lock, _pool = threading.Lock(), None
-    if _blas["users"]:
-        _blas["users"] = 0
-        blas_threads(_blas["before"])
+    _blas["users"] = 0
+    _set_back()
 
 
 if hasattr(os, "register_at_fork"):
@@ -139,8 +151,10 @@ def thread_count() -> int:
     given = os.environ.get("BPLCZ_THREADS", "").strip()
     if not given:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not given.isdigit() or int(given) < 1:
-        raise ValueError(f"environment variable BPLCZ_THREADS is {given!r}; expected a whole number, 1 or more")
+    if not re.fullmatch("0*[1-9][0-9]{0,5}", given):  # str.isdigit takes a superscript two, int does not
+        raise ValueError(
+            f"environment variable BPLCZ_THREADS is {given[:80]!r}; expected a whole number, 1 or more"
+        )
     return int(given)
 
 

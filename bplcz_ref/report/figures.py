@@ -20,7 +20,7 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs
+from bplcz_ref.training import evaluate, runs, split
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,15 +36,20 @@ def write_figures(
     """Write every figure that the run folders allow into `out`; returns a line for each one that failed.
 
     confusion-SYSTEM.png of each run, curves.png of all, tsne.png of those that fuse band groups. `data` is the
-    file that they were trained on; without it, the path in their config.json. `say` takes each path written.
-    Errors: ValueError if a folder holds no run.
+    file that they were trained on; without it, the path in their config.json. `say` takes each path written, and a
+    line where t-SNE does not apply.
+    Errors: ValueError if a folder holds no run, for another file than the one that the runs were trained on, and
+    for the root folder as `out`.
     """
     folders, out = distinct_folders(folders), Path(out)
     configs = [runs.read_config(run) for run in folders]
+    if data is not None:
+        check_data(folders, configs, data)
     try:
         plots.canvas(1, 1)
     except ValueError as error:
         return [str(error)]
+    files.make_folder(out)
     numbers = map(str, range(1, len(folders) + 1))
     names = distinct("-", [config["system"] for config in configs], seeds(configs), numbers)
     jobs: dict[str, Callable[[Path], Path]] = {}
@@ -55,13 +60,13 @@ def write_figures(
     missing = []
     if fusing:
         jobs["tsne.png"] = lambda path: tsne_figure(fusing, data or trained_on(fusing[0]), path)
-    else:
-        missing.append("no tsne.png: none of these systems fuses band groups by Eq. (9)")
     for file, make in jobs.items():
         try:
             say(str(make(out / file)))
         except ValueError as error:
             missing.append(f"no {file}: {error}")
+    if not fusing:  # nothing failed
+        say("no tsne.png: none of these systems fuses band groups by Eq. (9)")
     return missing
 
 
@@ -91,6 +96,7 @@ def tsne_figure(
     for run, config in zip(folders, configs, strict=True):
         if not fuses(config):
             raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
+    check_data(folders, configs, data)
     with so2sat.open_file(data) as patches:
         rows = sample(patches.labels, common_test(folders, configs, patches), per_class, seed)
         features = [evaluate.fused(evaluate.load(run), patches, rows) for run in folders]
@@ -114,7 +120,7 @@ def curves_figure(folders: list, path: str | Path) -> Path:
     path, folders = checked(path), distinct_folders(folders)
     configs, found = [runs.read_config(run) for run in folders], []
     for run, config, label in zip(folders, configs, labels(folders, configs), strict=True):
-        rows, settings = runs.read_log(run), runs.settings_of(run, config)
+        rows, settings = runs.read_log(run), runs.settings_of(config)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
         floors = [runs.L_con_floor(settings, row["positive_fraction"]) for row in rows]
@@ -138,16 +144,22 @@ def sample(labels: np.ndarray, rows: np.ndarray, per_class: int, seed: int) -> n
     return np.sort(np.concatenate([rng.permutation(own)[:per_class] for own in of_class]))
 
 
+def check_data(folders: list[Path], configs: list[dict], data: str | Path) -> None:
+    """ValueError unless every run was trained on `data`, since a figure shows a run's own test part."""
+    with so2sat.open_file(data) as patches:
+        for run, config in zip(folders, configs, strict=True):
+            if not runs.same_data(config, patches):
+                raise ValueError(
+                    f"{run} was trained on {config['data']['path']}, and {data} is another file; figures show the"
+                    " test part of the file that a run was trained on. `evaluate` gives the accuracy on others"
+                )
+
+
 def common_test(folders: list[Path], configs: list[dict], patches: Patches) -> np.ndarray:  # -> (M,)
-    """The rows that every run was tested on; ValueError if their files or test parts differ."""
+    """The rows that every run was tested on; ValueError if their test parts differ."""
     tested = []
     for run, config in zip(folders, configs, strict=True):
-        if config["data"]["labels"] != files.digest(patches.labels):
-            raise ValueError(
-                f"{run} was trained on {config['data']['path']}, and {patches.path} has other labels: "
-                "give the file that it was trained on, whose test part is known"
-            )
-        tested.append(runs.parts(patches, runs.settings_of(run, config))[1])
+        tested.append(split.parts(patches, runs.settings_of(config))[1])
         if not np.array_equal(np.sort(tested[-1]), np.sort(tested[0])):
             raise ValueError(
                 f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"

@@ -80,6 +80,7 @@ def draw_confusion(C: np.ndarray, label: str) -> "Figure":  # (K, K)
     title = f"{label}: OA {OA} %, kappa {kappa} % on {C.sum():,} test samples"
     axes.set_title(title, fontsize=11, pad=24)
     figure.supxlabel(errors(C), fontsize=9)
+    figure.draw_without_rendering()  # one layout more: after the first alone, "true class" is cut off at the left
     return figure
 
 

@@ -9,21 +9,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import metrics, model, nn, paper, systems
+from bplcz_ref import files, metrics, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.training import runs
+from bplcz_ref.training import checkpoint, runs, split
 
 ROWS_AT_ONCE = 64  # through the network
 
 
 class Trained(NamedTuple):
-    """A network with its parameters, the statistics that standardise its input, and its run's config.json."""
+    """A network with its parameters, the statistics that standardise its input, and what it was trained on.
+
+    trained_on (17 per_class,) uint64: split.row_digests of the training rows. config: the run's config.json.
+    """
 
     network: model.Model
     params: dict
     state: dict
     statistics: standardise.Statistics
+    trained_on: np.ndarray
     dtype: str
     config: dict
 
@@ -31,12 +35,44 @@ class Trained(NamedTuple):
 def load(run: str | Path) -> Trained:
     """The trained network of a run folder, complete or not. Errors: ValueError without a checkpoint."""
     config = runs.read_config(run)
-    settings = runs.settings_of(run, config)
-    network = systems.build(config["system"], settings)
-    at = runs.load_checkpoint(run, network, settings, config["dtype"])
+    runs.check_vocabulary(run, config)
+    network = systems.build(config["system"], runs.settings_of(config))
+    at = checkpoint.load(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
-    return Trained(network, at.params, at.state, at.statistics, config["dtype"], config)
+    return Trained(network, at.params, at.state, at.statistics, at.trained_on, config["dtype"], config)
+
+
+def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | None) -> tuple[np.ndarray, str]:
+    """(row numbers, words for them): the test part of the file that was trained on, or all rows of another file.
+
+    Rows of another file that were trained on, as in the file that a subset was drawn from, say nothing about new
+    data: training_rows "skip" leaves them out, "include" takes them in, None refuses the file.
+    """
+    N, path = len(patches), patches.path
+    if runs.same_data(trained.config, patches):
+        _, rows = split.parts(patches, runs.settings_of(trained.config))
+        if files.digest(rows) != trained.config["data"]["split"]["test_rows"]:
+            raise ValueError(
+                f"{path}: its parts are others now than in training; restore its attribute train_rows"
+            )
+        return rows, f"the test part of {path}; the network was trained on the file's training part"
+    rows = np.arange(N)
+    seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
+    count = int(seen.sum())
+    if not count:
+        return rows, f"all {N} rows of {path}"
+    if training_rows is None:
+        raise ValueError(
+            f"{path}: {count} of its {N} rows were trained on, the first is row {np.argmax(seen)}; results on them"
+            " say nothing about new data. Leave them out with --training-rows skip, or count them with"
+            " --training-rows include"
+        )
+    if training_rows == "include":
+        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
+    if count == N:
+        raise ValueError(f"{path}: all its {N} rows were trained on, so none is left to evaluate")
+    return rows[~seen], f"the {N - count} rows of {path} that were not trained on; {count} are left out"
 
 
 def inputs(
@@ -50,10 +86,19 @@ def inputs(
 def logits(
     trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, K)
-    """(rows, c_hat) of each piece of `rows`: the image side alone."""
+    """(rows, c_hat) of each piece of `rows`: the image side alone.
+
+    Errors: ValueError if a logit is not finite, since the class of such a row would be of no meaning.
+    """
     for some, x in inputs(trained, patches, rows, size):
-        with nn.one_blas_thread():
+        with nn.one_blas_thread(), np.errstate(all="ignore"):
             c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
+        bad = ~np.isfinite(c_hat).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"{patches.path}: the network gives values that are not finite for row {some[np.argmax(bad)]}: its"
+                " training diverged (try a smaller learning rate), or the row is unlike what it was trained on"
+            )
         yield some, c_hat
 
 

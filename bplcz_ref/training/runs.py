@@ -1,49 +1,86 @@
-"""A run folder: its five files, each with one writer and one reader here.
+"""A run folder: its five files, each with one writer and one reader, here or in checkpoint.py.
 
 config.json     what was asked: system, settings, dtype, data; written first
 log.jsonl       a line per epoch: losses, accuracy, seconds
-checkpoint.npz  everything that a resumption needs (Progress)
+checkpoint.npz  everything that a resumption needs (checkpoint.py)
 confusion.csv   the confusion matrix on the test part
 metrics.json    the result; written last, so its presence says that the run is complete
+
+Each reader takes its file as if a stranger had written it: bounded, of the names, types and ranges below, finite.
+checkpoint.npz and metrics.json hold the digest of the config.json that they belong to, so a result that an edited
+config.json would change is refused; what metrics.json says is computed again from the files beside it.
 """
 
+import hashlib
 import json
-import zipfile
+import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, model, paper, systems, theory, weights
-from bplcz_ref.data import so2sat, standardise
+from bplcz_ref import __version__, files, metrics, paper, schema, systems, theory, weights
+from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.streams import stream
+from bplcz_ref.training import split
 
-# What is summed over an epoch, in the order of the checkpoint: train.py's `added` says what each is.
-SUMS = (
-    *("samples", "L", "L_cls", "L_con", "correct", "pairs", "targets"),
-    *("positive", "S_positive", "S_negative", "seconds"),
-)
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
+FREE = ("bplcz_ref", "data.path", "settings.vocabulary")  # another version, or place of a file, is no other run
+LOG_BYTES = 256 << 20  # of log.jsonl; an epoch has about 300
+CSV_BYTES = 1 << 20  # of confusion.csv
+COUNT_DIGITS = 15  # of a count in it
 
+# ------------------------------------------------------------------------------------------- what each file holds
 
-class Progress(NamedTuple):
-    """How far a run has come: all that the next step depends on, and the sums of the current epoch."""
-
-    step: int
-    sums: dict
-    params: dict
-    velocity: dict | None  # None before the first step
-    state: dict
-    statistics: standardise.Statistics
-
-
-def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
-    """(training, test) row numbers: a subset file's own parts if their sizes agree, otherwise a new draw."""
-    sizes = (settings.per_class * len(paper.CLASSES), settings.test)
-    if patches.parts is not None and tuple(map(len, patches.parts)) == sizes:
-        return patches.parts
-    return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+CONFIG = {
+    "bplcz_ref": schema.TEXT,
+    "system": schema.one_of(systems.SYSTEMS),
+    "settings": systems.SETTINGS,
+    "dtype": schema.one_of(("float32", "float64")),
+    "vocabulary": schema.optional(schema.DIGEST),
+    "data": {
+        "path": schema.PATH,
+        "samples": schema.whole(1),
+        "labels": schema.DIGEST,
+        "pixels": schema.DIGEST,
+        "split": {
+            "from": schema.one_of(("file", "random")),
+            "training": schema.whole(1),
+            "test": schema.whole(1),
+            "training_rows": schema.DIGEST,
+            "test_rows": schema.DIGEST,
+        },
+        "simulated": schema.BOOLEAN,
+    },
+}
+SHARE = schema.number(0, 1)
+ROW = {
+    "epoch": schema.whole(1),
+    "L": schema.number(),
+    "L_cls": schema.number(0),
+    "L_con": schema.optional(schema.number()),
+    "training_accuracy": SHARE,
+    "positive_fraction": schema.optional(SHARE),
+    "S_positive": schema.optional(schema.number()),
+    "S_negative": schema.optional(schema.number()),
+    "seconds": schema.number(0),
+}
+METRICS = {
+    "system": schema.one_of(systems.SYSTEMS),
+    "preset": schema.one_of(systems.PRESETS),
+    "data_simulated": schema.BOOLEAN,
+    "config": schema.DIGEST,
+    "settings": systems.SETTINGS,
+    "samples": schema.whole(1),
+    "overall_accuracy": SHARE,
+    "average_accuracy": SHARE,
+    "kappa": schema.optional(schema.number(-1, 1)),
+    "test_samples": schema.whole(1),
+    "parameters": schema.whole(1),
+    "training_seconds": schema.number(0),
+    "last_epoch": ROW,
+    "L_con_floor": schema.optional(schema.number()),
+}
 
 
 # ------------------------------------------------------------------------------------------------- a run's life
@@ -51,20 +88,48 @@ def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.
 
 def describe(patches: Patches, system: str, settings: systems.Settings, dtype: str) -> dict:
     """What config.json holds: enough to see whether a run folder belongs to what is asked now."""
+    training, test = split.parts(patches, settings)
     return {
         "bplcz_ref": __version__,
         "system": system,
         "settings": settings._asdict(),
         "dtype": str(np.dtype(dtype)),
+        "vocabulary": systems.vocabulary_digest(system, settings),
         "data": {
             "path": str(Path(patches.path).resolve()),
             "samples": len(patches),
-            "labels": files.digest(patches.labels),
-            "pixels": files.digest(patches.images(so2sat.spread_rows(len(patches), PROBED), np.float64)),
-            "parts": [files.digest(rows) for rows in parts(patches, settings)],
+            **content(patches),
+            "split": {
+                "from": "file" if settings.split == "file" and patches.parts is not None else "random",
+                "training": len(training),
+                "test": len(test),
+                "training_rows": files.digest(training),
+                "test_rows": files.digest(test),
+            },
             "simulated": patches.simulated,
         },
     }
+
+
+def content(patches: Patches) -> dict:
+    """What tells a file from another one: digests of all labels, and of the pixels of PROBED rows."""
+    probed = patches.images(so2sat.spread_rows(len(patches), PROBED), np.float64)
+    return {"labels": files.digest(patches.labels), "pixels": files.digest(probed)}
+
+
+def same_data(config: dict, patches: Patches) -> bool:
+    """Whether a run was trained on this file, wherever it is now."""
+    return content(patches).items() <= config["data"].items()
+
+
+def counted(config: dict) -> dict:
+    """{dotted name: value} of what makes a run another run."""
+    return {name: value for name, value in weights.named(config).items() if name not in FREE}
+
+
+def identity(config: dict) -> str:
+    """The SHA-256 of what makes a run another run: where its files are may be edited in config.json, no more."""
+    return hashlib.sha256(json.dumps(counted(config), sort_keys=True).encode()).hexdigest()
 
 
 def claim(run: Path, config: dict, resume: bool) -> dict | None:
@@ -73,47 +138,52 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
     Errors: ValueError if the folder holds another run, or a run at all with resume=False.
     """
     if not (run / "config.json").exists():
-        if (run / "checkpoint.npz").exists():
-            raise ValueError(
-                f"{run} has checkpoint.npz without config.json, so it is not clear which run it belongs to:"
-                " name another folder"
-            )
+        for name in ("checkpoint.npz", "log.jsonl", "confusion.csv", "metrics.json"):
+            if (run / name).exists():
+                raise ValueError(
+                    f"{run} has {name} without config.json, so it is not clear which run it belongs to:"
+                    " name another folder"
+                )
         return None
     if not resume:
         raise ValueError(f"{run} holds a run already: resume it, or name another folder")
-    old, new = weights.named(read_config(run)), weights.named(config)
-    free = ("bplcz_ref", "data.path")  # another version or place of the file is no other run
+    old, new = counted(read_config(run)), counted(config)
     differs = [
-        f"{name} is {old.get(name)!r} there and {value!r} now"
-        for name, value in new.items()
-        if name not in free and old.get(name) != value
+        f"{name} is {old[name]!r} there and {value!r} now" for name, value in new.items() if old[name] != value
     ]
     if differs:
         raise ValueError(f"{run} holds another run: {'; '.join(differs)}. Name another folder")
     return read_metrics(run) if complete(run) else None
 
 
-def finish(run: Path, config: dict, at: Progress, C: np.ndarray) -> dict:
+def finish(run: Path, config: dict, params: dict, C: np.ndarray) -> dict:
     """Write confusion.csv, then metrics.json; returns the metrics."""
     rows = read_log(run)
-    if not rows:
-        raise ValueError(f"{run}: log.jsonl is gone; name another folder, or restore it")
-    settings = settings_of(run, config)
-    result = {
+    asked = config["settings"]["epochs"]
+    if len(rows) != asked:
+        raise ValueError(f"{run / 'log.jsonl'} has {len(rows)} of {asked} epochs: restore it, or train again")
+    result = result_of(config, C, rows, weights.count(params))
+    write_confusion(run, C)
+    files.write_json(run / "metrics.json", result)
+    return result
+
+
+def result_of(config: dict, C: np.ndarray, rows: list[dict], parameters: int) -> dict:  # (17, 17)
+    """What metrics.json says, from what the files beside it say."""
+    settings = settings_of(config)
+    return {
         "system": config["system"],
         "preset": settings.preset,
         "data_simulated": config["data"]["simulated"],
+        "config": identity(config),
         "settings": config["settings"],
         **metrics.summary(C),
         "test_samples": int(C.sum()),
-        "parameters": weights.count(at.params),
+        "parameters": parameters,
         "training_seconds": sum(row["seconds"] for row in rows),
         "last_epoch": rows[-1],
         "L_con_floor": L_con_floor(settings, rows[-1]["positive_fraction"]),
     }
-    write_confusion(run, C)
-    files.write_json(run / "metrics.json", result)
-    return result
 
 
 def L_con_floor(settings: systems.Settings, positive_fraction: float | None) -> float | None:
@@ -131,26 +201,42 @@ def L_con_floor(settings: systems.Settings, positive_fraction: float | None) -> 
 
 
 def read_config(run: str | Path) -> dict:
-    """A run's config.json. Errors: ValueError if it is not one, or of a system that does not exist."""
+    """A run's config.json. Errors: ValueError if it is not one, or a version with other settings wrote it."""
     path = Path(run) / "config.json"
     config = files.read_json(path)
-    keys = ("bplcz_ref", "system", "settings", "dtype", "data")
-    if not isinstance(config, dict) or not all(key in config for key in keys):
-        raise ValueError(f"{path} does not belong to a run: expected an object with {', '.join(keys)}")
-    if config["system"] not in systems.SYSTEMS:
-        raise ValueError(f"{path}: system is {config['system']!r}; expected one of {', '.join(systems.SYSTEMS)}")
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict) or "bplcz_ref" not in config:
+        raise ValueError(f"{path} does not belong to a run: expected an object with {', '.join(CONFIG)}")
+    for found, expected in ((config, CONFIG), (config["settings"], systems.SETTINGS)):
+        if differs := set(found) ^ set(expected):
+            raise ValueError(
+                f"{path} was written by bplcz_ref {schema.brief(config['bplcz_ref'])[1:-1]}, whose settings differ"
+                f" from this one's in {schema.brief(', '.join(sorted(differs)))[1:-1]}: train the run again"
+            )
+    schema.check(config, CONFIG, str(path))
+    settings, parts = config["settings"], config["data"]["split"]
+    sizes = settings["per_class"] * len(paper.CLASSES), settings["test"]
+    if (parts["training"], parts["test"]) != sizes:
+        raise ValueError(
+            f"{path}: data.split has {parts['training']} training and {parts['test']} test rows; expected"
+            f" {sizes[0]} and {sizes[1]} by settings.per_class and settings.test: it was edited, restore it"
+        )
     return config
 
 
-def settings_of(run: str | Path, config: dict) -> systems.Settings:
-    """The settings in a run's config.json. Errors: ValueError if a version with other settings wrote them."""
-    differs = set(config["settings"]) ^ set(systems.Settings._fields)
-    if differs:
-        raise ValueError(
-            f"{run} was written by bplcz_ref {config['bplcz_ref']}, whose settings differ from this one's in "
-            f"{', '.join(sorted(differs))}: train it again"
-        )
+def settings_of(config: dict) -> systems.Settings:
+    """The settings in a run's config.json."""
     return systems.Settings(**config["settings"])
+
+
+def check_vocabulary(run: str | Path, config: dict) -> None:
+    """ValueError if the merges file that a run's prompts were written in has other merges now."""
+    settings = settings_of(config)
+    now = systems.vocabulary_digest(config["system"], settings)
+    if now != config["vocabulary"]:
+        raise ValueError(
+            f"{run} was trained with other merges than {settings.vocabulary or 'the bundled vocabulary'} has now:"
+            f" digest {config['vocabulary']} there and {now} now. Put the right merges file in its place"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------- log.jsonl
@@ -163,62 +249,19 @@ def write_log(run: Path, row: dict) -> None:
 
 
 def read_log(run: str | Path) -> list[dict]:
-    """The rows of a run's log.jsonl, oldest first; none if there is no such file yet."""
+    """The rows of a run's log.jsonl, one per epoch from the first on; none if there is no such file yet."""
     path = Path(run) / "log.jsonl"
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not valid JSON ({error})") from None
+    for number, line in enumerate(files.read_text(path, LOG_BYTES).removesuffix("\n").split("\n"), 1):
+        where = f"{path}, line {number}"
+        row = files.parse_json(line, where)
+        schema.check(row, ROW, where)
+        if row["epoch"] != number:
+            raise ValueError(f"{where}: epoch is {row['epoch']}; expected {number}, as each epoch has its line")
+        rows.append(row)
     return rows
-
-
-# ------------------------------------------------------------------------------------------------ checkpoint.npz
-
-
-def save_checkpoint(run: Path, at: Progress) -> None:
-    """Write all of `at`, whole: until then the last checkpoint stays."""
-    arrays = {"step": np.array(at.step), "sums": np.array([at.sums[name] for name in SUMS])}
-    arrays |= {"statistics/mean": at.statistics.mean, "statistics/std": at.statistics.std}
-    for part in ("params", "velocity", "state"):
-        arrays |= {f"{part}/{name}": leaf for name, leaf in weights.named(getattr(at, part) or {}).items()}
-    with files.whole(run / "checkpoint.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-def load_checkpoint(
-    run: str | Path, network: model.Model, settings: systems.Settings, dtype: str
-) -> Progress | None:
-    """Progress as saved, or None without a checkpoint. Errors: ValueError if it is damaged or does not fit."""
-    path = Path(run) / "checkpoint.npz"
-    if not path.exists():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): remove it to begin the run anew") from None
-    lacking = [name for name in ("step", "sums", "statistics/mean", "statistics/std") if name not in arrays]
-    if lacking or len(arrays["sums"]) != len(SUMS):
-        what = f"has no {', '.join(lacking)}" if lacking else "is of another version"
-        raise ValueError(f"{path} {what}: remove it to begin the run anew")
-
-    def part(name):
-        return {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")}
-
-    params, state = network.init(stream(settings.seed, "init"), np.dtype(dtype))
-    velocity = part("velocity")
-    return Progress(
-        step=int(arrays["step"]),
-        sums=dict(zip(SUMS, arrays["sums"].tolist(), strict=True)),
-        params=weights.like(params, part("params"), f"{path} (params)"),
-        velocity=weights.like(params, velocity, f"{path} (velocity)") if velocity else None,
-        state=weights.like(state, part("state"), f"{path} (state)"),
-        statistics=standardise.Statistics(**part("statistics"), clip_sen1=settings.clip_sen1),
-    )
 
 
 # ------------------------------------------------------------------------------------------------- confusion.csv
@@ -238,14 +281,20 @@ def read_confusion(run: str | Path) -> np.ndarray:  # -> (17, 17)
     path = Path(run) / "confusion.csv"
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; it appears when the run is complete")
-    header, *lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines() or [""]]
+    header, *lines = [line.split(",") for line in files.read_text(path, CSV_BYTES).splitlines() or [""]]
     if header != HEADER or [line[0] for line in lines] != IDS:
         raise ValueError(f"{path}: expected the header '{', '.join(HEADER)}', then a row for each class")
-    try:
-        C = np.array([[int(cell) for cell in line[1:]] for line in lines])
-        metrics.overall_accuracy(C)  # ValueError for what is not a matrix of counts
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+    for name, *cells in lines:
+        if len(cells) != len(IDS):
+            raise ValueError(f"{path}: row {name} has {len(cells)} counts; expected {len(IDS)}")
+        for predicted, cell in zip(IDS, cells, strict=True):
+            if not (cell.isascii() and cell.isdigit() and len(cell) <= COUNT_DIGITS):
+                raise ValueError(
+                    f"{path}: row {name}, column {predicted} is {schema.brief(cell)}; expected a count"
+                )
+    C = np.array([[int(cell) for cell in line[1:]] for line in lines])
+    if not C.any():
+        raise ValueError(f"{path}: it counts no sample; expected the test part's")
     return C
 
 
@@ -258,5 +307,29 @@ def complete(run: str | Path) -> bool:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """The result of a complete run, as `finish` wrote it."""
-    return files.read_json(Path(run) / "metrics.json")
+    """The result of a complete run. Errors: ValueError if it is not what the files beside it give."""
+    path = Path(run) / "metrics.json"
+    result = files.read_json(path)
+    schema.check(result, METRICS, str(path))
+    config, C, rows = read_config(run), read_confusion(run), read_log(run)
+    if not rows:
+        raise ValueError(
+            f"{Path(run) / 'log.jsonl'}: there is no such file, though the run is complete: restore it"
+        )
+    found = counted(result)
+    for name, value in counted(result_of(config, C, rows, result["parameters"])).items():
+        there = found.get(name)
+        if not alike(there, value):
+            raise ValueError(
+                f"{path}: {name} is {schema.brief(there)}; the files beside it give {schema.brief(value)}:"
+                " one of them was edited or exchanged: restore it, or remove metrics.json and train with --resume,"
+                " which evaluates the checkpoint again"
+            )
+    return result
+
+
+def alike(a: Any, b: Any) -> bool:
+    """Equal, or numbers that differ by rounding on another machine."""
+    if schema.is_number(a) and schema.is_number(b):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
+    return a == b

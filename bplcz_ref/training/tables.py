@@ -8,22 +8,24 @@ does a run whose worker died. The seed of a run draws its split, start, order an
 import multiprocessing
 import os
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import model, optim, paper, systems
+from bplcz_ref import files, model, optim, paper, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
-from bplcz_ref.training import runs
-from bplcz_ref.training.train import duration, to_stderr, train
+from bplcz_ref.training import runs, split
+from bplcz_ref.training.train import duration, own_split, to_stderr, train
 
 TRIES = 3  # rounds in a row in which a worker dies and no run makes progress, before the table gives up
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
@@ -48,21 +50,28 @@ def tables(
     seeds: range | list[int],
     settings: systems.Settings,
     *,
+    given: Collection[str] | None = None,
     workers: int = 1,
     dask: str | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict]]:
     """Train every system of `names` with every seed into out/SYSTEM/seed-N; {system: metrics of each seed}.
 
+    given    names of the settings that somebody chose, as in `train`
     workers  processes on this machine (1: this one alone); its cores are divided among them
     dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
     Errors: ValueError that lists the runs that failed, after all others are complete.
     """
-    out, data = Path(out).resolve(), Path(data).resolve()
+    out, data = (
+        Path(os.path.realpath(out)),
+        Path(os.path.realpath(data)),
+    )  # also of a loop of links, an error below
     systems.check(settings)
     with so2sat.open_file(data) as patches:
+        settings = own_split(patches, settings, given, say)
         for seed in seeds:
-            runs.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
+            split.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
+    files.make_folder(out)
     jobs = [
         Job(str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed))
         for seed in seeds
@@ -135,7 +144,8 @@ def in_processes(workers: int, jobs: list[Job], note: Callable, say: Callable[[s
         while left:
             before = progress(jobs)
             # Spawned, not forked: each worker loads NumPy afresh, which then sees its share of the cores.
-            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            spawning = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, mp_context=spawning, initializer=end_with_parent)
             try:
                 left = through(pool, left, note)
             finally:
@@ -146,6 +156,18 @@ def in_processes(workers: int, jobs: list[Job], note: Callable, say: Callable[[s
                     names = "; ".join(map(str, left))
                     raise ValueError(f"a worker died {TRIES} times and no run made progress; left: {names}")
                 say(f"a worker died; {len(left)} runs go on from their checkpoints")
+
+
+def end_with_parent() -> None:
+    """In a worker process: a thread that ends it as soon as its parent is gone, however that ended.
+
+    Otherwise the workers of a killed table would go on and hold their run folders. Ending at any moment is safe,
+    as a kill at any moment is.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        watch = threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True)
+        watch.start()
 
 
 def on_dask(address: str, jobs: list[Job], note: Callable) -> None:

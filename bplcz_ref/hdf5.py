@@ -1,0 +1,89 @@
+"""HDF5 files that anybody may have written: what a data set declares is looked at before its values are read.
+
+HDF5 returns values without a word where none are stored: fill values for rows that were never written and for
+sources of a virtual data set that are missing, zeros beyond the end of an external file, and nonsense for number
+formats that h5py takes for others. Each of these is an error here.
+"""
+
+import math
+from pathlib import Path
+
+import h5py
+from h5py import h5d, h5t
+
+from bplcz_ref.archives import regular_file
+
+FLOATS = {size: (getattr(h5t, f"IEEE_F{8 * size}LE"), getattr(h5t, f"IEEE_F{8 * size}BE")) for size in (2, 4, 8)}
+WHOLES = [
+    getattr(h5t, f"STD_{sign}{8 * size}{end}") for sign in "IU" for size in (1, 2, 4, 8) for end in ("LE", "BE")
+]
+LARGEST_CHUNK = 1 << 30  # bytes that HDF5 has to unpack to give one value; a row of So2Sat has 147,456
+REWRITE = "copy the values into a plain data set of one file, such as with h5py"
+
+
+def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
+    """The data set of a name, or None if the name is missing, or a group, or a link that leads nowhere.
+
+    Errors: ValueError for links in a circle, and for a link to another file that is no regular file.
+    """
+    link = file.get(name, getlink=True)
+    if isinstance(link, h5py.ExternalLink):
+        other = Path(file.filename).parent / link.filename
+        if other.exists():  # a pipe would wait for a writer
+            regular_file(other)
+    try:
+        found = file.get(name)
+    except RuntimeError as error:  # HDF5 gives up after 16 soft links
+        raise ValueError(f"{file.filename}: {name} is a link that leads nowhere ({error})") from None
+    return found if isinstance(found, h5py.Dataset) else None
+
+
+def check_stored(data: h5py.Dataset, where: str, whole: bool = False) -> None:
+    """ValueError that begins with `where`, unless all values are stored in this file as IEEE floating point.
+
+    whole: whole numbers of 1, 2, 4 or 8 bytes are accepted too. No value is read.
+
+    >>> with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
+    ...     check_stored(file.create_dataset("sen1", (2**27, 32, 32, 8), "f4"), "memory.h5: sen1")
+    Traceback (most recent call last):
+      ...
+    ValueError: memory.h5: sen1 declares 4,398,046,511,104 bytes and 0 are stored: its values were never written,
+    or not all of them; write the file again
+    """
+    if data.shape is None:
+        raise ValueError(f"{where} is empty (a null dataspace); expected numbers")
+    if not any(data.id.get_type().equal(known) for known in _formats(data, whole)):
+        raise ValueError(
+            f"{where} has dtype {data.dtype} in a number format of {data.id.get_type().get_size()} bytes that is"
+            f" not {'a whole number or ' if whole else ''}IEEE floating point of 16, 32 or 64 bits; convert it"
+        )
+    plist = data.id.get_create_plist()
+    layout = plist.get_layout()
+    if layout == h5d.VIRTUAL:
+        raise ValueError(f"{where} is a virtual data set, whose values are in other files; {REWRITE}")
+    if plist.get_external_count():
+        name = plist.get_external(0)[0].decode(errors="replace")
+        raise ValueError(f"{where} has its values in another file, {name}, which cannot be checked; {REWRITE}")
+    size = data.dtype.itemsize
+    if layout == h5d.CHUNKED:
+        if (chunk := math.prod(data.chunks) * size) > LARGEST_CHUNK:
+            raise ValueError(
+                f"{where} has chunks of {chunk:,} bytes, more than the {LARGEST_CHUNK:,} that are unpacked for"
+                " one value; write it with smaller chunks, such as of 16 rows"
+            )
+        expected = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True))
+        found, unit = data.id.get_num_chunks(), "chunks"
+    else:
+        expected, found, unit = math.prod(data.shape) * size, data.id.get_storage_size(), "bytes"
+    if found < expected:
+        raise ValueError(
+            f"{where} declares {expected:,} {unit} and {found:,} are stored: its values were never written,"
+            " or not all of them; write the file again"
+        )
+
+
+def _formats(data, whole):
+    """The HDF5 types that h5py reads as `data.dtype` without loss."""
+    if data.dtype.kind == "f":
+        return FLOATS.get(data.dtype.itemsize, ())
+    return WHOLES if whole and data.dtype.kind in "iu" else ()

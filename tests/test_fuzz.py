@@ -1,0 +1,326 @@
+"""Every reader of the package on spoilt files: it reads what it would have read, or raises ValueError.
+
+    python -m pytest tests/test_fuzz.py --fuzz 20000        # 20,000 cases, spread over all readers
+
+A case damages bytes (flips, cuts, repeats, zeros), or puts a value of another type, size or depth in the place of
+one that was there. It fails on any exception that is not the project's own ValueError, warnings of NumPy included;
+on damaged bytes that are accepted although what is read differs; and on a file that has changed by being read.
+
+What no checksum protects may differ: the values of pixels and of weights in .h5 and .safetensors files, and text
+(JSON, tables, plain merges files), where another digit is another number. Their names, shapes and types may not.
+"""
+
+import functools
+import gzip
+import json
+import shutil
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import damage
+import h5py
+import numpy as np
+import pytest
+
+from bplcz_ref import tokenizer, weights
+from bplcz_ref.conform import grading, kit, reference, verdict
+from bplcz_ref.data import inspection, so2sat
+from bplcz_ref.encoders import ebcnn
+from bplcz_ref.report import figures
+from bplcz_ref.report import text as report
+from bplcz_ref.training import evaluate, runs
+
+SHORT = {"own": 250, "run": 150}  # cases of the normal run: about 3 seconds
+SEED = 47
+NETWORK = ebcnn.encoder(3, width=1, features=2)
+KIT = kit.load()
+
+
+class Reader(NamedTuple):
+    """`make` writes files into a folder and returns the one to spoil; `read` reads it; `spoil` sets odd values."""
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], Any]
+    spoil: Callable | None = None  # without it, all cases damage bytes
+    ranges: Callable[[Path], list] = lambda path: [(0, path.stat().st_size)]  # of bytes to damage
+    protected: bool = True  # damaged bytes must not be another file of the same kind
+
+
+# ------------------------------------------------------------------------------------------- what is read, and how
+
+
+def so2sat_file(folder, **options):
+    """17 rows, one per class; 17 * 147 kB."""
+    rng, path = np.random.default_rng(0), folder / "x.h5"
+    sen1, sen2 = rng.random((17, 32, 32, 8), "f4"), rng.random((17, 32, 32, 10), "f4")
+    notes = {"simulated": True, "train_rows": 10, "test_rows": 7, "seed": 47}
+    so2sat.write_file(path, 17, [(sen1, sen2, np.arange(17))], notes)
+    if options:  # as other programs write it
+        with h5py.File(path) as old, h5py.File(folder / "y.h5", "w") as new:
+            for name in old:
+                new.create_dataset(name, data=old[name][:], **options)
+            new.attrs.update(old.attrs)
+        (folder / "y.h5").rename(path)
+    return path
+
+
+def metadata(path):
+    """The ranges of an HDF5 file's bytes that are no values, and the labels."""
+    with h5py.File(path) as file:
+        values = []
+        for name in [name for name in file if name != "label"]:
+            if file[name].chunks is None:
+                values.append((file[name].id.get_offset(), file[name].id.get_storage_size()))
+            else:
+                infos = [file[name].id.get_chunk_info(i) for i in range(file[name].id.get_num_chunks())]
+                values += [(info.byte_offset, info.size) for info in infos]
+    ranges, at = [], 0
+    for offset, size in [*sorted(values), (path.stat().st_size, 0)]:
+        if at < offset:
+            ranges.append((at, offset))
+        at = offset + size
+    return ranges
+
+
+def read_so2sat(path, pixels=True):
+    with so2sat.open_file(path, labels=None) as patches:
+        x = patches.images(range(len(patches)), np.float64)
+        parts = None if patches.parts is None else [part.tolist() for part in patches.parts]
+        labels = None if patches.labels is None else patches.labels.tolist()
+        notes = {name: repr(value) for name, value in patches.attributes.items()}
+        return labels, parts, patches.simulated, str(patches.dtype), notes, x if pixels else x.shape
+
+
+def read_inspection(path):
+    found = inspection.inspect(path)
+    text = str(found)
+    if found.problems:
+        raise ValueError(text)
+    return found.counts.tolist() if found.counts is not None else None, found.rows, found.simulated
+
+
+def weights_file(ending):
+    def make(folder):
+        params, state = NETWORK.init(np.random.default_rng(0), np.dtype("f4"))
+        weights.save(folder / f"w{ending}", params, state)
+        return folder / f"w{ending}"
+
+    return make
+
+
+def read_weights(network, values):
+    def read(path):
+        flat = {}
+        for tree in weights.load(path, network):
+            flat |= weights.named(tree)
+        return flat if values else {name: (leaf.shape, leaf.dtype.str) for name, leaf in flat.items()}
+
+    return read
+
+
+def merges_file(packed):
+    def make(folder):
+        data = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_bytes()
+        (folder / "merges").write_bytes(gzip.compress(data) if packed else data)
+        return folder / "merges"
+
+    return make
+
+
+def answers_file(folder):
+    """Answers to the suite of equations."""
+    names = [name for name, suite in KIT.suites.items() if suite == 1][:12]
+    answers = {name: reference.answer(KIT.cases[name], reference.PARTS, "float32") for name in names}
+    reference.write(folder, KIT, {name: reference.as_read(given) for name, given in answers.items()})
+    path = next(iter(folder.iterdir()))
+    data = json.loads(path.read_text())
+    data["answers"]["prompt/1-RGB"] = {"text": {"shape": [], "data": ["a photo"]}}
+    path.write_text(json.dumps(data))
+    return path
+
+
+def read_answers(path):
+    answers = grading.read(path.parent, KIT)
+    suite = {name: case for name, case in KIT.cases.items() if name in answers.given}
+    small = KIT._replace(cases=suite, suites={name: KIT.suites[name] for name in suite})
+    report = verdict.report(small, answers, "float32")
+    assert len(verdict.text(report).split("\n")) <= verdict.LINES
+    verdict.text(report).encode()  # can be printed
+    json.dumps(verdict.as_json(report), allow_nan=False)
+
+
+def profile_file(folder):
+    content = {"bce-reduction": "sum", "ce": "logits", "suites": [1, 2], "without": ["sgd"], "gradients": False}
+    (folder / "profile.json").write_text(json.dumps(content))
+    return folder / "profile.json"
+
+
+OWN = {
+    "so2sat, pixels and all": Reader(so2sat_file, read_so2sat, damage.spoil_hdf5, metadata),
+    "so2sat": Reader(so2sat_file, functools.partial(read_so2sat, pixels=False)),
+    "so2sat of other programs": Reader(
+        functools.partial(so2sat_file, chunks=True, compression="gzip"),
+        read_so2sat,
+        ranges=metadata,
+        protected=False,
+    ),
+    "inspect": Reader(so2sat_file, read_inspection, damage.spoil_hdf5, metadata),
+    "weights .npz": Reader(weights_file(".npz"), read_weights(NETWORK, True), damage.spoil_npz),
+    "weights .npz, any": Reader(weights_file(".npz"), read_weights(None, True), damage.spoil_npz),
+    "weights .h5": Reader(weights_file(".h5"), read_weights(NETWORK, False), damage.spoil_hdf5),
+    "weights .safetensors": Reader(
+        weights_file(".safetensors"), read_weights(NETWORK, False), damage.spoil_safetensors
+    ),
+    "merges": Reader(
+        merges_file(False), lambda path: tokenizer.Tokenizer.from_merges(path).merges, protected=False
+    ),
+    "merges, packed": Reader(merges_file(True), lambda path: tokenizer.Tokenizer.from_merges(path).merges),
+    "answers": Reader(answers_file, read_answers, damage.spoil_json_file, protected=False),
+    "profile": Reader(profile_file, grading.read_profile, damage.spoil_json_file, protected=False),
+}
+
+
+# --------------------------------------------------------------------------------------------------- the cases
+
+
+def equal(a, b):
+    """Whether two results are the same, arrays by their bits."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(equal, a, b))
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    return type(a) is type(b) and a == b
+
+
+def one_case(name, reader, pristine, folder, right, number):
+    """None, or what went wrong: one damage of a copy of `pristine`, beside copies of its neighbours."""
+    rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), number])
+    path = folder / pristine.name
+    shutil.copyfile(pristine, path)
+    typed = reader.spoil is not None and number % 2
+    words = reader.spoil(rng, path) if typed else damage.spoil_bytes(rng, path, reader.ranges(pristine))
+    before = path.read_bytes()
+    found, problem = None, None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            found = reader.read(path)
+    except Exception as error:
+        if type(error) is not ValueError:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            problem = f"traceback: {type(error).__name__}: {str(error)[:100]} ({place.name}, line {place.lineno})"
+        found = error
+    if (
+        problem is None
+        and not isinstance(found, Exception)
+        and not (typed or not reader.protected or equal(found, right))
+    ):
+        problem = "wrong result accepted"
+    if not path.is_file() or path.read_bytes() != before:
+        problem = "target destroyed"
+    return problem and f"{name}, case {number}, {words}: {problem}"
+
+
+def fuzz(readers, count, folder):
+    """Run `count` cases, spread over the readers; fails with a line for each that went wrong."""
+    wrong, done = [], 0
+    for k, (name, reader) in enumerate(readers.items()):
+        (pristine := folder / f"{k}-whole").mkdir()
+        path = reader.make(pristine)
+        work = Path(shutil.copytree(pristine, folder / f"{k}-spoilt"))
+        right = reader.read(path)
+        for number in range(count // len(readers) + (k < count % len(readers))):
+            wrong.append(one_case(name, reader, path, work, right, number))
+            done += 1
+    wrong = [line for line in wrong if line]
+    kinds = {kind: sum(kind in line for line in wrong) for kind in ("traceback", "accepted", "destroyed")}
+    print(f"{done} cases over {len(readers)} readers: {kinds}")
+    assert not wrong, "\n".join([f"{len(wrong)} of {done} cases, {kinds}", *wrong[:40]])
+
+
+def share(config, part):
+    """How many cases: those of the normal run, or this part's share of --fuzz N."""
+    asked, parts = config.getoption("--fuzz"), {"own": OWN, "run": RUN}
+    return SHORT[part] if asked is None else asked * len(parts[part]) // sum(map(len, parts.values()))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_reader_of_foreign_files_is_taken_in(tmp_path, request):
+    fuzz(OWN, share(request.config, "own"), tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------- a run folder
+
+
+def run_file(name):
+    def make(folder):
+        shutil.copytree(WHOLE["run"], folder / "run")
+        return folder / "run" / name
+
+    return make
+
+
+WHOLE: dict = {}  # the fixture's run folder, once a test has it
+
+
+def read_trained(path):
+    """All that evaluation takes from a run; the version and the data's path may be others."""
+    trained = evaluate.load(path.parent)
+    config = trained.config
+    data = {name: value for name, value in config["data"].items() if name != "path"}
+    settings = runs.settings_of(config)
+    arrays = [trained.params, trained.state, trained.statistics._asdict()]
+    return config["system"], settings._asdict(), config["dtype"], data, *map(flat, arrays)
+
+
+def flat(tree):
+    return {name: leaf if leaf is None else np.asarray(leaf) for name, leaf in weights.named(tree).items()}
+
+
+def read_report(path):
+    """The lines and tables of `report` and `tables`, and the figures, which are drawn and not saved."""
+    run = path.parent
+    if runs.complete(run):
+        result = runs.read_metrics(run)
+        report.one_line(result, "test")
+        report.tables_csv({result["system"]: [result]})
+        report.tables_markdown({result["system"]: [result]}, 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "save", lambda figure, path: path)
+        patch.setattr(figures, "fuses", lambda config: False)  # t-SNE needs the data file
+        figures.write_figures([run], run / "figures", say=lambda line: None)
+
+
+RUN = {
+    "config.json": Reader(run_file("config.json"), read_trained, damage.spoil_json_file),
+    "checkpoint.npz": Reader(run_file("checkpoint.npz"), read_trained, damage.spoil_npz),
+    "log.jsonl": Reader(
+        run_file("log.jsonl"), lambda path: runs.read_log(path.parent), damage.spoil_json_lines, protected=False
+    ),
+    "metrics.json": Reader(
+        run_file("metrics.json"),
+        lambda path: runs.read_metrics(path.parent),
+        damage.spoil_json_file,
+        protected=False,
+    ),
+    "confusion.csv": Reader(
+        run_file("confusion.csv"), lambda path: runs.read_confusion(path.parent), damage.spoil_csv, protected=False
+    ),
+    "report, metrics.json": Reader(run_file("metrics.json"), read_report, damage.spoil_json_file, protected=False),
+    "report, log.jsonl": Reader(run_file("log.jsonl"), read_report, damage.spoil_json_lines, protected=False),
+    "report, config.json": Reader(run_file("config.json"), read_report, damage.spoil_json_file, protected=False),
+    "report, confusion.csv": Reader(run_file("confusion.csv"), read_report, damage.spoil_csv, protected=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_no_reader_of_a_run_folder_is_taken_in(whole, tmp_path, request):
+    pytest.importorskip("matplotlib")
+    WHOLE["run"] = whole
+    fuzz(RUN, share(request.config, "run"), tmp_path)
