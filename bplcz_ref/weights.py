@@ -220,7 +220,7 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
     >>> load(path)
     ({'weight': array([1., 1.])}, {})
     """
-    path = Path(path)
+    path = archives.plain_path(path)
     check_ending(path)
     params, state = named(params), named(state or {})
     for name in state:

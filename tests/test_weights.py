@@ -406,6 +406,8 @@ def test_only_regular_files_are_read(tmp_path, path):
             place.mkdir()
         with pytest.raises(ValueError, match="no regular file|no such file|null byte|is a folder"):
             weights.load(place)
+    with pytest.raises(ValueError, match="null byte, which no path can have"):
+        weights.save("a\0b.npz", {"w": np.ones(1)})
 
 
 PREFIX = "text_model.encoder.layers"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from bplcz_ref import bands
+from bplcz_ref.archives import plain_path
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
 from bplcz_ref.data.standardise import CHUNK
@@ -26,6 +27,7 @@ from bplcz_ref.streams import stream
 
 SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the processor's cache while it is cast
 CHUNK_CACHE = 64 << 20  # bytes of unpacked chunks that HDF5 keeps
+CHECKED = ("v108", "v108")  # HDF5 1.8, of 2008, is the first whose metadata has checksums: damage is noticed
 SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is opened
 
 
@@ -47,7 +49,10 @@ class Patches:
         self.path = path
         self.attributes = dict(file.attrs)
         self.simulated = bool(self.attributes.get("simulated", False))
-        self.labels = layout.class_numbers(path, sets["label"]) if labels else None  # type: ignore[assignment]
+        if labels:
+            self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
+        else:
+            self.labels = None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
@@ -77,8 +82,8 @@ class Patches:
             raise ValueError(f"dtype is {dtype}; expected float32 or float64")
         index = layout.row_numbers(index, len(self), self.path)
         x = np.empty((len(index), PATCH, PATCH, len(bands.BANDS)), dtype)
-        # Values too large for float32 become inf, which `images` finds.
-        with np.errstate(over="ignore"), layout.reading(self.path):
+        # Values too large for float32 become inf, which `images` finds, like every nan.
+        with np.errstate(over="ignore", invalid="ignore"), layout.reading(self.path):
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
                 _read(self._data[name], index, part)
         return x
@@ -183,14 +188,14 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
     file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
     dtype, with values that are not finite or beyond 1e10, or another number of rows.
     """
-    path = Path(path)
+    path = plain_path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected the name of a file to write")
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
-    with whole(path) as part, h5py.File(part, "w") as file:
+    with whole(path) as part, h5py.File(part, "w", libver=CHECKED) as file:
         file.attrs.update(attributes or {})
-        done = 0
+        done, labels = 0, []
         for batch in batches:
             sen1, sen2 = map(np.asarray, batch[:2])
             y = None if batch[2] is None else np.asarray(batch[2])
@@ -206,9 +211,13 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
             file["sen1"][done:end], file["sen2"][done:end] = sen1, sen2
             if y is not None:
                 file["label"][done:end] = np.eye(K)[y]
+                labels.append(y)
             done = end
         if done != rows:
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
+        file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
+        if labels:
+            file.attrs[layout.LABELS_DIGEST] = layout.labels_digest(np.concatenate(labels))
 
 
 def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: int) -> None:
