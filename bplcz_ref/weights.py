@@ -237,7 +237,7 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                         np.lib.format.write_array(entry, leaf, allow_pickle=False)
         elif path.suffix == ".h5":
-            with h5py.File(temporary, "w") as file:
+            with h5py.File(temporary, "w", libver=hdf5.CHECKED) as file:
                 for name, leaf in arrays.items():
                     file[name] = leaf
         else:

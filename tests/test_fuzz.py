@@ -34,7 +34,7 @@ from bplcz_ref.report import figures
 from bplcz_ref.report import text as report
 from bplcz_ref.training import evaluate, runs
 
-SHORT = {"own": 250, "run": 150}  # cases of the normal run: about 3 seconds
+SHORT = {"own": 120, "run": 90}  # cases of the normal run: about 3 seconds
 SEED, LINES = 47, 6  # of the damage; of a reader's failures that are shown
 NETWORK = ebcnn.encoder(3, width=1, features=2)
 KIT = kit.load()
@@ -237,7 +237,9 @@ def fuzz(readers, count, folder):
             wrong.append(one_case(name, reader, path, work, right, number))
             done += 1
     wrong = [line for line in wrong if line]
-    shown = [line for name in readers for line in [line for line in wrong if line.startswith(name)][:LINES]]
+    shown = [
+        line for name in readers for line in [line for line in wrong if line.startswith(f"{name}, case")][:LINES]
+    ]
     kinds = {kind: sum(kind in line for line in wrong) for kind in ("traceback", "accepted", "destroyed")}
     print(f"{done} cases over {len(readers)} readers: {kinds}")
     assert not wrong, "\n".join([f"{len(wrong)} of {done} cases, {kinds}", *shown])

@@ -100,7 +100,9 @@ def reading(path: str | Path) -> Iterator[None]:
     """Errors of HDF5 and of the system become a ValueError that names the file."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # h5py has no one type of its own; on damaged files TypeError and others come too
+        if type(error) is ValueError:
+            raise
         raise ValueError(
             f"{path}: cannot be read ({error}); it may be damaged or cut short: compare its size with the source's"
         ) from error

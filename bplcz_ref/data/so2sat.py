@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bplcz_ref import bands
+from bplcz_ref import bands, hdf5
 from bplcz_ref.archives import plain_path
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
@@ -27,7 +27,6 @@ from bplcz_ref.streams import stream
 
 SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the processor's cache while it is cast
 CHUNK_CACHE = 64 << 20  # bytes of unpacked chunks that HDF5 keeps
-CHECKED = ("v108", "v108")  # HDF5 1.8, of 2008, is the first whose metadata has checksums: damage is noticed
 SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is opened
 
 
@@ -193,7 +192,7 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
         raise ValueError(f"{path} is a folder; expected the name of a file to write")
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
-    with whole(path) as part, h5py.File(part, "w", libver=CHECKED) as file:
+    with whole(path) as part, h5py.File(part, "w", libver=hdf5.CHECKED) as file:
         file.attrs.update(attributes or {})
         done, labels = 0, []
         for batch in batches:
