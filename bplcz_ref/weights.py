@@ -141,9 +141,9 @@ def load(
     def accept(entries):
         if fit is not None:
             kept = [entry for entry in entries if not entry.name.startswith(tuple(ignore))]
-            total, most = sum(e.size for e in kept), LARGEST_ITEM * fit.numbers + len(kept) * POSITION_IDS
-            if total > most and any(entry.name.startswith("text_model.") for entry in kept):
-                raise ValueError(f"{where} declares {total:,} bytes; this network has at most {most:,}")
+            packed = sum(e.size for e in kept if e.name.startswith(LAYERS))
+            if packed > (most := LARGEST_ITEM * fit.numbers):  # the stand-ins of q, k and v are joined below
+                raise ValueError(f"{where} declares {packed:,} bytes of layers; this network has at most {most:,}")
             fit.check(wanted({e.name: np.broadcast_to(np.zeros((), e.dtype), e.shape) for e in kept}), where)
 
     arrays = source if isinstance(source, dict) else read_arrays(source, accept, limit)
@@ -164,7 +164,7 @@ def load(
     return nested(params, where), nested(state, where)
 
 
-LARGEST_ITEM, POSITION_IDS = 8, 4096  # bytes of a number; bytes that an array beside the network's may have
+LARGEST_ITEM = 8  # bytes of a number
 
 
 class Expected(NamedTuple):
