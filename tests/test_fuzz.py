@@ -199,10 +199,9 @@ def equal(a, b):
     return type(a) is type(b) and a == b
 
 
-def one_case(name, reader, pristine, folder, right, number):
-    """None, or what went wrong: one damage of a copy of `pristine`, beside copies of its neighbours."""
+def one_case(name, reader, pristine, path, right, number):
+    """None, or what went wrong: `path` becomes a spoilt copy of `pristine`; its neighbours are whole."""
     rng = np.random.default_rng([SEED, zlib.crc32(name.encode()), number])
-    path = folder / pristine.name
     shutil.copyfile(pristine, path)
     typed = reader.spoil is not None and number % 2
     words = reader.spoil(rng, path) if typed else damage.spoil_bytes(rng, path, reader.ranges(pristine))
@@ -233,8 +232,9 @@ def fuzz(readers, count, folder):
         path = reader.make(pristine)
         work = Path(shutil.copytree(pristine, folder / f"{k}-spoilt"))
         right = reader.read(path)
+        assert right is None or equal(right, reader.read(work / path.relative_to(pristine)))
         for number in range(count // len(readers) + (k < count % len(readers))):
-            wrong.append(one_case(name, reader, path, work, right, number))
+            wrong.append(one_case(name, reader, path, work / path.relative_to(pristine), right, number))
             done += 1
     wrong = [line for line in wrong if line]
     shown = [
