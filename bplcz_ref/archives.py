@@ -84,9 +84,7 @@ def regular_file(path: str | Path) -> Path:
       ...
     ValueError: /dev/null: it is no regular file but a device, a pipe or a socket; copy what it gives into a file
     """
-    path = Path(path)
-    if "\0" in str(path):
-        raise ValueError(f"{str(path)!r} holds a null byte, which no path can have; give the path of a file")
+    path = plain_path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -102,6 +100,13 @@ def regular_file(path: str | Path) -> Path:
     if not os.access(path, os.R_OK):
         raise ValueError(f"{path}: no permission to read it; change its mode or its owner")
     return path
+
+
+def plain_path(path: str | Path) -> Path:
+    """`path` as a Path. Errors: ValueError for a null byte, of which the system would say "embedded null byte"."""
+    if "\0" in str(path):
+        raise ValueError(f"{str(path)!r} holds a null byte, which no path can have; give the path of a file")
+    return Path(path)
 
 
 def declared(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:

@@ -18,6 +18,8 @@ WHOLES = [
     getattr(h5t, f"STD_{sign}{8 * size}{end}") for sign in "IU" for size in (1, 2, 4, 8) for end in ("LE", "BE")
 ]
 LARGEST_CHUNK = 1 << 30  # bytes that HDF5 has to unpack to give one value; a row of So2Sat has 147,456
+CHECKED = ("v108", "v108")  # for h5py.File: HDF5 1.8, of 2008, is the first whose metadata has checksums
+CHECKSUM = 4  # bytes that the Fletcher filter adds to a chunk
 REWRITE = "copy the values into a plain data set of one file, such as with h5py"
 
 
@@ -72,9 +74,13 @@ def check_stored(data: h5py.Dataset, where: str, whole: bool = False) -> None:
                 " one value; write it with smaller chunks, such as of 16 rows"
             )
         expected = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True))
-        found, unit = data.id.get_num_chunks(), "chunks"
+        found, unit = _check_chunks(data, where, chunk), "chunks"
     else:
         expected, found, unit = math.prod(data.shape) * size, data.id.get_storage_size(), "bytes"
+        if found and (data.id.get_offset() or 0) + found > data.file.id.get_filesize():
+            raise ValueError(
+                f"{where} declares {expected:,} bytes, which end beyond the file: it is cut or damaged"
+            )
     if found < expected:
         raise ValueError(
             f"{where} declares {expected:,} {unit} and {found:,} are stored: its values were never written,"
@@ -87,3 +93,24 @@ def _formats(data, whole):
     if data.dtype.kind == "f":
         return FLOATS.get(data.dtype.itemsize, ())
     return WHOLES if whole and data.dtype.kind in "iu" else ()
+
+
+def _check_chunks(data, where, unpacked):
+    """The number of stored chunks; ValueError for one of a size that cannot be, on which HDF5 may crash."""
+    plist, end = data.id.get_create_plist(), data.file.id.get_filesize()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    checksum = CHECKSUM * (h5py.h5z.FILTER_FLETCHER32 in filters)
+    packed = bool(filters - {h5py.h5z.FILTER_FLETCHER32})
+    found = 0
+
+    def see(info):
+        nonlocal found
+        found += 1
+        wrong = info.size <= checksum or info.byte_offset is None or info.byte_offset + info.size > end
+        if wrong or not (packed or info.filter_mask) and info.size != unpacked + checksum:
+            raise ValueError(
+                f"{where}: the chunk at {info.chunk_offset} has {info.size:,} bytes: the file is damaged"
+            )
+
+    data.id.chunk_iter(see)
+    return found

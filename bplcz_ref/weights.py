@@ -141,9 +141,9 @@ def load(
     def accept(entries):
         if fit is not None:
             kept = [entry for entry in entries if not entry.name.startswith(tuple(ignore))]
-            total, most = sum(e.size for e in kept), LARGEST_ITEM * fit.numbers + len(kept) * POSITION_IDS
-            if total > most and any(entry.name.startswith("text_model.") for entry in kept):
-                raise ValueError(f"{where} declares {total:,} bytes; this network has at most {most:,}")
+            packed = sum(e.size for e in kept if e.name.startswith(LAYERS))
+            if packed > (most := LARGEST_ITEM * fit.numbers):  # the stand-ins of q, k and v are joined below
+                raise ValueError(f"{where} declares {packed:,} bytes of layers; this network has at most {most:,}")
             fit.check(wanted({e.name: np.broadcast_to(np.zeros((), e.dtype), e.shape) for e in kept}), where)
 
     arrays = source if isinstance(source, dict) else read_arrays(source, accept, limit)
@@ -164,7 +164,7 @@ def load(
     return nested(params, where), nested(state, where)
 
 
-LARGEST_ITEM, POSITION_IDS = 8, 4096  # bytes of a number; bytes that an array beside the network's may have
+LARGEST_ITEM = 8  # bytes of a number
 
 
 class Expected(NamedTuple):
@@ -220,7 +220,7 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
     >>> load(path)
     ({'weight': array([1., 1.])}, {})
     """
-    path = Path(path)
+    path = archives.plain_path(path)
     check_ending(path)
     params, state = named(params), named(state or {})
     for name in state:
@@ -237,7 +237,7 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
                     with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                         np.lib.format.write_array(entry, leaf, allow_pickle=False)
         elif path.suffix == ".h5":
-            with h5py.File(temporary, "w") as file:
+            with h5py.File(temporary, "w", libver=hdf5.CHECKED) as file:
                 for name, leaf in arrays.items():
                     file[name] = leaf
         else:

@@ -22,16 +22,17 @@ def spoil_bytes(rng, path: Path, inside: list[tuple[int, int]]) -> str:
         at = int(rng.integers(first, max(first + 1, min(last, len(data)))))
         length = int(2 ** rng.integers(0, 7))
         kind = ("bit", "byte", "zeros", "ones", "noise", "repeat", "delete", "insert", "cut")[rng.integers(9)]
-        piece = bytes(data[at : at + length])
+        piece = bytes(data[at : min(at + length, last)])
         if kind == "bit" and piece:
             data[at] ^= 1 << int(rng.integers(8))
         elif kind == "byte" and piece:
             data[at] = int(rng.integers(256))
         elif kind in ("zeros", "ones", "noise"):
             new = {"zeros": bytes(len(piece)), "ones": b"\xff" * len(piece), "noise": rng.bytes(len(piece))}[kind]
-            data[at : at + length] = new
+            data[at : at + len(piece)] = new
         elif kind == "repeat":
-            data[at + length : at + 2 * length] = piece[: max(0, len(data) - at - length)]
+            room = max(0, min(last, len(data)) - at - length)
+            data[at + length : at + 2 * length] = piece[:room] + data[at + length + room : at + 2 * length]
         elif kind == "delete":
             del data[at : at + length]
         elif kind == "insert":
@@ -247,7 +248,7 @@ def spoil_hdf5(rng, path: Path) -> str:
             return f"attribute {key}"
         array = file[name][()]
         del file[name]
-        kind = ("array",) * 6 + ("group", "soft", "circle", "external", "null", "never", "none", "halves", "text")
+        kind = ("array",) * 6 + ("group", "soft", "circle", "external", "null", "never", "halves", "text")
         words = kind[rng.integers(len(kind))]
         if words == "array":
             array, words = odd_array(rng, array)
@@ -266,9 +267,10 @@ def spoil_hdf5(rng, path: Path) -> str:
             file[name] = h5py.Empty("f8")
         elif words == "never":
             file.create_dataset(name, (2**27, *array.shape[1:]), "f8")
-        elif words == "halves":
-            file.create_dataset(name, array.shape, "f8", chunks=True)[: len(array) // 2 if array.ndim else ()] = 0
-        elif words == "text":
+        elif words == "halves" and array.size > 1:
+            half = file.create_dataset(name, array.shape, "f8", chunks=(1, *array.shape[1:]))
+            half[: len(array) // 2] = 0
+        else:
             file[name] = "text"
         return f"{name}: {words}"
 

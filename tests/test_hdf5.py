@@ -8,7 +8,7 @@ import pytest
 from h5py import h5d, h5p, h5s, h5t
 from so2sat_files import make
 
-from bplcz_ref import hdf5
+from bplcz_ref import hdf5, weights
 from bplcz_ref.data import inspection, so2sat
 
 SEN2 = 0.1 + np.random.default_rng(0).random((20, 32, 32, 10))
@@ -114,6 +114,19 @@ def test_a_chunk_of_gigabytes_is_refused(tmp_path):
         chunked(file)
         with pytest.raises(ValueError, match="chunks of 1,342,177,280 bytes, more than the 1,073,741,824"):
             hdf5.check_stored(file["sen2"], "x.h5: sen2")
+
+
+def test_a_chunk_without_bytes_is_refused(tmp_path):
+    """HDF5 2.0 ends the interpreter when it checks the sum of no bytes."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("w", data=np.arange(7.0), chunks=(7,), fletcher32=True)
+    data = bytearray(path.read_bytes())
+    at = data.find((60).to_bytes(4, "little") + bytes(4))  # the size of the chunk, then its filter mask
+    data[at] = 0
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"w: the chunk at \(0,\) has 0 bytes: the file is damaged"):
+        weights.load(path)
 
 
 @pytest.mark.parametrize("kind", ["IEEE_F64LE", "IEEE_F64BE", "IEEE_F32LE", "IEEE_F32BE"])

@@ -241,6 +241,21 @@ def test_write_is_native_and_exact(plain, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 
 
+@pytest.mark.parametrize("name", ["label", "metadata"])
+def test_damage_to_what_was_written_is_noticed_wherever_there_is_a_checksum(plain, tmp_path, name):
+    so2sat.write_file(path := tmp_path / "x.h5", 40, pieces(plain[1], [40]), {"train_rows": 34})
+    data = bytearray(path.read_bytes())
+    row = np.eye(17)[6].tobytes()
+    at = data.find(row if name == "label" else b"train_rows")
+    if name == "label":
+        data[at : at + len(row)] = np.eye(17)[7].tobytes()  # one-hot still
+    else:
+        data[at + data[at:].find((34).to_bytes(8, "little"))] = 33
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"x\.h5: .*damaged"), so2sat.open_file(path):
+        pass
+
+
 def test_write_refuses_and_leaves_nothing(plain, tmp_path):
     data = plain[1]
     path = tmp_path / "out.h5"
@@ -263,6 +278,8 @@ def test_write_refuses_and_leaves_nothing(plain, tmp_path):
         assert len(list(tmp_path.iterdir())) == 1
     with pytest.raises(ValueError, match="is a folder"):
         so2sat.write_file(tmp_path, 5, [(sen1, sen2, y)])
+    with pytest.raises(ValueError, match="null byte, which no path can have"):
+        so2sat.write_file("a\0b.h5", 5, [(sen1, sen2, y)])
 
 
 @pytest.mark.parametrize("dtype", ["f8", "f4"])

@@ -10,7 +10,7 @@ import pytest
 from small import TINY, bits, quiet
 
 from bplcz_ref import files, model, systems, weights
-from bplcz_ref.data import so2sat, standardise
+from bplcz_ref.data import layout, so2sat, standardise
 from bplcz_ref.streams import stream
 from bplcz_ref.training import checkpoint, evaluate, runs, split, train
 
@@ -144,6 +144,8 @@ def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tm
 def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_path, monkeypatch, what):
     data, run = tmp_path / "data.h5", tmp_path / "run"
     shutil.copy(small_file, data)
+    with h5py.File(data, "r+") as file:  # a file of others has no digest of its labels
+        del file.attrs[layout.LABELS_DIGEST]
     one_step = train.one_step
 
     def changing(patches, rows, network, settings, at, dtype):

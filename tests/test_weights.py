@@ -311,7 +311,7 @@ class Small:
 def test_a_large_text_tower_is_refused_before_it_is_packed(tmp_path):
     path = tmp_path / "w.npz"
     np.savez_compressed(path, **{"text_model.encoder.layers.0.self_attn.q_proj.weight": np.zeros(1 << 20)})
-    with pytest.raises(ValueError, match="declares 8,388,608 bytes; this network has at most"):
+    with pytest.raises(ValueError, match="declares 8,388,608 bytes of layers; this network has at most"):
         weights.load(path, Small(w=np.ones(2)))
 
 
@@ -406,6 +406,8 @@ def test_only_regular_files_are_read(tmp_path, path):
             place.mkdir()
         with pytest.raises(ValueError, match="no regular file|no such file|null byte|is a folder"):
             weights.load(place)
+    with pytest.raises(ValueError, match="null byte, which no path can have"):
+        weights.save("a\0b.npz", {"w": np.ones(1)})
 
 
 PREFIX = "text_model.encoder.layers"

@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bplcz_ref import hdf5
+from bplcz_ref import files, hdf5
 from bplcz_ref.archives import regular_file
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
 from bplcz_ref.schema import brief
@@ -101,7 +101,9 @@ def reading(path: str | Path) -> Iterator[None]:
     """Errors of HDF5 and of the system become a ValueError that names the file."""
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except Exception as error:  # h5py has no one type of its own; on damaged files TypeError and others come too
+        if type(error) is ValueError:
+            raise
         raise ValueError(
             f"{path}: cannot be read ({error}); it may be damaged or cut short: compare its size with the source's"
         ) from error
@@ -124,7 +126,7 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
     sets = {key: data for key in shapes if (data := hdf5.dataset(file, key)) is not None}
     if missing := [key for key in shapes if key not in sets]:
-        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(file))}")
+        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(map(str, file)))}")
     found: dict[str, tuple] = {key: data.shape or () for key, data in sets.items()}
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
@@ -152,8 +154,17 @@ def _layout_hint(found, shape):
     return ""
 
 
-def class_numbers(path: Path, one_hot: h5py.Dataset) -> np.ndarray:  # (N, 17) -> (N,) int64
-    """The class of every row, or ValueError for the first row that is not one-hot."""
+LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a damaged row can be one-hot still
+
+
+def labels_digest(labels: np.ndarray) -> str:  # (N,)
+    """The SHA-256 of class numbers, as hexadecimal text."""
+    return files.digest(labels.astype("<i8"))
+
+
+def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None = None) -> np.ndarray:
+    # (N, 17) -> (N,) int64
+    """The class of every row. Errors: ValueError for a row that is not one-hot, and for another digest of all."""
     labels = np.empty(len(one_hot), np.int64)
     for start in range(0, len(one_hot), LABEL_ROWS):
         rows = one_hot[start : start + LABEL_ROWS]
@@ -163,6 +174,11 @@ def class_numbers(path: Path, one_hot: h5py.Dataset) -> np.ndarray:  # (N, 17) -
                 f"{path}: label row {start + bad[0]} is {rows[bad[0]].tolist()}; expected one 1, else zeros"
             )
         labels[start : start + len(rows)] = rows.argmax(1)
+    if digest is not None and not np.array_equal(digest, labels_digest(labels)):
+        raise ValueError(
+            f"{path}: label is not what was written with the attribute {LABELS_DIGEST}: the file is damaged. If"
+            " the labels were changed on purpose, delete that attribute"
+        )
     return labels
 
 

@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bplcz_ref import bands
+from bplcz_ref import bands, hdf5
+from bplcz_ref.archives import plain_path
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
 from bplcz_ref.files import whole
@@ -48,7 +49,10 @@ class Patches:
         self.path = path
         self.attributes = dict(file.attrs)
         self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
-        self.labels = layout.class_numbers(path, sets["label"]) if labels else None  # type: ignore[assignment]
+        if labels:
+            self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
+        else:
+            self.labels = None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
         self.source_rows = layout.source_rows(path, file, len(self))
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
@@ -79,8 +83,8 @@ class Patches:
             raise ValueError(f"dtype is {dtype}; expected float32 or float64")
         index = layout.row_numbers(index, len(self), self.path)
         x = np.empty((len(index), PATCH, PATCH, len(bands.BANDS)), dtype)
-        # Values too large for float32 become inf, which `images` finds.
-        with np.errstate(over="ignore"), layout.reading(self.path):
+        # Values too large for float32 become inf, which `images` finds, like every nan.
+        with np.errstate(over="ignore", invalid="ignore"), layout.reading(self.path):
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
                 _read(self._data[name], index, part)
         return x
@@ -201,16 +205,16 @@ def write_file(
     dtype, with values that are not finite or beyond 1e10, or another number of rows.
     source_rows (rows,): where each row was in another file, kept beside the values.
     """
-    path = Path(path)
+    path = plain_path(path)
     if path.is_dir():
         raise ValueError(f"{path} is a folder; expected the name of a file to write")
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
-    with whole(path) as part, h5py.File(part, "w") as file:
+    with whole(path) as part, h5py.File(part, "w", libver=hdf5.CHECKED) as file:
         file.attrs.update(attributes or {})
         if source_rows is not None:
             file["source_rows"] = np.asarray(source_rows, np.int64)
-        done = 0
+        done, labels = 0, []
         for batch in batches:
             sen1, sen2 = map(np.asarray, batch[:2])
             y = None if batch[2] is None else np.asarray(batch[2])
@@ -226,9 +230,13 @@ def write_file(
             file["sen1"][done:end], file["sen2"][done:end] = sen1, sen2
             if y is not None:
                 file["label"][done:end] = np.eye(K)[y]
+                labels.append(y)
             done = end
         if done != rows:
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
+        file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
+        if labels:
+            file.attrs[layout.LABELS_DIGEST] = layout.labels_digest(np.concatenate(labels))
 
 
 def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: int) -> None:
