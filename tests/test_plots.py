@@ -22,7 +22,7 @@ def test_the_matrix_is_drawn_as_it_is():
     assert "built types\nland cover types" in words(figure)
 
 
-@pytest.mark.parametrize("largest", [3, 9, 99, 999, 9999])
+@pytest.mark.parametrize("largest", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 99, 999, 9999))])
 def test_no_word_of_the_matrix_is_cut_off(largest):
     """Whatever the supports: at those of two digits, "true class" once was."""
     pytest.importorskip("matplotlib")
