@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import h5py
+import numpy as np
 from h5py import h5d, h5t
 
 from bplcz_ref.archives import regular_file
@@ -38,6 +39,20 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     except RuntimeError as error:  # HDF5 gives up after 16 soft links
         raise ValueError(f"{file.filename}: {name} is a link that leads nowhere ({error})") from None
     return found if isinstance(found, h5py.Dataset) else None
+
+
+def attributes(file: h5py.File) -> dict:
+    """{name: value} of a file's attributes, text as str."""
+    values = {str(name): file.attrs[name] for name in file.attrs}
+    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
+
+
+def write_attributes(file: h5py.File, values: dict) -> None:
+    """Write attributes, text in a fixed length.
+
+    Text of variable length lies in a heap without checksum, and damage there can keep HDF5 reading for ever.
+    """
+    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
 
 
 def check_stored(data: h5py.Dataset, where: str, whole: bool = False) -> None:

@@ -46,7 +46,7 @@ class Patches:
         sets = layout.datasets(path, file, labels)
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
-        self.attributes = dict(file.attrs)
+        self.attributes = hdf5.attributes(file)
         self.simulated = bool(self.attributes.get("simulated", False))
         if labels:
             self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
@@ -193,7 +193,7 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
     with whole(path) as part, h5py.File(part, "w", libver=hdf5.CHECKED) as file:
-        file.attrs.update(attributes or {})
+        hdf5.write_attributes(file, attributes or {})
         done, labels = 0, []
         for batch in batches:
             sen1, sen2 = map(np.asarray, batch[:2])
@@ -216,7 +216,7 @@ def write_file(path: str | Path, rows: int, batches: Iterable[tuple], attributes
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
         file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
         if labels:
-            file.attrs[layout.LABELS_DIGEST] = layout.labels_digest(np.concatenate(labels))
+            hdf5.write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
 
 
 def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: int) -> None:
