@@ -6,12 +6,15 @@ formats that h5py takes for others. Each of these is an error here.
 """
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
+import numpy as np
 from h5py import h5d, h5t
 
-from bplcz_ref.archives import regular_file
+from bplcz_ref.archives import reading, regular_file
+from bplcz_ref.schema import brief
 
 FLOATS = {size: (getattr(h5t, f"IEEE_F{8 * size}LE"), getattr(h5t, f"IEEE_F{8 * size}BE")) for size in (2, 4, 8)}
 WHOLES = [
@@ -38,6 +41,20 @@ def dataset(file: h5py.File, name: str) -> h5py.Dataset | None:
     except RuntimeError as error:  # HDF5 gives up after 16 soft links
         raise ValueError(f"{file.filename}: {name} is a link that leads nowhere ({error})") from None
     return found if isinstance(found, h5py.Dataset) else None
+
+
+def attributes(file: h5py.File) -> dict:
+    """{name: value} of a file's attributes, text as str."""
+    values = {str(name): file.attrs[name] for name in file.attrs}
+    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
+
+
+def write_attributes(file: h5py.File, values: dict) -> None:
+    """Write attributes, text in a fixed length.
+
+    Text of variable length lies in a heap without checksum, and damage there can keep HDF5 reading for ever.
+    """
+    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
 
 
 def check_stored(data: h5py.Dataset, where: str, whole: bool = False) -> None:
@@ -114,3 +131,39 @@ def _check_chunks(data, where, unpacked):
 
     data.id.chunk_iter(see)
     return found
+
+
+MOST_NAMES, DEEPEST = 100_000, 50  # names of a group, groups of a file; DenseNet-121 has 727 names
+
+
+def tree(
+    path: Path, group: h5py.Group, above: tuple = (), visited: set | None = None
+) -> Iterator[tuple[str, h5py.Dataset]]:
+    """(dotted name, data set) of all that is in a group; links that can leave the file or lead back are errors."""
+    visited = set() if visited is None else visited
+    prefix = "".join(f"{name}." for name in above)
+    with reading(path, prefix or "the file"):
+        names = list(group)
+        visited.add(h5py.h5o.get_info(group.id).addr)
+    if len(names) > MOST_NAMES or len(visited) > MOST_NAMES or len(above) > DEEPEST:
+        raise ValueError(
+            f"{path}: {brief(prefix) if above else 'the file'} holds more than {MOST_NAMES:,} names or is"
+            f" deeper than {DEEPEST} groups; is it weights?"
+        )
+    for name in names:
+        place = f"{prefix}{name}"
+        with reading(path, place):
+            link = group.get(name, getlink=True)
+            item = group[name] if isinstance(link, h5py.HardLink) else None
+            address = None if item is None else h5py.h5o.get_info(item.id).addr
+        if item is None:
+            raise ValueError(f"{path}: {place} is a link; expected the array itself in its place")
+        if isinstance(item, h5py.Group):
+            if address in visited:
+                raise ValueError(f"{path}: the group {place} is in the file twice, or in itself; expected a tree")
+            yield from tree(path, item, (*above, name), visited)
+        elif isinstance(item, h5py.Dataset):
+            with reading(path, place):
+                item.dtype  # noqa: B018 - a type that h5py does not know raises TypeError
+            check_stored(item, f"{path}: {place}", whole=True)
+            yield place, item

@@ -292,46 +292,13 @@ def _read_h5(path, seen):
     with reading(path, "the file"):
         file = h5py.File(path, "r")
     with file:
-        sets = dict(_walk(path, file, (), set()))
+        sets = dict(hdf5.tree(path, file))
         seen([Entry(name, data.shape, data.dtype) for name, data in sets.items()])
         arrays = {}
         for name, data in sets.items():
             with reading(path, name):
                 arrays[name] = data[()]
         return arrays
-
-
-MOST_NAMES, DEEPEST = 100_000, 50  # names of a group, groups of a file; DenseNet-121 has 727 names
-
-
-def _walk(path, group, above, visited):
-    """(dotted name, data set) of all that is in a group; links that can leave the file or lead back are errors."""
-    prefix = "".join(f"{name}." for name in above)
-    with reading(path, prefix or "the file"):
-        names = list(group)
-        visited.add(h5py.h5o.get_info(group.id).addr)
-    if len(names) > MOST_NAMES or len(visited) > MOST_NAMES or len(above) > DEEPEST:
-        raise ValueError(
-            f"{path}: {schema.brief(prefix) if above else 'the file'} holds more than {MOST_NAMES:,} names or is"
-            f" deeper than {DEEPEST} groups; is it weights?"
-        )
-    for name in names:
-        place = f"{prefix}{name}"
-        with reading(path, place):
-            link = group.get(name, getlink=True)
-            item = group[name] if isinstance(link, h5py.HardLink) else None
-            address = None if item is None else h5py.h5o.get_info(item.id).addr
-        if item is None:
-            raise ValueError(f"{path}: {place} is a link; expected the array itself in its place")
-        if isinstance(item, h5py.Group):
-            if address in visited:
-                raise ValueError(f"{path}: the group {place} is in the file twice, or in itself; expected a tree")
-            yield from _walk(path, item, (*above, name), visited)
-        elif isinstance(item, h5py.Dataset):
-            with reading(path, place):
-                item.dtype  # noqa: B018 - a type that h5py does not know raises TypeError
-            hdf5.check_stored(item, f"{path}: {place}", whole=True)
-            yield place, item
 
 
 SAFETENSORS = {f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)}

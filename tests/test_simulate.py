@@ -268,7 +268,7 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         for name in ("sen1", "sen2", "label"):
             assert (a[name].dtype, a[name].chunks) == (np.float64, None)
             assert a[name][:].tobytes() == b[name][:].tobytes()
-        assert a.attrs["generator"] == "bplcz_ref.simulate 1"
+        assert a.attrs["generator"] == b"bplcz_ref.simulate 1"
     with so2sat.open_file(tmp_path / "a.h5") as patches:
         assert patches.simulated
         assert np.bincount(patches.labels).tolist() == [1] * 17

@@ -228,8 +228,13 @@ def pieces(data, sizes):
 def test_write_is_native_and_exact(plain, tmp_path):
     path = tmp_path / "out.h5"
     path.write_text("an older file of that name")
-    so2sat.write_file(path, 40, pieces(plain[1], [7, 32, 1]), {"simulated": True, "seed": 47})
+    so2sat.write_file(path, 40, pieces(plain[1], [7, 32, 1]), {"simulated": True, "seed": 47, "of": "\u00e4.h5"})
     with h5py.File(path) as file:
+        assert all(
+            h5py.check_string_dtype(file.attrs.get_id(name).dtype) is None
+            or h5py.check_string_dtype(file.attrs.get_id(name).dtype).length
+            for name in file.attrs
+        )
         assert sorted(file) == ["label", "sen1", "sen2"]
         for name in file:
             assert (file[name].dtype, file[name].chunks) == (np.float64, None)
@@ -237,6 +242,7 @@ def test_write_is_native_and_exact(plain, tmp_path):
     with so2sat.open_file(path) as patches:
         assert patches.simulated
         assert patches.attributes["seed"] == 47
+        assert patches.attributes["of"] == "\u00e4.h5"
     assert "SIMULATED" in str(inspection.inspect(path))
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 

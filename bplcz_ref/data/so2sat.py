@@ -47,7 +47,7 @@ class Patches:
         sets = layout.datasets(path, file, labels)
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
-        self.attributes = dict(file.attrs)
+        self.attributes = hdf5.attributes(file)
         self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
         if labels:
             self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
@@ -211,7 +211,7 @@ def write_file(
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
     with whole(path) as part, h5py.File(part, "w", libver=hdf5.CHECKED) as file:
-        file.attrs.update(attributes or {})
+        hdf5.write_attributes(file, attributes or {})
         if source_rows is not None:
             file["source_rows"] = np.asarray(source_rows, np.int64)
         done, labels = 0, []
@@ -236,7 +236,7 @@ def write_file(
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
         file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
         if labels:
-            file.attrs[layout.LABELS_DIGEST] = layout.labels_digest(np.concatenate(labels))
+            hdf5.write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
 
 
 def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: int) -> None:
