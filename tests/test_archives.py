@@ -69,6 +69,7 @@ def test_what_cannot_be_read_is_named(tmp_path, message, make):
         read_npz(tmp_path / "w.npz")
 
 
+@pytest.mark.slow
 def test_a_huge_declaration_takes_no_memory(tmp_path):
     """A hundred kilobytes that expand to 100 MB: the size is known from the header, before any number is read."""
     path, head = tmp_path / "w.npz", io.BytesIO()

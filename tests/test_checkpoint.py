@@ -11,6 +11,7 @@ from bplcz_ref import archives
 from bplcz_ref.training import checkpoint, evaluate, train
 
 
+@pytest.mark.slow
 def test_a_failed_write_keeps_the_last_checkpoint(whole, tmp_path, monkeypatch):
     at = evaluate.load(whole)
     progress = checkpoint.Progress(
@@ -87,6 +88,7 @@ FORGED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arrays", "message"), FORGED, ids=[f"{k}" for k in range(len(FORGED))])
 def test_what_no_run_has_written_is_refused(run, small_file, arrays, message):
     rewritten(run, **arrays)
@@ -125,6 +127,7 @@ def packed(path, data):
     path.write_bytes(path.read_bytes().replace(b"\x0e\x00", b"\x63\x00"))  # compression that no one knows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -109,6 +109,7 @@ def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
     with h5py.File(small_file) as source, h5py.File(tmp_path / "bare.h5", "w") as file:
         source.copy("sen2", file)
@@ -120,6 +121,7 @@ def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_predict_writes_labels_when_all_else_is_known_and_never_to_a_device(run, small_file, tmp_path, capsys):
     bad, out = copied(run, tmp_path / "bad"), tmp_path / "new" / "labels.csv"
     (bad / "log.jsonl").write_text("[]\n")
@@ -171,6 +173,7 @@ def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys):
     asked = ["train", "--data", str(subset), "--system", "ebcnn", "--out", str(tmp_path / "run")]
     assert command_line.main([*asked, "--per-class", "60"]) == 2  # the preset's own number, but chosen
@@ -184,6 +187,7 @@ def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys
     assert "test 9 asked for" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
     assert train(small_file, tmp_path / "run") == 0
     line = capsys.readouterr().out

@@ -95,6 +95,7 @@ def test_every_mutant_is_found_located_and_named():
     assert not any("cannot be distinguished from" in line for line in str(found).split("\n"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("op", "name"),
     [
@@ -157,6 +158,7 @@ def test_right_answers_pass_and_say_how_many_digits_agree(folder, capsys):
     assert "digits agreed" in text
 
 
+@pytest.mark.slow
 def test_two_bugs_at_once_are_both_located_and_named(right, tmp_path, capsys):
     two = with_mutants(right, wrong("bce", "sum for mean"), wrong("conv2d", "kernel flipped"), chain=True)
     code, text = check(capsys, as_files(two, tmp_path / "two"), "--json", tmp_path / "report.json")
@@ -195,6 +197,7 @@ def test_a_small_relative_error_does_not_pass(right, factor):
         assert r.graded[name].state == "fail", name
 
 
+@pytest.mark.slow
 def test_what_is_wrong_in_the_chain_alone_drifts(right):
     def twice_beta(f, beta, **inputs):
         return networks.training(f, beta=2 * beta, **inputs)
@@ -355,6 +358,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_answers_are_one_clear_line_and_code_2(kind, folder, capsys):
     breaking, line = BROKEN[kind]

@@ -20,6 +20,7 @@ def test_ebcnn_parameters(width, features, count):
     assert total + 7 * features * 17 + 17 == count
 
 
+@pytest.mark.slow
 def test_text_parameters():
     network = text.encoder(vocabulary=49408)
     params, _ = network.init(stream(0, "init"), np.float32)

@@ -56,6 +56,7 @@ def of_subset(subset, tmp_path_factory):
     return run
 
 
+@pytest.mark.slow
 def test_rows_that_were_trained_on_are_known_in_other_files(of_subset, subset, small_file, tmp_path, capsys):
     """In the file that the subset was drawn from, and in another subset of that, in float32."""
     trained = evaluate.load(of_subset)

@@ -95,6 +95,7 @@ def test_a_network_of_all_bands_fuses_nothing():
 # ------------------------------------------------------------------------------------------- confusion matrix
 
 
+@pytest.mark.slow
 def test_confusion_of_a_run(runs, drawn, tmp_path):
     assert figures.confusion_figure(runs[1], tmp_path / "fig2") == tmp_path / "fig2.png"
     counts = np.loadtxt(runs[1] / "confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 18), dtype=int)
@@ -104,6 +105,7 @@ def test_confusion_of_a_run(runs, drawn, tmp_path):
     assert f"EB-CNN (BP-LCZ), SIMULATED data: OA {100 * result['overall_accuracy']:.2f} %" in words(drawn[0])
 
 
+@pytest.mark.slow
 def test_simulated_is_said_only_of_simulated_data(runs, drawn, tmp_path):
     real = copied(runs[0], tmp_path / "real", data={"simulated": False})
     figures.confusion_figure(real, tmp_path / "a.png")
@@ -176,6 +178,7 @@ def test_neighbours_against_a_loop():
     assert figures.neighbours(I[:5], y[:5]).k == 4
 
 
+@pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "embedding", lambda seed: None)  # not reached; scikit-learn takes long to import
     other_seed = copied(runs[1], tmp_path / "seed", seed=48)
@@ -269,6 +272,7 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
     assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 
+@pytest.mark.slow
 def test_report_draws_no_other_file_than_was_asked_for(runs, plain, small_file, tmp_path, capsys):
     """The figures show the test part of the run's own file, so another --data is refused; its copy is not."""
     out = tmp_path / "out"

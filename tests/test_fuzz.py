@@ -251,6 +251,7 @@ def share(config, part):
     return SHORT[part] if asked is None else asked * len(parts[part]) // sum(map(len, parts.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_no_reader_of_foreign_files_is_taken_in(tmp_path, request):
     fuzz(OWN, share(request.config, "own"), tmp_path)
@@ -320,6 +321,7 @@ RUN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_no_reader_of_a_run_folder_is_taken_in(whole, tmp_path, request):
     pytest.importorskip("matplotlib")

@@ -119,6 +119,7 @@ WRONG = {  # mistake: (the text in the file, the wrong text, a name that must di
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", WRONG)
 def test_a_changed_line_is_noticed(mistake):
     old, new, name = WRONG[mistake]
@@ -186,6 +187,7 @@ def test_it_imports_numpy_alone():
     assert names == {"collections.abc", "typing", "numpy", "numpy.lib.stride_tricks"}
 
 
+@pytest.mark.slow
 def test_the_toy_run_shows_the_loss_falling(capsys):
     in_one_file.main(steps=10)
     printed = capsys.readouterr().out

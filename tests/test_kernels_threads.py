@@ -266,6 +266,7 @@ def test_a_process_forked_in_a_context_has_the_users_number(user):
     child.join(60)
 
 
+@pytest.mark.slow
 @needs_openblas
 @pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("name", ["resnet50", "ebcnn-bplcz"])

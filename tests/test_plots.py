@@ -40,6 +40,7 @@ def test_no_word_of_the_matrix_is_cut_off(largest):
         assert box.y1 <= figure.bbox.height, text
 
 
+@pytest.mark.slow
 def test_wrong_matrices_are_seen():
     """A transposed matrix, shares of the columns or of all, and swapped names must not pass as C."""
     pytest.importorskip("matplotlib")
@@ -55,6 +56,7 @@ def test_wrong_matrices_are_seen():
     assert not shows(figure, C)
 
 
+@pytest.mark.slow
 def test_the_title_and_the_note_by_hand():
     """200 samples: 90 + 60 right, 20 wrong within built, 10 within land cover, 20 across."""
     pytest.importorskip("matplotlib")

@@ -190,6 +190,7 @@ def merges_file(path, count):
     path.write_text("\n".join([f"{tokenizer.OWN_HEADER}{count}", *lines[1 : count + 1]]) + "\n", encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_another_vocabulary_is_another_run(small_file, tmp_path):
     """The merges count, not the path of their file: an exchanged file is refused, a moved one is not."""
     merges, run = tmp_path / "merges.txt", tmp_path / "run"

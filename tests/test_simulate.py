@@ -260,6 +260,7 @@ def test_values_depend_on_seed_row_and_class_alone(simulated):
     assert len({p.tobytes() for p in sen1}) == len(y)
 
 
+@pytest.mark.slow
 def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
     simulate.write_file(tmp_path / "a.h5", per_class=1, seed=9)
     monkeypatch.setattr(so2sat, "CHUNK", 5)

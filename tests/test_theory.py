@@ -111,6 +111,7 @@ def test_expected_optimum_is_what_free_unit_vectors_reach(classes, p):
     assert abs(found - theory.expected_optimum(R, classes, p).L_con) < 1e-6
 
 
+@pytest.mark.slow
 def test_seven_groups_of_features_reach_it_through_the_equations():
     """Eqs. (3)-(8) themselves: 8 samples of 4 classes, 7 groups, each feature free."""
     W = equations.supervised_matrix(np.arange(8) % 4)
@@ -170,6 +171,7 @@ def batch_loss(y, msm, groups, d):
     return L, groups * (images + texts) * d
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("msm", [True, False])
 @pytest.mark.parametrize(("size", "groups", "d"), [(8, 1, 8), (10, 2, 6)])
 def test_free_features_of_every_sample_reach_the_floor_and_do_not_pass_it(size, groups, d, msm):
@@ -194,6 +196,7 @@ def test_the_floor_of_random_batches_is_certified_and_quick(batches):
     assert np.median(seconds) < 0.1  # about 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha_n", [0.05, 0.5, 3.5, 14])
 def test_the_certificate_closes_at_other_bounds_and_sizes(alpha_n):
     for size, classes, msm in itertools.product((1, 2, 3, 8, 40), (1, 2, 17), (True, False)):

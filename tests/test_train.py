@@ -21,6 +21,7 @@ def test_training_reduces_the_loss(whole):
     assert abs(rows[-1]["L"] - (rows[-1]["L_cls"] + 2 * rows[-1]["L_con"])) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path):
     """The preset's sizes give way, the run says so and keeps it, and the same command goes on with the run."""
     preset = systems.SMALL._replace(**{n: v for n, v in TINY._asdict().items() if n not in ("per_class", "test")})
@@ -97,6 +98,7 @@ def test_forgetting_the_velocity_is_seen(whole, small_file, tmp_path, monkeypatc
     assert params[0] != params[1]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_diverging_run_says_so_and_nothing_else(small_file, tmp_path, monkeypatch, threads):
@@ -140,6 +142,7 @@ def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tm
     assert not (tmp_path / "checkpoint.npz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["sen2", "label"])
 def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_path, monkeypatch, what):
     data, run = tmp_path / "data.h5", tmp_path / "run"

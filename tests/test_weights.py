@@ -283,6 +283,7 @@ def declaring(path, shape):
             file.truncate(8 + len(header) + size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_declared_sizes_are_looked_at_before_they_take_memory(tmp_path, ending):
     if ending == ".safetensors":
