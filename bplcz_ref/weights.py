@@ -325,7 +325,8 @@ def _read_safetensors(path, seen):
         if name != "__metadata__":
             schema.check(item, rule, f"{path}: {schema.brief(name)}")
             entries.append(Entry(name, tuple(item["shape"]), np.dtype(SAFETENSORS[item["dtype"]])))
-            if item["data_offsets"][1:] != [item["data_offsets"][0] + entries[-1].size]:
+            begin, *end = item["data_offsets"] or [0]
+            if end != [begin + entries[-1].size]:
                 raise ValueError(
                     f"{path}: {schema.brief(name)} has offsets that do not fit its shape; is it damaged?"
                 )

@@ -381,6 +381,10 @@ HEADERS = {
         (55).to_bytes(8, "little") + b'{"w":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}12',
         "'w': dtype is 'BF16'; expected one of F8",
     ),
+    "no offsets": (
+        (51).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[]}}12',
+        "'w' has offsets that do not fit its shape",
+    ),
     "offsets": (
         (54).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,2]}}12',
         "'w' has offsets that do not fit its shape",
