@@ -95,6 +95,7 @@ def test_what_no_run_has_written_is_refused(run, small_file, arrays, message):
     refused(run, small_file, message)
 
 
+@pytest.mark.slow
 def test_a_negative_variance_is_refused(run, small_file):
     with np.load(run / "checkpoint.npz") as file:
         name = next(name for name in file if name.endswith("running_var"))
@@ -102,6 +103,7 @@ def test_a_negative_variance_is_refused(run, small_file):
     refused(run, small_file, f"{name} holds -.*; expected finite values, 0 or more")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_velocity_is_only_of_step_0(run, small_file):
     with np.load(run / "checkpoint.npz") as file:
         names = [name for name in file if name.startswith("velocity/")]
@@ -111,6 +113,7 @@ def test_a_checkpoint_without_velocity_is_only_of_step_0(run, small_file):
     assert evaluate.load(run)
 
 
+@pytest.mark.slow
 def test_sums_within_an_epoch_must_be_of_its_steps(run, small_file):
     rewritten(run, step=np.array(5))
     refused(run, small_file, r"sums: samples is 0\.0; expected a finite number, 32 or more, 32 or less")
@@ -144,6 +147,7 @@ def test_a_damaged_checkpoint_is_named_with_honest_advice(run, small_file, spoil
     refused(run, small_file, r"Restore the file from a copy; without one, train again in another folder")
 
 
+@pytest.mark.slow
 def test_no_memory_is_taken_before_the_names_are_known(run, small_file, monkeypatch):
     rewritten(run, extra=np.zeros(10**6))
     monkeypatch.setattr(archives.np.lib.format, "read_array", reading_small(archives.np.lib.format.read_array))

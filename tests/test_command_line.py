@@ -98,6 +98,7 @@ def test_evaluate_and_predict_agree(run, tmp_path, capsys):
     assert {row["simulated"] for row in rows} == {"true"}
 
 
+@pytest.mark.slow
 def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     bare, out = tmp_path / "bare.h5", tmp_path / "labels.csv"
     with h5py.File(small_file) as source, h5py.File(bare, "w") as file:
@@ -156,6 +157,7 @@ def test_no_data_file_is_written_over(run, small_file, capsys):
     assert small_file.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_half_trained_run_is_called_so(run, small_file, tmp_path, capsys):
     half = copied(run, tmp_path / "half")
     (half / "metrics.json").unlink()

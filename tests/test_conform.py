@@ -119,6 +119,7 @@ def test_wrong_readings_that_ordinary_inputs_hardly_show_are_named_in_float64_to
     assert m.named, str(r)
 
 
+@pytest.mark.slow
 def test_a_selftest_with_a_blind_kit_fails(right):
     """Were the near misses emptied, or the budgets wide, the self-test would have to say so."""
     blind = {name: case | {"near_misses": []} for name, case in KIT.cases.items()}
@@ -646,6 +647,7 @@ def test_explain_shows_every_case_and_the_answer_beside_it(right, folder, capsys
     assert "there are bce/ordinary" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys):
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 0
     assert KIT.digest in capsys.readouterr().out

@@ -22,6 +22,7 @@ def expected(case, output):
     return kit.array(KIT.cases[case]["expect"][output], output)
 
 
+@pytest.mark.slow
 def test_regenerating_a_case_of_each_operation_changes_nothing():
     """All of them take ten seconds. These are the first of each operation, except for the slowest."""
     first = {case.op: case for members in generate.all_cases().values() for case in reversed(members)}
@@ -62,6 +63,7 @@ def test_the_files_are_small():
     assert sum(path.stat().st_size for path in kit.VECTORS.iterdir()) < 2_000_000
 
 
+@pytest.mark.slow
 def test_twenty_more_digits_change_no_float():
     for members in generate.all_cases().values():
         for case in members:

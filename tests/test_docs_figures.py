@@ -30,6 +30,7 @@ def close(found, expected):
     return np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plane", "samples", "cosine"])
 def test_the_committed_figures_show_what_is_computed_today(figures, drawn, name):
     assert drawn.keys() == figures.FIGURES.keys()

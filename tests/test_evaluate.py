@@ -13,6 +13,7 @@ from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.training import evaluate, runs, split, train
 
 
+@pytest.mark.slow
 def test_evaluation_is_in_evaluation_mode(whole, small_file):
     """A sample's logits do not depend on its batch, and are those of apply with train=False."""
     trained = evaluate.load(whole)
@@ -29,6 +30,7 @@ def test_evaluation_is_in_evaluation_mode(whole, small_file):
     assert np.abs(I - expected).max() < 1e-4 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_the_reported_metrics_come_from_the_saved_weights(whole, small_file):
     trained = evaluate.load(whole)
     with so2sat.open_file(small_file) as patches:
@@ -87,6 +89,7 @@ def test_rows_that_were_trained_on_are_known_in_other_files(of_subset, subset, s
         assert f"{expected.sum()} are left out" in words
 
 
+@pytest.mark.slow
 def test_a_file_whose_parts_were_moved_is_refused(of_subset, subset, tmp_path):
     """Otherwise rows that were trained on would count as the test part."""
     moved = tmp_path / "moved.h5"
@@ -97,6 +100,7 @@ def test_a_file_whose_parts_were_moved_is_refused(of_subset, subset, tmp_path):
         evaluate.rows_to_evaluate(evaluate.load(of_subset), patches, None)
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_file_of_training_rows_leave_nothing(of_subset, subset, tmp_path):
     with h5py.File(subset) as source, h5py.File(tmp_path / "x.h5", "w") as file:
         for name in ("sen1", "sen2", "label"):

@@ -292,6 +292,7 @@ def test_every_gradient_by_differences(rate):
     assert found_wrong(loss, params, state, y, gradients) == []
 
 
+@pytest.mark.slow
 def test_the_differences_see_a_gradient_that_is_slightly_wrong():
     network, params, state, x = small()
     loss, y = cross_entropy_of(network, x), np.array([2, 0, 1])

@@ -41,6 +41,7 @@ def moved(made, dtype):
     return params, state, x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fused_is_what_the_classifier_sees_in_evaluation(dtype):
     made = systems.build("ebcnn-bplcz", TINY)
@@ -196,6 +197,7 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_pat
 # ------------------------------------------------------------------------------------------------------ curves
 
 
+@pytest.mark.slow
 def test_curves_are_the_log(runs, drawn, tmp_path):
     figures.curves_figure(runs, tmp_path / "a.png")
     panels = drawn[0].axes
@@ -227,6 +229,7 @@ def test_curves_are_the_log(runs, drawn, tmp_path):
     assert keys[1] == ["pairs of one class", "pairs of two classes"]
 
 
+@pytest.mark.slow
 def test_without_prompting_there_are_two_panels(runs, drawn, tmp_path):
     figures.curves_figure(runs[0], tmp_path / "a.png")
     assert len(drawn[0].axes) == 2
@@ -293,6 +296,7 @@ def test_the_root_folder_is_refused(runs, capsys):
     assert "/ is the root folder of the system; name a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_report_makes_what_it_can(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

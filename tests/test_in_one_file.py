@@ -147,6 +147,7 @@ def test_initial_values_are_the_same_bits_from_the_same_generator():
         assert all(np.array_equal(tree[name], expected_tree[name]) for name in tree)
 
 
+@pytest.mark.slow
 def test_the_small_preset_has_the_same_loss_and_gradients():
     settings = systems.SMALL
     made = systems.build("ebcnn-bplcz", settings)

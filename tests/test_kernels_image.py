@@ -61,6 +61,7 @@ def test_conv2d_is_its_definition(case):
     assert gap(kernel, definition, *args[:2]) < EXACT  # without bias
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case", [*CONVOLUTIONS, (2, 8, 12, 16, 32, 1, 3, 1, 1), (3, 8, 8, 20, 24, 1, 3, 1, 0)], ids=str
 )

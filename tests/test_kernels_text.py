@@ -318,6 +318,7 @@ def test_nothing_is_kept_without_a_tape_and_nothing_after_the_tape(name):
     assert current < 4000
 
 
+@pytest.mark.slow
 def test_threads_with_tapes_of_their_own_give_what_one_thread_gives(monkeypatch):
     monkeypatch.setattr(attention_module, "KEEP", 20_000)  # some calls keep the weights, some do not
 

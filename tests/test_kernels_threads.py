@@ -148,6 +148,7 @@ def test_nested_use_runs_in_place():
     assert grad(f)(x).tolist() == [27.0, 108.0]
 
 
+@pytest.mark.slow
 def test_traces_opened_at_once_in_many_threads_stay_apart(monkeypatch):
     """A gradient inside a branch: its trace must lie above the branch's, whatever other threads open and close."""
     monkeypatch.setenv("BPLCZ_THREADS", "8")

@@ -138,6 +138,7 @@ def test_a_float32_step_stays_float32(contrastive):
     assert set(weights.named(gradients)) == set(weights.named(params))
 
 
+@pytest.mark.slow
 def test_learnable_variants_have_gradients_there():
     for name in ("infonce", "unicl", "siglip", "bce-scale-bias"):
         made = network(name)

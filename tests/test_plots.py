@@ -10,6 +10,7 @@ C = np.random.default_rng(3).integers(0, 9, (17, 17)) * (np.arange(17)[:, None] 
 C[0, :2], C[16, 0], C[0, 16] = (300, 40), 0, 7
 
 
+@pytest.mark.slow
 def test_the_matrix_is_drawn_as_it_is():
     pytest.importorskip("matplotlib")
     figure = plots.draw_confusion(C, "EB-CNN")
@@ -22,6 +23,7 @@ def test_the_matrix_is_drawn_as_it_is():
     assert "built types\nland cover types" in words(figure)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("largest", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (9, 99, 999, 9999))])
 def test_no_word_of_the_matrix_is_cut_off(largest):
     """Whatever the supports: at those of two digits, "true class" once was."""

@@ -128,6 +128,7 @@ def test_a_foreign_config_is_named(whole, tmp_path, change, message):
         runs.read_config(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [("clip_sen1", 2.0), ("seed", 48), ("learning_rate", 1.0), ("alpha", 0.5), ("data", {"labels": "0" * 64})],
@@ -176,6 +177,7 @@ def test_figures_that_the_files_beside_do_not_give_are_refused(whole, tmp_path, 
         runs.read_metrics(run)
 
 
+@pytest.mark.slow
 def test_metrics_that_are_removed_are_computed_again(whole, small_file, tmp_path):
     """The remedy that the message names."""
     run = tmp_path / "run"

@@ -89,6 +89,7 @@ def test_the_real_patch(real):
     assert corner(sen2[0], 2.1 * DN) == (1, 1)
 
 
+@pytest.mark.slow
 def test_simulated_patches(simulated):
     y, sen1, sen2 = simulated
     for k in range(17):
@@ -99,6 +100,7 @@ def test_simulated_patches(simulated):
     np.testing.assert_allclose(np.round(sen2 / DN) * DN, sen2, rtol=0, atol=1e-12)  # whole digital numbers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -77,6 +77,7 @@ def test_bad_index(plain, index, message):
             patches.images([0], np.int32)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_rows_asked_for(plain):
     with so2sat.open_file(plain[0]) as patches:
         tracemalloc.start()

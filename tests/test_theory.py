@@ -102,6 +102,7 @@ def test_collapse_begins_at_14_equally_frequent_classes():
     assert 13 < 2 + 2 * math.exp(R) < 14
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "p"), [(2, 0.5), (3, 1 / 3), (6, 0.3), (17, EXPECTED_P)])
 def test_expected_optimum_is_what_free_unit_vectors_reach(classes, p):
     def L(x):
@@ -263,6 +264,7 @@ def collapse(y, msm):
     return theory.softplus(-R) + p * R
 
 
+@pytest.mark.slow
 def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
     threshold, met = 1 / (1 + math.exp(R)) / 2, []
     assert threshold == pytest.approx(0.0740, abs=5e-5)
@@ -299,6 +301,7 @@ def test_without_msm_every_batch_of_14_or_more_wants_collapse():
         assert bool(at_collapse) is (size >= 14)
 
 
+@pytest.mark.slow
 def test_at_32_samples_a_class_separates_from_three_samples_on():
     cosines = {}
     for seed in range(20):
@@ -360,6 +363,7 @@ def share_of_the_fall(alpha_n, p, least):
     return (math.log(2) - theory.classless_optimum(alpha_n, p)) / (math.log(2) - least)
 
 
+@pytest.mark.slow
 def test_most_of_the_fall_of_L_con_needs_no_class():
     shares = [
         share_of_the_fall(7 * alpha, EXPECTED_P, theory.expected_optimum(7 * alpha, K, EXPECTED_P).L_con)

@@ -389,6 +389,7 @@ def test_a_wrong_merges_file_is_named(tmp_path, data, message):
         Tokenizer.from_merges(path)
 
 
+@pytest.mark.slow
 def test_a_merges_file_that_unpacks_to_more_than_any_known_one_is_not_unpacked(tmp_path):
     path = tmp_path / "merges.txt"
     bomb = zlib.compressobj(9, wbits=31)

@@ -123,6 +123,7 @@ def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
     assert error.endswith("try a smaller learning rate")
 
 
+@pytest.mark.slow
 def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tmp_path, monkeypatch):
     """The loss of the last step may still be finite."""
     sgd = train.optim.sgd

@@ -48,6 +48,7 @@ def slow_train(text, merges):
     return learned
 
 
+@pytest.mark.slow
 def test_training_agrees_with_the_rule_done_slowly():
     corpus = (tokenizer.vocabulary_folder() / vocabulary.CORPUS_FILE).read_text(encoding="utf-8")
     text = corpus[5000:11000]

@@ -8,11 +8,9 @@ except ImportError:
     torch = None
 
 
-def pytest_collection_modifyitems(items):
-    """Comparisons with other libraries are left out by `-m "not slow"`: importing those takes seconds."""
-    for item in items:
-        if "peers" in item.path.parts:
-            item.add_marker(pytest.mark.slow)
+def pytest_ignore_collect(collection_path, config):
+    """`-m "not slow"` leaves out comparisons with other libraries, whose import alone takes seconds."""
+    return True if config.option.markexpr == "not slow" else None
 
 
 @pytest.fixture(autouse=True)
