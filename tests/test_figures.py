@@ -211,17 +211,17 @@ def test_curves_are_the_log(runs, drawn, tmp_path):
         for line, log in zip(axes.lines, rows, strict=True):
             assert list(line.get_xdata()) == [1, 2]
             assert line.get_ydata().tolist() == pytest.approx([scale * row[name] for row in log], rel=1e-12)
-    floors = [folders.L_con_floor(TINY, row["positive_fraction"]) for row in rows[1]]
+    optima = [folders.L_con_optimum(TINY, row["positive_fraction"]) for row in rows[1]]
     expected = {
         (2, "-"): [row["L_con"] for row in rows[1]],
-        (2, "--"): floors,
+        (2, "--"): optima,
         (3, "-"): [row["S_positive"] for row in rows[1]],
         (3, "--"): [row["S_negative"] for row in rows[1]],
     }
     for (k, style), values in expected.items():
         (line,) = [line for line in panels[k].lines if line.get_linestyle() == style]
         assert list(line.get_ydata()) == pytest.approx(values, rel=1e-12)
-    assert floors[0] == pytest.approx(
+    assert optima[0] == pytest.approx(
         theory.expected_optimum(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
     )
     keys = [[text.get_text() for text in panels[k].get_legend().get_texts()] for k in (2, 3)]

@@ -21,7 +21,7 @@ RESULT = {
     "parameters": 1234,
     "training_seconds": 6.0,
     "last_epoch": {"epoch": 2, "L_con": 0.35, "S_positive": -1.25, "S_negative": None},
-    "L_con_floor": 0.31,
+    "L_con_optimum": 0.31,
 }
 REAL = RESULT | {"data_simulated": False}
 
@@ -49,8 +49,8 @@ def test_csv_has_a_line_per_run(table):
     assert float(rows[1]["kappa"]) == table[1]["ebcnn-bplcz"][0]["kappa"]
 
 
-def test_the_ablation_shows_how_far_L_con_is_above_its_floor():
-    plain = RESULT | {"system": "ebcnn", "last_epoch": {"epoch": 2, "L_con": None}, "L_con_floor": None}
+def test_the_ablation_shows_how_far_L_con_is_above_its_optimum():
+    plain = RESULT | {"system": "ebcnn", "last_epoch": {"epoch": 2, "L_con": None}, "L_con_optimum": None}
     page = text.ablation([plain, RESULT], ["a", "b"])
     assert re.search(r"EB-CNN\s+79.29\s+77.39\s+50.00\s+40.00\s+6 s\s+1,234", page)
     assert re.search(r"EB-CNN \(BP-LCZ\)\s+0.3500\s+0.3100\s+0.0400\s+-1.2500\s+-\n", page)
@@ -61,8 +61,8 @@ def test_the_ablation_shows_how_far_L_con_is_above_its_floor():
     assert "last epoch" not in text.ablation([plain], ["a"])
 
 
-def test_a_loss_without_a_floor_has_none_in_the_ablation():
-    page = text.ablation([RESULT | {"L_con_floor": None}], ["a"])
+def test_a_loss_without_an_optimum_has_none_in_the_ablation():
+    page = text.ablation([RESULT | {"L_con_optimum": None}], ["a"])
     assert re.search(r"0.3500\s+-\s+-\s+-1.2500", page)
 
 

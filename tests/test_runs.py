@@ -19,7 +19,7 @@ def test_a_run_folder_is_complete_and_honest(whole):
     rows = runs.read_log(whole)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[-1] == result["last_epoch"]
-    assert result["L_con_floor"] < rows[-1]["L_con"]
+    assert result["L_con_optimum"] < rows[-1]["L_con"]
     table = np.loadtxt(whole / "confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 18), dtype=int)
     assert np.array_equal(table, runs.read_confusion(whole))
     assert table.sum() == result["test_samples"] == 40
@@ -160,7 +160,7 @@ def test_where_files_are_may_be_edited(whole, small_file, tmp_path):
         ({"test_samples": 41}, "test_samples is 41; the files beside it give 40"),
         ({"data_simulated": False}, "data_simulated is False"),
         ({"training_seconds": 0.001}, "training_seconds is 0.001"),
-        ({"L_con_floor": 0.0}, "L_con_floor is 0.0"),
+        ({"L_con_optimum": 0.0}, "L_con_optimum is 0.0"),
         ({"system": "ebcnn"}, "system is 'ebcnn'; the files beside it give 'ebcnn-bplcz'"),
         ({"settings": TINY._replace(seed=48)._asdict()}, "settings.seed is 48; the files beside it give 47"),
         ({"overall_accuracy": "1"}, "overall_accuracy is '1'; expected a finite number, 0 or more, 1 or less"),
@@ -211,8 +211,8 @@ def test_another_vocabulary_is_another_run(small_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_floor_without_msm_takes_the_identity_that_was_used(small_file, tmp_path):
+def test_the_optimum_without_msm_takes_the_identity_that_was_used(small_file, tmp_path):
     result = train.train(tmp_path, small_file, "ebcnn-bgp", TINY._replace(epochs=1), say=quiet)
     fraction = (2 * 16 + 2) / (2 * 16 * 16 + 2 * 2)  # batches of 16, 16 and 2: B ones in B^2 entries
     assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
-    assert result["L_con_floor"] == theory.expected_optimum(1.75, 17, fraction).L_con
+    assert result["L_con_optimum"] == theory.expected_optimum(1.75, 17, fraction).L_con

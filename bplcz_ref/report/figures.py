@@ -113,7 +113,7 @@ def tsne_figure(
 
 
 def curves_figure(folders: list, path: str | Path) -> Path:
-    """L_cls, training accuracy, L_con with its floor, and mean S by epoch, one line per run; returns the path.
+    """L_cls, training accuracy, L_con with its expected optimum, mean S by epoch, a line for each run; the path.
 
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run without a whole epoch.
     """
@@ -123,8 +123,8 @@ def curves_figure(folders: list, path: str | Path) -> Path:
         rows, settings = runs.read_log(run), runs.settings_of(config)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
-        floors = [runs.L_con_floor(settings, row["positive_fraction"]) for row in rows]
-        found.append(plots.Curve(label, rows, floors))
+        optima = [runs.L_con_optimum(settings, row["positive_fraction"]) for row in rows]
+        found.append(plots.Curve(label, rows, optima))
     return save(plots.draw_curves(found), path)
 
 

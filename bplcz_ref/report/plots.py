@@ -37,11 +37,11 @@ CLASS_MARKS = [(marker, colour) for marker, colours in MARKS.items() for colour 
 
 
 class Curve(NamedTuple):
-    """The rows of a run's log.jsonl, and the floor of L_con in each epoch (None where there is none)."""
+    """The rows of a run's log.jsonl, and the expected optimum of L_con in each epoch (None if there is none)."""
 
     label: str
     rows: list
-    floors: list
+    optima: list
 
 
 class Neighbours(NamedTuple):
@@ -175,7 +175,7 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
 
 
 def draw_curves(found: list[Curve]) -> "Figure":
-    """L_cls and training accuracy; below, if a run has band group prompting, L_con with its floor, and mean S."""
+    """L_cls and training accuracy; below, for band group prompting, L_con with its expected optimum, and mean S."""
     prompted = [curve for curve in found if curve.rows[0]["L_con"] is not None]
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
     if prompted:
@@ -191,11 +191,11 @@ def draw_curves(found: list[Curve]) -> "Figure":
         panels[1].plot(epochs, 100 * numbers(rows, "training_accuracy"), **solid)
         if curve.rows[0]["L_con"] is not None:
             panels[2].plot(epochs, numbers(rows, "L_con"), **solid)
-            panels[2].plot(epochs, np.array(curve.floors, float), **dashed)
+            panels[2].plot(epochs, np.array(curve.optima, float), **dashed)
             panels[3].plot(epochs, numbers(rows, "S_positive"), **solid)
             panels[3].plot(epochs, numbers(rows, "S_negative"), **dashed)
     if prompted:
-        key(panels[2], "$L_{con}$", "its floor at the epoch's share of positive pairs")
+        key(panels[2], "$L_{con}$", "the expected optimum at the epoch's share of positive pairs")
         key(panels[3], "pairs of one class", "pairs of two classes")
     for axes, name in zip(panels, names, strict=True):
         axes.set_ylabel(name)

@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from bplcz_ref import systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
+OPTIMUM = (
+    "optimum: the least expected L_con, if all classes were equally likely; a batch's own floor may be lower "
+    "(docs/mathematics.md)"
+)
 MEASURES = ("overall_accuracy", "average_accuracy", "kappa")
 CSV_KEYS = (*MEASURES, "test_samples", "parameters", "training_seconds")
 
@@ -22,8 +26,8 @@ def one_line(result: dict, kind: str) -> str:
 def ablation(results: list[dict], folders: list) -> str:
     """The rows of Table III as text, from metrics.json of each run: the paper's numbers beside ours.
 
-    Below it, for rows with band group prompting: how far L_con is above its floor, and the mean entry of S over
-    positive and negative pairs, in the last epoch.
+    Below it, for rows with band group prompting: how far L_con is above its expected optimum, and the mean entry
+    of S over positive and negative pairs, in the last epoch.
     """
     simulated = any(result["data_simulated"] for result in results)
     ours = "ours, SIMULATED data" if simulated else "ours"
@@ -31,16 +35,16 @@ def ablation(results: list[dict], folders: list) -> str:
         ("", "paper", "", ours, "", "", ""),
         ("row", "OA %", "kappa %", "OA %", "kappa %", "training", "parameters"),
     ]
-    losses: list[tuple] = [("last epoch", "L_con", "floor", "above it", "mean S, positive", "mean S, negative")]
+    losses: list[tuple] = [("last epoch", "L_con", "optimum", "above it", "mean S, positive", "mean S, negative")]
     for result in results:
         label = systems.SYSTEMS[result["system"]].label
         own = [percent([result[name]]) for name in ("overall_accuracy", "kappa")]
         time = f"{result['training_seconds']:.0f} s"
         table.append((label, *published(result["system"]), *own, time, f"{result['parameters']:,}"))
-        row, floor = result["last_epoch"], result["L_con_floor"]
+        row, optimum = result["last_epoch"], result["L_con_optimum"]
         if row["L_con"] is not None:
-            above = None if floor is None else row["L_con"] - floor
-            numbers = (row["L_con"], floor, above, row["S_positive"], row["S_negative"])
+            above = None if optimum is None else row["L_con"] - optimum
+            numbers = (row["L_con"], optimum, above, row["S_positive"], row["S_negative"])
             losses.append((label, *("-" if number is None else f"{number:.4f}" for number in numbers)))
     lines = [f"Table III, {protocol(results[0])}, {results[0]['test_samples']:,} test samples."]
     if simulated:
@@ -49,7 +53,7 @@ def ablation(results: list[dict], folders: list) -> str:
         )
     lines += [OURS, "", *columns(table)]
     if len(losses) > 1:
-        lines += ["", *columns(losses)]
+        lines += ["", *columns(losses), OPTIMUM]
     return "\n".join([*lines, "", "Run folders:", *(f"  {folder}" for folder in folders)])
 
 

@@ -79,7 +79,7 @@ METRICS = {
     "parameters": schema.whole(1),
     "training_seconds": schema.number(0),
     "last_epoch": ROW,
-    "L_con_floor": schema.optional(schema.number()),
+    "L_con_optimum": schema.optional(schema.number()),
 }
 
 
@@ -182,14 +182,15 @@ def result_of(config: dict, C: np.ndarray, rows: list[dict], parameters: int) ->
         "parameters": parameters,
         "training_seconds": sum(row["seconds"] for row in rows),
         "last_epoch": rows[-1],
-        "L_con_floor": L_con_floor(settings, rows[-1]["positive_fraction"]),
+        "L_con_optimum": L_con_optimum(settings, rows[-1]["positive_fraction"]),
     }
 
 
-def L_con_floor(settings: systems.Settings, positive_fraction: float | None) -> float | None:
-    """The least value of L_con on free unit vectors at this fraction of positive pairs; None without L_con.
+def L_con_optimum(settings: systems.Settings, positive_fraction: float | None) -> float | None:
+    """The expected optimum of L_con at this fraction of positive pairs, for equally likely classes.
 
-    Only the paper's loss has this floor, with W of Eq. (5) or the identity; other variants have None.
+    A batch's own least value may be lower (theory.batch_floor). Only the paper's loss has this optimum, with W of
+    Eq. (5) or the identity; other variants have None.
     """
     if positive_fraction is None or settings.contrastive not in ("paper", "identity"):
         return None
