@@ -175,7 +175,7 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
 
 
 def draw_curves(found: list[Curve]) -> "Figure":
-    """L_cls and training accuracy; below, for band group prompting, L_con with its expected optimum, and mean S."""
+    """L_cls and training accuracy; below, for band group prompting, L_con and its expected optimum, and S."""
     prompted = [curve for curve in found if curve.rows[0]["L_con"] is not None]
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
     if prompted:
