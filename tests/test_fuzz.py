@@ -12,6 +12,7 @@ What no checksum protects may differ: the values of pixels and of weights in .h5
 
 import functools
 import gzip
+import importlib.util
 import json
 import shutil
 import traceback
@@ -183,6 +184,8 @@ OWN = {
     "answers": Reader(answers_file, read_answers, damage.spoil_json_file, protected=False),
     "profile": Reader(profile_file, grading.read_profile, damage.spoil_json_file, protected=False),
 }
+if importlib.util.find_spec("safetensors") is None:  # an optional library
+    del OWN["weights .safetensors"]
 
 
 # --------------------------------------------------------------------------------------------------- the cases

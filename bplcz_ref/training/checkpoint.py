@@ -18,10 +18,19 @@ from bplcz_ref.streams import stream
 from bplcz_ref.training import runs
 
 # What is summed over an epoch, in the order of the checkpoint: train.py's `added` says what each is.
-SUMS = (
-    *("samples", "L", "L_cls", "L_con", "correct", "pairs", "targets"),
-    *("positive", "S_positive", "S_negative", "seconds"),
-)
+SUMS = [
+    "samples",
+    "L",
+    "L_cls",
+    "L_con",
+    "correct",
+    "pairs",
+    "targets",
+    "positive",
+    "S_positive",
+    "S_negative",
+    "seconds",
+]
 NOT_NEGATIVE = ("samples", "L_cls", "correct", "pairs", "targets", "positive", "seconds")
 
 
