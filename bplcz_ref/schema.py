@@ -4,8 +4,8 @@ A schema is a `Rule`, a dict of schemas by key (every key must be there, and no 
 every entry of a list.
 """
 
-import math
 import os
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -66,8 +66,8 @@ def brief(value: Any, length: int = 80) -> str:
 
 
 def is_number(x: Any) -> bool:
-    """A finite int or float; not a bool, which Python counts as an int."""
-    return isinstance(x, int | float) and not isinstance(x, bool) and -math.inf < x < math.inf
+    """An int or float in the range of floats; not a bool, which Python counts as an int."""
+    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
 def number(
