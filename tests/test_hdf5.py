@@ -148,3 +148,8 @@ def test_ieee_numbers_are_read_as_they_are(tmp_path, kind, layout):
                 file["sen2"] = h5py.ExternalLink("y.h5", "sen2")
     with so2sat.open_file(path) as patches:
         np.testing.assert_array_equal(patches.images(range(20), np.float64)[..., 8:], values)
+
+
+@pytest.mark.parametrize("kind", [f"{end}{sign}{size}" for end in "<>" for sign in "iu" for size in (1, 2, 4, 8)])
+def test_whole_numbers_of_every_size_are_known(kind):
+    assert any(h5t.py_create(np.dtype(kind)).equal(known) for known in hdf5.WHOLES)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from so2sat_files import make, replacing, setting, swap
 
-from bplcz_ref.data import inspection, so2sat
+from bplcz_ref.data import inspection, layout, so2sat
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,10 @@ from bplcz_ref.data import inspection, so2sat
     [
         (lambda d: d.pop("label"), r"no data set label; found \['sen1', 'sen2'\]"),
         (swap, "swapped"),
+        (  # one sensor alone with the other's channels is not a swap
+            replacing("sen1", lambda a: np.concatenate([a, a[..., :2]], -1)),
+            r"sen1 has shape \(20, 32, 32, 10\); expected \(N, 32, 32, 8\)",
+        ),
         (
             replacing("sen2", lambda a: np.moveaxis(a, -1, 1)),
             r"sen2 has shape \(20, 10, 32, 32\).*channels are first",
@@ -101,3 +105,9 @@ def test_a_wrong_mark_of_parts_is_refused(tmp_path):
             file.attrs["train_rows"] = value
         with pytest.raises(ValueError, match="train_rows is .*1 to 20"), so2sat.open_file(path):
             pass
+
+
+def test_no_class_number_is_a_list_of_them():
+    layout.check_classes("y", np.zeros(0, int))
+    with pytest.raises(ValueError, match="y is int64 .*N >= 1"):
+        layout.check_classes("y", np.zeros(0, int), least=1)
