@@ -30,6 +30,7 @@ def test_by_hand():
         "samples": 20,
         "overall_accuracy": 0.55,
         "average_accuracy": metrics.average_accuracy(C3),
+        "macro_f1": metrics.macro_f1(C3),
         "kappa": metrics.kappa(C3),
     }
 

@@ -113,12 +113,12 @@ def test_a_diverging_run_says_so_and_nothing_else(small_file, tmp_path, monkeypa
 def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
     """As a process of its own, where every warning would be an error."""
     asked = ["train", "--data", str(small_file), "--system", "ebcnn-bplcz", "--out", str(tmp_path / "run")]
-    asked += ["--per-class", "2", "--test", "40", "--epochs", "2", "--learning-rate", "1e4"]
+    asked += ["--epochs", "2", "--set", "per_class=2", "test=40", "learning_rate=1e4"]
     command = [sys.executable, "-W", "error", "-m", "bplcz_ref", *asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     *progress, error = done.stderr.splitlines()
-    assert all("epoch" in line for line in progress)
+    assert all("epoch" in line or "parameters" in line for line in progress)
     assert error.startswith("bplcz_ref train: the ")
     assert error.endswith("try a smaller learning rate")
 
