@@ -1,8 +1,4 @@
-"""A map of a scene: slide a trained run over it, 32 x 32 pixels at a time, and draw it beside the truth.
-
-    python -m bplcz_ref simulate small.h5 --per-class 60 --rows 1000
-    python -m bplcz_ref train --data small.h5 --system ebcnn --out runs/ebcnn
-    python examples/map_scene.py runs/ebcnn scene.png
+"""python examples/map_scene.py RUN scene.png: slide a trained run over a scene, and draw the map beside the truth.
 
 The scene is SIMULATED, in squares of one zone. One row of windows is classified at a time, so sen1 (H, W, 8) and
 sen2 (H, W, 10) of a scene of your own can be opened by numpy.memmap, however large it is.
@@ -14,6 +10,7 @@ import numpy as np
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 
 from bplcz_ref import classify, paper
 from bplcz_ref.data import simulate
@@ -21,6 +18,7 @@ from bplcz_ref.report.plots import LCZ_COLOURS
 from bplcz_ref.training import evaluate
 
 SIZE, BLOCK, STEP = paper.PATCH, 2, 16  # pixels of a window; windows per side of a zone; pixels between windows
+OUTLINE = [withStroke(linewidth=1.5, foreground="white")]
 
 
 def simulated_scene(rows, columns, seed=47):  # -> (H, W, 8), (H, W, 10), (H, W)
@@ -46,15 +44,12 @@ def main(run, path):
     found = mapped(run, sen1, sen2)
     middles = truth[SIZE // 2 :: STEP, SIZE // 2 :: STEP][: found.shape[0], : found.shape[1]]
     said = f"map: {100 * np.mean(found == middles):.0f} % of windows have the class at their middle"
-    figure, colours = Figure(figsize=(12, 4.6), layout="constrained"), ListedColormap(LCZ_COLOURS)
-    for axes, values, title in zip(figure.subplots(1, 2), (truth, found), ("truth, SIMULATED", said), strict=True):
-        axes.imshow(
-            values, colours, vmin=-0.5, vmax=16.5, extent=(0, *values.shape[::-1], 0), interpolation="none"
-        )
+    figure, zones = Figure(figsize=(12, 4.6), layout="constrained"), truth[:: BLOCK * SIZE, :: BLOCK * SIZE]
+    for axes, values, title in zip(figure.subplots(1, 2), (zones, found), ("truth, SIMULATED", said), strict=True):
+        axes.imshow(values, ListedColormap(LCZ_COLOURS), vmin=-0.5, vmax=16.5)
         axes.set(title=title, xticks=[], yticks=[])
-        for row, column in np.argwhere(np.ones((4, 5))):  # the colours alone do not tell all readers all classes
-            y, x = ((k + 0.5) * n / m for k, n, m in zip((row, column), values.shape, (4, 5), strict=True))
-            axes.text(x, y, paper.CLASSES[values[int(y), int(x)]][0], ha="center", va="center", color="w")
+        for (y, x), k in np.ndenumerate(values):  # colours alone do not tell every reader every class
+            axes.text(x, y, paper.CLASSES[k][0], fontsize=7, ha="center", va="center", path_effects=OUTLINE)
     legend = [Patch(fc=LCZ_COLOURS[k], ec="0.3", label=" ".join(name)) for k, name in enumerate(paper.CLASSES)]
     figure.legend(handles=legend, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=120)
