@@ -85,3 +85,30 @@ def test_protocol():
     assert text.protocol({"settings": systems.SMALL._replace(epochs=1, batch=2)._asdict()}) == (
         "preset small, but epochs 1, batch 2: not the paper's protocol"
     )
+
+
+def test_a_difference_is_taken_seed_by_seed():
+    """By hand: OA differs by 2, 4 and 3 points; t(0.975, 2) = 4.302653, s = 1: 3 +- 2.4841."""
+
+    def seed(number, oa, **more):
+        return RESULT | {"settings": TINY._replace(seed=number)._asdict(), "overall_accuracy": oa, **more}
+
+    plain = {"system": "ebcnn", "last_epoch": {"epoch": 2, "L_con": None}}
+    results = {
+        "ebcnn": [seed(47, 0.50, **plain), seed(48, 0.60, **plain), seed(49, 0.55, **plain)],
+        "ebcnn-bplcz": [seed(49, 0.58), seed(47, 0.52), seed(48, 0.64)],  # another order
+    }
+    page = text.tables_markdown(results, 0.0)
+    assert re.search(r"EB-CNN \(BP-LCZ\) less EB-CNN \|\s+\+3.00 ± 1.00 \|\s+\+0.52 to \+5.48 \|", page)
+    assert "An interval (Student's t over seeds) that holds 0 does not tell the two apart." in page
+    assert "random split. The paper's is a random split of training.h5." in page
+    assert "Note: runs of 6 steps are so short" in page  # 34 samples in batches of 16, twice
+    assert "0.3100" in page
+    one = text.paired(results["ebcnn"][:1], results["ebcnn-bplcz"][1:2])
+    assert one[:2] == ("+2.00", "one seed: none")
+    assert text.paired(results["ebcnn"][:1], results["ebcnn-bplcz"][:1])[:2] == ("undefined", "-")
+    page = text.variants_markdown({"a, beta 1": results["ebcnn"], "a, beta 2": results["ebcnn-bplcz"]})
+    assert "a, beta 2 less a, beta 1" in page
+    assert "+0.52 to +5.48" in page
+    assert "From SIMULATED data" in page
+    assert text.lagging([RESULT | {"training_samples": 800}]) == ""

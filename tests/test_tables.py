@@ -51,6 +51,21 @@ def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
+    vary = ("contrastive", ["paper", "none"])
+    results = tables.tables(small_file, tmp_path, ["ebcnn-bplcz"], [47], TINY, vary=vary, say=quiet)
+    assert list(results) == ["ebcnn-bplcz, contrastive paper", "ebcnn-bplcz, contrastive none"]
+    assert bits(tmp_path / "ebcnn-bplcz" / "contrastive=paper" / "seed-47") == bits(
+        table[0] / NAMES[1] / "seed-47"
+    )
+    (none,) = results["ebcnn-bplcz, contrastive none"]
+    assert none["last_epoch"]["L_con"] is None
+    with pytest.raises(ValueError, match="seed is not varied"):
+        tables.tables(small_file, tmp_path, NAMES, [47], TINY, vary=("seed", [1, 2]), say=quiet)
+
+
+@pytest.mark.slow
 def test_a_killed_worker_process_changes_nothing(table, small_file, tmp_path):
     victims, before = [], dict(os.environ)
 

@@ -30,7 +30,8 @@ SEN2 = slice(CHANNELS["sen1"], None)
 COARSE = np.array([name in ("B5", "B6", "B7", "B8A", "B11", "B12") for name in BANDS[SEN2]])
 EQUAL = 0.25  # share of equal neighbours that makes a band a coarse one: they have 0.5, the others below 0.1
 ROWS = 50  # from this many rows on, means are compared
-GAIN, FIT = 0.4, 1.0  # squares of logarithms: what a permutation must improve, and what may be left then
+DARKEST, BRIGHTEST = 0.15, 4.0  # of a file's means beside the published ones: water has 0.3, sand and snow 2 to 3
+GAIN, FIT = 0.25, 0.6  # squares of logarithms: what a permutation must improve, and what may be left then
 
 
 class Sums:
@@ -68,12 +69,15 @@ def compare(sums: Sums, mean: np.ndarray, std: np.ndarray) -> Comparison:  # (18
 
 def _scaled(sums, mean):
     factor = float(np.median(mean[SEN2] / MEAN[SEN2]))
-    if sums.rows >= ROWS and factor > 0 and abs(np.log(factor)) > np.log(2.5):
+    if sums.rows >= ROWS and factor > 0 and not DARKEST < factor < BRIGHTEST:
         yield f"sen2 looks scaled: its means are {factor:.3g} times the published ones; reflectance is DN / 10000"
 
 
 def _permuted(sums, mean, std):  # (10,), (10,)
-    """The order of sen2 that fits the published means and deviations, and the coarse bands, best."""
+    """The order of sen2 that fits the published means and deviations, and the coarse bands, best.
+
+    An exchange of B11 and B12 changes too little to be told from another choice of scenes.
+    """
     names = BANDS[SEN2]
     coarse = sums.equal / sums.rows > EQUAL
     tells = coarse.sum() == COARSE.sum()  # otherwise the bands were resampled in another way
