@@ -44,13 +44,14 @@ def class_table(found: dict) -> str:
 
     >>> for line in class_table(evaluation(np.diag([8] * 17))).splitlines()[:2]:
     ...     print(line)
-    class                  name  support  precision %  recall %    F1 %
-    1         compact high-rise        8       100.00    100.00  100.00
+    class  name                  support  precision %  recall %    F1 %
+    1      compact high-rise           8       100.00    100.00  100.00
     """
-    rows: list[tuple] = [("class", "name", "support", "precision %", "recall %", "F1 %")]
+    width = max(len(words) for _, words in paper.CLASSES)
+    rows: list[tuple] = [("class", "name".ljust(width), "support", "precision %", "recall %", "F1 %")]
     for each in found["classes"]:
         shares = ("-" if each[key] is None else percent([each[key]]) for key in ("precision", "recall", "f1"))
-        rows.append((each["class"], each["name"], str(each["support"]), *shares))
+        rows.append((each["class"], each["name"].ljust(width), str(each["support"]), *shares))
     lines = columns(rows)
     missed = [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]
     if missed:
