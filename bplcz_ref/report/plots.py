@@ -203,7 +203,11 @@ def draw_curves(found: list[Curve]) -> "Figure":
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
     names[1] = "accuracy, %" if watched else names[1]
     if prompted:
-        names += ["contrastive loss $L_{con}$, Eq. (6)", "mean entry of $S$, Eq. (3)", "margin of $S$"]
+        names += [
+            "contrastive loss $L_{con}$, Eq. (6)",
+            "mean entry of $S$, Eq. (3)",
+            "margin of $S$: one class less two",
+        ]
     figure = canvas(9.4, 0.9 + 3.2 * -(-len(names) // 2))
     panels = figure.subplots(-(-len(names) // 2), 2, squeeze=False).ravel()
     for k, curve in enumerate(found):
@@ -227,7 +231,6 @@ def draw_curves(found: list[Curve]) -> "Figure":
     if prompted:
         key(panels[2], "$L_{con}$", "the floor of the epoch's batches")
         key(panels[3], "pairs of one class", "pairs of two classes")
-        key(panels[4], "one class less two classes")
     for axes, name in zip(panels, names, strict=False):
         axes.set_ylabel(name)
         axes.set_xlabel("epoch")
@@ -238,6 +241,7 @@ def draw_curves(found: list[Curve]) -> "Figure":
         if max(len(curve.rows) for curve in found) == 1:  # a point each: not in an axis from 0.96 to 1.04
             axes.set_xlim(0.5, 1.5)
             axes.set_xticks([1])
+    figure.align_ylabels(panels)
     style = {"fontsize": 9, "frameon": False}
     handles = panels[0].get_legend_handles_labels()
     if prompted:  # in the place of a sixth panel
@@ -257,14 +261,17 @@ def numbers(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
     return np.array([np.nan if row[name] is None else row[name] for row in rows], float)
 
 
-def key(axes: "Axes", solid: str, dashed: str | None = None) -> None:
-    """What solid and dashed lines are, whatever their colour."""
+def key(axes: "Axes", solid: str, dashed: str) -> None:
+    """What solid and dashed lines are, whatever their colour; above the panel, where it covers no line."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color="0.3", linestyle="-", label=solid)]
-    if dashed is not None:
-        handles.append(Line2D([], [], color="0.3", linestyle="--", label=dashed))
-    axes.legend(handles=handles, fontsize=9, frameon=False)
+    style: dict = {"color": "0.3", "marker": "o", "markersize": 3.5}
+    handles = [
+        Line2D([], [], linestyle="-", label=solid, **style),
+        Line2D([], [], linestyle="--", label=dashed, markerfacecolor="white", **style),
+    ]
+    place: dict = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    axes.legend(handles=handles, fontsize=9, frameon=False, **place)
 
 
 def canvas(width: float, height: float) -> "Figure":
