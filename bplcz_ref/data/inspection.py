@@ -28,6 +28,7 @@ class Inspection(NamedTuple):
     std: np.ndarray | None = None
     min: np.ndarray | None = None
     max: np.ndarray | None = None
+    storage: dict | None = None  # {sensor: words} where rows are slow to read
     quantiles: np.ndarray | None = None  # (3, 18), where the file was compared
 
     def __str__(self) -> str:
@@ -40,6 +41,7 @@ class Inspection(NamedTuple):
         else:
             lines += [f"  class {layout.class_name(k):<24}{n:>8}" for k, n in enumerate(self.counts.tolist())]
         lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
+        lines += [f"  {name} {words}" for name, words in (self.storage or {}).items()]
         if self.mean is not None:
             columns: dict[str, Any] = {"min": self.min, "mean": self.mean, "std": self.std, "max": self.max}
             if self.quantiles is not None:
@@ -105,6 +107,7 @@ def _inspected(patches, rows, compare):
         "counts": None if patches.labels is None else np.bincount(patches.labels, minlength=layout.K),
         "simulated": patches.simulated,
         "attributes": patches.attributes,
+        "storage": patches.storage,
     }
     if moments.n:
         mean, std, _ = moments.statistics()

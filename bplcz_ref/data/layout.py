@@ -5,6 +5,7 @@
 Index letters: N rows of a file, b rows asked for, K = 17 classes.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,23 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     for key, data in sets.items():
         hdf5.check_stored(data, f"{path}: {key}")
     return sets
+
+
+SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
+
+
+def storage(data: h5py.Dataset) -> str:
+    """A sentence if rows of a data set are slow to read at random, since chunks hold parts of many, or nothing."""
+    if data.chunks is None:
+        return ""
+    touched = math.prod(-(-n // m) * m for n, m in zip(data.shape[1:], data.chunks[1:], strict=True))
+    times = data.chunks[0] * touched / math.prod(data.shape[1:])
+    if times < SLOW:
+        return ""
+    return (
+        f"is stored in chunks of {' x '.join(map(str, data.chunks))}: a row unpacks {times:.0f} times its values,"
+        " which makes training slow; `subset` writes a copy that is read at once"
+    )
 
 
 def _layout_hint(found, shape):

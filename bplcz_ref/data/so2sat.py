@@ -39,6 +39,7 @@ class Patches:
     cities      (N,) text, the city of each row, from the file itself or its *_geo.h5; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
+    storage     {sensor: words} where rows are slow to read at random
     dtype       float32 if both sensors are stored so, otherwise float64
     """
 
@@ -58,6 +59,7 @@ class Patches:
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
         self.source_rows = layout.source_rows(path, file, len(self))
         self.cities = layout.cities(path, file, len(self))
+        self.storage = {name: words for name, data in self._data.items() if (words := layout.storage(data))}
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
 
