@@ -143,7 +143,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, drawn, t
             assert np.array_equal(scatter.get_offsets(), points[y == c])
             assert scatter.get_label() == f"{IDS[c]}  {paper.CLASSES[c][1]} ({(y == c).sum()})"
         assert len(drawn[0].axes[k].collections) == len(set(y.tolist()))
-    text = words(drawn[0])
+    text = " ".join(words(drawn[0]).split())
     assert "(a) EB-CNN, SIMULATED data" in text
     assert "(b) EB-CNN (BP-LCZ), SIMULATED data" in text
     assert f"{len(rows)} samples of the test part: 3 of each class, or all where there are fewer." in text

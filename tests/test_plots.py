@@ -123,6 +123,28 @@ def test_one_epoch_can_be_read():
     assert accuracies == {"-": [50.0], "--": [40.0]}
 
 
+@pytest.mark.slow
+def test_no_title_of_tsne_covers_its_neighbour():
+    """At the longest labels that there are."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    y = np.arange(34) % 17
+    titles = ["EB-CNN + BGP, no MSM, SIMULATED data, city split, 9 cities left out"] * 3
+    same = [plots.Neighbours(0.5, 0.1, 10)] * 3
+    figure = plots.draw_tsne([rng.standard_normal((34, 2)) for _ in titles], y, titles, same, "note")
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert " ".join(figure.axes[1].title.get_text().split()) == f"(b) {titles[1]}"
+    letters = [text.get_window_extent() for text in figure.axes[0].texts]
+    area = [box.width * box.height for box in letters]
+    for j in range(len(letters)):
+        for k in range(j):
+            common = letters[j].intersection(letters[j], letters[k])
+            covered = 0 if common is None else common.width * common.height
+            assert covered < 0.5 * min(area[j], area[k])
+
+
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB: no red cones, no green cones.
 BLIND = (
     [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],

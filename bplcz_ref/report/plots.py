@@ -6,6 +6,7 @@ without it `canvas` says what to install. Except for shares of a confusion matri
 Index letters: K = 17 classes, m samples of a t-SNE figure.
 """
 
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -162,7 +163,8 @@ def draw_tsne(
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
             style = {"fontsize": 10, "fontweight": "bold", "path_effects": _white_outline()}
             axes.annotate(IDS[c], middle, ha="center", va="center", **style)
-        axes.set_title(f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title, fontsize=11)
+        title = f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title
+        axes.set_title(textwrap.fill(title, 42), fontsize=11)  # no wider than its panel
         axes.set_xlabel(
             f"{100 * near.same:.0f} % of a sample's {near.k} nearest in I are of its class\n"
             f"({100 * near.chance:.0f} % by chance)",
