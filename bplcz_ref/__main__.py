@@ -100,7 +100,7 @@ def data_option(c, **options) -> None:
 
 def preset_options(c) -> None:
     """--preset, and what takes the place of its settings."""
-    c.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
+    c.add_argument("--preset", choices=systems.PRESETS, help="default: small")
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="settings in place of the preset's, such as alpha=0.5 contrastive=unicl")  # fmt: skip
     c.add_argument("--settings", action=ListSettings, help="list all settings, with the presets' values, and end")
@@ -135,7 +135,7 @@ class ListSettings(argparse.Action):
 
 def settings_from(options) -> systems.Settings:
     """The preset, with the settings that were given in place of its own."""
-    return systems.PRESETS[options.preset]._replace(**given_settings(options))
+    return systems.PRESETS[options.preset or "small"]._replace(**given_settings(options))
 
 
 def given_settings(options) -> dict:
@@ -233,7 +233,7 @@ def add_train(commands) -> None:
     data_options(c)
     c.add_argument("--validation", metavar="FILE.h5", type=filled,
                    help="a file whose accuracy is noted each epoch; nothing is selected by it")  # fmt: skip
-    c.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: %(default)s")
+    c.add_argument("--dtype", choices=("float32", "float64"), help="default: float32")
     preset_options(c)
 
 
@@ -241,16 +241,16 @@ def run_train(options) -> None:
     """Train one system into a run folder, or go on with a run."""
     places = {name: getattr(options, name) for name in ("data", "test_data", "validation", "geo")}
     if options.resume is not None:
-        if options.system or options.out or options.set or options.split:
+        if any((options.system, options.out, options.set, options.split, options.preset, options.dtype)):
             raise ValueError("--resume takes all from the run's folder: beside it, --epochs and moved files alone")
         result = train.resume(options.resume, epochs=options.epochs, **places)
     else:
         if missing := [name for name in ("data", "system", "out") if getattr(options, name) is None]:
             raise ValueError(f"--{missing[0]} is missing; expected --data, --system and --out, or --resume RUN")
         settings, given = settings_from(options), given_settings(options)
-        own = {"dtype": options.dtype, "given": given, "resume": False}
+        own: dict = {"dtype": options.dtype or "float32", "given": given, "resume": False}
         result = train.train(options.out, system=options.system, settings=settings, **own, **places)
-    print(report.one_line(result, "SIMULATED" if result["data_simulated"] else "test") + f", {result['split']}")
+    print(report.run_line(result))
 
 
 def add_evaluate(commands) -> None:
@@ -306,6 +306,8 @@ def run_predict(options) -> None:
         if path.exists() and Path(options.data).exists() and path.samefile(options.data):
             raise ValueError(f"{path} is the data itself: name another file for the labels")
         files.replaceable(path)
+    if options.embeddings is not None:
+        weights.check_ending(options.embeddings)
     trained = evaluate.load(options.folder)
     lines = ["row,class,name,simulated" + "".join(f",p_{k}" for k, _ in paper.CLASSES if options.probabilities)]
     with so2sat.open_file(options.data, labels=False) as patches:
@@ -342,7 +344,7 @@ def origin(folder: Path, trained: evaluate.Trained) -> str:
 def add_report(commands) -> None:
     c = command(commands, run_report, "report runs/small/ebcnn runs/small/ebcnn-bplcz --out figures")
     c.add_argument("folders", metavar="RUN", type=files.path, nargs="+", help="run folders, as train writes them")
-    data_option(c, help="what they were trained on; default: the path in config.json")
+    data_option(c, help="the file of their test part; default: the path in config.json")
     c.add_argument("--out", type=files.path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
 
 
@@ -352,7 +354,7 @@ def run_report(options) -> int:
     written: list[str] = []
     missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
     for run, result in results.items():
-        print(f"{run}: {report.one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}")
+        print(f"{run}: {report.run_line(result)}")
     print("\n".join(written))
     for line in missing:
         print(f"bplcz_ref report: {line}", file=sys.stderr)

@@ -58,6 +58,7 @@ def test_a_real_patch_is_as_it_should_be_and_its_coarse_bands_tell_an_order(tmp_
     assert "are at the places of B6, B7, B8, B8A, B11, B12; expected B5, B6, B7, B8A, B11, B12" in line
 
 
+@pytest.mark.slow
 def test_quantiles_are_of_the_values(simulated, tmp_path):
     sen1, sen2 = simulated
     sums = comparison.Sums()

@@ -272,7 +272,7 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
     names = ["confusion-ebcnn.png", "confusion-ebcnn-bplcz.png", "curves.png", "tsne.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert all(str(out / name) in printed for name in names)
-    assert printed.count("on 40 SIMULATED samples") == 2
+    assert printed.count("on 40 SIMULATED samples, random split") == 2
     assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 

@@ -384,6 +384,7 @@ def test_cities_come_from_the_file_beside_and_stay_with_a_subset(tmp_path):
     with so2sat.open_file(out) as patches:
         assert patches.cities.tolist() == [str(i % 3) for i in patches.source_rows]
     for values, message in ((np.zeros(84, int), "city is int64 .84,.; expected a name or a number for 85 rows"),
+                            (np.array([b"x" * 201] * 85), "city is .S201 .85,.; expected a name or a number"),
                             (np.array([b"", *85 * [b"x"]])[:85], "row 0 has no city")):  # fmt: skip
         with h5py.File(geo, "w") as file:
             file["city"] = values

@@ -105,6 +105,7 @@ def test_more_epochs_go_on_exactly(small_file, tmp_path):
     assert train.resume(tmp_path / "cosine", say=quiet) == runs.read_metrics(tmp_path / "cosine")
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_run_is_prolonged_leaves_one_that_can_be_resumed(whole, small_file, tmp_path, monkeypatch):
     """Killed after the old result is gone and before config.json asks for more."""
     run = tmp_path / "run"

@@ -236,7 +236,8 @@ def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,)
     data = hdf5.dataset(file, "city")
     if data is None:
         return None
-    kind = "O" if h5py.check_string_dtype(data.dtype) else data.dtype.kind
+    text = h5py.check_string_dtype(data.dtype)
+    kind = "O" if text and (text.length or 0) <= LONGEST_CITY else data.dtype.kind
     if data.shape not in ((N,), (N, 1)) or kind not in "Oiu":
         raise ValueError(f"{path}: city is {data.dtype} {data.shape}; expected a name or a number for {N} rows")
     if kind != "O":

@@ -28,6 +28,11 @@ def one_line(result: dict, kind: str) -> str:
     )
 
 
+def run_line(result: dict) -> str:
+    """The result of a run, by its metrics.json, in one line that names the split."""
+    return f"{one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}, {result['split']}"
+
+
 def evaluation(C: np.ndarray) -> dict:  # (17, 17)
     """All figures of merit of a confusion matrix, as JSON: a summary, kappa's interval, and each class."""
     low, high = metrics.kappa_interval(C)

@@ -84,7 +84,8 @@ def test_rows(config: dict, patches: Patches) -> np.ndarray:
         _, rows = split.parts(patches, settings)
     if files.digest(rows) != noted["split"]["test_rows"]:
         raise ValueError(
-            f"{patches.path}: its parts are others now than in training; restore its attribute train_rows"
+            f"{patches.path}: its test part is another now than in training; restore the file, or its attribute"
+            " train_rows"
         )
     return rows
 

@@ -74,16 +74,16 @@ def tables(
     """
     out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
     others = [None if path is None else os.path.realpath(path) for path in (test_data, geo)]
-    kinds = variations(settings, vary)
+    kinds, sizes = variations(settings, vary), {}
     with contextlib.ExitStack() as opened:
         patches = opened.enter_context(so2sat.open_file(data, geo=geo))
         tested = None if test_data is None else opened.enter_context(so2sat.open_file(test_data))
         for words, kind in kinds.items():
             systems.check(kind)
             kinds[words] = own_split(patches, kind, given, say, tested)
-            for seed in seeds:
-                split.parts(patches, kinds[words]._replace(seed=seed), tested)  # a file that is too small: at once
-        training = len(split.parts(patches, kinds[words], tested)[0])
+            for seed in seeds:  # a file that is too small is an error at once
+                training, _ = split.parts(patches, kinds[words]._replace(seed=seed), tested)
+            sizes[words] = len(training)
     files.make_folder(out)
     jobs = [
         Job(str(out / name / words.replace(" ", "=") / f"seed-{seed}"), str(data), name, kind._replace(seed=seed),
@@ -97,7 +97,10 @@ def tables(
     if left:
         say("timing a step of each system for an estimate")
         rows = {job.row or job.system: job for job in left}
-        seconds = {row: run_seconds(job.system, job.settings, training) for row, job in rows.items()}
+        seconds = {
+            row: run_seconds(job.system, job.settings, sizes[row.removeprefix(job.system).removeprefix(", ")])
+            for row, job in rows.items()
+        }
         place = f"on {dask}, if it had one worker" if dask else f"on {workers} process(es)"
         total = sum(seconds[job.row or job.system] for job in left) / workers
         say(f"about {duration(total)} to come, {place}")
@@ -134,6 +137,7 @@ def one_run(job: Job) -> dict:
         job.system,
         job.settings,
         say=None if alone else to_stderr,
+        given=("per_class", "test"),  # they are settled
         test_data=job.test_data,
         geo=job.geo,
     )
