@@ -113,7 +113,7 @@ def preset_options(c) -> None:
 def data_options(c) -> None:
     """The files beside --data."""
     c.add_argument("--test-data", metavar="FILE.h5", type=filled,
-                   help="an official test file: all of --data trains, or per_class rows of a class")  # fmt: skip
+                   help="an official test file; --data trains, as a whole or per_class rows each")  # fmt: skip
     geo_option(c)
 
 
@@ -371,7 +371,7 @@ def add_tables(commands) -> None:
     c.add_argument("--systems", nargs="+", choices=systems.SYSTEMS, metavar="NAME",
                    help="default: all, " + ", ".join(systems.SYSTEMS) + "; with --vary: ebcnn-bplcz")  # fmt: skip
     c.add_argument("--vary", metavar="NAME=V1,V2,...",
-                   help="values of one setting, each a row, and each less the first seed by seed")  # fmt: skip
+                   help="values of one setting: a row for each, and its difference from the first")  # fmt: skip
     c.add_argument("--seeds", type=int, default=3, metavar="N", help="47, 48, ...; default: %(default)s")
     data_options(c)
     preset_options(c)
