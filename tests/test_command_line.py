@@ -117,6 +117,13 @@ def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     assert "is a folder; expected a file" in capsys.readouterr().err
 
 
+def test_predict_names_an_ending_of_embeddings_before_it_works(run, small_file, tmp_path, capsys):
+    asked = ["predict", str(run), "--data", str(small_file), "--out", str(tmp_path / "l.csv")]
+    assert command_line.main([*asked, "--embeddings", str(tmp_path / "I.csv")]) == 2
+    assert "I.csv" in capsys.readouterr().err
+    assert not (tmp_path / "l.csv").exists()
+
+
 @pytest.mark.slow
 def test_predict_says_that_a_sensor_is_empty(run, small_file, tmp_path, capsys):
     with h5py.File(small_file) as source, h5py.File(tmp_path / "bare.h5", "w") as file:

@@ -114,6 +114,10 @@ def test_separate_files_are_trained_and_tested_as_wholes(small_file, subset, tmp
         split.settle(patches, TINY._replace(test=None))
     with pytest.raises(ValueError, match="64 of its 64 rows are in the training part, the first is row 0"):
         train.train(tmp_path, small_file, "ebcnn", TINY, test_data=subset, given=[], say=quiet)
+    with pytest.raises(
+        ValueError, match="subset.h5: 34 of its 64 rows are in the training part, the first is row 0"
+    ):
+        train.train(tmp_path, subset, "ebcnn", TINY, validation=subset, given=[], say=quiet)
 
 
 @pytest.mark.slow

@@ -50,6 +50,16 @@ def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 
+def test_a_job_trains_with_sizes_that_are_settled(small_file, monkeypatch):
+    """A size that is the preset's own number would otherwise count as not chosen, and give way to a test file."""
+    asked = []
+    monkeypatch.setattr(tables, "train", lambda *a, **options: asked.append((a, options)))
+    tables.one_run(tables.Job("run", str(small_file), "ebcnn", TINY, "a row", "t.h5", "g.h5"))
+    ((arguments, options),) = asked
+    assert arguments == ("run", str(small_file), "ebcnn", TINY)
+    assert options == {"given": ("per_class", "test"), "test_data": "t.h5", "geo": "g.h5", "say": None}
+
+
 @pytest.mark.slow
 def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)

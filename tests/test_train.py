@@ -102,6 +102,13 @@ def test_more_epochs_go_on_exactly(small_file, tmp_path):
     with pytest.raises(ValueError, match="has a cosine rate over 2 epochs, so 3 epochs are another run"):
         train.resume(tmp_path / "cosine", epochs=3, say=quiet)
     assert bits(tmp_path / "cosine") == before
+    config = files.read_json(tmp_path / "cosine" / "config.json")
+    config["settings"]["epochs"] = 3  # by hand: the rates of a cosine would be others
+    files.write_json(tmp_path / "cosine" / "config.json", config)
+    with pytest.raises(ValueError, match="belongs to another config.json"):
+        evaluate.load(tmp_path / "cosine")
+    config["settings"]["epochs"] = 2
+    files.write_json(tmp_path / "cosine" / "config.json", config)
     assert train.resume(tmp_path / "cosine", say=quiet) == runs.read_metrics(tmp_path / "cosine")
 
 
