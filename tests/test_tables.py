@@ -125,7 +125,9 @@ def test_workers_end_with_a_killed_parent_and_a_second_start_works(table, small_
         parent.wait()
         with pytest.MonkeyPatch.context() as patch:  # a second start, at once
             patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
-            patch.setattr(tables, "in_this_process", lambda jobs, note: [note(j, locked_once(j)) for j in jobs])
+            patch.setattr(
+                tables, "in_this_process", lambda jobs, note, say: [note(j, locked_once(j)) for j in jobs]
+            )
             assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
         wait_for(lambda: not living(mark), seconds=20)
         assert time.monotonic() - killed < 10
@@ -169,7 +171,7 @@ def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
 
 
 def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
-    def one_run(job):
+    def one_run(job, say):
         if job.system == "densenet121":
             raise ValueError("the loss became nan")
         return {}

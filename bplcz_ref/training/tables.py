@@ -123,8 +123,8 @@ def variations(settings: systems.Settings, vary: tuple[str, list] | None) -> dic
     return {f"{name} {value}": settings._replace(**{name: value}) for value in values}
 
 
-def one_run(job: Job) -> dict:
-    """One cell's training, in whatever process; returns its metrics."""
+def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
+    """One cell's training, in whatever process; returns its metrics. say: as in `train`, except in a worker."""
     if not Path(job.data).is_file():
         who = f"worker {socket.gethostname()} (process {os.getpid()})"
         raise ValueError(
@@ -136,7 +136,7 @@ def one_run(job: Job) -> dict:
         job.data,
         job.system,
         job.settings,
-        say=None if alone else to_stderr,
+        say=say if alone else to_stderr,
         given=("per_class", "test"),  # they are settled
         test_data=job.test_data,
         geo=job.geo,
@@ -160,7 +160,7 @@ def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str]
     if dask is not None:
         on_dask(dask, jobs, note)
     elif workers == 1:
-        in_this_process(jobs, note)
+        in_this_process(jobs, note, None if say is to_stderr else say)
     else:
         in_processes(workers, jobs, note, say)
     if failed:
@@ -171,11 +171,11 @@ def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str]
     return results
 
 
-def in_this_process(jobs: list[Job], note: Callable) -> None:
+def in_this_process(jobs: list[Job], note: Callable, say: Callable[[str], None] | None) -> None:
     """One job after the other."""
     for job in jobs:
         try:
-            metrics = one_run(job)
+            metrics = one_run(job, say)
         except Exception as error:
             note(job, error)
         else:
