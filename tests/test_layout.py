@@ -111,3 +111,17 @@ def test_no_class_number_is_a_list_of_them():
     layout.check_classes("y", np.zeros(0, int))
     with pytest.raises(ValueError, match="y is int64 .*N >= 1"):
         layout.check_classes("y", np.zeros(0, int), least=1)
+
+
+@pytest.mark.parametrize("y", [np.zeros((2, 2), int), np.zeros(3), np.array([0, 17]), np.array([-1, 0])])
+def test_class_numbers_are_one_axis_of_whole_numbers_below_17(y):
+    with pytest.raises(ValueError, match=r"y is .*; expected class numbers 0\.\.16"):
+        layout.check_classes("y", y)
+
+
+@pytest.mark.parametrize(("level", "problem"), [(0.0, None), (-0.5, "cannot be negative"), (-2.5, "decibels")])
+def test_the_scale_of_intensities(level, problem):
+    x = np.full((2, 32, 32, 18), 0.1)
+    x[..., layout.INTENSITIES] = level
+    found = layout.scale_problems(x)
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]
