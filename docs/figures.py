@@ -74,9 +74,7 @@ def draw_plane(data: dict, axes) -> None:
     axes.plot(*data["edge"][0], "s", color="black", markerfacecolor="white", label="simplex: the softmax ideal")
     path = data["path"]
     axes.plot([0, *path["a"]], [0, *path["b"]], ".-", color=PURPLE, linewidth=1, markersize=4)
-    axes.plot(
-        path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10, label="end of a run on simulated data"
-    )
+    axes.plot(path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10, label="a run on SIMULATED data")
     axes.plot(0, 0, "+", color="black", markersize=10, label="start: ln 2")
     axes.set(xlabel="a: mean logit of positive pairs", ylabel="b: mean logit of negative pairs")
     axes.set(xlim=(-1.9, 1.9), ylim=(-1.9, 0.25))
@@ -189,12 +187,12 @@ def pulls() -> dict:
 
 
 def draw_pulls(data: dict, axes) -> None:
-    labels = {"cls": "L_cls", "con_common": "beta L_con: common to all images", "con_by_class": "by class"}
-    labels["con_within"] = "within classes"
+    labels = {"cls": ("L_cls", 60), "con_common": ("beta L_con, common to all images", 8)}
+    labels |= {"con_by_class": ("beta L_con, by class", 80), "con_within": ("beta L_con, within classes", 80)}
     for (name, values), color in zip(data.items(), (BLUE, RED, ORANGE, GREY), strict=True):
         axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, color=color, linewidth=1.8)
-        above = 5 if name != "con_by_class" else 8
-        axes.annotate(labels[name], (60, values[15]), xytext=(0, above), textcoords="offset points", color=color)
+        label, step = labels[name]
+        axes.annotate(label, (step, values[step // 4]), xytext=(6, 5), textcoords="offset points", color=color)
     axes.set(xlabel="step", ylabel="length of the gradient at I", xlim=(0, 128), ylim=(1e-3, 0.3))
     axes.set_title("preset small, SIMULATED data", fontsize=10)
 
@@ -218,7 +216,7 @@ def draw_texts(data: dict, axes) -> None:
     for name, values in data.items():
         if name != "step":
             axes.plot(data["step"], values, color=colors[name], linewidth=1.6, label=name)
-    axes.set(xlabel="step", ylabel="mean cosine between the texts of two classes", ylim=(0, 1.03))
+    axes.set(xlabel="step", ylabel="cosine between two classes' texts", ylim=(0, 1.03))
     axes.set_title("three seeds each, SIMULATED data", fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
