@@ -4,22 +4,11 @@ docs/recorded/ holds runs that take minutes; what is drawn and printed of them i
 record.py makes such records is tested on a run of a few steps.
 """
 
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parent.parent / "docs"
-
-
-def script(name):
-    """A script of docs/ as a module."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from docs_scripts import ROOT, script
 
 
 @pytest.fixture(scope="module")
