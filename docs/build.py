@@ -107,7 +107,7 @@ def mathml(tex: str, display: str) -> str:
     made = bars.sub(lambda found: f"<mo{found[1]} {BARS[next(sides)]}>‖</mo>", made)
     # A minus after an opening bracket, a comma or a relation is a sign.
     made = re.sub(rf"({BEFORE_A_SIGN})<mo>(&#x02212;|-)</mo>", r'\1<mo form="prefix">−</mo>', made)
-    if unknown := re.search(r"\\[a-zA-Z]+", made):
+    if unknown := re.search(r"\\[a-zA-Z]+|<mi>&<", made):
         raise ValueError(f"mathematics with {unknown[0]}, which latex2mathml leaves as it is: {tex.strip()}")
     return made
 

@@ -192,7 +192,8 @@ def draw_pulls(data: dict, axes) -> None:
     for (name, values), color in zip(data.items(), (BLUE, RED, ORANGE, GREY), strict=True):
         axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, color=color, linewidth=1.8)
         label, step = labels[name]
-        axes.annotate(label, (step, values[step // 4]), xytext=(6, 7), textcoords="offset points", color=color)
+        above = -14 if name == "con_within" else 6
+        axes.annotate(label, (step, values[step // 4]), xytext=(6, above), textcoords="offset points", color=color)
     axes.set(xlabel="step", ylabel="length of the gradient at I", xlim=(0, 128), ylim=(1e-3, 0.3))
     axes.set_title("preset small, SIMULATED data", fontsize=10)
 
