@@ -3,11 +3,13 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+SECONDS = 60  # to wait for a message
 
 
 class Browser:
@@ -17,7 +19,13 @@ class Browser:
         to_child, self._out = os.pipe()
         self._in, from_child = os.pipe()
         options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe"]
-        options += ["--no-first-run", "--disable-extensions", f"--user-data-dir={profile}", "about:blank"]
+        options += [
+            "--no-first-run",
+            "--disable-extensions",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={profile}",
+            "about:blank",
+        ]
         # The browser reads from descriptor 3 and writes to 4, whatever the numbers are here.
         command = f'exec "$0" "$@" 3<&{to_child} 4>&{from_child}'
         self._process = subprocess.Popen(
@@ -37,6 +45,8 @@ class Browser:
 
     def _message(self) -> dict:
         while b"\0" not in self._rest:
+            if not select.select([self._in], [], [], SECONDS)[0]:
+                raise RuntimeError(f"the browser said nothing for {SECONDS} s")
             piece = os.read(self._in, 1 << 20)
             if not piece:
                 raise RuntimeError("the browser ended")

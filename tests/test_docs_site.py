@@ -140,6 +140,21 @@ def problems(browser):
     return found
 
 
+@in_a_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fault",
+    ['<img src="missing.png">', "<script>undefined.name</script>", '<img src="https://example.invalid/x.png">'],
+)
+def test_a_page_with_a_fault_is_noticed(browser, tmp_path, fault):
+    (tmp_path / "x.html").write_text(f'<link rel="icon" href="data:,">{fault}', encoding="utf-8")
+    browser.open(tmp_path / "x.html")
+    assert problems(browser)
+    (tmp_path / "x.html").write_text('<link rel="icon" href="data:,">', encoding="utf-8")
+    browser.open(tmp_path / "x.html")
+    assert not problems(browser)
+
+
 # In pixels: the least formula and figure, the smallest text in a figure, what is wider than the window.
 SIZES = """(() => {
   const boxes = (name) => [...document.querySelectorAll(name)].map((one) => one.getBoundingClientRect());
