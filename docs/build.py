@@ -99,7 +99,10 @@ def inline_math(state, silent: bool) -> bool:
 
 
 def mathml(tex: str, display: str) -> str:
-    """TeX as MathML. Errors: ValueError for a command that latex2mathml does not know."""
+    """TeX as MathML. Errors: ValueError for a command that latex2mathml or GitHub's page does not understand."""
+    # In $...$, GitHub's Markdown takes a backslash before a sign away (github/markup, issue 1746).
+    if broken := re.search(r"\\operatorname" if display == "block" else r"\\operatorname|\\[^a-zA-Z]", tex):
+        raise ValueError(f"mathematics with {broken[0]}, which GitHub does not show here: {tex.strip()}")
     # Upright letters are words; latex2mathml makes a row of single letters of them, and one letter slanted.
     made = convert(re.sub(r"\\mathrm\{([^{}]*)\}", r"\\text{\1}", tex), display=display)
     sides = iter(re.findall(r"\\([lr])Vert", tex))
@@ -127,6 +130,8 @@ def fence(language: str, content: str) -> str:
 
 def figure(path: Path, alt: str) -> str:
     """An SVG file inline, at most as wide as the page, its ids made unique by its name."""
+    if path.suffix != ".svg":
+        raise ValueError(f"{path}: figures of the site are SVG files, which the page holds; draw it as one")
     svg = path.read_text(encoding="utf-8")
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{path.stem}-", svg)

@@ -101,6 +101,9 @@ def test_a_wrong_formula_or_link_is_refused(build, tmp_path):
         build.mathml(r"a \nosuchcommand b", "inline")
     with pytest.raises(ValueError, match="latex2mathml leaves"):
         build.mathml(r"\begin{aligned} a &= b \end{aligned}", "block")
+    for tex, display in ((r"a\,b", "inline"), (r"\operatorname{sp}", "block")):
+        with pytest.raises(ValueError, match="which GitHub does not show here"):
+            build.mathml(tex, display)
     with pytest.raises(ValueError, match="links to nowhere.md, which is not there"):
         build.Site().link("nowhere.md", ROOT / "mathematics.md")
 
