@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from docs_scripts import ROOT, script
 
-from bplcz_ref import bands, systems
+from bplcz_ref import bands, explain, paper, systems, weights
+from bplcz_ref.data import simulate
+from bplcz_ref.training import evaluate, train
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +132,21 @@ def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
     assert record.between(np.array([[[1.0, 0], [0, 2.0], [3.0, 0]]])) == pytest.approx(1 / 3)
 
 
+def test_recorded_pulls_are_the_gradients_that_explain_prints():
+    record, made = script("record"), explain.batch()
+    x = {line.symbol: line.value for line in explain.trace(made)}
+    g = {line.symbol: line.value for line in explain.gradients(made)}
+    trace = {"I_i": made.I_i, "T_i": made.T_i, "I": x["I"], "c_hat": x["c_hat"]}
+    params = {"classifier": {"weight": made.D.T, "bias": np.zeros(3)}}
+    found = record.pulls(params, trace, made.c, systems.PAPER)
+    from_D = np.split(g["dL/dI"], len(paper.GROUPS), axis=1)
+    from_con = np.stack([g[f"dL/dI_{i}"] - part for i, part in zip(paper.GROUPS, from_D, strict=True)])
+    assert found["cls"] == pytest.approx(np.linalg.norm(g["dL/dI"]), rel=1e-12)
+    energy = sum(found[name] ** 2 for name in ("con_common", "con_by_class", "con_within"))
+    assert energy == pytest.approx(np.sum(from_con**2), rel=1e-12)
+    assert found["con_common"] == pytest.approx(6**0.5 * np.linalg.norm(from_con.mean(axis=1)), rel=1e-12)
+
+
 @pytest.mark.slow
 def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records):
     record = script("record")
@@ -151,6 +168,34 @@ def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records
         else:
             for loss, entry in made["losses"].items():
                 assert entry["runs"][0].keys() == kept["losses"][loss]["runs"][0].keys()
+
+
+@pytest.mark.slow
+def test_a_recorded_run_is_the_run_of_the_training_loop(tmp_path):
+    """The same file, settings and seed: the same losses of each epoch and the same weights at the end."""
+    record = script("record")
+    settings = systems.SMALL._replace(width=1, features=4, text_width=4, text_layers=1, text_heads=1)
+    settings = settings._replace(epochs=2, per_class=2, test=20, batch=16, seed=48)
+    (x, y), (x_test, y_test) = record.data(settings, pool=1)
+    seen = []
+    params, state = record.trained(
+        systems.build("ebcnn-bplcz", settings),
+        settings,
+        x,
+        y,
+        lambda step, params, trace, labels: seen.append((step, len(labels), float(trace["L_con"]))),
+    )
+    simulate.write_file(tmp_path / "x.h5", per_class=2, rows=20, seed=paper.SEED)
+    result = train.train(tmp_path / "run", tmp_path / "x.h5", "ebcnn-bplcz", settings, say=lambda line: None)
+    assert [step for step, _, _ in seen] == list(range(6))
+    last = np.array(seen[3:])
+    assert (last[:, 1] @ last[:, 2]) / 34 == pytest.approx(result["last_epoch"]["L_con"], rel=1e-6)
+    trained = evaluate.load(tmp_path / "run")
+    kept, mine = weights.named(trained.params), weights.named(params)
+    assert kept.keys() == mine.keys()
+    assert all(mine[name] == pytest.approx(kept[name], rel=1e-5, abs=1e-6) for name in kept)
+    c_hat = trained.network.apply(params, state, x_test, train=False)[0]
+    assert record.accuracy(c_hat, y_test) == result["overall_accuracy"]
 
 
 # ---------------------------------------------------------------- the other figures
