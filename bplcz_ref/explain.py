@@ -180,6 +180,8 @@ def page(
 ) -> str:
     """The trace as text, of one equation or of all, for these groups; then the gradients where asked.
 
+    Errors: ValueError for an equation or a group that there is not, and as `batch`.
+
     >>> print(page(5, samples=3))
     Eq. (5)  W = 1 where labels agree; labels [16, 0, 16]
       1.0000   0.0000   1.0000
@@ -191,6 +193,10 @@ def page(
     Eq. (6)  dL/dL_con = beta
       2.000000
     """
+    if equation not in (None, *range(1, 12)):
+        raise ValueError(f"equation: found {equation}, expected 1 to 11, or None for all")
+    if unknown := [group for group in groups if group not in paper.GROUPS]:
+        raise ValueError(f"groups: found {unknown}, expected names among {', '.join(paper.GROUPS)}")
     made = batch(seed, samples)
     found = trace(made)
     parts = [written(found, equation, groups, digits=4)]

@@ -172,11 +172,18 @@ def test_the_batch_can_be_followed_with_pencil_and_paper():
 
 
 @pytest.mark.parametrize(
-    ("samples", "seed", "message"), [(0, 1, "samples: found 0"), (33, 1, "33"), (3, -1, "-1")]
+    ("given", "message"),
+    [
+        ({"samples": 0}, "samples: found 0, expected 1 to 32"),
+        ({"samples": 33}, "samples: found 33"),
+        ({"seed": -1}, "seed: found -1"),
+        ({"equation": 12}, "equation: found 12, expected 1 to 11"),
+        ({"groups": ["SAR"]}, r"groups: found \['SAR'\], expected names among RGB"),
+    ],
 )
-def test_bad_sizes_are_named(samples, seed, message):
+def test_bad_input_is_named(given, message):
     with pytest.raises(ValueError, match=message):
-        explain.page(samples=samples, seed=seed)
+        explain.page(**given)
 
 
 def test_the_command_passes_its_options_on(capsys):
