@@ -5,7 +5,9 @@ with the numbers in the text, and one that draws them. What takes minutes to com
 where record.py writes it. Only drawing needs matplotlib (the extra "report").
 """
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -276,8 +278,11 @@ def main(folder: Path = FOLDER) -> None:
         for name, (_, draw, size, columns) in FIGURES.items():
             figure, axes = pyplot.subplots(ncols=columns, figsize=size, layout="constrained")
             draw(found[name], axes)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            file = io.StringIO()
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
             pyplot.close(figure)
+            svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", file.getvalue())
+            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
     (folder / "data.json").write_text(json.dumps(rounded) + "\n", encoding="utf-8")
 
