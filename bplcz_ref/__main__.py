@@ -154,13 +154,27 @@ def refuse_existing(path: str | Path) -> None:
 
 
 def add_explain(commands) -> None:
-    c = command(commands, run_explain, "explain --equation 7")
+    c = command(commands, run_explain, "explain --equation 7 --gradients")
     c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
+    c.add_argument("--groups", nargs="+", choices=[*paper.GROUPS, "all"], metavar="NAME",
+                   default=list(explain.SHOWN), help="band groups to show, or all; default: RGB VH")  # fmt: skip
+    c.add_argument("--gradients", action="store_true", help="show dL/d(symbol) of every symbol too")
+    c.add_argument("--samples", type=int, default=explain.SAMPLES, metavar="N", help="default: %(default)s")
+    c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
 
 
 def run_explain(options) -> None:
-    """Print every intermediate of a tiny batch, by its symbol in the paper."""
-    print(explain.page(options.equation))
+    """Print every number of a tiny batch in the order of computation, by its symbol and with its formula."""
+    shown = list(paper.GROUPS) if "all" in options.groups else options.groups
+    print(
+        explain.page(
+            options.equation,
+            groups=shown,
+            with_gradients=options.gradients,
+            seed=options.seed,
+            samples=options.samples,
+        )
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- data

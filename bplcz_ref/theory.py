@@ -48,7 +48,7 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
               M_cd = u_c . v_d of the images and texts of classes, with the weights of `pair_weights`; a descent
               (`least_cosines`) gives `attained`, weak duality (`lower_bound`) gives `lower`.
     Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
-    Settings: W is Eq. (5)'s, or I without msm. Texts that differ within a class: batch_floor(arange(B), alpha_n).
+    Settings: W is Eq. (5)'s, or I without msm. With W = I and a text per sample: batch_floor(arange(B), alpha_n).
     Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
     Source:   derived for this project.
 

@@ -1,20 +1,25 @@
 """Draws the figures of docs/mathematics/: python docs/figures.py writes docs/figures/*.svg and data.json.
 
 Each figure has a function that computes its data, which tests/test_docs_figures.py compares with data.json and
-with the numbers in the text, and one that draws them. Only drawing needs matplotlib (the extra "report").
+with the numbers in the text, and one that draws them. What takes minutes to compute is read from docs/recorded/,
+where record.py writes it. Only drawing needs matplotlib (the extra "report").
 """
 
+import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import nn, paper, theory
+from bplcz_ref import explain, nn, paper, theory
 
 FOLDER = Path(__file__).parent / "figures"
+RECORDED = Path(__file__).parent / "recorded"
 K = len(paper.CLASSES)
 R = paper.ALPHA * len(paper.GROUPS)
 BLUE, ORANGE, RED, GREEN, GREY = "#1f6fb4", "#d9730d", "#c0392b", "#2e8b57", "#777777"
+PURPLE, BROWN = "#7d4fb0", "#8a5a2b"
 
 
 def expected_p(B: int) -> float:
@@ -22,13 +27,25 @@ def expected_p(B: int) -> float:
     return 1 / B + (1 - 1 / B) / K
 
 
+def recorded(name: str) -> dict:
+    """A record of record.py."""
+    return json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def means(values: list, size: int) -> list:
+    """The means of `size` values each."""
+    return np.mean(np.reshape(values, (-1, size)), axis=1).tolist()
+
+
 # ---------------------------------------------------------------- the (a, b)-plane
 
 
 def plane() -> dict:
-    """The edge that no unit features pass, and the optimum on it by batch size."""
+    """The edge that no unit features pass, the optimum on it by batch size, and the path of the run `small`."""
     optima = {str(B): theory.expected_optimum(R, K, expected_p(B))[:3] for B in (8, 16, 32, 64)}
+    steps = recorded("small")["steps"]
     return {
+        "path": {"a": means(steps["S_positive"], 8), "b": means(steps["S_negative"], 8)},
         "edge": [theory.segment(R, K, t) for t in (0, 1)],
         "optima": {B: {"L_con": L, "a": a, "b": b} for B, (L, a, b) in optima.items()},
     }
@@ -57,6 +74,9 @@ def draw_plane(data: dict, axes) -> None:
         label = f"optimum, B = {B}: a - b = {best['a'] - best['b']:.2f}"
         axes.plot(best["a"], best["b"], "o", color=color, markersize=7, label=label)
     axes.plot(*data["edge"][0], "s", color="black", markerfacecolor="white", label="simplex: the softmax ideal")
+    path = data["path"]
+    axes.plot([0, *path["a"]], [0, *path["b"]], ".-", color=PURPLE, linewidth=1, markersize=4)
+    axes.plot(path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10, label="a run on SIMULATED data")
     axes.plot(0, 0, "+", color="black", markersize=10, label="start: ln 2")
     axes.set(xlabel="a: mean logit of positive pairs", ylabel="b: mean logit of negative pairs")
     axes.set(xlim=(-1.9, 1.9), ylim=(-1.9, 0.25))
@@ -100,6 +120,110 @@ def draw_samples(data: dict, axes) -> None:
     axes.legend(loc="lower right")
 
 
+# ---------------------------------------------------------------- what needs no class
+
+
+def share() -> dict:
+    """The share of the fall of L_con, from ln 2 to its expected optimum, that one logit for all pairs reaches."""
+    p, n = expected_p(paper.BATCH), len(paper.GROUPS)
+    alphas = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0]
+
+    def of(alpha):
+        least = theory.expected_optimum(alpha * n, K, p).L_con
+        return (np.log(2) - theory.classless_optimum(alpha * n, p)) / (np.log(2) - least)
+
+    return {"alpha": alphas, "share": [float(of(alpha)) for alpha in alphas]}
+
+
+def draw_share(data: dict, axes) -> None:
+    axes.plot(data["alpha"], 100 * np.array(data["share"]), color=BLUE, linewidth=2)
+    for alpha, color in ((0.25, RED), (0.5, GREY), (1.0, GREY)):
+        value = 100 * data["share"][data["alpha"].index(alpha)]
+        text = f"alpha = {alpha:g}{', the paper' if color == RED else ''}: {value:.1f} %"
+        axes.plot(alpha, value, "o", color=color)
+        axes.annotate(text, (alpha, value), xytext=(8, 4), textcoords="offset points", color=color)
+    axes.set(xlabel="alpha", ylabel="% of the fall of L_con", ylim=(0, 105), xlim=(0, 2))
+
+
+# ---------------------------------------------------------------- one batch of six
+
+
+def batch() -> dict:
+    """W, S and sigma(S) - W of the batch of `python -m bplcz_ref explain`."""
+    made = explain.batch()
+    x = {line.symbol: np.asarray(line.value) for line in explain.trace(made)}
+    matrices = {"W": x["W"], "S": x["S"], "sigma(S) - W": x["sigma(S)"] - x["W"]}
+    names = [paper.CLASSES[k][0] for k in made.y]
+    return {"classes": names, "matrices": {name: matrix.tolist() for name, matrix in matrices.items()}}
+
+
+def draw_batch(data: dict, axes) -> None:
+    titles = {
+        "W": "W: what is asked",
+        "S": "S: what the features answer",
+        "sigma(S) - W": "sigma(S) - W: the slope",
+    }
+    for place, (name, matrix), bound in zip(axes, data["matrices"].items(), (1.6, 1.75, 1.2), strict=True):
+        place.pcolormesh(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, edgecolor="white", linewidth=1)
+        for (j, k), value in np.ndenumerate(matrix):
+            text = f"{value:.0f}" if name == "W" else f"{value:.2f}"
+            color = "white" if abs(value) > 0.75 * bound else "black"
+            place.text(k + 0.5, j + 0.5, text, ha="center", va="center", fontsize=9, color=color)
+        middle = np.arange(6) + 0.5
+        place.set_xticks(middle, data["classes"])
+        place.set_yticks(middle, data["classes"])
+        place.tick_params(length=0)
+        place.spines[:].set_visible(False)
+        place.invert_yaxis()
+        place.set(title=titles[name], aspect="equal", xlabel="text, by its class")
+    axes[0].set_ylabel("image, by its class")
+
+
+# ---------------------------------------------------------------- pulls on the features
+
+
+def pulls() -> dict:
+    """Lengths of the gradients at the features of a batch: means of 4 steps of the run `small`."""
+    steps = recorded("small")["steps"]
+    return {name: means(steps[name], 4) for name in ("cls", "con_common", "con_by_class", "con_within")}
+
+
+def draw_pulls(data: dict, axes) -> None:
+    labels = {"cls": ("L_cls", 60), "con_common": ("beta L_con, common to all images", 8)}
+    labels |= {"con_by_class": ("beta L_con, by class", 80), "con_within": ("beta L_con, within classes", 80)}
+    for (name, values), color in zip(data.items(), (BLUE, RED, ORANGE, GREY), strict=True):
+        axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, color=color, linewidth=1.8)
+        label, step = labels[name]
+        above = -14 if name == "con_within" else 6
+        axes.annotate(label, (step, values[step // 4]), xytext=(6, above), textcoords="offset points", color=color)
+    axes.set(xlabel="step", ylabel="length of the gradient at I", xlim=(0, 128), ylim=(1e-3, 0.3))
+    axes.set_title("preset small, SIMULATED data", fontsize=10)
+
+
+# ---------------------------------------------------------------- texts by loss
+
+
+def texts() -> dict:
+    """The mean cosine between the texts of two classes by step: means over seeds, for each loss."""
+    found: dict = {}
+    for name, entry in recorded("losses")["losses"].items():
+        series = [run["texts_by_step"] for run in entry["runs"] if "texts_by_step" in run]
+        if series:
+            found["step"] = [step for step, _ in series[0]]
+            found[name] = np.mean([[cosine for _, cosine in one] for one in series], axis=0).tolist()
+    return found
+
+
+def draw_texts(data: dict, axes) -> None:
+    colors = dict(zip(data, ("", RED, ORANGE, GREY, BLUE, GREEN, BROWN, PURPLE, "black"), strict=False))
+    for name, values in data.items():
+        if name != "step":
+            axes.plot(data["step"], values, color=colors[name], linewidth=1.6, label=name)
+    axes.set(xlabel="step", ylabel="cosine between two classes' texts", ylim=(0, 1.03))
+    axes.set_title("three seeds each, SIMULATED data", fontsize=10)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+
+
 # ---------------------------------------------------------------- the gradient of a cosine
 
 
@@ -128,10 +252,14 @@ def draw_cosine(data: dict, axes) -> None:
     axes.legend(loc="upper right", frameon=False)
 
 
-FIGURES = {  # name: (data, drawing, size in inches)
-    "plane": (plane, draw_plane, (7, 4.3)),
-    "samples": (samples, draw_samples, (7, 3.6)),
-    "cosine": (cosine, draw_cosine, (6, 2.9)),
+FIGURES = {  # name: (data, drawing, size in inches, number of axes side by side)
+    "batch": (batch, draw_batch, (9, 3.4), 3),
+    "cosine": (cosine, draw_cosine, (6, 2.9), 1),
+    "plane": (plane, draw_plane, (7, 4.3), 1),
+    "share": (share, draw_share, (6, 3), 1),
+    "samples": (samples, draw_samples, (7, 3.6), 1),
+    "pulls": (pulls, draw_pulls, (7, 3.4), 1),
+    "texts": (texts, draw_texts, (7, 3.4), 1),
 }
 
 
@@ -145,13 +273,16 @@ def main(folder: Path = FOLDER) -> None:
     style = {"svg.fonttype": "none", "svg.hashsalt": "bplcz_ref", "font.size": 10, "axes.spines.top": False}
     style |= {"axes.spines.right": False, "font.family": "sans-serif", "savefig.facecolor": "white"}
     folder.mkdir(exist_ok=True)
-    found = {name: data() for name, (data, _, _) in FIGURES.items()}
+    found = {name: data() for name, (data, *_) in FIGURES.items()}
     with pyplot.rc_context(style):
-        for name, (_, draw, size) in FIGURES.items():
-            figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+        for name, (_, draw, size, columns) in FIGURES.items():
+            figure, axes = pyplot.subplots(ncols=columns, figsize=size, layout="constrained")
             draw(found[name], axes)
-            figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+            file = io.StringIO()
+            figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
             pyplot.close(figure)
+            svg = re.sub(r"\d+\.\d{3,}", lambda number: f"{float(number[0]):.2f}", file.getvalue())
+            (folder / f"{name}.svg").write_text(svg, encoding="utf-8")
     rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 6))
     (folder / "data.json").write_text(json.dumps(rounded) + "\n", encoding="utf-8")
 

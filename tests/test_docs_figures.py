@@ -1,21 +1,31 @@
-"""docs/figures.py: the data drawn are what is computed today, and they prove the number that each figure shows."""
+"""docs/figures.py: the data drawn are what is computed today, and they prove the number that each figure shows.
 
-import importlib.util
+docs/recorded/ holds runs that take minutes; what is drawn and printed of them is compared with the records. That
+record.py makes such records is tested on a run of a few steps.
+"""
+
 import json
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
+from docs_scripts import ROOT, script
 
-ROOT = Path(__file__).parent.parent / "docs"
+from bplcz_ref import bands, explain, paper, systems, weights
+from bplcz_ref.data import simulate
+from bplcz_ref.training import evaluate, train
 
 
 @pytest.fixture(scope="module")
 def figures():
-    spec = importlib.util.spec_from_file_location("docs_figures", ROOT / "figures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("figures")
+
+
+@pytest.fixture(scope="module")
+def records():
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "recorded").iterdir()}
+    assert found.keys() == {"small", "losses"}
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +37,15 @@ def close(found, expected):
     """Whether two trees of numbers agree to the 6 digits that data.json keeps."""
     if isinstance(expected, dict):
         return found.keys() == expected.keys() and all(close(found[key], expected[key]) for key in expected)
+    if found == expected:  # names too
+        return True
     return np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=2e-6)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["plane", "samples", "cosine"])
+@pytest.mark.parametrize(
+    "name",
+    ["batch", "cosine", "plane", "share", pytest.param("samples", marks=pytest.mark.slow), "pulls", "texts"],
+)
 def test_the_committed_figures_show_what_is_computed_today(figures, drawn, name):
     assert drawn.keys() == figures.FIGURES.keys()
     assert close(json.loads(json.dumps(figures.FIGURES[name][0]())), drawn[name])
@@ -43,6 +57,182 @@ def test_the_optima_of_the_plane_are_on_the_edge_and_approach_collapse(drawn):
     for best in drawn["plane"]["optima"].values():
         assert best["b"] == pytest.approx(b0 + (best["a"] - a0) * (b1 - b0) / (a1 - a0), abs=2e-6)
     assert {B: round(margin, 2) for B, margin in margins.items()} == {"8": 0.79, "16": 0.44, "32": 0.16, "64": 0}
+    path = drawn["plane"]["path"]
+    assert len(path["a"]) == len(path["b"]) == 16
+    assert path["a"][-1] - path["b"][-1] < 0.05  # the run goes along a = b, and turns before it is at the optimum
+    assert min(path["a"]) > drawn["plane"]["optima"]["64"]["a"] + 0.3
+
+
+def test_almost_all_of_the_fall_needs_no_class_at_the_papers_alpha(drawn):
+    share = dict(zip(drawn["share"]["alpha"], drawn["share"]["share"], strict=True))
+    assert [round(share[alpha], 3) for alpha in (0.25, 0.5, 1.0)] == [0.995, 0.786, 0.624]
+    assert np.all(np.diff(drawn["share"]["share"]) <= 1e-9)
+
+
+def test_the_slope_of_a_pair_has_the_sign_of_its_label(drawn):
+    W, S, slope = (np.array(matrix) for matrix in drawn["batch"]["matrices"].values())
+    assert np.array_equal(slope < 0, W == 1)
+    assert slope == pytest.approx(1 / (1 + np.exp(-S)) - W, abs=2e-6)
+    assert drawn["batch"]["classes"] == ["G", "1", "G", "9", "1", "G"]
+    assert W.sum() == 3**2 + 2**2 + 1
+
+
+def test_the_pull_of_L_con_fades_and_that_of_L_cls_does_not(drawn):
+    pulls = {name: np.array(values) for name, values in drawn["pulls"].items()}
+    assert pulls["con_common"][0] > 3 * pulls["con_by_class"][0]  # common at first
+    assert pulls["con_common"][-1] < pulls["con_common"][0] / 10
+    assert pulls["cls"].min() > 0.9 * pulls["cls"][0]
+    for name in ("con_common", "con_by_class", "con_within"):
+        assert pulls[name][-1] < pulls["cls"][-1] / 20
+
+
+def test_texts_collapse_under_the_papers_loss_and_not_under_a_softmax(drawn):
+    texts = drawn["texts"]
+    assert min(texts["paper"][4:]) > 0.96
+    assert min(texts["identity"][8:]) > 0.99
+    assert max(texts["infonce"][-8:]) < 0.3
+    at_1 = dict(zip(texts["step"], texts["paper, alpha = 1"], strict=True))
+    assert min(at_1[step] for step in range(8, 64, 4)) > 0.99
+    assert at_1[120] < 0.9
+    assert (
+        max(np.abs(np.subtract(texts["infonce"], texts["unicl"]))[:4]) < 1e-3
+    )  # one loss, where texts are shared
+
+
+# ---------------------------------------------------------------- the records
+
+
+def test_each_record_says_what_it_is(records):
+    for name, record in records.items():
+        assert record["data"] == "simulated"
+        assert record["command"] == f"python docs/record.py {name}"
+        assert record["seconds"] < 1200
+    assert records["small"]["seeds"] == [47]
+    assert len(records["small"]["steps"]["step"]) == 128
+    assert records["losses"]["seeds"] == [47, 48, 49]
+    for entry in records["losses"]["losses"].values():
+        assert len(entry["runs"]) == 3
+
+
+def test_recorded_losses_are_above_their_floors(records):
+    steps = {name: np.array(values) for name, values in records["small"]["steps"].items()}
+    assert np.all(steps["floor"] < steps["classless"] + 1e-5)  # the five digits of a record
+    assert np.all(steps["L_con"] > steps["floor"])
+
+
+def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
+    record = script("record")
+    y, rng = np.array([4, 7, 4, 9]), np.random.default_rng(0)
+    gradient = rng.normal(size=(2, 4, 3))
+    assert np.sum(np.square(record.parts(gradient, y))) == pytest.approx(np.sum(gradient**2), rel=1e-12)
+    one = np.tile(rng.normal(size=(2, 1, 3)), (1, 4, 1))
+    assert record.parts(one, y) == pytest.approx([np.linalg.norm(one), 0, 0], abs=1e-12)
+    of_class = np.where((y == 4)[None, :, None], one, -one)
+    assert record.parts(of_class, y) == pytest.approx([0, np.linalg.norm(one), 0], abs=1e-12)
+    assert record.between(np.array([[[1.0, 0], [0, 2.0], [3.0, 0]]])) == pytest.approx(1 / 3)
+
+
+def test_recorded_pulls_are_the_gradients_that_explain_prints():
+    record, made = script("record"), explain.batch()
+    x = {line.symbol: line.value for line in explain.trace(made)}
+    g = {line.symbol: line.value for line in explain.gradients(made)}
+    trace = {"I_i": made.I_i, "T_i": made.T_i, "I": x["I"], "c_hat": x["c_hat"]}
+    params = {"classifier": {"weight": made.D.T, "bias": np.zeros(3)}}
+    found = record.pulls(params, trace, made.c, systems.PAPER)
+    from_D = np.split(g["dL/dI"], len(paper.GROUPS), axis=1)
+    from_con = np.stack([g[f"dL/dI_{i}"] - part for i, part in zip(paper.GROUPS, from_D, strict=True)])
+    assert found["cls"] == pytest.approx(np.linalg.norm(g["dL/dI"]), rel=1e-12)
+    energy = sum(found[name] ** 2 for name in ("con_common", "con_by_class", "con_within"))
+    assert energy == pytest.approx(np.sum(from_con**2), rel=1e-12)
+    assert found["con_common"] == pytest.approx(6**0.5 * np.linalg.norm(from_con.mean(axis=1)), rel=1e-12)
+
+
+@pytest.mark.slow
+def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records):
+    record = script("record")
+    few = {"epochs": 1, "per_class": 2, "test": 20}
+    monkeypatch.setattr(record, "FOLDER", tmp_path)
+    monkeypatch.setattr(record, "SEEDS", (47,))
+    monkeypatch.setattr(record, "REDUCED", record.REDUCED._replace(**few))
+    monkeypatch.setattr(record, "LOSSES", {name: record.LOSSES[name] for name in ("none", "paper")})
+    small = record.systems.SMALL._replace(**few)
+    monkeypatch.setattr(record.systems, "SMALL", small)
+    monkeypatch.setattr(record.systems, "PAPER", small)
+    record.main([])
+    for name, kept in records.items():
+        made = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+        assert made.keys() == kept.keys()
+        if name == "small":
+            assert made["steps"].keys() == kept["steps"].keys()
+            assert made["paper_at_start"].keys() == kept["paper_at_start"].keys()
+        else:
+            for loss, entry in made["losses"].items():
+                assert entry["runs"][0].keys() == kept["losses"][loss]["runs"][0].keys()
+
+
+@pytest.mark.slow
+def test_a_recorded_run_is_the_run_of_the_training_loop(tmp_path):
+    """The same file, settings and seed: the same losses of each epoch and the same weights at the end."""
+    record = script("record")
+    settings = systems.SMALL._replace(width=1, features=4, text_width=4, text_layers=1, text_heads=1)
+    settings = settings._replace(epochs=2, per_class=2, test=20, batch=16, seed=48)
+    (x, y), (x_test, y_test) = record.data(settings, pool=1)
+    seen = []
+    params, state = record.trained(
+        systems.build("ebcnn-bplcz", settings),
+        settings,
+        x,
+        y,
+        lambda step, params, trace, labels: seen.append((step, len(labels), float(trace["L_con"]))),
+    )
+    simulate.write_file(tmp_path / "x.h5", per_class=2, rows=20, seed=paper.SEED)
+    result = train.train(tmp_path / "run", tmp_path / "x.h5", "ebcnn-bplcz", settings, say=lambda line: None)
+    assert [step for step, _, _ in seen] == list(range(6))
+    last = np.array(seen[3:])
+    assert (last[:, 1] @ last[:, 2]) / 34 == pytest.approx(result["last_epoch"]["L_con"], rel=1e-6)
+    trained = evaluate.load(tmp_path / "run")
+    kept, mine = weights.named(trained.params), weights.named(params)
+    assert kept.keys() == mine.keys()
+    assert all(mine[name] == pytest.approx(kept[name], rel=1e-5, abs=1e-6) for name in kept)
+    c_hat = trained.network.apply(params, state, x_test, train=False)[0]
+    assert record.accuracy(c_hat, y_test) == result["overall_accuracy"]
+
+
+# ---------------------------------------------------------------- the other figures
+
+
+def test_the_data_flow_shows_the_shapes_of_a_real_batch():
+    """Each box of dataflow.svg that has a shape, with B = 3 and d = 5, against a pass through a network."""
+    settings = systems.SMALL._replace(width=1, features=5, text_width=4, text_layers=1)
+    network, tokens = systems.build("ebcnn-bplcz", settings), systems.prompt_tokens(systems.tokenizer(None))
+    x, y = np.random.default_rng(0).normal(size=(3, 32, 32, 18)), np.array([16, 0, 16])
+    sen1, sen2 = bands.separate(x)
+    _, trace = network.loss(*network.init(np.random.default_rng(0), np.float64), (x, y))
+    texts = re.findall(
+        r'<text x="([\d.]+)" y="(\d+)"[^>]*>([^<]*)</text>', (ROOT / "dataflow.svg").read_text("utf-8")
+    )
+    in_box = lambda title, shift: next(
+        words for x, y, words in texts if (x, int(y)) in {(a, int(b) + shift) for a, b, t in texts if t == title}
+    )
+    named = {"B": 3, "d": 5, "L": tokens.shape[2], "7 d": 35}
+    for title, shift, arrays in (
+        ("sen1, sen2", 18, [sen1]),
+        ("sen1, sen2", 36, [sen2]),
+        ("tokenizer", 18, [tokens]),
+        ("labels y", 18, [y]),
+        ("I_i", 18, trace["I_i"].values()),
+        ("T_i", 18, trace["T_i"].values()),
+        ("I = Concat", 18, [trace["I"]]),
+        ("classifier D", 18, [trace["c_hat"]]),
+        ("cosines", 18, [*trace["S_i"].values(), *trace["S_hat_i"].values()]),
+        ("S, Ŝ  (B, B)", 0, [trace["S"], trace["S_hat"]]),
+        ("W  (B, B)", 0, [trace["W"]]),
+    ):
+        sizes = re.search(r"\(([^)]*)\)", in_box(title, shift))[1].rstrip(",").split(", ")
+        shape = tuple(named[size] if size in named else int(size) for size in sizes)
+        assert {np.shape(array) for array in arrays} == {shape}, title
+    assert f"{len(trace['I_i'])} times" in in_box("I_i", 18)
+    assert f"{tokens.shape[0]} × {tokens.shape[1]} prompts" in {words for *_, words in texts}
 
 
 def test_classes_below_the_threshold_stay_near_collapse_and_others_leave_it(drawn):

@@ -129,6 +129,27 @@ def test_a_chunk_without_bytes_is_refused(tmp_path):
         weights.load(path)
 
 
+def test_values_that_would_lie_beyond_the_file_are_refused(tmp_path):
+    """Damage moves the address of a contiguous array; newer releases of HDF5 refuse to open it."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w") as file:
+        file["w"] = np.arange(7.0)
+        place = file["w"].id.get_offset().to_bytes(8, "little") + (56).to_bytes(8, "little")
+    data = path.read_bytes()
+    assert data.count(place) == 1
+    path.write_bytes(data.replace(place, (len(data) - 8).to_bytes(8, "little") + place[8:]))
+    with pytest.raises(ValueError, match="w (declares 56 bytes, which end beyond the file|cannot be read .*size)"):
+        weights.load(path)
+
+
+def test_a_tree_may_hold_whole_numbers(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["bn/num_batches_tracked"] = np.array(3)
+        assert [(name, item[()]) for name, item in hdf5.tree(tmp_path / "x.h5", file)] == [
+            ("bn.num_batches_tracked", 3)
+        ]
+
+
 @pytest.mark.parametrize("kind", ["IEEE_F64LE", "IEEE_F64BE", "IEEE_F32LE", "IEEE_F32BE"])
 @pytest.mark.parametrize("layout", ["contiguous", "chunked", "through an external link"])
 def test_ieee_numbers_are_read_as_they_are(tmp_path, kind, layout):

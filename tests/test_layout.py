@@ -129,3 +129,17 @@ def test_one_channel_in_decibels_is_enough():
     x[..., 4] = -17.0
     (problem,) = layout.scale_problems(x)
     assert "decibels" in problem
+
+
+@pytest.mark.parametrize("y", [np.zeros((2, 2), int), np.zeros(3), np.array([0, 17]), np.array([-1, 0])])
+def test_class_numbers_are_one_axis_of_whole_numbers_below_17(y):
+    with pytest.raises(ValueError, match=r"y is .*; expected class numbers 0\.\.16"):
+        layout.check_classes("y", y)
+
+
+@pytest.mark.parametrize(("level", "problem"), [(0.0, None), (-0.5, "cannot be negative"), (-2.5, "decibels")])
+def test_the_scale_of_intensities(level, problem):
+    x = np.full((2, 32, 32, 18), 0.1)
+    x[..., layout.INTENSITIES] = level
+    found = layout.scale_problems(x)
+    assert found == [] if problem is None else len(found) == 1 and problem in found[0]

@@ -336,6 +336,15 @@ def test_source_rows_that_are_none_are_named(tmp_path, rows, message):
         pass
 
 
+def test_source_rows_may_be_those_of_a_large_file(tmp_path):
+    make(tmp_path / "x.h5", rows=17)
+    rows = np.arange(17) + 2**40
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["source_rows"] = rows
+    with so2sat.open_file(tmp_path / "x.h5") as patches:
+        assert patches.source_rows.tolist() == rows.tolist()
+
+
 @pytest.mark.parametrize(
     ("value", "read"),
     [(True, True), (np.uint8(1), True), (0, False), ("false", None), ("true", None), (b"x", None), (2, None),

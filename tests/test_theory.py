@@ -446,6 +446,21 @@ def test_infonce_is_at_least_ln_m_by_row_for_images_and_by_class_for_texts():
     assert below > 0  # single texts do go below ln m
 
 
+def test_unicl_is_infonce_where_texts_are_shared_and_only_there():
+    rng, y = np.random.default_rng(6), np.array([0, 1, 0, 2, 1, 0])
+    W = equations.supervised_matrix(y)
+
+    def loss(name, texts):
+        variant = variants.VARIANTS[name]
+        return lambda I: variant.loss(variant.init(np.float64), *equations.similarity(I, texts), W, 1.0).L_con
+
+    I, own = rng.normal(size=(6, 4)), rng.normal(size=(6, 4))
+    shared = own[[0, 1, 0, 3, 1, 0]]
+    assert loss("infonce", shared)(I) == pytest.approx(loss("unicl", shared)(I), rel=1e-14)
+    assert np.abs(grad(loss("infonce", shared))(I) - grad(loss("unicl", shared))(I)).max() < 1e-14
+    assert abs(loss("infonce", own)(I) - loss("unicl", own)(I)) > 1e-2
+
+
 def test_the_identity_gives_pairs_of_a_class_the_soft_label_one_over_m():
     """The gradient at a class's block, which equal texts share, is that of the label 1/m; 0.354 on average."""
     y = np.array([0, 1, 0, 2, 1, 0])

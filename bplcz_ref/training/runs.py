@@ -191,7 +191,7 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
                 )
         return None
     if not resume:
-        raise ValueError(f"{run} holds a run already: `train --resume {run}` goes on with it; or name another folder")
+        raise ValueError(f"{run} holds a run already: `train --resume {run}` goes on with it, or name another")
     there = read_config(run)
     old, new = counted(there), counted(config)
     differs = [name for name in (old | new) if old.get(name) != new.get(name)]
