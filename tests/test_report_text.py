@@ -111,4 +111,7 @@ def test_a_difference_is_taken_seed_by_seed():
     assert "a, beta 2 less a, beta 1" in page
     assert "+0.52 to +5.48" in page
     assert "From SIMULATED data" in page
+    assert "The first row: preset small, but width 1, features 4" in page
+    (row,) = csv.DictReader(io.StringIO(text.tables_csv({"ebcnn-bplcz, beta 1": [RESULT]})))
+    assert (row["row"], row["system"], row["paper_kappa"]) == ("ebcnn-bplcz, beta 1", "ebcnn-bplcz", "")
     assert text.lagging([RESULT | {"training_samples": 800}]) == ""

@@ -167,8 +167,7 @@ def variants_markdown(results: dict[str, list[dict]]) -> str:
     lines = [*markdown(table), "", *_details(results, {row: row for row in results}, [(first, r) for r in others])]
     if simulated:
         lines.append("From SIMULATED data: nothing here is about So2Sat.")
-    first_settings = every[0]["settings"]
-    lines.append(f"Preset {first_settings['preset']}, {first_settings['epochs']} epochs, {every[0]['split']}.")
+    lines.append(f"The first row: {protocol(every[0])}, {every[0]['split']}.")
     return "\n".join(lines)
 
 
@@ -253,10 +252,11 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
     lines = [head]
     for row, of_seeds in results.items():
         for result in of_seeds:
-            published_ = [f"{value / 100:.4f}" for value in systems.SYSTEMS[result["system"]].figures]
+            paper_ = [f"{value / 100:.4f}" for value in systems.SYSTEMS[result["system"]].figures]
+            paper_ = paper_ if row == result["system"] else ["", ""]  # a variant is not in the paper
             ours = [str(result[key]) for key in CSV_KEYS]
             words = [f'"{words}"' for words in (row, result["split"])]
-            own = [result["system"], str(result["settings"]["seed"]), *published_, *ours]
+            own = [result["system"], str(result["settings"]["seed"]), *paper_, *ours]
             lines.append([words[0], *own, words[1], str(result["data_simulated"]).lower()])
     return "".join(",".join(line) + "\n" for line in lines)
 
