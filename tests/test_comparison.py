@@ -50,7 +50,14 @@ def test_one_class_is_neither_permuted_nor_scaled(tmp_path):
 def test_a_real_patch_is_as_it_should_be_and_its_coarse_bands_tell_an_order(tmp_path, capsys):
     assert command_line.main(["inspect", str(REAL), "--compare"]) == 0
     out = capsys.readouterr().out
-    assert "published std" in out
+    lines = {line[2:10].strip(): line[10:].split() for line in out.splitlines()}
+    assert lines["channel"][3:8] == ["99", "%", "mean", "published", "std"]
+    for name, mean, std in (
+        ("VH int", "0.0442", "2.856"),
+        ("VV int", "0.25761", "8.3248"),
+        ("B8A", "0.19502", "0.10165"),
+    ):
+        assert (lines[name][4], lines[name][6]) == (mean, std)
     assert "no problem found" in out
     with h5py.File(REAL) as file:
         sen1, sen2 = file["sen1"][:], file["sen2"][:]
