@@ -175,3 +175,5 @@ def test_the_interval_is_that_of_rows_drawn_again():
     wide, narrow = (np.ptp(metrics.kappa_interval(n * C)) for n in (1, 100))
     assert 8 < wide / narrow < 12  # by the root of the rows
     assert np.isnan(metrics.kappa_interval(np.diag([5, 0]))).all()
+    low, high = metrics.kappa_interval(np.diag([3, 1]))  # a third of the draws has one class alone: left out
+    assert low == high == 1
