@@ -23,16 +23,12 @@ def main() -> None:
     parser.add_argument("--data", metavar="FILE.h5", help="a file with sen1, sen2 and label; default: simulated")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("runs/small"), help="default: %(default)s")
     parser.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
-    parser.add_argument("--per-class", type=int, metavar="N", help="training samples of each class")
-    parser.add_argument("--test", type=int, metavar="N", help="test samples, drawn from the rest")
-    parser.add_argument("--epochs", type=int, metavar="N")
-    parser.add_argument("--seed", type=int, metavar="N")
     parser.add_argument(
-        "--split", choices=("file", "random"), help="a subset's own parts (default), or a new draw"
-    )
+        "--set", nargs="+", default=[], metavar="NAME=VALUE",
+        help="settings in place of the preset's, such as epochs=8; `bplcz_ref train --settings` lists them",
+    )  # fmt: skip
     options = parser.parse_args()
-    chosen = {name: getattr(options, name) for name in ("per_class", "test", "epochs", "seed", "split")}
-    given = {name: value for name, value in chosen.items() if value is not None}
+    given = systems.chosen(options.set)
     settings = systems.PRESETS[options.preset]._replace(**given)
 
     data = options.data

@@ -50,6 +50,67 @@ def recalls(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     return np.divide(np.diag(C), support, out=np.full(len(C), np.nan), where=support > 0)
 
 
+def precisions(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
+    """C[k, k] / sum_j C[j, k], the fraction of predictions of each class that are right; NaN where there is none.
+
+    >>> precisions([[3, 1], [2, 4]]).tolist(), precisions([[3, 0], [1, 0]]).tolist()
+    ([0.6, 0.8], [0.75, nan])
+    """
+    return recalls(np.asarray(C).T)
+
+
+def f1(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
+    """2 C[k, k] / (row sum k + column sum k), the harmonic mean of precision and recall.
+
+    NaN where a class is neither in the truth nor predicted; 0 where it is never predicted.
+
+    >>> f1([[3, 1], [2, 4]]).round(4).tolist(), f1([[3, 0], [1, 0]]).round(4).tolist()
+    ([0.6667, 0.7273], [0.8571, 0.0])
+    """
+    C = _matrix(C)
+    both = C.sum(axis=0) + C.sum(axis=1)
+    return np.divide(2 * np.diag(C), both, out=np.full(len(C), np.nan), where=both > 0)
+
+
+def macro_f1(C: np.ndarray) -> float:  # (K, K)
+    """The mean of `f1` over the classes that have a sample in the truth.
+
+    (Other reading: over all K, or over those that are predicted too, as scikit-learn does.)
+
+    >>> round(macro_f1([[3, 1], [2, 4]]), 4)
+    0.697
+    """
+    return float(np.mean(f1(C)[_matrix(C).sum(axis=1) > 0]))
+
+
+def kappa_interval(
+    C: np.ndarray, *, share: float = 0.95, draws: int = 2000, seed: int = 47
+) -> tuple[float, float]:
+    # (K, K)
+    """A bootstrap interval of kappa over rows: the middle `share` of kappa over `draws` samples of the N rows.
+
+    N rows drawn with replacement from N give counts that are multinomial with the shares C / N, so C is enough.
+    It says how far the draw of the test rows moves kappa: not another training, and not another city, since rows
+    of one city resemble each other. (NaN, NaN) where kappa is undefined.
+    Source: B. Efron, The Annals of Statistics 7(1), 1979; percentiles.
+
+    >>> low, high = kappa_interval([[30, 10], [20, 40]])
+    >>> round(low, 2), round(kappa([[30, 10], [20, 40]]), 2), round(high, 2)
+    (0.21, 0.4, 0.56)
+    """
+    C = _matrix(C)
+    N = int(C.sum())
+    drawn = np.random.default_rng(seed).multinomial(N, C.ravel() / N, draws).reshape(draws, *C.shape)
+    agree = np.trace(drawn, axis1=1, axis2=2) / N
+    chance = np.sum(drawn.sum(axis=1) * drawn.sum(axis=2), axis=1) / N**2
+    defined = chance < 1
+    if np.isnan(kappa(C)) or not defined.any():
+        return float("nan"), float("nan")
+    found = (agree - chance)[defined] / (1 - chance)[defined]
+    low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
+
+
 def average_accuracy(C: np.ndarray) -> float:  # (K, K)
     """The mean of `recalls` over the classes that have a sample in the truth.
 
@@ -78,20 +139,38 @@ def kappa(C: np.ndarray) -> float:  # (K, K)
 
 
 def summary(C: np.ndarray) -> dict:  # (K, K)
-    """The four numbers of a result: samples, overall_accuracy, average_accuracy, kappa (fractions, not percent).
+    """The numbers of a result: samples, overall_accuracy, average_accuracy, macro_f1, kappa, as fractions.
 
     A kappa of 0/0 is None here, since the result is stored as JSON, which has no NaN.
 
-    >>> summary([[3, 1], [2, 4]])
-    {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083333333333333, 'kappa': 0.4}
+    >>> found = summary([[3, 1], [2, 4]])
+    >>> {name: round(value, 4) for name, value in found.items()}
+    {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083, 'macro_f1': 0.697, 'kappa': 0.4}
     """
-    k = kappa(C)
     return {
         "samples": int(_matrix(C).sum()),
         "overall_accuracy": overall_accuracy(C),
         "average_accuracy": average_accuracy(C),
-        "kappa": None if np.isnan(k) else k,
+        "macro_f1": macro_f1(C),
+        "kappa": _json(kappa(C)),
     }
+
+
+def by_class(C: np.ndarray) -> list[dict]:  # (K, K)
+    """precision, recall, f1 and support of each class, None where a quotient is 0/0.
+
+    >>> by_class([[3, 0], [1, 0]])[1]
+    {'precision': None, 'recall': 0.0, 'f1': 0.0, 'support': 1}
+    """
+    columns = (precisions(C), recalls(C), f1(C), np.asarray(C).sum(axis=1))
+    return [
+        {"precision": _json(p), "recall": _json(r), "f1": _json(f), "support": int(n)}
+        for p, r, f, n in zip(*columns, strict=True)
+    ]
+
+
+def _json(x):
+    return None if np.isnan(x) else float(x)
 
 
 def _labels(y, name, K):  # -> (N,) int64

@@ -30,12 +30,17 @@ class Model(NamedTuple):
         trace holds every intermediate under the paper's symbol, and "state", the new state.
     fused(params, state, x) -> I (B, n d), Eq. (9) in evaluation mode, as Fig. 3 shows it; None for a network that
         takes all bands at once and so fuses nothing.
+    about: what it is, in words; its repr.
     """
 
     init: Callable
     apply: Callable
     loss: Callable
     fused: Any = None  # a function, or None
+    about: str = "a model of its own parts"
+
+    def __repr__(self) -> str:
+        return f"<{self.about}>"
 
 
 def bplcz(

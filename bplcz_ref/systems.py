@@ -1,8 +1,10 @@
 """The rows of Tables II and III by name: how each is built, and with which settings it is trained."""
 
+import difflib
 import hashlib
+from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,39 +65,64 @@ SMALL_EXVIT = exvit.Size(stem=8, width=32, layers=2, joint=1, heads=4, head=8, h
 
 
 class Settings(NamedTuple):
-    """Everything that a run depends on beside its data and its system."""
+    """Everything that a run depends on beside its data and its system; MEANINGS says what each setting is."""
 
     preset: str
-    # image side: EB-CNN's width w, the feature size d, ExViT's pixels per token (grid x grid) and reading, and
-    # whether the other networks have their published sizes
     width: int
     features: int
     grid: int
     reading: str
     published: bool
-    # text side: CLIP's text tower, and its merges file (None: the bundled one)
     text_width: int
     text_layers: int
     text_heads: int
     vocabulary: str | None
-    # loss: alpha of Eqs. (3), (4), beta of Eq. (10), and a name in variants.VARIANTS in the place of Eqs. (5)-(8)
     alpha: float
     beta: float
     contrastive: str
-    # optimiser
     epochs: int
     learning_rate: float
+    schedule: str
+    warmup: int
     momentum: float
     weight_decay: float
     batch: int
-    # data: samples per class for training, and test samples drawn from the rest; split "file" takes a subset's own
-    # parts instead, where the file has any; clip sen1 to +-clip_sen1 first
-    per_class: int
-    test: int
+    augmentation: str
+    per_class: int | None
+    test: int | None
     split: str
     clip_sen1: float | None
     seed: int
 
+
+MEANINGS = {
+    "preset": "the preset that the other settings start from",
+    "width": "EB-CNN: channels of the first stage, w",
+    "features": "size d of a group's feature I_i and of the text feature T_i",
+    "grid": "ExViT: pixels per token in each direction",
+    "reading": "ExViT (BP-LCZ): the reading exvit-groups of docs/readings.md",
+    "published": "the other networks at their published sizes, or reduced",
+    "text_width": "text tower: width",
+    "text_layers": "text tower: layers",
+    "text_heads": "text tower: attention heads",
+    "vocabulary": "a merges file, such as CLIP's; none: the bundled one",
+    "alpha": "weight of a group's similarity, Eqs. (3) and (4)",
+    "beta": "weight of L_con in L, Eq. (10)",
+    "contrastive": "what takes the place of Eqs. (5) to (8); none: L_cls alone, without a text tower",
+    "epochs": "passes over the training part",
+    "learning_rate": "SGD: the rate, or the highest one of a schedule",
+    "schedule": "the rate by step: constant, or cosine down to 0",
+    "warmup": "epochs in which the rate first rises in equal steps",
+    "momentum": "SGD: momentum",
+    "weight_decay": "SGD: weight decay, added to the gradient",
+    "batch": "samples of a step",
+    "augmentation": "turns: each training patch is flipped and turned by quarters at random; or none",
+    "per_class": "training rows of each class; none, with --test-data: all rows",
+    "test": "test rows; none, with --test-data: all rows",
+    "split": "file: a subset's own parts, or a random draw; random: a new draw; city: whole cities are the test",
+    "clip_sen1": "sen1 is clipped to +- this before it is standardised; none: it is not",
+    "seed": "of the start, the draw of the split, the order and all other draws",
+}
 
 # As the paper states it; where it is silent (network sizes), our reading: CLIP ViT-B text, d = 512, ExViT on
 # 4 x 4 pixels per token with one encoder per group (reading A).
@@ -115,9 +142,12 @@ PAPER = Settings(
     contrastive="paper",
     epochs=paper.EPOCHS,
     learning_rate=paper.LEARNING_RATE,
+    schedule="constant",
+    warmup=0,
     momentum=paper.MOMENTUM,
     weight_decay=paper.WEIGHT_DECAY,
     batch=paper.BATCH,
+    augmentation="none",
     per_class=paper.TRAIN_PER_CLASS,
     test=paper.TEST,
     split="file",
@@ -158,15 +188,18 @@ SETTINGS = {
     "vocabulary": schema.optional(schema.PATH),
     "alpha": schema.number(above=0),
     "beta": schema.number(0),
-    "contrastive": schema.one_of(VARIANTS),
+    "contrastive": schema.one_of([*VARIANTS, "none"]),
     "epochs": COUNT,
     "learning_rate": schema.number(above=0),
+    "schedule": schema.one_of(("constant", "cosine")),
+    "warmup": schema.whole(0, 10**9),
     "momentum": schema.number(0, below=1),
     "weight_decay": schema.number(0),
     "batch": COUNT,
-    "per_class": COUNT,
-    "test": COUNT,
-    "split": schema.one_of(("file", "random")),
+    "augmentation": schema.one_of(("none", "turns")),
+    "per_class": schema.optional(COUNT),
+    "test": schema.optional(COUNT),
+    "split": schema.one_of(("file", "random", "city")),
     "clip_sen1": schema.optional(schema.number(above=0)),
     "seed": schema.whole(0, 2**63 - 1),  # an HDF5 file notes its seed as a signed number of 64 bits
 }
@@ -182,6 +215,67 @@ def check(settings: Settings) -> None:
     ValueError: epochs is 0; expected a whole number, 1 to 1000000000
     """
     schema.check(settings._asdict(), SETTINGS, "")
+    if settings.warmup and settings.warmup >= settings.epochs:
+        raise ValueError(f"warmup is {settings.warmup}; expected fewer than the {settings.epochs} epochs")
+
+
+def chosen(words: Iterable[str]) -> dict[str, Any]:
+    """{name: value} of settings in the words of the command line, "name=value", each checked.
+
+    >>> chosen(["alpha=0.5", "clip_sen1=none", "contrastive=unicl"])
+    {'alpha': 0.5, 'clip_sen1': None, 'contrastive': 'unicl'}
+    >>> chosen(["epoch=3"])
+    Traceback (most recent call last):
+      ...
+    ValueError: there is no setting 'epoch'; did you mean epochs? All are listed by: bplcz_ref train --settings
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, text_ = word.partition("=")
+        if not equals:
+            raise ValueError(f"{word!r} is no setting; expected name=value, such as alpha=0.5")
+        if name not in SETTINGS or name == "preset":
+            near = difflib.get_close_matches(name, SETTINGS, 1, 0.4)
+            meant = f"did you mean {near[0]}? " * bool(near)
+            raise ValueError(f"there is no setting {name!r}; {meant}All are listed by: bplcz_ref train --settings")
+        found[name] = value(name, text_)
+    return found
+
+
+def varied(words: str) -> tuple[str, list]:
+    """(setting, values) of "NAME=V1,V2,...".
+
+    >>> varied("beta=0.5,2")
+    ('beta', [0.5, 2.0])
+    """
+    name, _, values = words.partition("=")
+    found = [chosen([f"{name}={each}"])[name] for each in values.split(",")]
+    if len(set(found)) < max(2, len(found)):
+        raise ValueError(f"{words}: expected two values or more, each once, such as contrastive=paper,none")
+    return name, found
+
+
+def value(name: str, words: str) -> Any:
+    """The value of a setting from text, checked; "none" is None where a setting may be None.
+
+    >>> value("epochs", "1.5")
+    Traceback (most recent call last):
+      ...
+    ValueError: epochs is '1.5'; expected a whole number, 1 to 1000000000
+    """
+    kinds = str(Settings.__annotations__[name])
+    found: Any = words
+    if words.lower() == "none" and "None" in kinds:
+        found = None
+    elif "bool" in kinds:
+        found = {"true": True, "false": False}.get(words.lower(), words)
+    elif "str" not in kinds:
+        try:
+            found = int(words) if "int" in kinds else float(words)
+        except ValueError:
+            found = words
+    schema.check(found, SETTINGS[name], name)
+    return found
 
 
 def changed(settings: Settings) -> dict:
@@ -218,12 +312,40 @@ def build(name: str, settings: Settings) -> model.Model:
     """
     system = find(name)
     check(settings)
+    return parts(system, settings)._replace(about=about(name, settings))
+
+
+def about(name: str, settings: Settings) -> str:
+    """What a model is, in a line.
+
+    >>> about("ebcnn-bplcz", SMALL)
+    'ebcnn-bplcz: EB-CNN (BP-LCZ) of preset small, L_cls + 2 L_con (paper)'
+    >>> build("exvit", SMALL._replace(grid=8))
+    <exvit: ExViT of preset small, grid 8, L_cls>
+    """
+    system = SYSTEMS[name]
+    sizes = ("width", "features", "grid", "reading", "published", "text_width", "text_layers", "text_heads")
+    own = [f"{key} {found}" for key, found in changed(settings).items() if key in sizes]
+    loss = "L_cls"
+    if prompted(system, settings):
+        variant = settings.contrastive if system.msm else "identity"
+        loss += f" + {settings.beta:g} L_con ({variant})"
+    return f"{name}: {', '.join([f'{system.label} of preset {settings.preset}', *own, loss])}"
+
+
+def prompted(system: System, settings: Settings) -> bool:
+    """Whether a system is trained with prompts under these settings."""
+    return system.prompting and settings.contrastive != "none"
+
+
+def parts(system: System, settings: Settings) -> model.Model:
+    """The parts of a row, put together."""
     size = exvit.SIZE if settings.published else SMALL_EXVIT
     if system.images in PUBLISHED:
         return model.classification((PUBLISHED if settings.published else REDUCED)[system.images]())
     if system.images == "exvit" and not system.prompting:
         return model.classification(exvit.exvit(grid=settings.grid, size=size))
-    options = prompting(system, settings) if system.prompting else {}
+    options = prompting(system, settings) if prompted(system, settings) else {}
     if system.images == "ebcnn":
         d = settings.features
         encoders = {group: ebcnn.encoder(len(index), settings.width, d) for group, index in bands.INDEX.items()}
@@ -263,7 +385,7 @@ def vocabulary_digest(name: str, settings: Settings) -> str | None:
     >>> vocabulary_digest("ebcnn", SMALL), vocabulary_digest("ebcnn-bplcz", SMALL)[:8]
     (None, '3964279b')
     """
-    if not find(name).prompting:
+    if not prompted(find(name), settings):
         return None
     merges = "\n".join(" ".join(pair) for pair in tokenizer(settings.vocabulary).merges)
     return hashlib.sha256(merges.encode()).hexdigest()

@@ -100,6 +100,15 @@ def count(params: dict) -> int:
     return sum(np.size(leaf) for leaf in named(params).values())
 
 
+def parts(params: dict) -> dict[str, int]:
+    """{part: how many numbers it holds} of the first level of a nested dict.
+
+    >>> parts({"branches": {"RGB": {"weight": np.zeros((2, 3))}}, "classifier": {"bias": np.zeros(2)}})
+    {'branches': 6, 'classifier': 2}
+    """
+    return {name: count({name: tree}) for name, tree in params.items()}
+
+
 # -------------------------------------------------------------------------------------------- load and save
 
 
@@ -242,6 +251,41 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
                     file[name] = leaf
         else:
             safetensors_numpy(path).save_file(arrays, temporary)
+
+
+INPUT = ("input.mean", "input.std", "input.clip_sen1")  # beside the weights in an exported file
+
+
+def export(run: Any, path: str | Path) -> None:
+    """Write what a trained run needs to classify: weights, and how its input is standardised.
+
+    run: what `training.evaluate.load(FOLDER)` gives. Beside the weights under their public names stand
+    `input.mean` and `input.std` (18,), and `input.clip_sen1` (), inf where sen1 is not clipped.
+    examples/pytorch_classify.py opens such a file in PyTorch; `imported` brings it back, trained further or not.
+    """
+    mean, std, clip = run.statistics
+    own = zip(INPUT, (mean, std, np.array(np.inf if clip is None else clip)), strict=True)
+    save(path, run.params | nested(dict(own)), run.state)
+
+
+def imported(run: Any, path: str | Path) -> Any:
+    """`run` with the weights, buffers and standardisation of an exported file.
+
+    Errors: ValueError for a file that does not fit the run's network or lacks its standardisation.
+    """
+    arrays = read_arrays(path)
+    if missing := [name for name in INPUT if name not in arrays]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: it was not written by weights.export")
+    mean, std, clip = (np.asarray(arrays[name], np.float64) for name in INPUT)
+    if mean.shape != run.statistics.mean.shape or std.shape != mean.shape or clip.shape or not clip > 0:
+        raise ValueError(
+            f"{path}: input.mean {mean.shape}, std {std.shape}, clip_sen1 {clip}; expected (18,) twice, a bound"
+        )
+    if not np.isfinite(mean).all() or not (np.isfinite(std) & (std >= 0)).all():
+        raise ValueError(f"{path}: input.mean or input.std holds a value that is not finite, or below 0")
+    params, state = load(arrays, run.network, dtype=run.dtype, ignore=("input.",))
+    statistics = run.statistics._replace(mean=mean, std=std, clip_sen1=None if np.isinf(clip) else float(clip))
+    return run._replace(params=params, state=state, statistics=statistics)
 
 
 LONGEST_NAME = 1000  # bytes

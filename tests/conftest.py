@@ -17,6 +17,12 @@ def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name == "guide.md":  # one doctest of many seconds, in a file that has no place for a mark
+            item.add_marker(pytest.mark.slow)
+
+
 # --- data, training, report, the command line --------------------------------------------------------------------
 
 

@@ -27,8 +27,13 @@ def shows(figure, C):
     cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts if text.get_text().isdigit()}
     if cells != {(j, k): str(C[j, k]) for j in range(17) for k in range(17) if C[j, k]}:
         return False
-    columns = [label.get_text() for label in axes.get_xticklabels()]
+    columns = [label.get_text().split()[0] for label in axes.get_xticklabels()]
+    below = [label.get_text().split()[-1] for label in axes.get_xticklabels()]
+    for k in range(17):
+        n = sum(int(C[j, k]) for j in range(17))
+        if below[k] != (f"{100 * C[k, k] / n:.0f}" if n else "-"):
+            return False
     rows = [label.get_text().split()[-1] for label in axes.get_yticklabels()]
     upright = axes.yaxis_inverted() and not axes.xaxis_inverted()
-    words = (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+    words = axes.get_xlabel().startswith("predicted class") and axes.get_ylabel() == "true class"
     return columns == rows == IDS and upright and words

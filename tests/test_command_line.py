@@ -26,7 +26,7 @@ COMMANDS = [
     "conform",
 ]
 COMMANDS += ["tokenizer"]
-SMALL = ("--epochs", "1", "--per-class", "1", "--test", "20", "--batch", "8")
+SMALL = ("--epochs", "1", "--set", "per_class=1", "test=20", "batch=8")
 
 
 def train(data, out, *more):
@@ -70,14 +70,20 @@ def test_options_that_are_not_given_are_the_presets():
     asked = ["train", "--data", "x.h5", "--system", "ebcnn", "--out", "run"]
     parse = command_line.parser().parse_args
     assert command_line.settings_from(parse(asked)) == systems.SMALL
-    chosen = command_line.settings_from(parse([*asked, "--preset", "paper", "--batch", "8", "--vocabulary", "m"]))
-    assert chosen == systems.PAPER._replace(batch=8, vocabulary="m")
+    own = ["--preset", "paper", "--set", "batch=8", "vocabulary=m", "--epochs", "3", "--set", "alpha=0.5"]
+    chosen = command_line.settings_from(parse([*asked, *own]))
+    assert chosen == systems.PAPER._replace(batch=8, vocabulary="m", epochs=3, alpha=0.5)
 
 
-def test_the_contrastive_loss_is_chosen_by_name():
-    asked = ["train", "--data", "x.h5", "--system", "ebcnn-bplcz", "--out", "run", "--contrastive", "siglip"]
-    settings = command_line.settings_from(command_line.parser().parse_args(asked))
-    assert settings == systems.SMALL._replace(contrastive="siglip")
+def test_settings_are_listed_and_wrong_names_find_the_nearest(small_file, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command_line.main(["train", "--settings"])  # without what training needs
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(systems.Settings._fields)
+    assert any(line.split()[:3] == ["learning_rate", "0.0001", "0.02"] for line in lines)
+    assert train(small_file, tmp_path / "run", "--set", "contrastve=unicl") == 2
+    assert "no setting 'contrastve'; did you mean contrastive?" in capsys.readouterr().err
 
 
 def test_evaluate_and_predict_agree(run, tmp_path, capsys):
@@ -86,6 +92,7 @@ def test_evaluate_and_predict_agree(run, tmp_path, capsys):
     assert command_line.main(["evaluate", str(run), "--data", str(other)]) == 0
     line = capsys.readouterr().out
     assert "ebcnn trained on SIMULATED data" in line
+    assert "No sample of class " in line
     assert "43 SIMULATED samples: all 43 rows" in line
     out = tmp_path / "labels.csv"
     assert command_line.main(["predict", str(run), "--data", str(other), "--out", str(out)]) == 0
@@ -108,6 +115,13 @@ def test_predict_needs_no_labels(run, small_file, tmp_path, capsys):
     assert out.read_text(encoding="utf-8").count("\n") == 137
     assert command_line.main(["predict", str(run), "--data", str(bare), "--out", str(tmp_path)]) == 2
     assert "is a folder; expected a file" in capsys.readouterr().err
+
+
+def test_predict_names_an_ending_of_embeddings_before_it_works(run, small_file, tmp_path, capsys):
+    asked = ["predict", str(run), "--data", str(small_file), "--out", str(tmp_path / "l.csv")]
+    assert command_line.main([*asked, "--embeddings", str(tmp_path / "I.csv")]) == 2
+    assert "I.csv" in capsys.readouterr().err
+    assert not (tmp_path / "l.csv").exists()
 
 
 @pytest.mark.slow
@@ -166,38 +180,46 @@ def test_a_half_trained_run_is_called_so(run, small_file, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("option", "value"),
-    [("--epochs", "0"), ("--batch", "-5"), ("--learning-rate", "nan")],
+    ("name", "value"), [("epochs", "0"), ("batch", "-5"), ("learning_rate", "nan"), ("published", "yes")]
 )
-def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tmp_path, capsys, option, value):
-    assert train(small_file, tmp_path / "run", option, value) == 2
-    assert option[2:].replace("-", "_") in capsys.readouterr().err
+def test_an_invalid_setting_is_refused_before_anything_is_written(small_file, tmp_path, capsys, name, value):
+    assert train(small_file, tmp_path / "run", "--set", f"{name}={value}") == 2
+    assert f"{name} is " in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys):
     asked = ["train", "--data", str(subset), "--system", "ebcnn", "--out", str(tmp_path / "run")]
-    assert command_line.main([*asked, "--per-class", "60"]) == 2  # the preset's own number, but chosen
+    assert command_line.main([*asked, "--set", "per_class=60"]) == 2  # the preset's own number, but chosen
     assert "its own split, per_class 2 and test 30; per_class 60 asked for" in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
-    drawn = ["--split", "random", "--per-class", "1", "--test", "40", "--epochs", "1"]
+    drawn = ["--split", "random", "--epochs", "1", "--set", "per_class=1", "test=40"]
     assert command_line.main([*asked, *drawn]) == 0
     assert "on 40 SIMULATED samples" in capsys.readouterr().out
-    tables_ = ["tables", "--data", str(subset), "--out", str(tmp_path / "t"), "--systems", "ebcnn", "--test", "9"]
-    assert command_line.main(tables_) == 2
+    tables_ = ["tables", "--data", str(subset), "--out", str(tmp_path / "t"), "--systems", "ebcnn"]
+    assert command_line.main([*tables_, "--set", "test=9"]) == 2
     assert "test 9 asked for" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
-    assert train(small_file, tmp_path / "run") == 0
-    line = capsys.readouterr().out
-    assert "on 20 SIMULATED samples" in line
-    assert train(small_file, tmp_path / "run") == 2
+    run = tmp_path / "run"
+    assert train(small_file, run) == 0
+    printed = capsys.readouterr()
+    assert "on 20 SIMULATED samples, random split" in printed.out
+    assert "ebcnn, 542,449 parameters (branches 534,816, classifier 7,633); 17 training and 20 test" in printed.err
+    assert train(small_file, run) == 2
     assert "holds a run already" in capsys.readouterr().err
-    assert train(small_file, tmp_path / "run", "--resume") == 0
-    assert capsys.readouterr().out == line
+    assert command_line.main(["train", "--resume", str(run)]) == 0
+    assert capsys.readouterr().out == printed.out
+    assert command_line.main(["train", "--resume", str(run), "--set", "alpha=1"]) == 2
+    assert "--resume takes all from the run's folder" in capsys.readouterr().err
+    assert command_line.main(["train", "--resume", str(run), "--epochs", "2"]) == 0
+    assert len(files.read_json(run / "config.json")["settings"]) == len(systems.Settings._fields)
+    assert (run / "log.jsonl").read_text().count("\n") == 2
+    assert command_line.main(["train", "--data", str(small_file)]) == 2
+    assert "--system is missing; expected --data, --system and --out, or --resume RUN" in capsys.readouterr().err
 
 
 def test_errors_are_one_line(tmp_path, capsys):
@@ -217,13 +239,22 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
     assert command_line.main([*command, "--workers", "3"]) == 0
     (data, out, chosen, seeds, settings, options) = asked[0]
     assert (data, out, chosen, list(seeds)) == ("x.h5", tmp_path, ["ebcnn", "ebcnn-bplcz"], [47, 48])
-    assert (settings, options) == (systems.SMALL, {"given": {}, "workers": 3, "dask": None})
+    given = {"given": {}, "vary": None, "test_data": None, "geo": None, "workers": 3, "dask": None}
+    assert (settings, options) == (systems.SMALL, given)
     text = capsys.readouterr().out
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
     assert "about 2.0 days here" in text
     assert (tmp_path / "tables.csv").read_text(encoding="utf-8").count("\n") == 3
     assert command_line.main([*command[:-1], "0"]) == 2
     assert "--seeds is 0; expected 1 or more" in capsys.readouterr().err
+    varied = ["tables", "--data", "x.h5", "--out", str(tmp_path), "--vary", "contrastive=paper,none"]
+    assert command_line.main(varied) == 0
+    assert asked[1][2] == ["ebcnn-bplcz"]
+    assert asked[1][5]["vary"] == ("contrastive", ["paper", "none"])
+    assert asked[1][5]["given"] == {"contrastive": None}
+    assert "less ebcnn" in capsys.readouterr().out
+    assert command_line.main([*varied[:-1], "contrastive=paper"]) == 2
+    assert "expected two values or more, each once" in capsys.readouterr().err
 
 
 def test_explain_prints_one_equation(capsys):

@@ -1,5 +1,6 @@
 """evaluate.py: evaluation mode, whatever the chunks, and the numbers that were reported."""
 
+import csv
 import shutil
 
 import h5py
@@ -7,8 +8,9 @@ import numpy as np
 import pytest
 from small import TINY, quiet
 
+import bplcz_ref
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import metrics
+from bplcz_ref import files, metrics, weights
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.training import evaluate, runs, split, train
 
@@ -48,6 +50,95 @@ def test_a_logit_that_is_not_finite_has_no_class(whole, small_file):
         pytest.raises(ValueError, match="values that are not finite for row 7"),
     ):
         evaluate.confusion(trained, patches, np.array([7, 8]))
+
+
+@pytest.mark.slow
+def test_classify_is_the_class_and_probability_that_predict_writes(whole, small_file, tmp_path):
+    with h5py.File(small_file) as file:
+        sen1, sen2 = file["sen1"][:70], file["sen2"][:70]
+    classes, p = bplcz_ref.classify(whole, sen1, sen2)  # in two pieces
+    out, I = tmp_path / "labels.csv", tmp_path / "I.npz"
+    asked = ["predict", str(whole), "--data", str(small_file), "--out", str(out), "--probabilities"]
+    assert command_line.main([*asked, "--embeddings", str(I)]) == 0
+    with open(out, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [f"p_{name}" for name, _ in bplcz_ref.paper.CLASSES]
+    written = np.array([[float(row[name]) for name in columns] for row in rows])
+    assert written.shape == (136, 17)
+    assert np.abs(written[:70] - p).max() < 1e-5
+    assert np.allclose(p.sum(axis=1), 1, atol=1e-12)
+    assert [row["class"] for row in rows[:70]] == [bplcz_ref.paper.CLASSES[k][0] for k in classes]
+    trained = evaluate.load(whole)
+    with so2sat.open_file(small_file) as patches:
+        assert np.abs(weights.read_arrays(I)["I"] - evaluate.fused(trained, patches, np.arange(136))).max() < 1e-6
+    again, _ = bplcz_ref.classify(trained, sen1[:3], sen2[:3])
+    assert again.tolist() == classes[:3].tolist()
+
+
+BAD_PATCHES = [
+    (lambda a, b: (a[0], b[0]), r"sen1 has shape \(32, 32, 8\); .* for one patch give sen1\[None\]"),
+    (lambda a, b: (b, a), r"sen1 has shape \(2, 32, 32, 10\); expected \(B, 32, 32, 8\)"),
+    (lambda a, b: (a, b[:1]), "one B for both"),
+    (lambda a, b: (a[:0], b[:0]), r"sen1 has shape \(0, 32, 32, 8\)"),
+    (lambda a, b: (a, 1e4 * b), "digital numbers where reflectance .* divide sen2 by 10000"),
+    (lambda a, b: (np.where(a > 2, np.nan, a), b), "expected finite"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_PATCHES)
+def test_classify_names_what_cannot_be_classified(whole, small_file, change, message):
+    with h5py.File(small_file) as file:
+        sen1, sen2 = file["sen1"][:2], file["sen2"][:2]
+    sen1[0, 0, 0, 0] = 3.0
+    with pytest.raises(ValueError, match=message):
+        bplcz_ref.classify(whole, *change(sen1, sen2))
+
+
+@pytest.mark.slow
+def test_evaluate_writes_its_result(whole, small_file, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    assert command_line.main(["evaluate", str(whole), "--data", str(small_file), "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["confusion.csv", "confusion.png", "evaluation.json"]
+    C = runs.read_confusion(out)
+    assert np.array_equal(C, runs.read_confusion(whole))
+    found = files.read_json(out / "evaluation.json")
+    assert found["simulated"]
+    assert found["macro_f1"] == metrics.macro_f1(C)
+    assert found["kappa_95_bootstrap"] == list(metrics.kappa_interval(C))
+    assert [each["support"] for each in found["classes"]] == C.sum(axis=1).tolist()
+    printed = capsys.readouterr().out
+    low, high = (f"{100 * value:.2f}" for value in found["kappa_95_bootstrap"])
+    assert f"kappa: {low} to {high} % in 95 % of bootstrap samples" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_an_exported_run_comes_back(whole, small_file, tmp_path, clip):
+    trained = evaluate.load(whole)
+    trained = trained._replace(statistics=trained.statistics._replace(clip_sen1=clip))
+    weights.export(trained, tmp_path / "run.npz")
+    blank = trained._replace(
+        params=weights.nested({n: 0 * a for n, a in weights.named(trained.params).items()}),
+        statistics=standardise.Statistics(np.zeros(18), np.ones(18), 0.5),
+    )
+    back = weights.imported(blank, tmp_path / "run.npz")
+    assert back.statistics.clip_sen1 == clip
+    with h5py.File(small_file) as file:
+        sen1, sen2 = 4 * file["sen1"][:5], file["sen2"][:5]
+    p, q = (bplcz_ref.classify(run, sen1, sen2)[1] for run in (trained, back))
+    assert np.array_equal(p, q)
+    arrays = weights.read_arrays(tmp_path / "run.npz")
+    for change, message in (
+        ({"input.std": None}, "lacks input.std: it was not written by weights.export"),
+        ({"input.std": -arrays["input.std"]}, "not finite, or below 0"),
+        ({"input.mean": np.zeros(3)}, r"expected \(18,\) twice, a bound"),
+        ({"classifier.bias": np.zeros(3)}, "does not fit this network"),
+    ):
+        spoilt = {name: a for name, a in (arrays | change).items() if a is not None}
+        weights.save(tmp_path / "bad.npz", weights.nested(spoilt))
+        with pytest.raises(ValueError, match=message):
+            weights.imported(trained, tmp_path / "bad.npz")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from drawings import IDS, shows, words
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, exvit_bplcz, files, model, nn, paper, systems, theory
+from bplcz_ref import bands, exvit_bplcz, files, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn, exvit
 from bplcz_ref.report import figures
@@ -103,7 +103,9 @@ def test_confusion_of_a_run(runs, drawn, tmp_path):
     assert counts.sum() == 40
     assert shows(drawn[0], counts)
     result = files.read_json(runs[1] / "metrics.json")
-    assert f"EB-CNN (BP-LCZ), SIMULATED data: OA {100 * result['overall_accuracy']:.2f} %" in words(drawn[0])
+    text = words(drawn[0])
+    assert "EB-CNN (BP-LCZ), SIMULATED data, random split" in text
+    assert f"OA {100 * result['overall_accuracy']:.2f} %" in text
 
 
 @pytest.mark.slow
@@ -141,7 +143,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, drawn, t
             assert np.array_equal(scatter.get_offsets(), points[y == c])
             assert scatter.get_label() == f"{IDS[c]}  {paper.CLASSES[c][1]} ({(y == c).sum()})"
         assert len(drawn[0].axes[k].collections) == len(set(y.tolist()))
-    text = words(drawn[0])
+    text = " ".join(words(drawn[0]).split())
     assert "(a) EB-CNN, SIMULATED data" in text
     assert "(b) EB-CNN (BP-LCZ), SIMULATED data" in text
     assert f"{len(rows)} samples of the test part: 3 of each class, or all where there are fewer." in text
@@ -182,11 +184,12 @@ def test_neighbours_against_a_loop():
 @pytest.mark.slow
 def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "embedding", lambda seed: None)  # not reached; scikit-learn takes long to import
-    other_seed = copied(runs[1], tmp_path / "seed", seed=48)
+    parts = files.read_json(runs[1] / "config.json")["data"]["split"] | {"test_rows": "0" * 64}
+    other_seed = copied(runs[1], tmp_path / "seed", data={"split": parts})
     with pytest.raises(ValueError, match="another test part than"):
         figures.tsne_figure([runs[0], other_seed], small_file, tmp_path / "a.png")
     other_data = copied(runs[1], tmp_path / "data", data={"path": "b.h5", "labels": "0" * 64})
-    with pytest.raises(ValueError, match=r"was trained on b.h5, and .* is another file"):
+    with pytest.raises(ValueError, match=r"was tested on b.h5, and .* is another file"):
         figures.tsne_figure([runs[0], other_data], small_file, tmp_path / "a.png")
     all_bands = copied(runs[1], tmp_path / "all", system="resnet50")
     with pytest.raises(ValueError, match="resnet50 takes all bands at once"):
@@ -201,29 +204,27 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_pat
 def test_curves_are_the_log(runs, drawn, tmp_path):
     figures.curves_figure(runs, tmp_path / "a.png")
     panels = drawn[0].axes
-    assert len(panels) == 4
+    assert len(panels) == 6
+    assert not panels[5].axison  # the legend's place
     rows = [folders.read_log(run) for run in runs]
     for axes, name, scale in ((panels[0], "L_cls", 1), (panels[1], "training_accuracy", 100)):
         assert [line.get_label() for line in axes.lines] == [
-            "EB-CNN, SIMULATED data",
-            "EB-CNN (BP-LCZ), SIMULATED data",
+            "EB-CNN, SIMULATED data, random split",
+            "EB-CNN (BP-LCZ), SIMULATED data, random split",
         ]
         for line, log in zip(axes.lines, rows, strict=True):
             assert list(line.get_xdata()) == [1, 2]
             assert line.get_ydata().tolist() == pytest.approx([scale * row[name] for row in log], rel=1e-12)
-    optima = [folders.L_con_optimum(TINY, row["positive_fraction"]) for row in rows[1]]
     expected = {
         (2, "-"): [row["L_con"] for row in rows[1]],
-        (2, "--"): optima,
+        (2, "--"): [row["L_con_floor"] for row in rows[1]],
         (3, "-"): [row["S_positive"] for row in rows[1]],
         (3, "--"): [row["S_negative"] for row in rows[1]],
+        (4, "-"): [row["S_positive"] - row["S_negative"] for row in rows[1]],
     }
     for (k, style), values in expected.items():
         (line,) = [line for line in panels[k].lines if line.get_linestyle() == style]
         assert list(line.get_ydata()) == pytest.approx(values, rel=1e-12)
-    assert optima[0] == pytest.approx(
-        theory.expected_optimum(1.75, 17, rows[1][0]["positive_fraction"]).L_con, rel=1e-12
-    )
     keys = [[text.get_text() for text in panels[k].get_legend().get_texts()] for k in (2, 3)]
     assert keys[0][0] == "$L_{con}$"
     assert keys[1] == ["pairs of one class", "pairs of two classes"]
@@ -252,9 +253,9 @@ def test_runs_of_one_system_are_told_apart(runs, drawn, tmp_path):
     figures.curves_figure([runs[0], other, same, runs[0]], tmp_path / "a.png")
     names = [line.get_label() for line in drawn[0].axes[0].lines]
     assert names == [
-        f"EB-CNN, seed 47, {runs[0]}, SIMULATED data",
-        "EB-CNN, seed 48, SIMULATED data",
-        f"EB-CNN, seed 47, {same}, SIMULATED data",
+        f"EB-CNN, seed 47, {runs[0]}, SIMULATED data, random split",
+        "EB-CNN, seed 48, SIMULATED data, random split",
+        f"EB-CNN, seed 47, {same}, SIMULATED data, random split",
     ]
 
 
@@ -271,7 +272,7 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
     names = ["confusion-ebcnn.png", "confusion-ebcnn-bplcz.png", "curves.png", "tsne.png"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     assert all(str(out / name) in printed for name in names)
-    assert printed.count("on 40 SIMULATED samples") == 2
+    assert printed.count("on 40 SIMULATED samples, random split") == 2
     assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 
@@ -279,7 +280,7 @@ def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
 def test_report_draws_no_other_file_than_was_asked_for(runs, plain, small_file, tmp_path, capsys):
     """The figures show the test part of the run's own file, so another --data is refused; its copy is not."""
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="and .*plain.h5 is another file; figures show the test part"):
+    with pytest.raises(ValueError, match="and .*plain.h5 is another file; figures show a run's own test part"):
         figures.write_figures(runs[0], out, plain[0])
     assert command_line.main(["report", str(runs[0]), "--data", str(plain[0]), "--out", str(out)]) == 2
     assert not capsys.readouterr().out

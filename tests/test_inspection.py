@@ -1,5 +1,6 @@
 """inspection.py: what a file holds, and every problem of it at once."""
 
+import h5py
 import numpy as np
 import pytest
 from so2sat_files import REAL, N, make, setting
@@ -95,3 +96,20 @@ def test_constant_channels_are_said_for_any_open_file(tmp_path, rows):
 def test_inspect_of_a_file_that_cannot_be_opened_shows_the_problem_alone(tmp_path):
     missing = tmp_path / "missing.h5"
     assert str(inspection.inspect(missing)) == f"PROBLEM {missing}: there is no such file"
+
+
+def test_chunks_that_make_training_slow_are_said(tmp_path):
+    """A chunk of 16 rows and a quarter of each way: a row unpacks 16 times its values."""
+    make(tmp_path / "x.h5", rows=32, chunks=None)
+    assert "is stored in chunks" not in str(inspection.inspect(tmp_path / "x.h5"))
+    for rows, slow in ((16, True), (4, False)):
+        path = tmp_path / f"{rows}.h5"
+        with h5py.File(tmp_path / "x.h5") as source, h5py.File(path, "w") as file:
+            for name in ("sen1", "sen2", "label"):
+                chunks = (rows, 8, 8, 2) if name != "label" else None
+                file.create_dataset(
+                    name, data=source[name][:], chunks=chunks, compression="gzip" if chunks else None
+                )
+        text = str(inspection.inspect(path))
+        assert ("sen1 is stored in chunks of 16 x 8 x 8 x 2: a row unpacks 16 times its values" in text) == slow
+        assert "no problem found" in text

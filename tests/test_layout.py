@@ -113,6 +113,24 @@ def test_no_class_number_is_a_list_of_them():
         layout.check_classes("y", np.zeros(0, int), least=1)
 
 
+@pytest.mark.parametrize(
+    ("factor", "message"),
+    [(1, None), (1e4, "divide sen2 by 10000"), (1e4 / 255, "multiply sen2 by 255"), (1 / 255, "divided by 255")],
+)
+def test_a_scale_of_sen2_is_named_with_its_remedy(factor, message):
+    x = np.full((2, 32, 32, 18), 0.13)
+    x[..., 8:] *= factor
+    found = layout.scale_problems(x)
+    assert (not found) if message is None else (len(found) == 1 and message in found[0])
+
+
+def test_one_channel_in_decibels_is_enough():
+    x = np.full((2, 32, 32, 18), 0.13)
+    x[..., 4] = -17.0
+    (problem,) = layout.scale_problems(x)
+    assert "decibels" in problem
+
+
 @pytest.mark.parametrize("y", [np.zeros((2, 2), int), np.zeros(3), np.array([0, 17]), np.array([-1, 0])])
 def test_class_numbers_are_one_axis_of_whole_numbers_below_17(y):
     with pytest.raises(ValueError, match=r"y is .*; expected class numbers 0\.\.16"):

@@ -30,6 +30,7 @@ def test_by_hand():
         "samples": 20,
         "overall_accuracy": 0.55,
         "average_accuracy": metrics.average_accuracy(C3),
+        "macro_f1": metrics.macro_f1(C3),
         "kappa": metrics.kappa(C3),
     }
 
@@ -138,3 +139,41 @@ def test_bad_matrices_are_named(f, C, message):
 def test_K_is_checked():
     with pytest.raises(ValueError, match="K is 0"):
         metrics.confusion_matrix([0], [0], K=0)
+
+
+def test_by_class_against_loops():
+    """C3's third class is never found, the fourth neither there nor predicted."""
+    C = np.zeros((4, 4), int)
+    C[:3, :3] = C3
+    for k, found in enumerate(metrics.by_class(C)):
+        hits = C[k, k]
+        predicted, support = (sum(int(C[j, k]) for j in range(4)), sum(int(C[k, j]) for j in range(4)))
+        p, r = (hits / n if n else None for n in (predicted, support))
+        assert (found["precision"], found["recall"], found["support"]) == (p, r, support)
+        if p is None and r is None:
+            assert found["f1"] is None
+        elif not hits:
+            assert found["f1"] == 0
+        else:
+            assert found["f1"] == pytest.approx(2 * p * r / (p + r), rel=1e-14)
+    shares = [found["f1"] for found in metrics.by_class(C)[:3]]
+    assert metrics.macro_f1(C) == pytest.approx(sum(shares) / 3, rel=1e-14)
+
+
+def test_the_interval_is_that_of_rows_drawn_again():
+    """Against the bootstrap written out: rows with replacement, kappa of each draw."""
+    C = np.array([[30, 8, 2], [6, 20, 4], [1, 2, 7]])
+    y, y_hat = (np.repeat(index.ravel(), C.ravel()) for index in np.indices(C.shape))
+    rng, found = np.random.default_rng(1), []
+    for _ in range(1500):
+        rows = rng.integers(0, len(y), len(y))
+        found.append(metrics.kappa(metrics.confusion_matrix(y[rows], y_hat[rows], 3)))
+    low, high = metrics.kappa_interval(C)
+    assert abs(low - np.quantile(found, 0.025)) < 0.02
+    assert abs(high - np.quantile(found, 0.975)) < 0.02
+    assert (low, high) == metrics.kappa_interval(C)  # the same draws again
+    wide, narrow = (np.ptp(metrics.kappa_interval(n * C)) for n in (1, 100))
+    assert 8 < wide / narrow < 12  # by the root of the rows
+    assert np.isnan(metrics.kappa_interval(np.diag([5, 0]))).all()
+    low, high = metrics.kappa_interval(np.diag([3, 1]))  # a third of the draws has one class alone: left out
+    assert low == high == 1

@@ -65,15 +65,18 @@ def test_the_title_and_the_note_by_hand():
     D = np.zeros((17, 17), int)
     D[0, 0], D[0, 9], D[0, 10] = 90, 20, 10
     D[16, 16], D[16, 10], D[16, 9] = 60, 10, 10
-    text = words(plots.draw_confusion(D, "EB-CNN (BP-LCZ), SIMULATED data"))
+    text = words(plots.draw_confusion(D, "EB-CNN (BP-LCZ), SIMULATED data, random split"))
     # pe = (120 * 90 + 80 * 60) / 200^2 = .39, kappa = (.75 - .39) / .61 = .590164
     # evenly: (30 * 9 + 20 * 6) / 16 = 24.4 of 50
-    assert "EB-CNN (BP-LCZ), SIMULATED data: OA 75.00 %, kappa 59.02 % on 200 test samples" in text
+    # F1 of class 1: 180 / (120 + 90), of class G: 120 / (80 + 60); macro over the two that are in the truth
+    assert "EB-CNN (BP-LCZ), SIMULATED data, random split\nOA 75.00 %, kappa 59.02 %, macro-F1 85.71 %" in text
+    assert "on 200 test samples" in text
     assert "Of 50 errors, 60 % stay within" in text
     assert "49 % would if the errors of each class fell evenly on the 16 others" in text
     assert "No errors." in words(plots.draw_confusion(np.eye(17, dtype=int), "EB-CNN"))
     one_class = np.diag([0] * 16 + [5])
-    assert "OA 100.00 %, kappa undefined % on 5 test samples" in words(plots.draw_confusion(one_class, "EB-CNN"))
+    text = words(plots.draw_confusion(one_class, "EB-CNN", "given samples"))
+    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 given samples" in text
 
 
 def test_within_types_against_pairs_one_by_one():
@@ -93,14 +96,53 @@ def test_an_epoch_without_negatives_is_a_gap():
         "epoch": 1,
         "L_cls": 1.0,
         "L_con": 0.5,
+        "L_con_floor": 0.1,
         "training_accuracy": 0.5,
+        "validation_accuracy": None,
         "S_positive": -1.0,
         "S_negative": None,
     }
-    figure = plots.draw_curves([plots.Curve("a", [row, row | {"epoch": 2, "S_negative": -2.0}], [0.1, 0.1])])
+    figure = plots.draw_curves([plots.Curve("a", [row, row | {"epoch": 2, "S_negative": -2.0}])])
     (line,) = [line for line in figure.axes[3].lines if line.get_linestyle() == "--"]
     assert np.isnan(line.get_ydata()[0])
     assert line.get_ydata()[1] == -2.0
+    assert figure.axes[4].lines[0].get_ydata()[1] == 1.0  # the margin
+
+
+def test_one_epoch_can_be_read():
+    """A point each, in an axis of one epoch: a line without markers would be nothing to see."""
+    pytest.importorskip("matplotlib")
+    row = {"epoch": 1, "L_cls": 1.0, "L_con": 0.5, "L_con_floor": 0.3, "S_positive": -1.0, "S_negative": -1.2}
+    row |= {"training_accuracy": 0.5, "validation_accuracy": 0.4}
+    figure = plots.draw_curves([plots.Curve("a", [row])])
+    for axes in figure.axes[:5]:
+        assert axes.get_xlim() == (0.5, 1.5)
+        assert axes.get_xticks().tolist() == [1]
+        assert all(line.get_marker() == "o" for line in axes.lines)
+    accuracies = {line.get_linestyle(): line.get_ydata().tolist() for line in figure.axes[1].lines}
+    assert accuracies == {"-": [50.0], "--": [40.0]}
+
+
+@pytest.mark.slow
+def test_no_title_of_tsne_covers_its_neighbour():
+    """At the longest labels that there are."""
+    pytest.importorskip("matplotlib")
+    rng = np.random.default_rng(0)
+    y = np.arange(34) % 17
+    titles = ["EB-CNN + BGP, no MSM, SIMULATED data, city split, 9 cities left out"] * 3
+    same = [plots.Neighbours(0.5, 0.1, 10)] * 3
+    figure = plots.draw_tsne([rng.standard_normal((34, 2)) for _ in titles], y, titles, same, "note")
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert " ".join(figure.axes[1].title.get_text().split()) == f"(b) {titles[1]}"
+    letters = [text.get_window_extent() for text in figure.axes[0].texts]
+    area = [box.width * box.height for box in letters]
+    for j in range(len(letters)):
+        for k in range(j):
+            common = letters[j].intersection(letters[j], letters[k])
+            covered = 0 if common is None else common.width * common.height
+            assert covered < 0.5 * min(area[j], area[k])
 
 
 # Machado, Oliveira, Fernandes 2009, severity 1, on linear RGB: no red cones, no green cones.

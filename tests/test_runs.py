@@ -5,10 +5,12 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from small import TINY, edited, quiet
+from small import TINY, bits, edited, quiet
 
 from bplcz_ref import files, metrics, theory, tokenizer
-from bplcz_ref.training import evaluate, runs, train
+from bplcz_ref.data import so2sat
+from bplcz_ref.streams import stream
+from bplcz_ref.training import evaluate, runs, split, train
 
 
 def test_a_run_folder_is_complete_and_honest(whole):
@@ -19,7 +21,9 @@ def test_a_run_folder_is_complete_and_honest(whole):
     rows = runs.read_log(whole)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[-1] == result["last_epoch"]
-    assert result["L_con_optimum"] < rows[-1]["L_con"]
+    assert 0.1 < result["last_epoch"]["L_con_floor"] < rows[-1]["L_con"]
+    assert result["split"] == "random split"
+    assert result["training_samples"] == 34
     table = np.loadtxt(whole / "confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 18), dtype=int)
     assert np.array_equal(table, runs.read_confusion(whole))
     assert table.sum() == result["test_samples"] == 40
@@ -160,7 +164,8 @@ def test_where_files_are_may_be_edited(whole, small_file, tmp_path):
         ({"test_samples": 41}, "test_samples is 41; the files beside it give 40"),
         ({"data_simulated": False}, "data_simulated is False"),
         ({"training_seconds": 0.001}, "training_seconds is 0.001"),
-        ({"L_con_optimum": 0.0}, "L_con_optimum is 0.0"),
+        ({"split": "city split, 2 cities left out"}, "split is 'city split.*; the files beside it give 'random"),
+        ({"training_samples": 35}, "training_samples is 35"),
         ({"system": "ebcnn"}, "system is 'ebcnn'; the files beside it give 'ebcnn-bplcz'"),
         ({"settings": TINY._replace(seed=48)._asdict()}, "settings.seed is 48; the files beside it give 47"),
         ({"overall_accuracy": "1"}, "overall_accuracy is '1'; expected a finite number, 0 or more, 1 or less"),
@@ -211,8 +216,28 @@ def test_another_vocabulary_is_another_run(small_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_optimum_without_msm_takes_the_identity_that_was_used(small_file, tmp_path):
-    result = train.train(tmp_path, small_file, "ebcnn-bgp", TINY._replace(epochs=1), say=quiet)
-    fraction = (2 * 16 + 2) / (2 * 16 * 16 + 2 * 2)  # batches of 16, 16 and 2: B ones in B^2 entries
-    assert abs(result["last_epoch"]["positive_fraction"] - fraction) < 1e-15
-    assert result["L_con_optimum"] == theory.expected_optimum(1.75, 17, fraction).L_con
+def test_the_floor_is_that_of_the_very_batches(small_file, tmp_path):
+    """Of the labels in each batch, with W = I without MSM; weighted by the samples, as L_con is."""
+    settings = TINY._replace(epochs=1)
+    with so2sat.open_file(small_file) as patches:
+        rows, _ = split.parts(patches, settings)
+        order = stream(47, "shuffle", 0).permutation(rows)
+        labels = [patches.labels[order[start : start + 16]] for start in (0, 16, 32)]
+    for system, msm in (("ebcnn-bgp", False), ("ebcnn-bplcz", True)):
+        last = train.train(tmp_path / system, small_file, system, settings, say=quiet)["last_epoch"]
+        floors = [len(y) * theory.batch_floor(y, 1.75, msm).lower for y in labels]
+        assert abs(last["L_con_floor"] - sum(floors) / 34) < 1e-9
+        assert last["L_con_floor"] < last["L_con"]
+    other = train.train(
+        tmp_path / "unicl", small_file, "ebcnn-bplcz", settings._replace(contrastive="unicl"), say=quiet
+    )
+    assert other["last_epoch"]["L_con_floor"] is None
+    none = train.train(
+        tmp_path / "none", small_file, "ebcnn-bplcz", settings._replace(contrastive="none"), say=quiet
+    )
+    plain = train.train(tmp_path / "plain", small_file, "ebcnn", settings, say=quiet)
+    assert none["last_epoch"]["L_con"] is None
+    assert bits(tmp_path / "none").keys() == bits(tmp_path / "plain").keys()
+    same = [{n: a for n, a in bits(tmp_path / run).items() if n.startswith("params")} for run in ("none", "plain")]
+    assert same[0] == same[1]
+    assert none["parameters"] == plain["parameters"]

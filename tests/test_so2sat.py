@@ -371,3 +371,38 @@ def test_subset_does_not_overwrite_its_source(plain, tmp_path):
     with pytest.raises(ValueError, match="has 20 rows"):
         so2sat.subset(plain[0], tmp_path / "out.h5", 21, 2, 47)
     assert not (tmp_path / "out.h5").exists()
+
+
+def test_cities_come_from_the_file_beside_and_stay_with_a_subset(tmp_path):
+    """As text or numbers; other shapes, other numbers of rows and older releases are named."""
+    make(source := tmp_path / "training.h5", rows=85)
+    geo, out = tmp_path / "training_geo.h5", tmp_path / "subset.h5"
+    names = [("Köln", "Rome")[i % 2] for i in range(85)]
+    for values, expected in (
+        (np.array(names, object), names),
+        (np.array([name.encode() for name in names]), names),
+        (np.arange(85)[:, None] % 3, [str(i % 3) for i in range(85)]),
+    ):
+        with h5py.File(geo, "w") as file:
+            kind = h5py.string_dtype() if values.dtype == object else None
+            file.create_dataset("city", data=values, dtype=kind)
+        with so2sat.open_file(source, geo=geo) as patches:
+            assert patches.cities.tolist() == expected
+    out.unlink(missing_ok=True)
+    so2sat.subset(source, out, per_class=2, test=10, seed=1, geo=geo)
+    with so2sat.open_file(out) as patches:
+        assert patches.cities.tolist() == [str(i % 3) for i in patches.source_rows]
+    for values, message in ((np.zeros(84, int), "city is int64 .84,.; expected a name or a number for 85 rows"),
+                            (np.array([b"x" * 201] * 85), "city is .S201 .85,.; expected a name or a number"),
+                            (np.array([b"", *85 * [b"x"]])[:85], "row 0 has no city")):  # fmt: skip
+        with h5py.File(geo, "w") as file:
+            file["city"] = values
+        with pytest.raises(ValueError, match=message), so2sat.open_file(source, geo=geo):
+            pass
+    with h5py.File(geo, "w") as file:
+        file["coord"] = np.zeros(85)
+    with (
+        pytest.raises(ValueError, match="no data set city; found .*coord.*before March 2026"),
+        so2sat.open_file(source, geo=geo),
+    ):
+        pass

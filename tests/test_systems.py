@@ -104,3 +104,34 @@ def test_the_small_preset_keeps_its_sizes():
         params, _ = systems.build(name, systems.SMALL).init(stream(0, "init"), np.dtype("float32"))
         found[name] = weights.count(params)
     assert found == SMALL_PARAMETERS
+
+
+def test_each_setting_has_its_meaning_and_its_rule():
+    assert list(systems.MEANINGS) == list(systems.SETTINGS) == list(systems.Settings._fields)
+    for preset in systems.PRESETS.values():
+        systems.check(preset)
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("published=false", False), ("clip_sen1=None", None), ("batch=16", 16), ("learning_rate=1e-3", 1e-3),
+     ("vocabulary=none", None), ("vocabulary=m.txt", "m.txt"), ("contrastive=none", "none"), ("alpha=1", 1.0)],
+)  # fmt: skip
+def test_a_setting_is_read_by_its_kind(words, value):
+    (found,) = systems.chosen([words]).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("words", ["alpha", "preset=paper", "epochs=1.5", "published=1", "alpha=x", "split=none"])
+def test_what_is_no_setting_is_refused(words):
+    with pytest.raises(ValueError, match="expected|no setting"):
+        systems.chosen([words])
+
+
+def test_a_model_says_what_it_is():
+    assert repr(systems.build("ebcnn-bgp", TINY)).startswith(
+        "<ebcnn-bgp: EB-CNN + BGP, no MSM of preset small, width 1"
+    )
+    assert "L_cls + 2 L_con (identity)>" in repr(systems.build("ebcnn-bgp", TINY))
+    assert repr(systems.build("ebcnn-bplcz", TINY._replace(contrastive="none"))).endswith("L_cls>")

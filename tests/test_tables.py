@@ -50,6 +50,31 @@ def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 
+def test_a_job_trains_with_sizes_that_are_settled(small_file, monkeypatch):
+    """A size that is the preset's own number would otherwise count as not chosen, and give way to a test file."""
+    asked = []
+    monkeypatch.setattr(tables, "train", lambda *a, **options: asked.append((a, options)))
+    tables.one_run(tables.Job("run", str(small_file), "ebcnn", TINY, "a row", "t.h5", "g.h5"))
+    ((arguments, options),) = asked
+    assert arguments == ("run", str(small_file), "ebcnn", TINY)
+    assert options == {"given": ("per_class", "test"), "test_data": "t.h5", "geo": "g.h5", "say": None}
+
+
+@pytest.mark.slow
+def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
+    vary = ("contrastive", ["paper", "none"])
+    results = tables.tables(small_file, tmp_path, ["ebcnn-bplcz"], [47], TINY, vary=vary, say=quiet)
+    assert list(results) == ["ebcnn-bplcz, contrastive paper", "ebcnn-bplcz, contrastive none"]
+    assert bits(tmp_path / "ebcnn-bplcz" / "contrastive=paper" / "seed-47") == bits(
+        table[0] / NAMES[1] / "seed-47"
+    )
+    (none,) = results["ebcnn-bplcz, contrastive none"]
+    assert none["last_epoch"]["L_con"] is None
+    with pytest.raises(ValueError, match="seed is not varied"):
+        tables.tables(small_file, tmp_path, NAMES, [47], TINY, vary=("seed", [1, 2]), say=quiet)
+
+
 @pytest.mark.slow
 def test_a_killed_worker_process_changes_nothing(table, small_file, tmp_path):
     victims, before = [], dict(os.environ)
@@ -100,7 +125,9 @@ def test_workers_end_with_a_killed_parent_and_a_second_start_works(table, small_
         parent.wait()
         with pytest.MonkeyPatch.context() as patch:  # a second start, at once
             patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
-            patch.setattr(tables, "in_this_process", lambda jobs, note: [note(j, locked_once(j)) for j in jobs])
+            patch.setattr(
+                tables, "in_this_process", lambda jobs, note, say: [note(j, locked_once(j)) for j in jobs]
+            )
             assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
         wait_for(lambda: not living(mark), seconds=20)
         assert time.monotonic() - killed < 10
@@ -144,7 +171,7 @@ def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
 
 
 def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
-    def one_run(job):
+    def one_run(job, say):
         if job.system == "densenet121":
             raise ValueError("the loss became nan")
         return {}

@@ -82,6 +82,88 @@ def test_resuming_gives_the_same_bits(whole, small_file, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
+def test_more_epochs_go_on_exactly(small_file, tmp_path):
+    """A run of two epochs that is asked for three ends with the bits of a run of three; a cosine rate refuses."""
+    long, short = tmp_path / "long", tmp_path / "short"
+    settings = TINY._replace(epochs=3, augmentation="turns")
+    expected = train.train(long, small_file, "ebcnn-bplcz", settings, say=quiet)
+    train.train(short, small_file, "ebcnn-bplcz", settings._replace(epochs=2), say=quiet)
+    with pytest.raises(ValueError, match="has 2 epochs already; ask for more than that, not for 1"):
+        train.train(short, small_file, "ebcnn-bplcz", settings._replace(epochs=1), say=quiet)
+    found = train.resume(short, epochs=3, say=quiet)
+    assert bits(short) == bits(long)
+    assert np.array_equal(runs.read_confusion(short), runs.read_confusion(long))
+    assert [{**r["last_epoch"], "seconds": 0} for r in (found, expected)] == 2 * [
+        {**found["last_epoch"], "seconds": 0}
+    ]
+    cosine = settings._replace(schedule="cosine", epochs=2)
+    train.train(tmp_path / "cosine", small_file, "ebcnn", cosine, say=quiet)
+    before = bits(tmp_path / "cosine")
+    with pytest.raises(ValueError, match="has a cosine rate over 2 epochs, so 3 epochs are another run"):
+        train.resume(tmp_path / "cosine", epochs=3, say=quiet)
+    assert bits(tmp_path / "cosine") == before
+    config = files.read_json(tmp_path / "cosine" / "config.json")
+    config["settings"]["epochs"] = 3  # by hand: the rates of a cosine would be others
+    files.write_json(tmp_path / "cosine" / "config.json", config)
+    with pytest.raises(ValueError, match="belongs to another config.json"):
+        evaluate.load(tmp_path / "cosine")
+    config["settings"]["epochs"] = 2
+    files.write_json(tmp_path / "cosine" / "config.json", config)
+    assert train.resume(tmp_path / "cosine", say=quiet) == runs.read_metrics(tmp_path / "cosine")
+
+
+@pytest.mark.slow
+def test_a_kill_while_a_run_is_prolonged_leaves_one_that_can_be_resumed(whole, small_file, tmp_path, monkeypatch):
+    """Killed after the old result is gone and before config.json asks for more."""
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.resume(run, epochs=3, say=quiet)
+    assert not (run / "metrics.json").exists()
+    assert train.resume(run, say=quiet) == runs.read_metrics(whole)
+
+
+def test_the_schedule_by_hand():
+    settings = TINY._replace(learning_rate=1.0, epochs=4, schedule="cosine")
+    rates = [train.learning_rate(settings, step, 3) for step in range(12)]
+    assert rates[0] == 1.0
+    assert rates[6] == pytest.approx(0.5, abs=1e-15)  # half of the way
+    assert rates[9] == pytest.approx((1 - 0.5**0.5) / 2, abs=1e-15)  # cos(3 pi / 4)
+    assert 0 < rates[11] < 0.02
+    warm = settings._replace(schedule="constant", warmup=2)
+    assert [train.learning_rate(warm, step, 3) for step in range(7)] == pytest.approx(
+        [1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1, 1]
+    )
+    with pytest.raises(ValueError, match="warmup is 4; expected fewer than the 4 epochs"):
+        systems.check(settings._replace(warmup=4))
+
+
+@pytest.mark.slow
+def test_the_rate_and_the_turns_reach_the_training(small_file, tmp_path, monkeypatch):
+    rates, sgd = [], train.optim.sgd
+
+    def spy(*arguments, **options):
+        rates.append(options["learning_rate"])
+        return sgd(*arguments, **options)
+
+    monkeypatch.setattr(train.optim, "sgd", spy)
+    settings = TINY._replace(schedule="cosine")
+    train.train(tmp_path / "cosine", small_file, "ebcnn", settings, say=quiet)
+    assert rates == [train.learning_rate(settings, step, 3) for step in range(6)]
+    losses = [
+        train.train(tmp_path / kind, small_file, "ebcnn", TINY._replace(epochs=1, augmentation=kind), say=quiet)
+        for kind in ("none", "turns")
+    ]
+    assert losses[0]["last_epoch"]["L"] != losses[1]["last_epoch"]["L"]
+
+
+@pytest.mark.slow
 def test_forgetting_the_velocity_is_seen(whole, small_file, tmp_path, monkeypatch):
     """The comparison above would catch a checkpoint that leaves the momentum out."""
     save = checkpoint.save
@@ -113,12 +195,12 @@ def test_a_diverging_run_says_so_and_nothing_else(small_file, tmp_path, monkeypa
 def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
     """As a process of its own, where every warning would be an error."""
     asked = ["train", "--data", str(small_file), "--system", "ebcnn-bplcz", "--out", str(tmp_path / "run")]
-    asked += ["--per-class", "2", "--test", "40", "--epochs", "2", "--learning-rate", "1e4"]
+    asked += ["--epochs", "2", "--set", "per_class=2", "test=40", "learning_rate=1e4"]
     command = [sys.executable, "-W", "error", "-m", "bplcz_ref", *asked]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     *progress, error = done.stderr.splitlines()
-    assert all("epoch" in line for line in progress)
+    assert all("epoch" in line or "parameters" in line for line in progress)
     assert error.startswith("bplcz_ref train: the ")
     assert error.endswith("try a smaller learning rate")
 

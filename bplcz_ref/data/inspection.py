@@ -1,12 +1,12 @@
 """What is in a So2Sat file, and everything that is wrong with it: `python -m bplcz_ref inspect FILE.h5`."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from bplcz_ref.bands import BANDS
-from bplcz_ref.data import layout, so2sat
+from bplcz_ref.data import comparison, layout, so2sat
 from bplcz_ref.data.standardise import Moments
 from bplcz_ref.paper import CHANNELS
 
@@ -28,6 +28,8 @@ class Inspection(NamedTuple):
     std: np.ndarray | None = None
     min: np.ndarray | None = None
     max: np.ndarray | None = None
+    storage: dict | None = None  # {sensor: words} where rows are slow to read
+    quantiles: np.ndarray | None = None  # (3, 18), where the file was compared
 
     def __str__(self) -> str:
         problems = [f"PROBLEM {problem}" for problem in self.problems]
@@ -39,22 +41,29 @@ class Inspection(NamedTuple):
         else:
             lines += [f"  class {layout.class_name(k):<24}{n:>8}" for k, n in enumerate(self.counts.tolist())]
         lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
+        lines += [f"  {name} {words}" for name, words in (self.storage or {}).items()]
         if self.mean is not None:
-            lines.append(
-                f"  {'channel':<8}{'min':>13}{'mean':>13}{'std':>13}{'max':>13}"
-                f"   {self.sampled} of {self.rows} rows looked at"
-            )
-            columns = np.stack((self.min, self.mean, self.std, self.max), axis=1)  # type: ignore[arg-type]
-            for name, values in zip(BANDS, columns, strict=True):
-                lines.append(f"  {name:<8}" + "".join(f"{value:>13.5g}" for value in values))
+            columns: dict[str, Any] = {"min": self.min, "mean": self.mean, "std": self.std, "max": self.max}
+            if self.quantiles is not None:
+                columns = {
+                    **dict(zip(("1 %", "median", "99 %"), self.quantiles, strict=True)),
+                    "mean": self.mean,
+                    "published": comparison.MEAN,
+                    "std": self.std,
+                    "published std": comparison.STD,
+                }
+            head = "".join(f"{name:>14}" for name in columns)
+            lines.append(f"  {'channel':<8}{head}   {self.sampled} of {self.rows} rows looked at")
+            for c, name in enumerate(BANDS):
+                lines.append(f"  {name:<8}" + "".join(f"{values[c]:>14.5g}" for values in columns.values()))
         return "\n".join([*lines, *(f"  {line}" for line in problems or ["no problem found"])])
 
 
-def inspect(path: str | Path, rows: int | None = 4096) -> Inspection:
+def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) -> Inspection:
     """What is in a file, and what is wrong with it: problems of the file are listed, not raised.
 
     Labels, if there are any, are checked on all rows; channels and values on at most `rows` rows spread evenly
-    (None: all).
+    (None: all). compare: against the published statistics too, comparison.py says how.
 
     >>> found = inspect("tests/data/so2sat_validation0.h5")
     >>> found.rows, found.counts[16], found.problems, round(found.mean[8], 4)
@@ -62,15 +71,16 @@ def inspect(path: str | Path, rows: int | None = 4096) -> Inspection:
     """
     try:
         with so2sat.open_file(path, labels=None, scale=False) as patches:
-            return _inspected(patches, rows)
+            return _inspected(patches, rows, compare)
     except ValueError as error:
         return Inspection(str(path), (str(error),))
 
 
-def _inspected(patches, rows):
+def _inspected(patches, rows, compare):
     index = _sample(patches, rows)
     problems = so2sat.scale_problems(patches)
-    moments, bad = Moments(), {"that are not finite": [], f"beyond {layout.LARGEST:g}": []}
+    moments, sums = Moments(), comparison.Sums()
+    bad = {"that are not finite": [], f"beyond {layout.LARGEST:g}": []}
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
         left_out = []
@@ -80,7 +90,10 @@ def _inspected(patches, rows):
                 bad[kind].append((piece[b], BANDS[place[-1]], row[place]))
                 left_out.append(b)
         if len(left_out) < len(x):
-            moments.add(np.delete(x, left_out, axis=0) if left_out else x)
+            x = np.delete(x, left_out, axis=0) if left_out else x
+            moments.add(x)
+            if compare:
+                sums.add(x)
     problems += [
         f"{len(found)} of {len(index)} rows read have values {kind}, first row {found[0][0]}, channel"
         f" {found[0][1]}: {found[0][2]:.5g}; leave such rows out (they are left out below)"
@@ -94,11 +107,15 @@ def _inspected(patches, rows):
         "counts": None if patches.labels is None else np.bincount(patches.labels, minlength=layout.K),
         "simulated": patches.simulated,
         "attributes": patches.attributes,
+        "storage": patches.storage,
     }
     if moments.n:
         mean, std, _ = moments.statistics()
         found |= {"mean": mean, "std": std, "min": moments.min, "max": moments.max}
         problems += _constant(moments.min, moments.max, len(index))
+        if compare:
+            found["quantiles"], looks = comparison.compare(sums, mean, std)
+            problems += looks
     return Inspection(problems=tuple(problems), **found)
 
 

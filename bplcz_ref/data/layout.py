@@ -5,6 +5,7 @@
 Index letters: N rows of a file, b rows asked for, K = 17 classes.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,7 +118,8 @@ def check_hdf5(path: Path) -> None:
     if not h5py.is_hdf5(path):
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        hint = " It is packed by gzip: unpack it first." if packed else ""
+        unpacked = path.name.removesuffix(".gz")
+        hint = f" It is packed by gzip: unpack it first, `gzip -dk {path}` gives {unpacked}." if packed else ""
         raise ValueError(f"{path} is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label.{hint}")
 
 
@@ -126,7 +128,8 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
     sets = {key: data for key in shapes if (data := hdf5.dataset(file, key)) is not None}
     if missing := [key for key in shapes if key not in sets]:
-        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(map(str, file)))}")
+        hint = "; BP-LCZ fuses both sensors: the file needs sen1's 8 SAR channels too" * (missing == ["sen1"])
+        raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(map(str, file)))}{hint}")
     found: dict[str, tuple] = {key: data.shape or () for key, data in sets.items()}
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
@@ -144,6 +147,23 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     for key, data in sets.items():
         hdf5.check_stored(data, f"{path}: {key}")
     return sets
+
+
+SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
+
+
+def storage(data: h5py.Dataset) -> str:
+    """A sentence if rows of a data set are slow to read at random, since chunks hold parts of many, or nothing."""
+    if data.chunks is None:
+        return ""
+    touched = math.prod(-(-n // m) * m for n, m in zip(data.shape[1:], data.chunks[1:], strict=True))
+    times = data.chunks[0] * touched / math.prod(data.shape[1:])
+    if times < SLOW:
+        return ""
+    return (
+        f"is stored in chunks of {' x '.join(map(str, data.chunks))}: a row unpacks {times:.0f} times its values,"
+        " which makes training slow; `subset` writes a copy that is read at once"
+    )
 
 
 def _layout_hint(found, shape):
@@ -205,6 +225,32 @@ def source_rows(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # ->
     return rows.astype(np.int64)
 
 
+LONGEST_CITY = 200  # bytes of a name
+
+
+def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) text
+    """The name of each row's city, as in the *_geo.h5 files of So2Sat's fourth version; None without `city`.
+
+    Text or whole numbers, (N,) or (N, 1), are taken, since the version's notes do not say which.
+    """
+    data = hdf5.dataset(file, "city")
+    if data is None:
+        return None
+    text = h5py.check_string_dtype(data.dtype)
+    kind = "O" if text and (text.length or 0) <= LONGEST_CITY else data.dtype.kind
+    if data.shape not in ((N,), (N, 1)) or kind not in "Oiu":
+        raise ValueError(f"{path}: city is {data.dtype} {data.shape}; expected a name or a number for {N} rows")
+    if kind != "O":
+        hdf5.check_stored(data, f"{path}: city", whole=True)
+    found = data[:].reshape(N)
+    if kind != "O":
+        return found.astype(str)
+    names = np.array([name[:LONGEST_CITY].decode("utf-8", "replace") for name in found])
+    if bad := np.flatnonzero(names == "").tolist():
+        raise ValueError(f"{path}: row {bad[0]} has no city; expected a name for each row")
+    return names
+
+
 def flag(path: Path, name: str, value: Any) -> bool:
     """A yes or no that a file says of itself; ValueError for anything else, such as the text "false"."""
     if isinstance(value, bool | int | np.bool_ | np.integer) and value in (0, 1):
@@ -212,21 +258,33 @@ def flag(path: Path, name: str, value: Any) -> bool:
     raise ValueError(f"{path}: attribute {name} is {brief(value)}; expected true or false as a boolean, or 1 or 0")
 
 
+# What sen2's median over some rows says, up to each bound: real scenes lie between 0.005 (water) and 1 (snow).
+SCALES = (
+    (3e-3, "reflectance divided by 255 or by 10000 once more", "give reflectance as published, 0 to about 1"),
+    (1.5, None, None),
+    (10.0, "digital numbers divided by 255", "multiply sen2 by 255 / 10000"),
+    (np.inf, "digital numbers where reflectance (0 to about 1) is expected", "divide sen2 by 10000"),
+)
+
+
 def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
-    """What is wrong with the scale of these rows, each with its remedy; decided by medians."""
+    """What is wrong with the scale of these rows, each with its remedy; decided by medians.
+
+    >>> x = np.full((1, 32, 32, 18), 0.1)
+    >>> scale_problems(x), scale_problems(x * 1e4 / 255)
+    ([], ["sen2's median is 3.922: digital numbers divided by 255; multiply sen2 by 255 / 10000"])
+    """
     reflectance = np.median(x[..., CHANNELS["sen1"] :])
-    intensity = np.median(x[..., INTENSITIES])
     problems = []
-    if reflectance > 10:
-        problems.append(
-            f"sen2's median is {reflectance:.4g}: digital numbers where reflectance (0 to about 1) is expected;"
-            " divide sen2 by 10000"
-        )
-    elif reflectance < 0:
+    if reflectance < 0:
         problems.append(
             f"sen2's median is {reflectance:.4g}: not reflectance (standardised already?);"
             " give values as published"
         )
+    elif reflectance > 0:  # 0: never written, which `constant_channels` names
+        _, what, remedy = next(scale for scale in SCALES if reflectance <= scale[0])
+        problems += [f"sen2's median is {reflectance:.4g}: {what}; {remedy}"] if what else []
+    intensity = min(np.median(x[..., c]) for c in range(*INTENSITIES.indices(CHANNELS["sen1"])))
     if intensity < -2:
         problems.append(
             f"sen1's filtered intensities have median {intensity:.4g}: decibels where linear values are expected;"
@@ -235,6 +293,6 @@ def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
     elif intensity < 0:
         problems.append(
             f"sen1's filtered intensities have median {intensity:.4g}: an intensity cannot be negative"
-            " (standardised already?); give values as published"
+            " (standardised already, or other channels?); give values as published"
         )
     return problems

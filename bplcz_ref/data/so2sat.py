@@ -36,12 +36,15 @@ class Patches:
     labels      (N,) int64, or None where they were not read
     parts       (train, test), two arrays of row numbers, if the file was written by `subset`; otherwise None
     source_rows (N,) int64, row numbers in the file that such a subset was drawn from; otherwise None
+    cities      (N,) text, the city of each row, from the file itself or its *_geo.h5; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
+    storage     {sensor: words} where rows are slow to read at random
     dtype       float32 if both sensors are stored so, otherwise float64
     """
 
     labels: np.ndarray
+    cities: np.ndarray | None
 
     def __init__(self, path: Path, file: h5py.File, labels: bool = True) -> None:
         sets = layout.datasets(path, file, labels)
@@ -55,6 +58,8 @@ class Patches:
             self.labels = None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
         self.source_rows = layout.source_rows(path, file, len(self))
+        self.cities = layout.cities(path, file, len(self))
+        self.storage = {name: words for name, data in self._data.items() if (words := layout.storage(data))}
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
 
@@ -104,11 +109,13 @@ def _read(data, index, out):  # (N, H, W, C), (b,), (b, H, W, C)
 
 
 @contextmanager
-def open_file(path: str | Path, labels: bool | None = True, scale: bool = True) -> Iterator[Patches]:
+def open_file(
+    path: str | Path, labels: bool | None = True, scale: bool = True, geo: str | Path | None = None
+) -> Iterator[Patches]:
     """Context manager: a So2Sat file, checked. Keys, shapes, one-hot labels of all rows; scale on up to 16 rows.
 
     labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
-    scale=False: the scale is not checked.
+    scale=False: the scale is not checked. geo: the *_geo.h5 beside the file, which has the city of each row.
     Errors: ValueError that names the file and what is wrong: missing, a folder, empty, not HDF5, cut short, a key
     missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
     decibels instead of linear values.
@@ -124,9 +131,23 @@ def open_file(path: str | Path, labels: bool | None = True, scale: bool = True) 
     with file:
         with layout.reading(path):
             patches = Patches(path, file, "label" in file if labels is None else labels)
+        if geo is not None:
+            patches.cities = read_cities(Path(geo), len(patches))
         if scale and (problems := scale_problems(patches)):
             raise ValueError(f"{path}: {'; '.join(problems)}")
         yield patches
+
+
+def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
+    """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it has none for so many rows."""
+    with layout.reading(path):
+        layout.check_hdf5(path)
+        with h5py.File(path, "r", locking="best-effort") as file:
+            found, names = layout.cities(path, file, N), sorted(map(str, file))
+    if found is None:
+        hint = "; releases before March 2026 have `coord` in its place: fetch the file again" * ("coord" in names)
+        raise ValueError(f"{path}: no data set city; found {layout.brief(names)}{hint}")
+    return found
 
 
 def chunks(rows: np.ndarray, size: int = CHUNK) -> list[np.ndarray]:  # (N,) -> [(b,)]
@@ -196,6 +217,7 @@ def write_file(
     batches: Iterable[tuple],
     attributes: dict | None = None,
     source_rows: np.ndarray | None = None,
+    cities: np.ndarray | None = None,
 ) -> None:
     """A file in So2Sat's layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
@@ -203,7 +225,7 @@ def write_file(
     exactly, in the dtype of the first batch (published files are float64). One batch is in memory at a time. The
     file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
     dtype, with values that are not finite or beyond 1e10, or another number of rows.
-    source_rows (rows,): where each row was in another file, kept beside the values.
+    source_rows (rows,): where each row was in another file; cities (rows,): its city. Kept beside the values.
     """
     path = plain_path(path)
     if path.is_dir():
@@ -214,6 +236,8 @@ def write_file(
         hdf5.write_attributes(file, attributes or {})
         if source_rows is not None:
             file["source_rows"] = np.asarray(source_rows, np.int64)
+        if cities is not None:  # in a fixed length, as hdf5.write_attributes says why
+            file["city"] = np.char.encode(np.asarray(cities, str), "utf-8")
         done, labels = 0, []
         for batch in batches:
             sen1, sen2 = map(np.asarray, batch[:2])
@@ -239,17 +263,20 @@ def write_file(
             hdf5.write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
 
 
-def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: int) -> None:
+def subset(
+    path: str | Path, out: str | Path, per_class: int, test: int, seed: int, geo: str | Path | None = None
+) -> None:
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
     those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
-    `source_rows` has the row numbers in the source. Memory: one chunk.
+    `source_rows` has the row numbers in the source, and `city` the cities, where the source or `geo`, its
+    *_geo.h5, has them. Memory: one chunk.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
         raise ValueError(f"{out} is the source itself; give another name for the subset")
-    with open_file(path) as patches:
+    with open_file(path, geo=geo) as patches:
         parts = split(patches.labels, per_class, test, seed)
         index = np.concatenate(parts)
         batches = (
@@ -257,4 +284,5 @@ def subset(path: str | Path, out: str | Path, per_class: int, test: int, seed: i
         )
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
         notes |= {"per_class": per_class, "seed": seed}
-        write_file(out, len(index), batches, patches.attributes | notes, source_rows=index)
+        cities = None if patches.cities is None else patches.cities[index]
+        write_file(out, len(index), batches, patches.attributes | notes, source_rows=index, cities=cities)

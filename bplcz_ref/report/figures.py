@@ -20,7 +20,7 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
-from bplcz_ref.training import evaluate, runs, split
+from bplcz_ref.training import evaluate, runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 PER_CLASS = 70  # III-B: "we randomly selected 70 samples per class for t-SNE visualization"
 PERPLEXITY = 30  # scikit-learn's default; the paper states none
 DPI = 200
+
+
+def evaluation_figure(C: np.ndarray, run: str | Path, samples: str, path: str | Path) -> Path:
+    """The confusion matrix of a run on any rows, such as `evaluate` counts it; returns the path written."""
+    path, (label,) = checked(path), labels([run], [runs.read_config(run)])
+    return save(plots.draw_confusion(C, label, samples), path)
 
 
 def write_figures(
@@ -59,7 +65,7 @@ def write_figures(
     fusing = [run for run, config in zip(folders, configs, strict=True) if fuses(config)]
     missing = []
     if fusing:
-        jobs["tsne.png"] = lambda path: tsne_figure(fusing, data or trained_on(fusing[0]), path)
+        jobs["tsne.png"] = lambda path: tsne_figure(fusing, data or tested_on(fusing[0]), path)
     for file, make in jobs.items():
         try:
             say(str(make(out / file)))
@@ -75,7 +81,8 @@ def confusion_figure(run: str | Path, path: str | Path) -> Path:
 
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run that is not complete.
     """
-    path, (label,) = checked(path), labels([run], [runs.read_config(run)])
+    config = runs.read_config(run)
+    path, (label,) = checked(path), labels([run], [config])
     return save(plots.draw_confusion(runs.read_confusion(run), label), path)
 
 
@@ -113,18 +120,17 @@ def tsne_figure(
 
 
 def curves_figure(folders: list, path: str | Path) -> Path:
-    """L_cls, training accuracy, L_con with its expected optimum, mean S by epoch, a line for each run; the path.
+    """L_cls, accuracies, L_con with its floor, mean S and its margin by epoch, a line for each run; the path.
 
     Errors: ValueError without matplotlib, for an ending that it cannot write, for a run without a whole epoch.
     """
     path, folders = checked(path), distinct_folders(folders)
     configs, found = [runs.read_config(run) for run in folders], []
-    for run, config, label in zip(folders, configs, labels(folders, configs), strict=True):
-        rows, settings = runs.read_log(run), runs.settings_of(config)
+    for run, label in zip(folders, labels(folders, configs), strict=True):
+        rows = runs.read_log(run)
         if not rows:
             raise ValueError(f"{run / 'log.jsonl'} has no epoch yet: train the run further")
-        optima = [runs.L_con_optimum(settings, row["positive_fraction"]) for row in rows]
-        found.append(plots.Curve(label, rows, optima))
+        found.append(plots.Curve(label, rows))
     return save(plots.draw_curves(found), path)
 
 
@@ -145,26 +151,25 @@ def sample(labels: np.ndarray, rows: np.ndarray, per_class: int, seed: int) -> n
 
 
 def check_data(folders: list[Path], configs: list[dict], data: str | Path) -> None:
-    """ValueError unless every run was trained on `data`, since a figure shows a run's own test part."""
+    """ValueError unless every run was tested on `data`, since a figure shows a run's own test part."""
     with so2sat.open_file(data) as patches:
         for run, config in zip(folders, configs, strict=True):
             if not runs.same_data(config, patches):
                 raise ValueError(
-                    f"{run} was trained on {config['data']['path']}, and {data} is another file; figures show the"
-                    " test part of the file that a run was trained on. `evaluate` gives the accuracy on others"
+                    f"{run} was tested on {runs.test_file(config)['path']}, and {data} is another file; figures"
+                    " show a run's own test part. `evaluate` gives the accuracy on others"
                 )
 
 
 def common_test(folders: list[Path], configs: list[dict], patches: Patches) -> np.ndarray:  # -> (M,)
     """The rows that every run was tested on; ValueError if their test parts differ."""
-    tested = []
-    for run, config in zip(folders, configs, strict=True):
-        tested.append(split.parts(patches, runs.settings_of(config))[1])
-        if not np.array_equal(np.sort(tested[-1]), np.sort(tested[0])):
+    tested = [config["data"]["split"]["test_rows"] for config in configs]
+    for run, digest in zip(folders, tested, strict=True):
+        if digest != tested[0]:
             raise ValueError(
                 f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"
             )
-    return tested[0]
+    return evaluate.test_rows(configs[0], patches)
 
 
 def fuses(config: dict) -> bool:
@@ -224,11 +229,11 @@ def distinct_folders(folders: list | str | Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def trained_on(run: Path) -> str:
-    """The path of the file that a run was trained on."""
-    path = runs.read_config(run)["data"]["path"]
+def tested_on(run: Path) -> str:
+    """The path of the file that a run's test part is of."""
+    path = runs.test_file(runs.read_config(run))["path"]
     if not Path(path).exists():
-        raise ValueError(f"{path}, on which {run} was trained, is not there now: name it with --data FILE.h5")
+        raise ValueError(f"{path}, on which {run} was tested, is not there now: name it with --data FILE.h5")
     return path
 
 
@@ -236,7 +241,9 @@ def labels(folders: list, configs: list[dict]) -> list[str]:
     """What each run is called in a figure: its system in the paper's words, its seed or folder where needed."""
     systems_ = [systems.SYSTEMS[config["system"]].label for config in configs]
     names = distinct(", ", systems_, seeds(configs), map(str, folders))
-    marks = [", SIMULATED data" if config["data"]["simulated"] else "" for config in configs]
+    marks = [
+        f", {'SIMULATED data, ' * config['data']['simulated']}{runs.split_label(config)}" for config in configs
+    ]
     return [name + mark for name, mark in zip(names, marks, strict=True)]
 
 

@@ -6,6 +6,7 @@ without it `canvas` says what to install. Except for shares of a confusion matri
 Index letters: K = 17 classes, m samples of a t-SNE figure.
 """
 
+import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ EXTRA = 'python -m pip install "bplcz-ref[report]"'
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 LINES = (BLACK, ORANGE, BLUE, GREEN, VERMILION, PURPLE, SKY)
+MARKERS = "os^Dv"  # of lines, so that a colour is never all that tells two apart; 5 and 7 make 35 pairs
 # Nobody tells 17 colours apart: the marker says the family of the class, the colour which one of it.
 MARKS = {
     "^": (BLACK, VERMILION, ORANGE),  # 1-3, compact
@@ -33,15 +35,30 @@ MARKS = {
     "P": (GREEN, ORANGE, YELLOW, SKY),  # A-D, plants
     "D": (BLACK, VERMILION, BLUE),  # E-G, bare land and water
 }
+# The colours in which maps of local climate zones are drawn (WUDAPT's), in the order of the classes.
+LCZ_COLOURS = (
+    *(
+        "#910613",
+        "#D9081C",
+        "#FF0A22",
+        "#C54F1E",
+        "#FF6628",
+        "#FF985E",
+        "#FDED3F",
+        "#BBBBBB",
+        "#FFCBAB",
+        "#565656",
+    ),
+    *("#006A18", "#00A926", "#628432", "#B5DA7F", "#000000", "#FCF7B1", "#656BFA"),
+)
 CLASS_MARKS = [(marker, colour) for marker, colours in MARKS.items() for colour in colours]
 
 
 class Curve(NamedTuple):
-    """The rows of a run's log.jsonl, and the expected optimum of L_con in each epoch (None if there is none)."""
+    """A run's label and the rows of its log.jsonl."""
 
     label: str
     rows: list
-    optima: list
 
 
 class Neighbours(NamedTuple):
@@ -52,8 +69,11 @@ class Neighbours(NamedTuple):
     k: int
 
 
-def draw_confusion(C: np.ndarray, label: str) -> "Figure":  # (K, K)
-    """Counts in the cells; rows the truth, columns the prediction; colours are shares of a row, not a column."""
+def draw_confusion(C: np.ndarray, label: str, samples: str = "test samples") -> "Figure":  # (K, K)
+    """Counts in the cells; rows the truth, columns the prediction; colours are shares of a row, not a column.
+
+    Recall stands at the right, precision below. label and samples: what was trained, and which samples these are.
+    """
     support = C.sum(axis=1)
     shares = np.divide(C, support[:, None], out=np.full(C.shape, np.nan), where=support[:, None] > 0)
     figure = canvas(8.6, 6.9)
@@ -64,20 +84,23 @@ def draw_confusion(C: np.ndarray, label: str) -> "Figure":  # (K, K)
         axes.text(k, j, str(C[j, k]), ha="center", va="center", fontsize=8, color=colour)
     axes.axhline(BUILT - 0.5, color="black", linewidth=1.2)
     axes.axvline(BUILT - 0.5, color="black", linewidth=1.2)
-    axes.set_xticks(range(K), IDS)
+    precisions = ["-" if np.isnan(p) else f"{100 * p:.0f}" for p in metrics.precisions(C)]
+    axes.set_xticks(range(K), [f"{name}\n{p}" for name, p in zip(IDS, precisions, strict=True)])
     axes.set_yticks(range(K), [f"{words}  {name}" for name, words in paper.CLASSES])
-    axes.set_xlabel("predicted class")
+    axes.set_xlabel("predicted class; below it the precision, %")
     axes.set_ylabel("true class")
     for middle, words in (((BUILT - 1) / 2, "built types"), ((BUILT + K - 1) / 2, "land cover types")):
         axes.text(middle, -0.7, words, ha="center", va="bottom", fontsize=9)
     right = axes.secondary_yaxis("right")
     recalls = zip(metrics.recalls(C), support, strict=True)
     right.set_yticks(range(K), [f"{100 * r:.0f} % of {n:,}" if n else "no sample" for r, n in recalls])
+    right.set_ylabel("recall of the true class", fontsize=9)
     for side in (axes, right):
         side.tick_params(length=0, labelsize=9)
     figure.colorbar(image, ax=axes, shrink=0.5, pad=0.02).set_label("share of the true class")
-    OA, kappa = (text.percent([metrics.summary(C)[name]]) for name in ("overall_accuracy", "kappa"))
-    title = f"{label}: OA {OA} %, kappa {kappa} % on {C.sum():,} test samples"
+    measures = ("overall_accuracy", "kappa", "macro_f1")
+    OA, kappa, f1 = (text.percent([metrics.summary(C)[name]]) for name in measures)
+    title = f"{label}\nOA {OA} %, kappa {kappa} %, macro-F1 {f1} % on {C.sum():,} {samples}"
     axes.set_title(title, fontsize=11, pad=24)
     figure.supxlabel(errors(C), fontsize=9)
     figure.draw_without_rendering()  # one layout more: after the first alone, "true class" is cut off at the left
@@ -140,7 +163,8 @@ def draw_tsne(
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
             style = {"fontsize": 10, "fontweight": "bold", "path_effects": _white_outline()}
             axes.annotate(IDS[c], middle, ha="center", va="center", **style)
-        axes.set_title(f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title, fontsize=11)
+        title = f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title
+        axes.set_title(textwrap.fill(title, 42), fontsize=11)  # no wider than its panel
         axes.set_xlabel(
             f"{100 * near.same:.0f} % of a sample's {near.k} nearest in I are of its class\n"
             f"({100 * near.chance:.0f} % by chance)",
@@ -175,36 +199,58 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
 
 
 def draw_curves(found: list[Curve]) -> "Figure":
-    """L_cls and training accuracy; below, for band group prompting, L_con and its expected optimum, and S."""
+    """L_cls and accuracy; below, for band group prompting, L_con with its floor, S, and the margin of S."""
     prompted = [curve for curve in found if curve.rows[0]["L_con"] is not None]
+    watched = any(row["validation_accuracy"] is not None for curve in found for row in curve.rows)
     names = ["classification loss $L_{cls}$, Eq. (11)", "accuracy on the training part, %"]
+    names[1] = "accuracy, %" if watched else names[1]
     if prompted:
-        names += ["contrastive loss $L_{con}$, Eq. (6)", "mean entry of $S$, Eq. (3)"]
-    figure = canvas(9.0, 0.5 + 3.3 * len(names) / 2)
-    panels = figure.subplots(len(names) // 2, 2, squeeze=False).ravel()
+        names += [
+            "contrastive loss $L_{con}$, Eq. (6)",
+            "mean entry of $S$, Eq. (3)",
+            "margin of $S$: one class less two",
+        ]
+    figure = canvas(9.4, 0.9 + 3.2 * -(-len(names) // 2))
+    panels = figure.subplots(-(-len(names) // 2), 2, squeeze=False).ravel()
     for k, curve in enumerate(found):
         epochs, rows = [row["epoch"] for row in curve.rows], curve.rows
         solid = {"color": LINES[k % len(LINES)], "linewidth": 1.4, "label": curve.label, "markersize": 3.5}
-        solid |= {"marker": "os^Dv"[k // len(LINES) % 5], "markevery": max(1, len(epochs) // 20)}
-        dashed = solid | {"linestyle": "--", "linewidth": 1.1, "marker": ""}
+        solid |= {"marker": MARKERS[k % len(MARKERS)], "markevery": max(1, len(epochs) // 20)}
+        dashed = solid | {"linestyle": "--", "linewidth": 1.1, "markerfacecolor": "white"}
         panels[0].plot(epochs, numbers(rows, "L_cls"), **solid)
         panels[1].plot(epochs, 100 * numbers(rows, "training_accuracy"), **solid)
-        if curve.rows[0]["L_con"] is not None:
+        if rows[0]["validation_accuracy"] is not None:
+            panels[1].plot(epochs, 100 * numbers(rows, "validation_accuracy"), **dashed)
+        if rows[0]["L_con"] is not None:
+            S = [numbers(rows, name) for name in ("S_positive", "S_negative")]
             panels[2].plot(epochs, numbers(rows, "L_con"), **solid)
-            panels[2].plot(epochs, np.array(curve.optima, float), **dashed)
-            panels[3].plot(epochs, numbers(rows, "S_positive"), **solid)
-            panels[3].plot(epochs, numbers(rows, "S_negative"), **dashed)
+            panels[2].plot(epochs, numbers(rows, "L_con_floor"), **dashed)
+            panels[3].plot(epochs, S[0], **solid)
+            panels[3].plot(epochs, S[1], **dashed)
+            panels[4].plot(epochs, S[0] - S[1], **solid)
+    if watched:
+        key(panels[1], "training part", "validation file")
     if prompted:
-        key(panels[2], "$L_{con}$", "the expected optimum at the epoch's share of positive pairs")
+        key(panels[2], "$L_{con}$", "the floor of the epoch's batches")
         key(panels[3], "pairs of one class", "pairs of two classes")
-    for axes, name in zip(panels, names, strict=True):
+    for axes, name in zip(panels, names, strict=False):
         axes.set_ylabel(name)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.margins(y=0.12)
         axes.grid(color="0.9", linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
-    style = {"fontsize": 9, "frameon": False, "ncols": min(3, len(found))}
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", **style)
+        if max(len(curve.rows) for curve in found) == 1:  # a point each: not in an axis from 0.96 to 1.04
+            axes.set_xlim(0.5, 1.5)
+            axes.set_xticks([1])
+    figure.align_ylabels(panels)
+    style = {"fontsize": 9, "frameon": False}
+    handles = panels[0].get_legend_handles_labels()
+    if prompted:  # in the place of a sixth panel
+        panels[5].set_axis_off()
+        panels[5].legend(*handles, loc="center", **style)
+    else:
+        figure.legend(*handles, loc="outside upper center", ncols=min(2, len(found)), **style)
     return figure
 
 
@@ -218,14 +264,16 @@ def numbers(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
 
 
 def key(axes: "Axes", solid: str, dashed: str) -> None:
-    """What solid and dashed lines are, whatever their colour."""
+    """What solid and dashed lines are, whatever their colour; above the panel, where it covers no line."""
     from matplotlib.lines import Line2D
 
+    style: dict = {"color": "0.3", "marker": "o", "markersize": 3.5}
     handles = [
-        Line2D([], [], color="0.3", linestyle="-", label=solid),
-        Line2D([], [], color="0.3", linestyle="--", label=dashed),
+        Line2D([], [], linestyle="-", label=solid, **style),
+        Line2D([], [], linestyle="--", label=dashed, markerfacecolor="white", **style),
     ]
-    axes.legend(handles=handles, fontsize=9, frameon=False)
+    place: dict = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    axes.legend(handles=handles, fontsize=9, frameon=False, **place)
 
 
 def canvas(width: float, height: float) -> "Figure":

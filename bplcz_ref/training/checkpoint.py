@@ -17,7 +17,7 @@ from bplcz_ref.data import standardise
 from bplcz_ref.streams import stream
 from bplcz_ref.training import runs
 
-# What is summed over an epoch, in the order of the checkpoint: train.py's `added` says what each is.
+# What is summed over an epoch, in the order of the checkpoint: averages.py's `added` says what each is.
 SUMS = [
     "samples",
     "L",

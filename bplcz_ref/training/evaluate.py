@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, metrics, model, nn, paper, systems
-from bplcz_ref.data import so2sat, standardise
+from bplcz_ref import bands, files, metrics, model, nn, paper, systems
+from bplcz_ref.data import layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import checkpoint, runs, split
 
@@ -51,12 +51,10 @@ def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | No
     """
     N, path = len(patches), patches.path
     if runs.same_data(trained.config, patches):
-        _, rows = split.parts(patches, runs.settings_of(trained.config))
-        if files.digest(rows) != trained.config["data"]["split"]["test_rows"]:
-            raise ValueError(
-                f"{path}: its parts are others now than in training; restore its attribute train_rows"
-            )
-        return rows, f"the test part of {path}; the network was trained on the file's training part"
+        rows, label = test_rows(trained.config, patches), runs.split_label(trained.config)
+        if trained.config["data"]["test"] is not None:
+            return rows, f"the test part of {path} ({label})"
+        return rows, f"the test part of {path} ({label}); the network was trained on the file's training part"
     rows = np.arange(N)
     seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
     count = int(seen.sum())
@@ -75,6 +73,23 @@ def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | No
     return rows[~seen], f"the {N - count} rows of {path} that were not trained on; {count} are left out"
 
 
+def test_rows(config: dict, patches: Patches) -> np.ndarray:
+    """The rows of a run's test part, in the file that it is of. Errors: ValueError if they are others by now."""
+    settings, noted = runs.settings_of(config), config["data"]
+    if noted["test"] is not None:
+        rows = split.some_of(np.arange(len(patches)), settings, str(patches.path))
+    else:
+        if settings.split == "city" and patches.cities is None and noted["geo"] is not None:
+            patches.cities = so2sat.read_cities(Path(noted["geo"]), len(patches))
+        _, rows = split.parts(patches, settings)
+    if files.digest(rows) != noted["split"]["test_rows"]:
+        raise ValueError(
+            f"{patches.path}: its test part is another now than in training; restore the file, or its attribute"
+            " train_rows"
+        )
+    return rows
+
+
 def inputs(
     trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, 32, 32, 18)
@@ -91,20 +106,58 @@ def logits(
     Errors: ValueError if a logit is not finite, since the class of such a row would be of no meaning.
     """
     for some, x in inputs(trained, patches, rows, size):
-        with nn.one_blas_thread(), np.errstate(all="ignore"):
-            c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
-        bad = ~np.isfinite(c_hat).all(axis=1)
-        if bad.any():
+        yield some, sound_logits(trained, x, some, str(patches.path))
+
+
+def sound_logits(trained: Trained, x: np.ndarray, rows: np.ndarray, where: str) -> np.ndarray:
+    # (b, 32, 32, 18), (b,) -> (b, K)
+    """c_hat of standardised images; ValueError that names the row if one is not finite."""
+    with nn.one_blas_thread(), np.errstate(all="ignore"):
+        c_hat, _ = trained.network.apply(trained.params, trained.state, x, train=False)
+    bad = ~np.isfinite(c_hat).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{where}: the network gives values that are not finite for row {rows[np.argmax(bad)]}: its training"
+            " diverged (try a smaller learning rate), or the row is unlike what it was trained on"
+        )
+    return c_hat
+
+
+def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # (B, 32, 32, 8), (B, 32, 32, 10) -> (B,), (B, K)
+    """bplcz_ref.classify: class numbers and probabilities of raw patches, ROWS_AT_ONCE of them at a time."""
+    trained = run if isinstance(run, Trained) else load(run)
+    sen1, sen2 = np.asarray(sen1), np.asarray(sen2)
+    for name, values in (("sen1", sen1), ("sen2", sen2)):
+        if values.shape[-3:] != layout.SHAPES[name] or values.ndim != 4 or len(sen1) != len(sen2) or not len(sen1):
+            expected = ", ".join(map(str, layout.SHAPES[name]))
+            one = f"; for one patch give {name}[None]" * (values.shape == layout.SHAPES[name])
+            raise ValueError(f"{name} has shape {values.shape}; expected (B, {expected}), one B for both{one}")
+    found: list[np.ndarray] = []
+    for rows in so2sat.chunks(np.arange(len(sen1)), ROWS_AT_ONCE):
+        x = bands.join(sen1[rows].astype(trained.dtype), sen2[rows].astype(trained.dtype))
+        if (place := layout.first_absurd(x)) is not None:
             raise ValueError(
-                f"{patches.path}: the network gives values that are not finite for row {some[np.argmax(bad)]}: its"
-                " training diverged (try a smaller learning rate), or the row is unlike what it was trained on"
+                f"row {rows[place[0]]}, channel {bands.BANDS[place[-1]]} is {x[place]}; expected finite values"
             )
-        yield some, c_hat
+        if not len(found) and (problems := layout.scale_problems(x)):
+            raise ValueError("; ".join(problems))
+        x = standardise.standardise(x, trained.statistics)
+        found.append(probabilities(sound_logits(trained, x, rows, "classify")))
+    p = np.concatenate(found)
+    return np.argmax(p, axis=1), p
+
+
+def probabilities(c_hat: np.ndarray) -> np.ndarray:  # (b, K) -> (b, K)
+    """softmax(c_hat) in float64: the probabilities that L_cls of Eq. (11) trains; they are not calibrated."""
+    return nn.softmax(c_hat.astype(np.float64))
 
 
 def fused(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarray:  # (N,) -> (N, n d)
-    """I of Eq. (9) for `rows`, of a network that fuses band groups."""
+    """I of Eq. (9) for `rows`. Errors: ValueError for a network that fuses no band groups."""
     network, params, state = trained[:3]
+    if network.fused is None:
+        raise ValueError(f"{network}: it takes all bands at once and has no feature I of Eq. (9)")
     return np.concatenate([network.fused(params, state, x) for _, x in inputs(trained, patches, rows)])
 
 

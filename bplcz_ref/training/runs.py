@@ -14,24 +14,30 @@ config.json would change is refused; what metrics.json says is computed again fr
 import hashlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, paper, schema, systems, theory, weights
+from bplcz_ref import __version__, files, metrics, paper, schema, systems, weights
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import split
 
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
-FREE = ("bplcz_ref", "data.path", "settings.vocabulary")  # another version, or place of a file, is no other run
+# Another version, or place of a file, is no other run.
+FREE = ("bplcz_ref", "data.path", "data.test.path", "data.validation.path", "data.geo", "settings.vocabulary")
 LOG_BYTES = 256 << 20  # of log.jsonl; an epoch has about 300
 CSV_BYTES = 1 << 20  # of confusion.csv
 COUNT_DIGITS = 15  # of a count in it
 
 # ------------------------------------------------------------------------------------------- what each file holds
 
+FILE = {"path": schema.PATH, "samples": schema.whole(1), "labels": schema.DIGEST, "pixels": schema.DIGEST}
+ANOTHER = schema.Rule(
+    f"null, or an object with {', '.join(FILE)}", lambda x: x is None or schema.first_broken(x, FILE) is None
+)
 CONFIG = {
     "bplcz_ref": schema.TEXT,
     "system": schema.one_of(systems.SYSTEMS),
@@ -39,12 +45,13 @@ CONFIG = {
     "dtype": schema.one_of(("float32", "float64")),
     "vocabulary": schema.optional(schema.DIGEST),
     "data": {
-        "path": schema.PATH,
-        "samples": schema.whole(1),
-        "labels": schema.DIGEST,
-        "pixels": schema.DIGEST,
+        **FILE,
+        "test": ANOTHER,  # official files that are not the training part's
+        "validation": ANOTHER,
+        "geo": schema.optional(schema.PATH),
         "split": {
-            "from": schema.one_of(("file", "random")),
+            "from": schema.one_of(("official", "file", "random", "city")),
+            "cities": [schema.TEXT],  # left out for the test
             "training": schema.whole(1),
             "test": schema.whole(1),
             "training_rows": schema.DIGEST,
@@ -59,7 +66,9 @@ ROW = {
     "L": schema.number(),
     "L_cls": schema.number(0),
     "L_con": schema.optional(schema.number()),
+    "L_con_floor": schema.optional(schema.number(0)),
     "training_accuracy": SHARE,
+    "validation_accuracy": schema.optional(SHARE),
     "positive_fraction": schema.optional(SHARE),
     "S_positive": schema.optional(schema.number()),
     "S_negative": schema.optional(schema.number()),
@@ -69,26 +78,38 @@ METRICS = {
     "system": schema.one_of(systems.SYSTEMS),
     "preset": schema.one_of(systems.PRESETS),
     "data_simulated": schema.BOOLEAN,
+    "split": schema.TEXT,
     "config": schema.DIGEST,
     "settings": systems.SETTINGS,
     "samples": schema.whole(1),
     "overall_accuracy": SHARE,
     "average_accuracy": SHARE,
+    "macro_f1": SHARE,
     "kappa": schema.optional(schema.number(-1, 1)),
+    "training_samples": schema.whole(1),
     "test_samples": schema.whole(1),
     "parameters": schema.whole(1),
     "training_seconds": schema.number(0),
     "last_epoch": ROW,
-    "L_con_optimum": schema.optional(schema.number()),
 }
 
 
 # ------------------------------------------------------------------------------------------------- a run's life
 
 
-def describe(patches: Patches, system: str, settings: systems.Settings, dtype: str) -> dict:
+def describe(
+    patches: Patches,
+    system: str,
+    settings: systems.Settings,
+    dtype: str,
+    *,
+    tested: Patches | None = None,
+    validation: Patches | None = None,
+    geo: str | Path | None = None,
+) -> dict:
     """What config.json holds: enough to see whether a run folder belongs to what is asked now."""
-    training, test = split.parts(patches, settings)
+    training, test = split.parts(patches, settings, tested)
+    opened = [found for found in (patches, tested, validation) if found is not None]
     return {
         "bplcz_ref": __version__,
         "system": system,
@@ -96,19 +117,26 @@ def describe(patches: Patches, system: str, settings: systems.Settings, dtype: s
         "dtype": str(np.dtype(dtype)),
         "vocabulary": systems.vocabulary_digest(system, settings),
         "data": {
-            "path": str(Path(patches.path).resolve()),
-            "samples": len(patches),
-            **content(patches),
+            **one_file(patches),
+            "test": None if tested is None else one_file(tested),
+            "validation": None if validation is None else one_file(validation),
+            "geo": None if geo is None else str(Path(geo).resolve()),
             "split": {
-                "from": "file" if settings.split == "file" and patches.parts is not None else "random",
+                "from": split.origin(patches, settings, tested),
+                "cities": split.held_out(patches, settings),
                 "training": len(training),
                 "test": len(test),
                 "training_rows": files.digest(training),
                 "test_rows": files.digest(test),
             },
-            "simulated": patches.simulated,
+            "simulated": any(found.simulated for found in opened),
         },
     }
+
+
+def one_file(patches: Patches) -> dict:
+    """What config.json notes of a file."""
+    return {"path": str(Path(patches.path).resolve()), "samples": len(patches), **content(patches)}
 
 
 def content(patches: Patches) -> dict:
@@ -118,8 +146,19 @@ def content(patches: Patches) -> dict:
 
 
 def same_data(config: dict, patches: Patches) -> bool:
-    """Whether a run was trained on this file, wherever it is now."""
-    return content(patches).items() <= config["data"].items()
+    """Whether a run's test part is of this file, wherever it is now."""
+    return content(patches).items() <= test_file(config).items()
+
+
+def test_file(config: dict) -> dict:
+    """What config.json notes of the file that a run's test part is of: path, samples, labels, pixels."""
+    return config["data"]["test"] or config["data"]
+
+
+def split_label(config: dict) -> str:
+    """What a run's split is called beside its figures."""
+    found = config["data"]["split"]
+    return split.label(found["from"], len(found["cities"]))
 
 
 def counted(config: dict) -> dict:
@@ -128,8 +167,14 @@ def counted(config: dict) -> dict:
 
 
 def identity(config: dict) -> str:
-    """The SHA-256 of what makes a run another run: where its files are may be edited in config.json, no more."""
-    return hashlib.sha256(json.dumps(counted(config), sort_keys=True).encode()).hexdigest()
+    """The SHA-256 of what makes a run another run: where its files are may be edited in config.json, no more.
+
+    At a constant rate a run of more epochs begins as one of fewer, so their number is left out then.
+    """
+    found = counted(config)
+    if config["settings"]["schedule"] == "constant":
+        del found["settings.epochs"]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def claim(run: Path, config: dict, resume: bool) -> dict | None:
@@ -146,14 +191,35 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
                 )
         return None
     if not resume:
-        raise ValueError(f"{run} holds a run already: resume it, or name another folder")
-    old, new = counted(read_config(run)), counted(config)
-    differs = [
-        f"{name} is {old[name]!r} there and {value!r} now" for name, value in new.items() if old[name] != value
-    ]
-    if differs:
-        raise ValueError(f"{run} holds another run: {'; '.join(differs)}. Name another folder")
+        raise ValueError(f"{run} holds a run already: `train --resume {run}` goes on with it, or name another")
+    there = read_config(run)
+    old, new = counted(there), counted(config)
+    differs = [name for name in (old | new) if old.get(name) != new.get(name)]
+    if differs == ["settings.epochs"]:
+        prolong(run, there, config)
+    elif differs:
+        said = [f"{name} is {old.get(name)!r} there and {new.get(name)!r} now" for name in differs]
+        raise ValueError(f"{run} holds another run: {'; '.join(said)}. Name another folder")
     return read_metrics(run) if complete(run) else None
+
+
+def prolong(run: Path, there: dict, config: dict) -> None:
+    """Let a run have another number of epochs, more than it has finished; what was its result goes.
+
+    Errors: ValueError for no more epochs than are done, and under a schedule, whose rate depends on their number.
+    """
+    done, old, new = len(read_log(run)), there["settings"]["epochs"], config["settings"]["epochs"]
+    if config["settings"]["schedule"] != "constant":
+        raise ValueError(
+            f"{run} has a {config['settings']['schedule']} rate over {old} epochs, so {new} epochs are another run"
+            " from the first step on: train it in another folder"
+        )
+    if new <= done:
+        raise ValueError(f"{run} has {done} epochs already; ask for more than that, not for {new}")
+    for name in ("metrics.json", "confusion.csv"):  # in this order a kill leaves a run that can be resumed
+        if (run / name).exists():
+            os.remove(run / name)
+    files.write_json(run / "config.json", config)
 
 
 def finish(run: Path, config: dict, params: dict, C: np.ndarray) -> dict:
@@ -175,27 +241,16 @@ def result_of(config: dict, C: np.ndarray, rows: list[dict], parameters: int) ->
         "system": config["system"],
         "preset": settings.preset,
         "data_simulated": config["data"]["simulated"],
+        "split": split_label(config),
         "config": identity(config),
         "settings": config["settings"],
         **metrics.summary(C),
+        "training_samples": config["data"]["split"]["training"],
         "test_samples": int(C.sum()),
         "parameters": parameters,
         "training_seconds": sum(row["seconds"] for row in rows),
         "last_epoch": rows[-1],
-        "L_con_optimum": L_con_optimum(settings, rows[-1]["positive_fraction"]),
     }
-
-
-def L_con_optimum(settings: systems.Settings, positive_fraction: float | None) -> float | None:
-    """The expected optimum of L_con at this fraction of positive pairs, for equally likely classes.
-
-    A batch's own least value may be lower (theory.batch_floor). Only the paper's loss has this optimum, with W of
-    Eq. (5) or the identity; other variants have None.
-    """
-    if positive_fraction is None or settings.contrastive not in ("paper", "identity"):
-        return None
-    alpha_n, K = settings.alpha * len(paper.GROUPS), len(paper.CLASSES)
-    return theory.expected_optimum(alpha_n, K, positive_fraction).L_con
 
 
 # --------------------------------------------------------------------------------------------------- config.json
@@ -215,7 +270,9 @@ def read_config(run: str | Path) -> dict:
             )
     schema.check(config, CONFIG, str(path))
     settings, parts = config["settings"], config["data"]["split"]
-    sizes = settings["per_class"] * len(paper.CLASSES), settings["test"]
+    per_class, test = settings["per_class"], settings["test"]  # None: all rows
+    training = parts["training"] if per_class is None else per_class * len(paper.CLASSES)
+    sizes = training, parts["test"] if test is None else test
     if (parts["training"], parts["test"]) != sizes:
         raise ValueError(
             f"{path}: data.split has {parts['training']} training and {parts['test']} test rows; expected"

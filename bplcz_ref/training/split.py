@@ -1,6 +1,7 @@
-"""Which rows train a network and which test it: a subset's own parts, or a draw.
+"""Which rows train a network and which test it: official files, a subset's own parts, a draw, or whole cities.
 
-The split belongs to the file: one that `subset` wrote has parts, and they are used unless split is "random".
+The split belongs to the file: one that `subset` wrote has parts, and they are used unless split is "random" or
+"city". Official files are separate: one to train on, one to test on.
 """
 
 import hashlib
@@ -11,26 +12,49 @@ import numpy as np
 from bplcz_ref import paper, systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
+from bplcz_ref.streams import stream
+
+CITIES_PER_TEST_CITY = 5  # one city in five is left out for the test
 
 
-def settle(patches: Patches, settings: systems.Settings, given: Collection[str] | None = None) -> systems.Settings:
+def settle(
+    patches: Patches,
+    settings: systems.Settings,
+    given: Collection[str] | None = None,
+    tested: Patches | None = None,
+) -> systems.Settings:
     """The settings with the sizes of the split that is used: on a subset those of its own parts.
 
     given: names of the settings that somebody chose; default: those that differ from the preset's.
-    Errors: ValueError if a chosen per_class or test conflicts with the file's parts.
+    tested: an official test file; per_class and test then are None, all rows, unless they were chosen.
+    Errors: ValueError if a chosen per_class or test conflicts with the file's parts, or a split with `tested`.
     """
-    if settings.split == "random" or patches.parts is None:
-        return settings
     given = systems.changed(settings) if given is None else given
+    if tested is not None:
+        if settings.split != "file":
+            raise ValueError(
+                f"split is {settings.split!r}, and the test part is {tested.path}: leave one of the two out"
+            )
+        settings = settings if "test" in given else settings._replace(test=None)
+        if patches.parts is None:
+            return settings if "per_class" in given else settings._replace(per_class=None)
+    elif settings.split != "file" or patches.parts is None:
+        if None in (settings.per_class, settings.test):
+            raise ValueError(
+                "per_class or test is none, all rows, which is for separate files: name the test file with"
+                " --test-data, or give both numbers"
+            )
+        return settings
+    assert patches.parts is not None
     per_class, test = own_sizes(patches, *patches.parts)
-    own = {"per_class": per_class, "test": test}
+    own = {"per_class": per_class} if tested is not None else {"per_class": per_class, "test": test}
     asked = {name: getattr(settings, name) for name in own if name in given}
     if any(own[name] != value for name, value in asked.items()):
         raise ValueError(
             f"{patches.path} has its own split, {words(own)}; {words(asked)} asked for: leave that out to use the"
             " file's split, or draw a new one from all its rows with split random (--split random)"
         )
-    return settings._replace(per_class=per_class, test=test)
+    return settings._replace(per_class=per_class, test=own.get("test", settings.test))
 
 
 def own_sizes(patches: Patches, training: np.ndarray, test: np.ndarray) -> tuple[int, int]:
@@ -54,15 +78,89 @@ def words(sizes: dict) -> str:
     return " and ".join(f"{name} {size}" for name, size in sizes.items())
 
 
-def parts(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
-    """(training, test) row numbers: a subset's own parts, or a draw where it has none or split is "random".
+def origin(patches: Patches, settings: systems.Settings, tested: Patches | None = None) -> str:
+    """Where the split comes from: "official", "file", "random" or "city"."""
+    if tested is not None:
+        return "official"
+    return "random" if settings.split == "file" and patches.parts is None else settings.split
 
-    Errors: ValueError if the settings have other sizes than the file's parts.
+
+def label(origin: str, cities: int = 0) -> str:
+    """What a split is called beside every figure: accuracies of different splits do not compare.
+
+    >>> label("random"), label("city", 9)
+    ('random split', 'city split, 9 cities left out')
     """
+    return {
+        "official": "official separate files",
+        "file": "the subset's own random split",
+        "random": "random split",
+        "city": f"city split, {cities} cities left out",
+    }[origin]
+
+
+def parts(
+    patches: Patches, settings: systems.Settings, tested: Patches | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(training, test) row numbers: the test rows are those of `tested` where that is given.
+
+    Errors: ValueError if the settings have other sizes than the file's parts, or more than it has rows.
+    """
+    settle(patches, settings, ("per_class", "test"), tested)
+    if tested is not None:
+        return official(patches, settings), some_of(np.arange(len(tested)), settings, "the test file")
+    if settings.split == "city":
+        return by_city(patches, settings)
     if settings.split == "file" and patches.parts is not None:
-        settle(patches, settings, given=("per_class", "test"))
         return patches.parts
+    assert settings.per_class is not None
+    assert settings.test is not None
     return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+
+
+def official(patches: Patches, settings: systems.Settings) -> np.ndarray:
+    """The training rows of a file with a test file beside it: a subset's, per_class of each class, or all."""
+    if patches.parts is not None:
+        return patches.parts[0]
+    if settings.per_class is None:
+        return np.arange(len(patches))
+    return so2sat.split(patches.labels, settings.per_class, 0, settings.seed)[0]
+
+
+def some_of(rows: np.ndarray, settings: systems.Settings, where: str) -> np.ndarray:  # (N,) -> (test,)
+    """`test` of these rows at random, ascending, or all where test is None."""
+    if settings.test is None:
+        return rows
+    if settings.test > len(rows):
+        raise ValueError(f"test asks for {settings.test} rows; {where} has {len(rows)}: ask for at most that")
+    return np.sort(stream(settings.seed, "split test").choice(rows, settings.test, replace=False))
+
+
+def held_out(patches: Patches, settings: systems.Settings) -> list[str]:
+    """The cities that a city split leaves out for the test, one in five, drawn by the seed; [] for others."""
+    if settings.split != "city":
+        return []
+    if patches.cities is None:
+        raise ValueError(
+            f"{patches.path} does not say which city a row is of: name its *_geo.h5 with --geo FILE, or draw the"
+            " split with --split random"
+        )
+    names = np.unique(patches.cities)
+    if len(names) < 2:
+        raise ValueError(f"{patches.path}: all rows are of {names[0]}; a city split needs 2 cities or more")
+    count = -(-len(names) // CITIES_PER_TEST_CITY)
+    return sorted(stream(settings.seed, "split city").permutation(names)[:count].tolist())
+
+
+def by_city(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(training, test): per_class rows of each class from the cities that stay, test rows from those left out."""
+    left_out = held_out(patches, settings)
+    assert patches.cities is not None
+    outside = np.isin(patches.cities, left_out)
+    inside = np.flatnonzero(~outside)
+    assert settings.per_class is not None
+    chosen, _ = so2sat.split(patches.labels[inside], settings.per_class, 0, settings.seed)
+    return inside[chosen], some_of(np.flatnonzero(outside), settings, "the cities left out together")
 
 
 def row_digests(patches: Patches, rows: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64

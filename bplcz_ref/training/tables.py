@@ -1,10 +1,11 @@
-"""Tables II and III: every system with every seed, each a run folder; in this process, in several, or on Dask.
+"""Tables: every system, or every value of one setting, with every seed; in this process, in several, or on Dask.
 
 A complete run is skipped and an incomplete one resumed, so an interrupted table goes on where it stopped, and so
 does a run whose worker died. The seed of a run draws its split, start, order and dropout; on a file written by
 `subset` the split is the file's own for every seed.
 """
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -13,7 +14,6 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,8 @@ from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
 from bplcz_ref.training import runs, split
-from bplcz_ref.training.train import duration, own_split, to_stderr, train
+from bplcz_ref.training.progress import duration, to_stderr
+from bplcz_ref.training.train import own_split, train
 
 TRIES = 3  # rounds in a row in which a worker dies and no run makes progress, before the table gives up
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
@@ -38,9 +39,12 @@ class Job(NamedTuple):
     data: str
     system: str
     settings: systems.Settings
+    row: str = ""  # of the table, where it is not the system alone
+    test_data: str | None = None
+    geo: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.system}, seed {self.settings.seed}"
+        return f"{self.row or self.system}, seed {self.settings.seed}"
 
 
 def tables(
@@ -51,51 +55,92 @@ def tables(
     settings: systems.Settings,
     *,
     given: Collection[str] | None = None,
+    vary: tuple[str, list] | None = None,
+    test_data: str | Path | None = None,
+    geo: str | Path | None = None,
     workers: int = 1,
     dask: str | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict]]:
-    """Train every system of `names` with every seed into out/SYSTEM/seed-N; {system: metrics of each seed}.
+    """Train every system of `names` with every seed into out/SYSTEM/seed-N; {row: metrics of each seed}.
 
-    given    names of the settings that somebody chose, as in `train`
+    vary     (setting, values): each value with every seed into out/SYSTEM/SETTING=VALUE/seed-N; the rows then are
+             "SYSTEM, SETTING VALUE"
+    given, test_data, geo
+             as in `train`
     workers  processes on this machine (1: this one alone); its cores are divided among them
     dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
     Errors: ValueError that lists the runs that failed, after all others are complete.
     """
-    out, data = (
-        Path(os.path.realpath(out)),
-        Path(os.path.realpath(data)),
-    )  # also of a loop of links, an error below
-    systems.check(settings)
-    with so2sat.open_file(data) as patches:
-        settings = own_split(patches, settings, given, say)
-        for seed in seeds:
-            split.parts(patches, settings._replace(seed=seed))  # a file that is too small is an error at once
+    out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
+    others = [None if path is None else os.path.realpath(path) for path in (test_data, geo)]
+    kinds, sizes = variations(settings, vary), {}
+    with contextlib.ExitStack() as opened:
+        patches = opened.enter_context(so2sat.open_file(data, geo=geo))
+        tested = None if test_data is None else opened.enter_context(so2sat.open_file(test_data))
+        for words, kind in kinds.items():
+            systems.check(kind)
+            kinds[words] = own_split(patches, kind, given, say, tested)
+            for seed in seeds:  # a file that is too small is an error at once
+                training, _ = split.parts(patches, kinds[words]._replace(seed=seed), tested)
+            sizes[words] = len(training)
     files.make_folder(out)
     jobs = [
-        Job(str(out / name / f"seed-{seed}"), str(data), name, settings._replace(seed=seed))
+        Job(str(out / name / words.replace(" ", "=") / f"seed-{seed}"), str(data), name, kind._replace(seed=seed),
+            f"{name}, {words}" if words else "", *others)
         for seed in seeds
         for name in names
-    ]
+        for words, kind in kinds.items()
+    ]  # fmt: skip
     left = [job for job in jobs if not runs.complete(job.run)]
     say(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
     if left:
         say("timing a step of each system for an estimate")
-        seconds = {name: run_seconds(name, settings) for name in dict.fromkeys(job.system for job in left)}
+        rows = {job.row or job.system: job for job in left}
+        seconds = {
+            row: run_seconds(job.system, job.settings, sizes[row.removeprefix(job.system).removeprefix(", ")])
+            for row, job in rows.items()
+        }
         place = f"on {dask}, if it had one worker" if dask else f"on {workers} process(es)"
-        say(f"about {duration(sum(seconds[job.system] for job in left) / workers)} to come, {place}")
+        total = sum(seconds[job.row or job.system] for job in left) / workers
+        say(f"about {duration(total)} to come, {place}")
     results = run_all(jobs, workers, dask, say)
-    return {name: [results[job] for job in jobs if job.system == name] for name in names}
+    rows_ = dict.fromkeys(job.row or job.system for name in names for job in jobs if job.system == name)
+    return {row: [results[job] for job in jobs if (job.row or job.system) == row] for row in rows_}
 
 
-def one_run(job: Job) -> dict:
-    """One cell's training, in whatever process; returns its metrics."""
+def variations(settings: systems.Settings, vary: tuple[str, list] | None) -> dict[str, systems.Settings]:
+    """{words: settings} of each value that a setting takes; without `vary`, {"": settings}.
+
+    >>> list(variations(systems.SMALL, ("alpha", [0.25, 1.0])))
+    ['alpha 0.25', 'alpha 1.0']
+    """
+    if vary is None:
+        return {"": settings}
+    name, values = vary
+    if name in ("seed", "preset", "vocabulary"):
+        raise ValueError(f"{name} is not varied: seeds are --seeds, a preset or vocabulary is one for a table")
+    return {f"{name} {value}": settings._replace(**{name: value}) for value in values}
+
+
+def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
+    """One cell's training, in whatever process; returns its metrics. say: as in `train`, except in a worker."""
     if not Path(job.data).is_file():
         who = f"worker {socket.gethostname()} (process {os.getpid()})"
         raise ValueError(
             f"{who} cannot read {job.data}: the data path must be visible to every worker by this name"
         )
-    return train(job.run, job.data, job.system, job.settings)
+    alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
+    return train(
+        job.run,
+        job.data,
+        job.system,
+        job.settings,
+        say=say if alone else to_stderr,
+        given=("per_class", "test"),  # they are settled
+        test_data=job.test_data,
+        geo=job.geo,
+    )
 
 
 # ------------------------------------------------------------------------------------------ where the jobs run
@@ -115,7 +160,7 @@ def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str]
     if dask is not None:
         on_dask(dask, jobs, note)
     elif workers == 1:
-        in_this_process(jobs, note)
+        in_this_process(jobs, note, None if say is to_stderr else say)
     else:
         in_processes(workers, jobs, note, say)
     if failed:
@@ -126,11 +171,11 @@ def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str]
     return results
 
 
-def in_this_process(jobs: list[Job], note: Callable) -> None:
+def in_this_process(jobs: list[Job], note: Callable, say: Callable[[str], None] | None) -> None:
     """One job after the other."""
     for job in jobs:
         try:
-            metrics = one_run(job)
+            metrics = one_run(job, say)
         except Exception as error:
             note(job, error)
         else:
@@ -183,7 +228,7 @@ def on_dask(address: str, jobs: list[Job], note: Callable) -> None:
 def through(pool: Executor, jobs: list[Job], note: Callable) -> list[Job]:
     """Run jobs on a pool and note each outcome; returns the jobs that were lost with a worker."""
     futures, noted = {}, set()
-    with suppress(BrokenProcessPool):
+    with contextlib.suppress(BrokenProcessPool):
         for job in jobs:
             futures[pool.submit(one_run, job)] = job
     for future in as_completed(futures):
@@ -200,7 +245,7 @@ def through(pool: Executor, jobs: list[Job], note: Callable) -> list[Job]:
     return [job for job in jobs if job not in noted]
 
 
-@contextmanager
+@contextlib.contextmanager
 def cores_shared_by(workers: int) -> Iterator[None]:
     """The environment in which each of `workers` processes takes its share of the cores."""
     share = str(max(1, (os.cpu_count() or 1) // workers))
@@ -222,9 +267,13 @@ def progress(jobs: list[Job]) -> list[int]:
 # ---------------------------------------------------------------------------------------------------- estimates
 
 
-def run_seconds(name: str, settings: systems.Settings) -> float:
-    """An estimate of a run's seconds from one step, in which evaluation costs a third of training per sample."""
-    samples = len(paper.CLASSES) * settings.per_class * settings.epochs + settings.test / 3
+def run_seconds(name: str, settings: systems.Settings, training: int | None = None) -> float:
+    """An estimate of a run's seconds from one step, in which evaluation costs a third of training per sample.
+
+    training: the rows trained on; default: those of per_class.
+    """
+    training = len(paper.CLASSES) * (settings.per_class or 0) if training is None else training
+    samples = training * settings.epochs + (settings.test or 0) / 3
     return step_seconds(name, settings) * samples / settings.batch
 
 

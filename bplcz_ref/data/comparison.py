@@ -1,0 +1,121 @@
+"""A file's channels beside So2Sat's published statistics: what looks permuted or scaled (`inspect --compare`).
+
+Published are the mean and deviation of each channel of training.h5; quantiles are not, so a file's own stand
+beside them. sen1's deviations hang on few pixels with values in the thousands and are not compared. Besides, two
+traits of the data need no statistics: 20 m bands are copies of 2 x 2 pixels, and an intensity is the mean of a
+squared amplitude.
+
+Index letters: b rows, H W = 32; c one of 18 channels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from bplcz_ref.bands import BANDS
+from bplcz_ref.paper import CHANNELS
+
+# Per channel in the order of BANDS; source: torchgeo's So2Sat data set, from training.h5.
+MEAN = np.array(
+    [-3.59e-5, -7.66e-6, 5.94e-5, 2.52e-5, 0.04420, 0.25761, 7.56e-4, 1.35e-3]
+    + [0.12376, 0.10928, 0.10109, 0.11424, 0.15927, 0.18147, 0.17457, 0.19502, 0.15428, 0.10905]
+)
+STD = np.array(
+    [0.17555, 0.17556, 0.45999, 0.45599, 2.85599, 8.32480, 2.44988, 1.46474]
+    + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
+)
+SHARES = (0.01, 0.5, 0.99)  # of the quantiles
+SEN2 = slice(CHANNELS["sen1"], None)
+COARSE = np.array([name in ("B5", "B6", "B7", "B8A", "B11", "B12") for name in BANDS[SEN2]])
+EQUAL = 0.25  # share of equal neighbours that makes a band a coarse one: they have 0.5, the others below 0.1
+ROWS = 50  # from this many rows on, means are compared
+DARKEST, BRIGHTEST = 0.15, 4.0  # of a file's means beside the published ones: water has 0.3, sand and snow 2 to 3
+GAIN, FIT = 0.25, 0.6  # squares of logarithms: what a permutation must improve, and what may be left then
+
+
+class Sums:
+    """What the comparison needs of all rows looked at, taken in piece by piece."""
+
+    def __init__(self) -> None:
+        self.rows, self.equal = 0, np.zeros(len(COARSE))
+        self.amplitudes, self.intensities = np.zeros(2), np.zeros(2)  # of VH and VV, summed
+        self.pixels: list[np.ndarray] = []
+
+    def add(self, x: np.ndarray) -> None:  # (b, 32, 32, 18) float64
+        """Take in b more rows; every eighth pixel each way is kept for the quantiles."""
+        self.rows += len(x)
+        self.equal += np.sum(x[:, :, 1:, SEN2] == x[:, :, :-1, SEN2], axis=(0, 1, 2)) / (
+            x.shape[1] * (x.shape[2] - 1)
+        )
+        self.amplitudes += [np.sum(x[..., k : k + 2] ** 2) for k in (0, 2)]
+        self.intensities += [np.sum(x[..., k]) for k in (4, 5)]
+        self.pixels.append(x[:, ::8, ::8].reshape(-1, x.shape[-1]))
+
+
+class Comparison(NamedTuple):
+    """quantiles (3, 18) of SHARES; problems: what looks permuted or scaled, each with its remedy."""
+
+    quantiles: np.ndarray
+    problems: tuple
+
+
+def compare(sums: Sums, mean: np.ndarray, std: np.ndarray) -> Comparison:  # (18,), (18,)
+    """A file's statistics beside the published ones. Silent on what few rows cannot tell, such as of one class."""
+    quantiles = np.quantile(np.concatenate(sums.pixels), SHARES, axis=0)
+    problems = [*_scaled(sums, mean), *_permuted(sums, mean[SEN2], std[SEN2]), *_exchanged(sums)]
+    return Comparison(quantiles, tuple(problems))
+
+
+def _scaled(sums, mean):
+    factor = float(np.median(mean[SEN2] / MEAN[SEN2]))
+    if sums.rows >= ROWS and factor > 0 and not DARKEST < factor < BRIGHTEST:
+        yield f"sen2 looks scaled: its means are {factor:.3g} times the published ones; reflectance is DN / 10000"
+
+
+def _permuted(sums, mean, std):  # (10,), (10,)
+    """The order of sen2 that fits the published means and deviations, and the coarse bands, best.
+
+    An exchange of B11 and B12 changes too little to be told from another choice of scenes.
+    """
+    names = BANDS[SEN2]
+    coarse = sums.equal / sums.rows > EQUAL
+    tells = coarse.sum() == COARSE.sum()  # otherwise the bands were resampled in another way
+    if sums.rows < ROWS or (mean <= 0).any() or (std <= 0).any():
+        if tells and (coarse != COARSE).any():
+            found, expected = (", ".join(np.array(names)[which]) for which in (coarse, COARSE))
+            yield (
+                "sen2 looks permuted: its 20 m bands, whose pixels come in equal pairs, are at the places of"
+                f" {found}; expected {expected}. The order is {', '.join(names)}"
+            )
+        return
+    scale = np.median(mean / MEAN[SEN2])
+    cost = np.log(mean[:, None] / scale / MEAN[SEN2]) ** 2 + np.log(std[:, None] / scale / STD[SEN2]) ** 2
+    cost = cost + tells * (coarse[:, None] != COARSE)
+    _, order = linear_sum_assignment(cost)
+    best, own = cost[np.arange(10), order].sum(), np.trace(cost)
+    if own - best > GAIN and best < FIT:
+        moved = [f"{names[order[k]]} at the place of {names[k]}" for k in range(10) if order[k] != k]
+        yield f"sen2 looks permuted: {', '.join(moved)}; the order is {', '.join(names)}"
+
+
+def _exchanged(sums):
+    """VH and VV intensities against the squared amplitudes beside them."""
+    if (sums.intensities <= 0).any() or (sums.amplitudes <= 0).any():
+        return
+    own, other = (
+        np.abs(np.log(intensities / sums.amplitudes)).max()
+        for intensities in (sums.intensities, sums.intensities[::-1])
+    )
+    if own > np.log(2) and other < own / 2:
+        yield (
+            "sen1 looks permuted: the intensity of VH fits the amplitudes of VV, and the other way round; the"
+            f" order is {', '.join(BANDS[: CHANNELS['sen1']])}"
+        )
+    elif own > np.log(4):
+        ratios = sums.intensities / sums.amplitudes
+        yield (
+            f"sen1 looks permuted or scaled: its intensities are {ratios[0]:.3g} (VH) and {ratios[1]:.3g} (VV)"
+            " times the squared amplitudes; expected about 1. The order is"
+            f" {', '.join(BANDS[: CHANNELS['sen1']])}"
+        )
