@@ -23,7 +23,7 @@ from numpy.random import Generator
 from numpy.typing import DTypeLike
 from scipy import special
 
-from bplcz_ref.kernels import activation, pooling, threads
+from bplcz_ref.kernels import activation, branches, cores, pooling
 from bplcz_ref.kernels.attention import attention as attention_kernel
 from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
 from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
@@ -37,7 +37,7 @@ from bplcz_ref.kernels.linear import linear as linear_kernel
 erf = primitive(special.erf)
 defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 
-one_blas_thread = threads.one_blas_thread  # a context: on a busy machine more BLAS threads cost a multiple
+one_blas_thread = cores.one_blas_thread  # a context: on a busy machine more BLAS threads cost a multiple
 
 
 class Network(NamedTuple):
@@ -153,15 +153,16 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     relu: bool = False,
+    plus: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
-    """y = z * weight + bias per channel, z = (x - mean) / sqrt(var + eps); then max(y, 0) if `relu`.
+    """y = z * weight + bias (+ plus), z = (x - mean) / sqrt(var + eps) per channel; then max(y, 0) if `relu`.
 
     Training: mean and var of this batch, var divided by N (biased); the running values move by
     running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1
     (PyTorch's rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, unchanged.
     `state` holds running_mean, running_var and num_batches_tracked and carries no gradient. In training, N = 1 is
     an error: a variance needs two values.
-    Backward, with d = g where y passed the relu:  dbias = sum d,  dweight = sum d z,  and in training
+    Backward, with d = g where y passed the relu:  dplus = d,  dbias = sum d,  dweight = sum d z,  and in training
     dx = weight / sqrt(var + eps) * (d - mean(d) - z mean(d z)): the statistics move with x. In evaluation,
     dx = weight / sqrt(var + eps) * d.
 
@@ -187,6 +188,7 @@ def batch_norm(
     else:
         mean, var = state["running_mean"], state["running_var"]
     y = (x - mean) / np.sqrt(var + eps) * weight + bias
+    y = y if plus is None else y + plus
     return (np.where(y <= 0, 0, y) if relu else y), state  # y <= 0, so that nan stays nan
 
 
@@ -329,7 +331,7 @@ def attention(
 # ------------------------------------------------------------------------------------- independent branches
 
 
-@runs(threads.concurrently)
+@runs(branches.concurrently)
 def concurrently(functions: Sequence[Callable], parameters: Sequence[Any]) -> tuple[list, list]:
     # n functions, n trees -> n arrays, n aux
     """f_i(parameters_i) for every i: branches that share nothing, on as many cores as there are.
@@ -349,10 +351,10 @@ def concurrently(functions: Sequence[Callable], parameters: Sequence[Any]) -> tu
     """
     results = [f(p) for f, p in zip(functions, parameters, strict=True)]
     pairs = [r if isinstance(r, tuple) else (r, None) for r in results]
-    return [y for y, _ in pairs], [threads.unboxed(aux) for _, aux in pairs]
+    return [y for y, _ in pairs], [branches.unboxed(aux) for _, aux in pairs]
 
 
-@runs(threads.value_and_gradients)
+@runs(branches.value_and_gradients)
 def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]:
     """function(params) -> y or (y, aux), y one number: (y, dy/dparams in the shape of params, aux).
 
@@ -371,7 +373,7 @@ def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]
         return y
 
     vjp, y = make_vjp(scalar)(params)
-    return y, vjp(np.ones_like(y)), threads.unboxed(kept["aux"])
+    return y, vjp(np.ones_like(y)), branches.unboxed(kept["aux"])
 
 
 # -------------------------------------------------------------------------------------------------- dropout
@@ -389,7 +391,8 @@ def dropout(x: np.ndarray, rate: float, *, train: bool, rng: Generator | None = 
     if rng is None:
         raise ValueError("dropout in training needs rng, a numpy.random.Generator")
     keep = (rng.random(x.shape, dtype=np.float32) >= rate).astype(x.dtype)
-    return x * keep * (1 / (1 - rate))
+    keep *= 1 / (1 - rate)
+    return x * keep
 
 
 # ------------------------------------------------------------------------------------------- initial values

@@ -89,8 +89,10 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
     r = rng()
     x, w, g = r.standard_normal((B, H, W, C)), r.standard_normal((O, C, 3, 3)), r.standard_normal((B, H, W, O))
     p = convolution._plan(x.shape, w.shape, 1, padding, 1)
-    y = convolution.winograd.forward(p, x, w)
-    dx, dw = convolution.winograd.backward(p, x, w, g, True, True)
+    ordered = convolution.in_kernel_order(w)
+    y = convolution.winograd.forward(p, x, ordered)
+    dx, dw = convolution.winograd.backward(p, x, ordered, g, True, True)
+    dw = dw.transpose(3, 2, 0, 1)
     right = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
     for ours, true in zip((y, dx, dw), right, strict=True):
         assert abs(ours - true).max() < 1e-12 * abs(true).max()
@@ -100,14 +102,15 @@ def test_winograd_rounds_less_than_ten_times_what_the_direct_sum_does():
     r = rng()
     x, w = r.standard_normal((4, 16, 16, 64)), r.standard_normal((64, 64, 3, 3)) / 24
     p = convolution._plan(x.shape, w.shape, 1, 1, 1)
-    true = convolution.tiled.forward(p, x, w)
+    w = convolution.in_kernel_order(w)
+    true = convolution.in_columns.forward(p, x, w)
     rms = [
         onp.sqrt(onp.mean((s.forward(p, x.astype("f4"), w.astype("f4")) - true) ** 2))
-        for s in (convolution.winograd, convolution.tiled)
+        for s in (convolution.winograd, convolution.in_columns)
     ]
     assert rms[0] < 10 * rms[1]
     assert rms[0] < 3e-6 * true.std()
-    assert convolution._strategy(p, onp.dtype("f4")) is convolution.winograd  # and it is what runs
+    assert convolution._choose(p, onp.dtype("f4")) is convolution.winograd  # and it is what runs
 
 
 def pad_before(x, w, b):  # all padding above and to the left
@@ -414,9 +417,9 @@ def test_float32_stays_float32(name):
 
 def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     asked = []
-    tiled = convolution.tiled.backward
-    spy = convolution.tiled._replace(backward=lambda *a: asked.append(a[4:]) or tiled(*a))
-    monkeypatch.setattr(convolution, "tiled", spy)
+    tiled = convolution.in_columns.backward
+    spy = convolution.in_columns._replace(backward=lambda *a: asked.append(a[4:]) or tiled(*a))
+    monkeypatch.setattr(convolution, "in_columns", spy)
     x, w = rng().standard_normal((2, 5, 5, 3)), rng().standard_normal((4, 3, 3, 3))
     grad(lambda w: np.sum(nn.conv2d(x, w) ** 2))(w)
     grad(lambda x: np.sum(nn.conv2d(x, w) ** 2))(x)

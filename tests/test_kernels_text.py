@@ -98,8 +98,8 @@ def test_attention_is_the_same_kept_or_computed_again_in_blocks_of_any_size(name
 
 
 def test_blocks_that_do_not_divide_the_values_change_nothing(monkeypatch):
-    monkeypatch.setattr(layer_norm_module, "BLOCK", 15)  # two rows of 7
-    monkeypatch.setattr(gelu_module, "BLOCK", 4)
+    monkeypatch.setattr(layer_norm_module, "NUMBERS", 15)  # two rows of 7
+    monkeypatch.setattr(gelu_module, "NUMBERS", 4)
     for name in ("layer_norm", "gelu", "quick_gelu"):
         kernel, definition, shapes = both(name)
         assert gap(kernel, definition, *draw(shapes)) < EXACT

@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import cores
+from .scheduler import each
 from .tape import on_tape
 
 BLOCK = 1 << 18  # scores in a block; one row of L scores at least
-KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass; above, it uses all cores
+KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass
 
 
 def attention(
@@ -78,15 +78,6 @@ def _blocks(Q, L, causal):
         yield slice(i, end), end if causal else L
 
 
-def _each(groups, work, small):
-    """work(n) for every group; on all cores unless the call is small. Groups share no output."""
-    if small:
-        for n in groups:
-            work(n)
-    else:
-        cores.run([lambda n=n: work(n) for n in groups])
-
-
 def _hider(lead, Q, L, causal, mask, dtype) -> Callable:
     """A function hide(S, n, i) that adds -inf to the hidden scores of the block of problems n and queries i."""
     m = min(Q, max(1, BLOCK // L))  # queries of a block
@@ -106,7 +97,7 @@ def _hider(lead, Q, L, causal, mask, dtype) -> Callable:
     return hide
 
 
-def _forward(q, k, v, *, wanted, causal, mask):
+def forward(q, k, v, *, wanted, causal, mask):
     lead, (Q, d), (L, e) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
     N = math.prod(lead)
     q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L products
@@ -129,11 +120,11 @@ def _forward(q, k, v, *, wanted, causal, mask):
             if weights is not None:
                 weights[n.start, i.start] = E
 
-    _each(_groups(N, Q, L), work, small)
+    each(work, _groups(N, Q, L))
     return y.reshape(*lead, Q, e), (q, k, v, y, top, total, weights) if wanted else None
 
 
-def _backward(g, wanted, kept, *, causal, mask):
+def backward(g, wanted, kept, *, causal, mask):
     q, k, v, y, top, total, weights = kept
     lead, (N, Q, d), L = g.shape[:-2], q.shape, k.shape[1]
     h = g.reshape(y.shape) / total
@@ -160,9 +151,9 @@ def _backward(g, wanted, kept, *, causal, mask):
                 if 1 in wanted:
                     dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
 
-    _each(_groups(N, Q, L), work, weights is not None)
+    each(work, _groups(N, Q, L))
     dq *= q.dtype.type(d**-0.5)  # dk needs no such factor: q was kept scaled
     return [(dq, dk, dv)[n].reshape(lead + (dq, dk, dv)[n].shape[1:]) for n in wanted]
 
 
-_attention = on_tape("attention", _forward, _backward)
+_attention = on_tape("attention", forward, backward)

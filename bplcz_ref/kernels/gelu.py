@@ -5,12 +5,13 @@ rounding of the dtype, not the common approximation 0.5 x (1 + tanh(0.798 (x + 0
 to 5e-4.
 """
 
+from functools import partial
+
 import numpy as np
 from scipy.special import erf
 
+from .scheduler import NUMBERS, each, pieces
 from .tape import on_tape
-
-BLOCK = 1 << 15  # values handled at a time: a few arrays of this size fit a core's second-level cache
 
 # tanh(x p(x^2)) = 2 Phi(x) - 1 with these coefficients of p, lowest power first: a weighted minimax fit to
 # atanh(2 Phi(x) - 1) / x over x^2 <= 30, with error 7e-8 in Phi, which float32 itself rounds by 6e-8. Beyond, Phi
@@ -52,7 +53,7 @@ def _normal_cdf(x, square):
     return Phi
 
 
-def _fill_gelu(x, y, slope):
+def fill_gelu(x, y, slope):
     square = x * x
     Phi = _normal_cdf(x, square)
     np.multiply(x, Phi, out=y)
@@ -64,7 +65,7 @@ def _fill_gelu(x, y, slope):
         np.add(Phi, square, out=slope)
 
 
-def _fill_quick_gelu(x, y, slope):
+def fill_quick_gelu(x, y, slope):
     s = x * x.dtype.type(0.851)  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
     np.tanh(s, out=s)
     s += 1
@@ -77,22 +78,24 @@ def _fill_quick_gelu(x, y, slope):
         slope *= s
 
 
-def _pointwise(name, fill):
-    def forward(x, *, wanted):
-        values = x.reshape(-1)
-        y = np.empty_like(values)
-        slope = np.empty_like(values) if wanted else None
-        with np.errstate(over="ignore", under="ignore"):  # where x^2 overflows, Phi is 0 or 1
-            for i in range(0, len(values), BLOCK):
-                s = slice(i, i + BLOCK)
-                fill(values[s], y[s], slope[s] if wanted else None)
-        return y.reshape(x.shape), slope
-
-    def backward(g, wanted, slope):
-        return [g * slope.reshape(g.shape)]
-
-    return on_tape(name, forward, backward)
+def _blocks(n):
+    return pieces(n, NUMBERS, 1 << 30)
 
 
-_gelu = _pointwise("gelu", _fill_gelu)
-_quick_gelu = _pointwise("quick_gelu", _fill_quick_gelu)
+def forward(x, *, wanted, fill):
+    values = x.reshape(-1)
+    y = np.empty_like(values)
+    slope = np.empty_like(values) if wanted else None
+    with np.errstate(over="ignore", under="ignore"):  # where x^2 overflows, Phi is 0 or 1
+        each(lambda s: fill(values[s], y[s], slope[s] if wanted else None), _blocks(len(values)))
+    return y.reshape(x.shape), slope
+
+
+def backward(g, wanted, slope, *, fill):
+    values, dx = np.ascontiguousarray(g).reshape(-1), np.empty_like(slope)
+    each(lambda s: np.multiply(values[s], slope[s], out=dx[s]), _blocks(len(values)))
+    return [dx.reshape(g.shape)]
+
+
+_gelu = partial(on_tape("gelu", forward, backward), fill=fill_gelu)
+_quick_gelu = partial(on_tape("quick_gelu", forward, backward), fill=fill_quick_gelu)
