@@ -88,7 +88,7 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
     """In float64 the identity shows: what is left is rounding."""
     r = rng()
     x, w, g = r.standard_normal((B, H, W, C)), r.standard_normal((O, C, 3, 3)), r.standard_normal((B, H, W, O))
-    p = convolution._plan(x.shape, w.shape, 1, padding, 1)
+    p = convolution.plan_of(x.shape, w.shape, 1, padding, 1)
     ordered = convolution.in_kernel_order(w)
     y = convolution.winograd.forward(p, x, ordered)
     dx, dw = convolution.winograd.backward(p, x, ordered, g, True, True)
@@ -101,7 +101,7 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
 def test_winograd_rounds_less_than_ten_times_what_the_direct_sum_does():
     r = rng()
     x, w = r.standard_normal((4, 16, 16, 64)), r.standard_normal((64, 64, 3, 3)) / 24
-    p = convolution._plan(x.shape, w.shape, 1, 1, 1)
+    p = convolution.plan_of(x.shape, w.shape, 1, 1, 1)
     w = convolution.in_kernel_order(w)
     true = convolution.in_columns.forward(p, x, w)
     rms = [
@@ -122,11 +122,11 @@ def doubled(name):
     """conv2d with the right value and one gradient twice too large."""
 
     def backward(g, wanted, kept, *, plan):
-        gradients = convolution._backward(g, wanted, kept, plan=plan)
+        gradients = convolution.backward(g, wanted, kept, plan=plan)
         return [d * (2 if n == name else 1) for n, d in zip(wanted, gradients, strict=True)]
 
-    kernel = on_tape("wrong", convolution._forward, backward)
-    return lambda x, w, b: kernel(x, w, b, plan=convolution._plan(x.shape, w.shape, 1, 1, 1))
+    kernel = on_tape("wrong", convolution.forward, backward)
+    return lambda x, w, b: kernel(x, w, b, plan=convolution.plan_of(x.shape, w.shape, 1, 1, 1))
 
 
 WRONG_CONVOLUTIONS = {

@@ -31,7 +31,14 @@ def attention(
     Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y)); dq = dS k / sqrt(d);
     dk = dS^T q / sqrt(d). P itself is never formed.
     """
-    Q, K, V = np.shape(q), np.shape(k), np.shape(v)
+    mask, causal = checked(np.shape(q), np.shape(k), np.shape(v), causal, mask)
+    return _attention(q, k, v, causal=causal, mask=mask)
+
+
+def checked(
+    Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None
+) -> tuple[np.ndarray | None, bool]:  # shapes of q, k, v -> the mask, with causal in it if both are given, and causal
+    """ValueError for shapes and masks that do not fit."""
     if min(len(Q), len(K), len(V)) < 2 or not Q[:-2] == K[:-2] == V[:-2] or Q[-1] != K[-1] or K[-2] != V[-2]:
         raise ValueError(
             "attention needs q (..., Q, d), k (..., L, d) and v (..., L, e) with equal leading axes, "
@@ -45,15 +52,15 @@ def attention(
             f"queries and {K[-2]} keys"
         )
     if mask is not None:
-        mask = _checked(mask, (*Q[:-1], K[-2]))
+        mask = _written_out(mask, (*Q[:-1], K[-2]))
         if causal:
             mask, causal = mask & np.tri(Q[-2], dtype=bool), False
         if not mask.any(axis=-1).all():
             raise ValueError("mask leaves a query without a key to see: its softmax would be 0 / 0")
-    return _attention(q, k, v, causal=causal, mask=mask)
+    return mask, causal
 
 
-def _checked(mask, shape):
+def _written_out(mask, shape):
     """The mask with its last two axes written out; the leading ones are repeated later, block by block."""
     mask = np.asarray(mask)
     fits = mask.ndim <= len(shape) and all(

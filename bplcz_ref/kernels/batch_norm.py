@@ -88,7 +88,7 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., C) -> (
     return shift.astype(np.float64) + off, np.maximum(square - off**2, 0)
 
 
-def _forward(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
+def forward(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     """(x - mean) * inverse * weight + bias + plus; `train` says whether mean and inverse move with x.
 
     mean is float64 and x may be float32: shift is the mean in the dtype of x, and the offset makes up for its
@@ -114,7 +114,7 @@ def _forward(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     return y, (x, y if relu else None, weight)  # y says what passed the relu
 
 
-def _backward(g, wanted, kept, *, mean, inverse, train, relu):
+def backward(g, wanted, kept, *, mean, inverse, train, relu):
     """With d = g where y passed the relu, otherwise 0, and z = (x - mean) * inverse, sums and means per channel:
 
     dplus = d,  dbias = sum d,  dweight = sum d z,  dx = weight * inverse * (d - mean(d) - z mean(d z)),
@@ -163,4 +163,4 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
     return [gradients[k] for k in wanted]
 
 
-_normalise = on_tape("batch_norm", _forward, _backward)
+_normalise = on_tape("batch_norm", forward, backward)

@@ -55,7 +55,7 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(x, weight, stride, padding, groups):
+def plan_of(x, weight, stride, padding, groups):
     if len(x) != 4 or len(weight) != 4:
         raise ValueError(
             f"conv2d: x must be (B, H, W, C) and weight (O, C/groups, kh, kw), found x {x} and weight {weight}"
@@ -105,7 +105,7 @@ def conv2d(
     same sum over o instead, which at stride 1 is g correlated with the kernel flipped in rows and columns;
     dbias = sum of g over pixels.
     """
-    p = _plan(np.shape(x), np.shape(weight), stride, padding, groups)
+    p = plan_of(np.shape(x), np.shape(weight), stride, padding, groups)
     if bias is not None and np.shape(bias) != (p.outputs,):
         raise ValueError(f"conv2d: bias must be ({p.outputs},) for {p.outputs} outputs, found {np.shape(bias)}")
     return _conv2d(x, weight, plan=p) if bias is None else _conv2d(x, weight, bias, plan=p)
@@ -139,7 +139,7 @@ def _choose(p, dtype):
     return in_columns
 
 
-def _forward(x, weight, bias=None, *, wanted, plan):
+def forward(x, weight, bias=None, *, wanted, plan):
     y = np.zeros((plan.batch, plan.rows, plan.columns, plan.outputs), x.dtype)
     if plan.kh and plan.kw:  # otherwise every tap sees padding only
         x = np.ascontiguousarray(x)
@@ -151,7 +151,7 @@ def _forward(x, weight, bias=None, *, wanted, plan):
     return y, (x, weight)
 
 
-def _backward(g, wanted, kept, *, plan):
+def backward(g, wanted, kept, *, plan):
     x, weight = kept
     g = np.ascontiguousarray(g)
     gradients = {0: np.zeros(x.shape, g.dtype)} if 0 in wanted else {}
@@ -172,7 +172,7 @@ def _backward(g, wanted, kept, *, plan):
     return [gradients[n] for n in wanted]
 
 
-_conv2d = on_tape("conv2d", _forward, _backward)
+_conv2d = on_tape("conv2d", forward, backward)
 
 
 def in_kernel_order(weight: np.ndarray) -> np.ndarray:  # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous

@@ -25,7 +25,7 @@ def sgd(
     """optim.sgd: g <- gradient + weight_decay w,  v <- momentum v + g,  w <- w - learning_rate v."""
     # NumPy's own float64 numbers would turn float32 parameters into float64; Python's do not.
     rates = float(learning_rate), float(momentum), float(weight_decay)
-    blocks: list[tuple] = []
+    blocks: list[list] = []
     result = _tree(params, velocity, gradient, blocks, in_place)
     each(lambda part: [_step(*block, *rates) for block in blocks[part]], pieces(len(blocks), 1, 16))
     return result
@@ -40,23 +40,23 @@ def _tree(w, v, g, blocks, in_place):
 
 
 def _leaf(w, v, g, blocks, in_place):
-    g = np.asarray(g)
-    axes = sorted(range(g.ndim), key=lambda k: -abs(g.strides[k]))  # from the longest step in memory to the shortest
+    w, g = np.asarray(w), np.asarray(g)
+    # the axes of g from the longest step in memory to the shortest, and back
+    axes = range(g.ndim) if g.flags.c_contiguous else sorted(range(g.ndim), key=lambda k: -abs(g.strides[k]))
+    back = np.argsort(axes)
+    shape = [g.shape[k] for k in axes]
 
-    def flat(a):
-        return np.ascontiguousarray(np.transpose(a, axes)).reshape(-1)
+    def target(a):  # `a` itself, if it may be overwritten, or new memory; in g's order
+        if in_place and a is not None and a.flags.writeable and (old := a.transpose(axes)).flags.c_contiguous:
+            return old
+        return np.empty(shape, w.dtype)
 
-    def target(a):  # `a` itself, if it may be overwritten, or new memory; flat, and in the shape of w
-        kept = None if a is None or not in_place else np.transpose(a, axes)
-        if kept is None or not (kept.flags.c_contiguous and kept.flags.writeable):
-            kept = np.empty([g.shape[k] for k in axes], np.asarray(w).dtype)
-        return kept.reshape(-1), np.transpose(kept, np.argsort(axes))
-
-    (new_w, w_leaf), (new_v, v_leaf) = target(w), target(v)
-    arrays = flat(w), None if v is None else flat(v), flat(g), new_w, new_v
+    new_w, new_v = target(w), target(v)
+    arrays = [None if a is None else np.ascontiguousarray(a.transpose(axes)).reshape(-1) for a in (w, v, g)]
+    arrays += new_w.reshape(-1), new_v.reshape(-1)
     for i in range(0, g.size, NUMBERS):
-        blocks.append(tuple(None if a is None else a[i : i + NUMBERS] for a in arrays))
-    return w_leaf, v_leaf
+        blocks.append([None if a is None else a[i : i + NUMBERS] for a in arrays])
+    return new_w.transpose(back), new_v.transpose(back)
 
 
 def _step(w, v, g, new_w, new_v, learning_rate, momentum, weight_decay):

@@ -19,7 +19,8 @@ from .products import narrow
 from .scheduler import each, pieces
 from .tiles import Window, tiles
 
-TILES, NUMBERS = 128, 4096  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
+TILES, NUMBERS = 256, 8192  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
+PIXELS = 1024  # at least, in a part of the images
 
 
 def transforms(points: tuple, m: int = 4, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -101,7 +102,7 @@ def correlate(
                 dU += np.matmul(V_T, P, out=workspace("dU", dU.shape, x.dtype))
         return dU
 
-    dU = in_order(each(work, pieces(len(x), max(1, 8 * TILES // (rows * columns)))))
+    dU = in_order(each(work, pieces(len(x), max(1, PIXELS // (rows * columns)))))
     if pixels is None:
         return y, None
     return y, np.matmul(G.T, dU.reshape(36, C * O)).reshape(3, 3, C, O)
