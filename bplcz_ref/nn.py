@@ -26,6 +26,7 @@ from scipy import special
 from bplcz_ref.kernels import activation, branches, cores, pooling
 from bplcz_ref.kernels.attention import attention as attention_kernel
 from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
+from bplcz_ref.kernels.batch_norm_pool import batch_norm_relu_pool as batch_norm_relu_pool_kernel
 from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
 from bplcz_ref.kernels.dense_block import dense_block as dense_block_kernel
 from bplcz_ref.kernels.gelu import gelu as gelu_kernel
@@ -192,6 +193,29 @@ def batch_norm(
     y = (x - mean) / np.sqrt(var + eps) * weight + bias
     y = y if plus is None else y + plus
     return (np.where(y <= 0, 0, y) if relu else y), state  # y <= 0, so that nan stays nan
+
+
+@runs(batch_norm_relu_pool_kernel)
+def batch_norm_relu_pool(
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    state: dict,
+    *,
+    train: bool,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H / 2, W / 2, C), new state
+    """max_pool2d(batch_norm(x, relu=True), 2); H and W even. Backward: that of the two, one after the other.
+
+    >>> state = {"running_mean": np.zeros(1), "running_var": np.ones(1), "num_batches_tracked": np.array(0)}
+    >>> x = np.array([[-1.0, 3.0], [2.0, 0.0]]).reshape(1, 2, 2, 1)
+    >>> y, _ = batch_norm_relu_pool(x, np.array([-2.0]), np.zeros(1), state, train=False, eps=0.0)
+    >>> y.ravel().tolist()  # a negative weight: the smallest pixel
+    [2.0]
+    """
+    y, state = batch_norm(x, weight, bias, state, train=train, momentum=momentum, eps=eps, relu=True)
+    return max_pool2d(y, 2), state
 
 
 @runs(layer_norm_kernel)

@@ -81,7 +81,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
     total = c + sum(len(layer[-1]) for layer in layers)
     X, y = np.empty((total, n), x.dtype), np.empty((n, total), x.dtype)
     mean, var = np.zeros(total), np.zeros(total)
-    zeros, kept = np.zeros(n, x.dtype), []
+    kept = []
 
     def take(pixels, first):  # (n, k): new channels, from `first` on
         own = slice(first, first + pixels.shape[1])
@@ -98,7 +98,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
         def work(s, A=A, scale=scale, offset=offset):
             out = np.multiply(X[s], scale[s, None], out=A[s])
             np.add(out, offset[s, None], out=out)
-            np.maximum(out, zeros, out=out)
+            np.maximum(out, 0, out=out)
 
         each(work, _rows(c, n))
         z = product(A.T, convolution.in_kernel_order(W1)[0, 0]).reshape(B, h, w, -1)

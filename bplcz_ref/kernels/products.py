@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from .lines import as_lines, repeated
 from .scheduler import pieces, run
 
 PIECE = 1 << 23  # multiplications
@@ -52,14 +53,24 @@ def products(*factors: tuple) -> list[np.ndarray]:
 def _piece(a, b, bias, out):
     np.matmul(a, b, out=out)
     if bias is not None:
-        out += bias
+        _add(out, bias)
 
 
 def _total(parts, bias):
     y = parts[0]
     for part in parts[1:]:
         y += part
-    return y if bias is None else np.add(y, bias, out=y)
+    if bias is not None:
+        _add(y, bias)
+    return y
+
+
+def _add(y, bias):
+    """y += bias for every row, along long lines where the memory allows (lines.py)."""
+    if y.flags.c_contiguous and y.size:
+        (y,) = as_lines(y)
+        (bias,) = repeated(y, bias)
+    y += bias
 
 
 def narrow(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> np.ndarray:

@@ -81,7 +81,7 @@ def correlate(
     size = max(TILES, NUMBERS // max(C, O))
 
     def work(part):
-        dU = np.zeros((36, C, O) if pixels is not None else 0, x.dtype)
+        dU = None
         for images, lines, windows in tiles(x[part], window, rows // 4, columns // 4, size):
             b, i, j = windows.shape[:3]
             T = b * i * j
@@ -99,12 +99,16 @@ def correlate(
                 Y.reshape(4, 4, b, i, j, O)[...] = _as_tiles(pixels[part][place])
                 P = narrow(A.T, Y, M).reshape(36, T, O)
                 V_T = V.reshape(36, T, C).transpose(0, 2, 1)
-                dU += np.matmul(V_T, P, out=workspace("dU", dU.shape, x.dtype))
+                if dU is None:
+                    dU = np.matmul(V_T, P)
+                else:
+                    dU += np.matmul(V_T, P, out=workspace("dU", dU.shape, x.dtype))
         return dU
 
-    dU = in_order(each(work, pieces(len(x), max(1, PIXELS // (rows * columns)))))
+    parts = each(work, pieces(len(x), max(1, PIXELS // (rows * columns))))
     if pixels is None:
         return y, None
+    dU = in_order(parts)
     return y, np.matmul(G.T, dU.reshape(36, C * O)).reshape(3, 3, C, O)
 
 
