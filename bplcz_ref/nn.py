@@ -40,7 +40,9 @@ from bplcz_ref.kernels.transformer import transformer_block as transformer_block
 erf = primitive(special.erf)
 defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 
-one_blas_thread = cores.one_blas_thread  # a context: on a busy machine more BLAS threads cost a multiple
+# A context, and a decorator: after one product with more BLAS threads, these spin on the cores that the kernels'
+# own threads need, and on a busy machine they cost a multiple.
+one_blas_thread = cores.one_blas_thread
 
 
 class Network(NamedTuple):
