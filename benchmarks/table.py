@@ -3,9 +3,10 @@
     python benchmarks/table.py [--rows resnet50 ebcnn] [--parts step inference] [--samples 15] [--out table.md]
 
 Parts: `step` (paper preset, batch 32), `small` (the small preset), `inference` (evaluation, batch 64), `float64`
-(EB-CNN (BP-LCZ)), `tree` (the same in float32 against PyTorch given our tree of common beginnings), `side` (two runs
-at once, one thread each), `memory` (peak of a step). The peer is peers.py's, in NCHW and in channels-last, whichever
-is faster. Before anything is timed, both sides must agree: in the logits, and, without dropout, in loss and gradient.
+(EB-CNN (BP-LCZ)), `tree` (the same in float32 against PyTorch given our tree of common beginnings), `side` (two
+runs at once, one thread each), `memory` (peak of a step). The peer is peers.py's, in NCHW and in channels-last,
+whichever is faster. Before anything is timed, both sides must agree: in the logits, and, without dropout, in loss
+and gradient.
 
 Printed are medians in milliseconds with the 10th and 90th percentile of samples that other processes did not
 disturb, and the ratio ours / PyTorch, in which smaller is better. BPLCZ_THREADS sets the threads of both sides.
@@ -64,10 +65,15 @@ def agree(name, ours, peer):
         apart = max(apart, abs(float(L) - loss.item()) / abs(loss.item()), far / norm / 10)
         peer.optimiser.zero_grad(set_to_none=True)
         peer.module.load_state_dict(
-            {k: torch.tensor(np.array(v)) for k, v in (weights.named(ours.params) | weights.named(ours.state)).items()}
+            {
+                k: torch.tensor(np.array(v))
+                for k, v in (weights.named(ours.params) | weights.named(ours.state)).items()
+            }
         )
     if not apart < bound:
-        raise SystemExit(f"{name}: the two sides compute different things, {apart:.1e} apart, expected below {bound}")
+        raise SystemExit(
+            f"{name}: the two sides compute different things, {apart:.1e} apart, expected below {bound}"
+        )
 
 
 def timed(label, name, settings, size, call, options, **peer):
@@ -134,7 +140,9 @@ def side_by_side(name):
     rates = {}
     for side in ("ours", "NCHW", "NHWC"):
         pair = [
-            child("run", side, name, SIDE_SECONDS, BPLCZ_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
+            child(
+                "run", side, name, SIDE_SECONDS, BPLCZ_THREADS="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"
+            )
             for _ in range(2)
         ]
         for p in pair:
@@ -191,7 +199,8 @@ def main():
         one_run(side, name, float(rest[0])) if what == "run" else peak(side, name)
         return
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], epilog="example: python benchmarks/table.py --rows exvit --parts step"
+        description=__doc__.split("\n\n")[0],
+        epilog="example: python benchmarks/table.py --rows exvit --parts step",
     )
     parser.add_argument("--rows", nargs="+", choices=list(systems.SYSTEMS), help="systems (default: all nine)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure")

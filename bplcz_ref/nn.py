@@ -351,7 +351,8 @@ def dense_block(
     >>> import numpy
     >>> one = numpy.ones((1, 1, 1, 1))
     >>> norm, state = batch_norm_init(1, "float64")
-    >>> layer = {"norm1": norm, "conv1": {"weight": one}, "norm2": norm, "conv2": {"weight": numpy.ones((1, 1, 3, 3))}}
+    >>> nine = {"weight": numpy.ones((1, 1, 3, 3))}
+    >>> layer = {"norm1": norm, "conv1": {"weight": one}, "norm2": norm, "conv2": nine}
     >>> x = numpy.array([1.0, 2.0]).reshape(1, 1, 2, 1)
     >>> dense_block(x, [layer], [{"norm1": state, "norm2": state}], train=False, eps=0.0)[0].tolist()
     [[[[1.0, 3.0], [2.0, 3.0]]]]
@@ -411,7 +412,7 @@ def transformer_block(
 ) -> np.ndarray:  # (N, L, W) -> (N, L, W)
     """A pre-norm block: x <- x + attend(LN(x)), then x + perceive(LN(x)). Each pair is (weight, bias).
 
-    attend(h) = out(join(attention(q, k, v))), the rows of `qkv` being those of queries, keys and values, each split
+    attend(h) = out(join(attention(q, k, v))); the rows of `qkv` are those of queries, keys and values, each split
     into `heads`; its bias may be None. perceive(h) = down(activation(up(h))), "gelu" or "quick_gelu".
     `causal` and `mask` are those of nn.attention, of (N, heads, L, L). `keep`: dropout's factors (dropout_factors)
     for attend(h), for activation(...) and for perceive(h), or None.

@@ -112,18 +112,40 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
 
 
 STRATEGIES = {
-    "pointwise": (convolution.pointwise, [(3, 5, 4, 3, 7, 1, 1, 1, 0), (2, 5, 5, 4, 2, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1, 0)]),
+    "pointwise": (
+        convolution.pointwise,
+        [(3, 5, 4, 3, 7, 1, 1, 1, 0), (2, 5, 5, 4, 2, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1, 0)],
+    ),
     "columns": (
         convolution.in_columns,
-        [(2, 5, 7, 3, 4, 1, 3, 1, 1), (1, 4, 4, 1, 64, 1, 3, 1, 1), (3, 6, 5, 4, 8, 4, 3, 2, 1), (2, 8, 8, 3, 3, 3, 3, 1, 1)],
+        [
+            (2, 5, 7, 3, 4, 1, 3, 1, 1),
+            (1, 4, 4, 1, 64, 1, 3, 1, 1),
+            (3, 6, 5, 4, 8, 4, 3, 2, 1),
+            (2, 8, 8, 3, 3, 3, 3, 1, 1),
+        ],
     ),
     "taps": (
         convolution.taps,
-        [(2, 5, 7, 3, 4, 1, 3, 1, 1), (1, 9, 8, 1, 1, 1, 3, 2, 1), (2, 6, 6, 2, 300, 1, 2, 2, 0), (2, 5, 4, 300, 2, 1, 5, 1, 2)],
+        [
+            (2, 5, 7, 3, 4, 1, 3, 1, 1),
+            (1, 9, 8, 1, 1, 1, 3, 2, 1),
+            (2, 6, 6, 2, 300, 1, 2, 2, 0),
+            (2, 5, 4, 300, 2, 1, 5, 1, 2),
+        ],
     ),
-    "shifted": (convolution.shifted, [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 4, 4, 4, 3, 2, 1)]),
-    "by_matrix": (convolution.by_matrix, [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 70, 70, 70, 3, 2, 1)]),
-    "winograd": (convolution.winograd, [(2, 8, 12, 5, 7, 1, 3, 1, 1), (1, 4, 4, 1, 1, 1, 3, 1, 1), (40, 8, 8, 3, 2, 1, 3, 1, 1)]),
+    "shifted": (
+        convolution.shifted,
+        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 4, 4, 4, 3, 2, 1)],
+    ),
+    "by_matrix": (
+        convolution.by_matrix,
+        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 70, 70, 70, 3, 2, 1)],
+    ),
+    "winograd": (
+        convolution.winograd,
+        [(2, 8, 12, 5, 7, 1, 3, 1, 1), (1, 4, 4, 1, 1, 1, 3, 1, 1), (40, 8, 8, 3, 2, 1, 3, 1, 1)],
+    ),
 }
 
 
@@ -160,7 +182,7 @@ def test_the_choice():
 
 
 def test_bits_do_not_depend_on_the_memory_order_of_a_weight():
-    """So a run that goes on from a checkpoint, whose arrays lie in C order, has the bits of one that never ended."""
+    """So a run resumed from a checkpoint, whose arrays lie in C order, has the bits of one that never ended."""
     for case in CONVOLUTIONS:
         (x, w, _), options = convolution_case(*case, onp.float32)
         ordered = convolution.in_kernel_order(w).transpose(3, 2, 0, 1)
@@ -299,7 +321,7 @@ def test_batch_norm_with_a_sum_is_its_definition(shape, train, relu):
 @pytest.mark.parametrize("shape", [(4, 8, 8, 16), (3, 2, 6, 3), (1, 2, 2, 1), (9, 16, 16, 40)], ids=str)
 def test_pooling_before_batch_norm_is_the_definition_for_any_sign_of_the_weight(shape, train):
     (x, weight, bias), state = bn_case(shape)
-    weight[:: 3] = 0  # all results of a window are equal then, and the first pixel takes the gradient
+    weight[::3] = 0  # all results of a window are equal then, and the first pixel takes the gradient
     bias = abs(bias) + 0.1 if shape[-1] < 4 else bias
     ties = onp.round(2 * x) / 2
     for pixels in (x, ties):
@@ -310,7 +332,8 @@ def test_pooling_before_batch_norm_is_the_definition_for_any_sign_of_the_weight(
         for sign in (1, -1):
             assert gap(kernel, definition, pixels, sign * weight, bias) < 20 * EXACT
     new, right = (
-        f(x, weight, bias, state, train=train)[1] for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
+        f(x, weight, bias, state, train=train)[1]
+        for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
     )
     for key in right:
         onp.testing.assert_allclose(new[key], right[key], rtol=1e-12, atol=1e-14)
@@ -351,7 +374,9 @@ def dense(f, layers, states, train):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
-    ("shape", "depth", "growth", "m"), [((2, 4, 4, 6), 3, 4, 8), ((3, 1, 5, 1), 1, 1, 1), ((2, 1, 1, 5), 2, 3, 2)], ids=str
+    ("shape", "depth", "growth", "m"),
+    [((2, 4, 4, 6), 3, 4, 8), ((3, 1, 5, 1), 1, 1, 1), ((2, 1, 1, 5), 2, 3, 2)],
+    ids=str,
 )
 def test_dense_block_is_its_definition(shape, depth, growth, m, train):
     layers, states = dense_case(shape[-1], depth, growth, m)

@@ -440,8 +440,20 @@ def test_errors_name_the_shapes(call, words):
 def block_case(N, L, width, heads, each, hidden, bias=True, keep=False):
     r = onp.random.default_rng(2)
     inner = heads * each
-    shapes = [(width,), (width,), (3 * inner, width), (width, inner), (width,), (width,), (width,), (hidden, width)]
-    arrays = [r.standard_normal(s) / 2 for s in ((N, L, width), *shapes, (hidden,), (width, hidden), (width,), (3 * inner,))]
+    shapes = [
+        (width,),
+        (width,),
+        (3 * inner, width),
+        (width, inner),
+        (width,),
+        (width,),
+        (width,),
+        (hidden, width),
+    ]
+    arrays = [
+        r.standard_normal(s) / 2
+        for s in ((N, L, width), *shapes, (hidden,), (width, hidden), (width,), (3 * inner,))
+    ]
     factors = [(r.random((N, L, w)) > 0.3) / 0.7 for w in (width, hidden, width)] if keep else None
 
     def call(f, **options):
@@ -459,7 +471,10 @@ BLOCKS = {
     "ExViT's": ((2, 6, 5, 2, 3, 7, False, True), {"activation": "gelu"}),
     "CLIP's": ((3, 5, 8, 2, 4, 9), {"activation": "quick_gelu", "causal": True}),
     "on a tree": ((3, 5, 8, 2, 4, 9), {"activation": "quick_gelu", "mask": SEEN}),
-    "a tree each": ((2, 5, 4, 1, 4, 3), {"activation": "quick_gelu", "mask": onp.stack([SEEN, SEEN.T | SEEN])[:, None]}),
+    "a tree each": (
+        (2, 5, 4, 1, 4, 3),
+        {"activation": "quick_gelu", "mask": onp.stack([SEEN, SEEN.T | SEEN])[:, None]},
+    ),
     "of ones": ((1, 1, 1, 1, 1, 1, True, True), {"activation": "gelu"}),
 }
 

@@ -37,7 +37,9 @@ def attention(
 
 def checked(
     Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None
-) -> tuple[np.ndarray | None, bool]:  # shapes of q, k, v -> the mask, with causal in it if both are given, and causal
+) -> tuple[
+    np.ndarray | None, bool
+]:  # shapes of q, k, v -> the mask, with causal in it if both are given, and causal
     """ValueError for shapes and masks that do not fit."""
     if min(len(Q), len(K), len(V)) < 2 or not Q[:-2] == K[:-2] == V[:-2] or Q[-1] != K[-1] or K[-2] != V[-2]:
         raise ValueError(

@@ -25,9 +25,9 @@ def batch_norm(
     relu: bool = False,
     plus: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
-    """y = (x - mean) / sqrt(var + eps) * weight + bias per channel, + plus, then max(y, 0) if `relu`; the state."""
+    """y = (x - mean) / sqrt(var + eps) * weight + bias + plus, then max(y, 0) if `relu`; also the state."""
     mean, var, new = moments(x, weight, bias, state, train=train, momentum=momentum)
-    arrays = (x, weight, bias)
+    arrays: tuple = (x, weight, bias)
     if plus is not None:
         if np.shape(plus) != np.shape(x):
             raise ValueError(f"batch_norm: plus must have the shape of x, {np.shape(x)}, found {np.shape(plus)}")

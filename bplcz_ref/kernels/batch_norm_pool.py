@@ -1,14 +1,15 @@
 """max_pool2d(batch_norm(x, relu=True), 2) as one kernel that pools first, which leaves a quarter of the numbers.
 
 The definition is nn.batch_norm_relu_pool. Normalising and relu are monotone in x, so the largest of a window's
-results comes from t, its largest pixel; from its smallest, where the channel's weight is negative; and where that is
-0 all are equal, and the first pixel counts. So
+results comes from t, its largest pixel; from its smallest, where the channel's weight is negative; and where that
+is 0 all are equal, and the first pixel counts. So
 
     forward    statistics of x, then y = relu((t - mean) r weight + bias) on a quarter
     backward   with d = g where y > 0: dbias = sum d,  dweight = sum d (t - mean) r, both on a quarter, and
                dx = weight r (d at the pixel that is t, 0 elsewhere - mean(d) - (x - mean) r^2 mean(d (t - mean)))
 
-Two pixels whose results are equal only by rounding are told apart here, while after rounding the first would count.
+Two pixels whose results are equal only by rounding are told apart here, while after rounding the first would
+count.
 """
 
 import numpy as np

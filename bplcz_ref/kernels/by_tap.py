@@ -2,10 +2,10 @@
 
     y[i, j] = sum over taps of x[h, w] W[u, v]     dx[h, w] += g[i, j] W[u, v]^T     dW[u, v] = x[h, w]^T g[i, j]
 
-The images are copied with their pixels first, (H, W, B, C), so that what a tap sees is a matrix of whole rows. On a
-2x2 map a 3x3 kernel's taps meet 16 pixels, while columns have room for 36, and nothing is written out nine times.
-Measured on 256 channels at 2x2, B = 32, one thread: 0.95 + 2.15 ms forward and backward, against 2.7 + 5.5 by
-columns. Outputs (in backward, channels) are cut into pieces that the cores share.
+The images are copied with their pixels first, (H, W, B, C), so that what a tap sees is a matrix of whole rows. On
+a 2x2 map a 3x3 kernel's taps meet 16 pixels, while columns have room for 36, and nothing is written out nine
+times. Measured on 256 channels at 2x2, B = 32, one thread: 0.95 + 2.15 ms forward and backward, against 2.7 + 5.5
+by columns. Outputs (in backward, channels) are cut into pieces that the cores share.
 """
 
 import numpy as np

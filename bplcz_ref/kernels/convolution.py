@@ -175,8 +175,10 @@ def backward(g, wanted, kept, *, plan):
 _conv2d = on_tape("conv2d", forward, backward)
 
 
-def in_kernel_order(weight: np.ndarray) -> np.ndarray:  # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous
-    """The order in which every strategy multiplies as it stands: a tap is a C x O matrix, all taps that of columns.
+def in_kernel_order(
+    weight: np.ndarray,
+) -> np.ndarray:  # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous
+    """The order that every strategy multiplies by as it stands: a tap is a C x O matrix, all taps that of columns.
 
     A weight whose memory has this order is not copied. The gradients have it, and SGD keeps it (sgd.py). Copying
     256x256x3x3 numbers into it takes as long as their product with a 2x2 map.

@@ -1,7 +1,8 @@
 """What the kernels take of the machine: how many threads, one BLAS thread in each, scratch memory per thread.
 
 The number of threads is the number of cores this process may use; the environment variable BPLCZ_THREADS overrides
-it and is read at every call. Results do not depend on it: while kernels run, NumPy's OpenBLAS works with one thread.
+it and is read at every call. Results do not depend on it: while kernels run, NumPy's OpenBLAS works with one
+thread.
 """
 
 import contextlib

@@ -49,20 +49,22 @@ def dense_block(
             )
         channels += growth
     arrays = [
-        a for p in layers for norm, conv in ("11", "22") for a in (*_pair(p[f"norm{norm}"]), p[f"conv{conv}"]["weight"])
+        a
+        for p in layers
+        for norm, conv in ("11", "22")
+        for a in (*_pair(p[f"norm{norm}"]), p[f"conv{conv}"]["weight"])
     ]
     given = None
     if not train:
         named = [{name: {k: getval(v) for k, v in s[name].items()} for name in ("norm1", "norm2")} for s in states]
         given = [[(s[k]["running_mean"], 1 / np.sqrt(s[k]["running_var"] + eps)) for k in s] for s in named]
-    measured: list = []  # (mean, var) of norm1 and norm2 of each layer; `_forward` fills it
+    measured: list[dict] = []  # {norm: (mean, var)} of each layer; `_forward` fills it
     y = _block(x, *arrays, given=given, eps=eps, measured=measured)
     if not train:
         return y, list(states)
-    names = "norm1", "norm2"
     return y, [
-        {name: batch_norm.moved(s[name], *found, n, momentum) for name, found in zip(names, pair, strict=True)}
-        for s, pair in zip(states, measured, strict=True)
+        {name: batch_norm.moved(s[name], mean, var, n, momentum) for name, (mean, var) in found.items()}
+        for s, found in zip(states, measured, strict=True)
     ]
 
 
@@ -109,7 +111,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
         plan = convolution.plan_of(a.shape, W2.shape, 1, 1, 1)
         grown, met = convolution.forward(a, W2, wanted=wanted, plan=plan)
         if given is None:
-            measured.append(((mean[:c].copy(), var[:c].copy()), (mean2, var2)))
+            measured.append({"norm1": (mean[:c].copy(), var[:c].copy()), "norm2": (mean2, var2)})
         if wanted:
             kept.append((c, A, scale, W1, seen, norm2, met, plan))
         take(grown.reshape(n, -1), c)

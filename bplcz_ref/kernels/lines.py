@@ -1,10 +1,12 @@
 """Arrays of pixels as long lines: several whole pixels side by side, with values per channel repeated along them.
 
 NumPy's loop over the channels of one pixel is short, and beginning it costs more than 16 numbers take. A line of
-LINE numbers is as fast as whole blocks are. (Not 1024 to 4096: on an AMD EPYC without AVX-512, an operation with such
-a line repeated takes six times longer at a third of all addresses; with 8192 at none of those tried.) The lines are
-cut into blocks that fit a core's second-level cache, which the cores share.
+LINE numbers is as fast as whole blocks are. (Not 1024 to 4096: on an AMD EPYC without AVX-512, an operation with
+such a line repeated takes six times longer at a third of all addresses; with 8192 at none of those tried.) The
+lines are cut into blocks that fit a core's second-level cache, which the cores share.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -35,7 +37,7 @@ def repeated(lines: np.ndarray, *values: np.ndarray) -> np.ndarray:  # (C,) each
     return wide.reshape(len(values), lines.shape[1])
 
 
-def per_channel(sums: list[np.ndarray], channels: int) -> np.ndarray:  # (k C,) each -> (C,) in float64
+def per_channel(sums: Sequence[np.ndarray], channels: int) -> np.ndarray:  # (k C,) each -> (C,) in float64
     """Sums along lines, one for each block, added in the order of the blocks."""
     total = sums[0].astype(np.float64)
     for part in sums[1:]:

@@ -114,7 +114,9 @@ def _avg_forward(x, *, wanted, size, stride):
 
     def work(images):
         part, down = x[images], (rows - 1) * stride + 1
-        lines = part[:, :down:stride].copy() if size == 1 else part[:, :down:stride] + part[:, 1 : down + 1 : stride]
+        lines = (
+            part[:, :down:stride].copy() if size == 1 else part[:, :down:stride] + part[:, 1 : down + 1 : stride]
+        )
         for u in range(2, size):
             lines += part[:, u : u + down : stride]
         across = (columns - 1) * stride + 1

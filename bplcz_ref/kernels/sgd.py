@@ -24,10 +24,15 @@ def sgd(
 ) -> tuple[dict, dict]:
     """optim.sgd: g <- gradient + weight_decay w,  v <- momentum v + g,  w <- w - learning_rate v."""
     # NumPy's own float64 numbers would turn float32 parameters into float64; Python's do not.
-    rates = float(learning_rate), float(momentum), float(weight_decay)
+    learning_rate, momentum, weight_decay = float(learning_rate), float(momentum), float(weight_decay)
     blocks: list[list] = []
     result = _tree(params, velocity, gradient, blocks, in_place)
-    each(lambda part: [_step(*block, *rates) for block in blocks[part]], pieces(len(blocks), 1, 16))
+
+    def work(part):
+        for block in blocks[part]:
+            _step(*block, learning_rate=learning_rate, momentum=momentum, weight_decay=weight_decay)
+
+    each(work, pieces(len(blocks), 1, 16))
     return result
 
 
@@ -59,7 +64,7 @@ def _leaf(w, v, g, blocks, in_place):
     return new_w.transpose(back), new_v.transpose(back)
 
 
-def _step(w, v, g, new_w, new_v, learning_rate, momentum, weight_decay):
+def _step(w, v, g, new_w, new_v, *, learning_rate, momentum, weight_decay):
     term = np.multiply(w, weight_decay, out=workspace("term", w.shape, w.dtype))
     if v is None:
         np.add(term, g, out=new_v)

@@ -1,8 +1,9 @@
 """A transformer's block as one node of the tape: forward and backward of its kernels in turn.
 
 The definition is nn.transformer_block. Node by node, a block takes some 25 operations of the tape with 10 to 20 us
-each, and as many arrays for the sums along its residual path: a third of ExViT's step, whose arrays are small. Here
-queries, keys and values also come from one product, and sums, dropout's factors and biases are added in place.
+each, and as many arrays for the sums along its residual path: a third of ExViT's step, whose arrays are small.
+Here queries, keys and values also come from one product, and sums, dropout's factors and biases are added in
+place.
 """
 
 import numpy as np
@@ -38,8 +39,8 @@ def transformer_block(
     inner = np.shape(qkv[0])[0] // 3
     if np.shape(qkv[0]) != (3 * inner, width) or inner % heads or np.shape(out[0]) != (width, inner):
         raise ValueError(
-            f"transformer_block: x {np.shape(x)} with {heads} heads needs qkv (3 I, {width}) and out ({width}, I), "
-            f"I a multiple of the heads; found {np.shape(qkv[0])} and {np.shape(out[0])}"
+            f"transformer_block: x {np.shape(x)} with {heads} heads needs qkv (3 I, {width}) and out ({width}, "
+            f"I), I a multiple of the heads; found {np.shape(qkv[0])} and {np.shape(out[0])}"
         )
     shape = (N, heads, L, inner // heads)
     mask, causal = attention.checked(shape, shape, shape, causal, mask)
