@@ -190,9 +190,8 @@ class Peer:
 
     def __init__(self, name, settings, params, state, x, y, *, channels_last=False, tree=False):
         self.module = network(name, settings, tree)
-        flat = {k: torch.tensor(np.array(v)) for k, v in (weights.named(params) | weights.named(state)).items()}
         self.module.to(torch.from_numpy(x).dtype)
-        self.module.load_state_dict(flat)
+        self.load(params, state)
         layout = {"memory_format": torch.channels_last} if channels_last else {}
         self.module.to(**layout)
         self.x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(**layout)
@@ -200,6 +199,10 @@ class Peer:
         self.optimiser = torch.optim.SGD(
             self.module.parameters(), lr=1e-4, momentum=paper.MOMENTUM, weight_decay=paper.WEIGHT_DECAY, fused=True
         )
+
+    def load(self, params, state):
+        flat = weights.named(params) | weights.named(state)
+        self.module.load_state_dict({name: torch.tensor(np.array(a)) for name, a in flat.items()})
 
     def loss(self):
         if isinstance(self.module, Fusion):

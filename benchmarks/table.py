@@ -145,9 +145,12 @@ def side_by_side(name):
             )
             for _ in range(2)
         ]
-        for p in pair:
+        for p in pair:  # both are warm before either is timed
             p.stdout.readline()
-        rates[side] = sum(float(p.communicate("go\n")[0]) for p in pair)
+        for p in pair:
+            p.stdin.write("go\n")
+            p.stdin.flush()
+        rates[side] = sum(float(p.communicate()[0]) for p in pair)
     best = max(("NCHW", "NHWC"), key=rates.get)
     return (
         f"| two runs side by side, {name}, steps per second | {rates['ours']:.2f} | {rates[best]:.2f} {best} "

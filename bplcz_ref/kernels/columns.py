@@ -2,9 +2,9 @@
 
     y = columns(x) W,   dW = columns(x)^T g,   dx: what each window saw, g W^T, added where it saw it
 
-One tile of outputs is done at a time, so that its columns stay in the second-level cache; images are cut into parts,
-which the cores share. With groups there is one product for each. Small groups are merged: several of them make one
-block, whose weight is block-diagonal, with zeros between the channels of different groups. The zeros cost
+One tile of outputs is done at a time, so that its columns stay in the second-level cache. Images are cut into
+parts, which the cores share. With groups there is one product for each. Small groups are merged: several of them
+make one block, whose weight is block-diagonal, with zeros between the channels of different groups. The zeros cost
 multiplications, but a few larger products are faster than many small ones.
 """
 
