@@ -68,13 +68,13 @@ class Group(Twin):
 
     def __init__(self, channels, grid, features, size):
         super().__init__([channels, channels], paper.PATCH, grid, features, size)
-        for unused in ("separable2", "to_patch_embedding2c", "transformer2", "transformer"):
+        for unused in ("pos_embedding", "separable2", "to_patch_embedding2c", "transformer2", "transformer"):
             delattr(self, unused)
 
-    def forward(self, x):
+    def forward(self, x, positions):
         drop = (lambda t: F.dropout(t, self.size.dropout, True)) if self.training else (lambda t: t)
         x = F.avg_pool2d(self.separable1(x), self.grid)
-        x = drop(self.to_patch_embedding2(x.flatten(2).transpose(1, 2)) + self.pos_embedding)
+        x = drop(self.to_patch_embedding2(x.flatten(2).transpose(1, 2)) + positions)
         x = self.layers(self.transformer1, x, drop)
         a = F.softmax(self.mlp_head0(x).squeeze(2), dim=1)
         return self.mlp_head1(torch.einsum("bn,bnd->bd", a, x))
@@ -94,10 +94,8 @@ class Fusion(nn.Module):
             self.classifier = nn.Sequential(nn.LayerNorm(7 * d), nn.Linear(7 * d, len(paper.CLASSES)))
         self.branches = nn.ModuleDict({group: make(len(index)) for group, index in bands.INDEX.items()})
         if row.images == "exvit":  # one table of positions for all
-            self.shared = nn.ParameterDict({"pos_embedding": self.branches["RGB"].pos_embedding})
-            for branch in self.branches.values():
-                del branch._parameters["pos_embedding"]
-                branch.pos_embedding = self.shared["pos_embedding"]
+            tokens = (paper.PATCH // settings.grid) ** 2
+            self.shared = nn.ParameterDict({"pos_embedding": torch.zeros(1, tokens, size.width)})
         self.text = None
         if row.prompting:
             words = systems.tokenizer(settings.vocabulary)
@@ -107,9 +105,10 @@ class Fusion(nn.Module):
 
     def features(self, x):  # (B, 18, H, W) -> (B, 7, d)
         sensors = {"sen1": x[:, :8], "sen2": x[:, 8:]}
+        table = [self.shared["pos_embedding"]] if hasattr(self, "shared") else []
         return torch.stack(
             [
-                self.branches[group](sensors[bands.GROUPS[group]["sensor"]][:, index])
+                self.branches[group](sensors[bands.GROUPS[group]["sensor"]][:, index], *table)
                 for group, index in bands.INDEX.items()
             ],
             1,

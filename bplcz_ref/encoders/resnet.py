@@ -144,8 +144,7 @@ def resnet(
 def residual(
     p: dict, state: dict, x: np.ndarray, block: Block, *, train: bool
 ) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H', W', O), new state
-    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, so the sum is
-    part of its last call."""
+    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, which also adds."""
     y, new, last = x, {}, len(block.convolutions)
     shortcut = {}
     if block.shortcut:

@@ -39,19 +39,27 @@ def moments(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray, state: dict, *, train: bool, momentum: float
 ) -> tuple[np.ndarray, np.ndarray, dict]:  # -> (C,), (C,) in float64, new state
     """The mean and variance to normalise by, this batch's or the running ones, and the state after it."""
-    shape = np.shape(x)
-    channels = shape[-1] if shape else 0
+    check(np.shape(x), weight, bias, state, train)
+    if not train:
+        return *running(state), state
+    mean, var = statistics(getval(x))
+    return mean, var, moved(state, mean, var, int(np.prod(np.shape(x)[:-1])), momentum)
+
+
+def check(shape: tuple, weight: np.ndarray, bias: np.ndarray, state: dict, train: bool) -> None:
+    """ValueError unless these belong to an x of this shape, and training has values enough."""
+    channels, n = shape[-1] if shape else 0, int(np.prod(shape[:-1]))
     for name, value in (("weight", weight), ("bias", bias), *state.items()):
         if name != "num_batches_tracked" and np.shape(value) != (channels,):
             raise ValueError(f"batch_norm: {name} must be ({channels},) for x {shape}, found {np.shape(value)}")
-    if not train:
-        mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
-        return mean, var, state
-    n = int(np.prod(shape[:-1]))
-    if n < 2:
+    if train and n < 2:
         raise ValueError(f"batch_norm in training needs 2 or more values per channel, got {n} (x is {shape})")
-    mean, var = statistics(getval(x))
-    return mean, var, moved(state, mean, var, n, momentum)
+
+
+def running(state: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The running mean and variance in float64."""
+    mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
+    return mean, var
 
 
 def moved(state: dict, mean: np.ndarray, var: np.ndarray, n: int, momentum: float) -> dict:

@@ -16,7 +16,6 @@ then X is x as it is, and the layer's own mean and r are in its w_k and b_k.
 from collections.abc import Sequence
 
 import numpy as np
-from autograd.tracer import getval
 
 from . import batch_norm, convolution
 from .cores import workspace
@@ -38,15 +37,16 @@ def dense_block(
 ) -> tuple[np.ndarray, list]:  # (B, H, W, c) -> (B, H, W, c + sum of growths), new states
     """x <- [x, conv3x3(relu(BN(conv1x1(relu(BN(x))))))] for each layer, new channels last."""
     n = int(np.prod(np.shape(x)[:-1]))
-    if train and n < 2:
-        raise ValueError(f"dense_block in training needs 2 or more values per channel, got {n}")
     channels = np.shape(x)[-1]
-    for k, p in enumerate(layers, 1):
+    for k, (p, state) in enumerate(zip(layers, states, strict=True), 1):
         (m, c, *_), (growth, inner, *_) = np.shape(p["conv1"]["weight"]), np.shape(p["conv2"]["weight"])
         if c != channels or inner != m:
             raise ValueError(
                 f"dense_block: layer {k} sees {channels} channels; conv1 has {c}, conv2 {inner} of conv1's {m}"
             )
+        for name, size in (("norm1", c), ("norm2", m)):
+            weight, bias = _pair(p[name])
+            batch_norm.check((*np.shape(x)[:-1], size), weight, bias, state[name], train)
         channels += growth
     arrays = [
         a
@@ -54,10 +54,10 @@ def dense_block(
         for norm, conv in ("11", "22")
         for a in (*_pair(p[f"norm{norm}"]), p[f"conv{conv}"]["weight"])
     ]
-    given = None
+    given = None  # in evaluation, the (mean, 1 / sqrt(var + eps)) of norm1 and norm2 of each layer
     if not train:
-        named = [{name: {k: getval(v) for k, v in s[name].items()} for name in ("norm1", "norm2")} for s in states]
-        given = [[(s[k]["running_mean"], 1 / np.sqrt(s[k]["running_var"] + eps)) for k in s] for s in named]
+        pairs = [[batch_norm.running(s[name]) for name in ("norm1", "norm2")] for s in states]
+        given = [[(mean, 1 / np.sqrt(var + eps)) for mean, var in pair] for pair in pairs]
     measured: list[dict] = []  # {norm: (mean, var)} of each layer; `_forward` fills it
     y = _block(x, *arrays, given=given, eps=eps, measured=measured)
     if not train:
@@ -106,7 +106,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
         z = product(A.T, convolution.in_kernel_order(W1)[0, 0]).reshape(B, h, w, -1)
         mean2, var2 = batch_norm.statistics(z) if given is None else (given[k][1][0], None)
         inverse = 1 / np.sqrt(var2 + eps) if given is None else given[k][1][1]
-        norm2 = {"mean": np.asarray(mean2, np.float64), "inverse": inverse, "train": given is None, "relu": True}
+        norm2 = {"mean": mean2, "inverse": inverse, "train": given is None, "relu": True}
         a, seen = batch_norm.forward(z, w2, b2, wanted=wanted, **norm2)
         plan = convolution.plan_of(a.shape, W2.shape, 1, 1, 1)
         grown, met = convolution.forward(a, W2, wanted=wanted, plan=plan)

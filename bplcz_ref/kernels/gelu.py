@@ -15,8 +15,8 @@ from .tape import on_tape
 
 # Phi(x) = 1 / (1 + exp(x p(x^2))) with these coefficients of p, lowest power first: a weighted minimax fit to
 # -2 atanh(2 Phi(x) - 1) / x over x^2 <= 30, with error 7e-8 in Phi, which float32 itself rounds by 6e-8. Beyond,
-# Phi is 0 or 1 in float32, and so is the fit, as p only falls. scipy's erf takes many times longer; tanh, where the
-# processor has no AVX-512, takes twice as long as exp.
+# Phi is 0 or 1 in float32, and so is the fit, as p only falls. scipy's erf takes many times longer, and tanh takes
+# twice as long as exp where the processor has no AVX-512.
 COEFFICIENTS = (
     -1.5957689861740139,
     -0.07266782056117649,
