@@ -174,7 +174,8 @@ def test_the_choice():
     assert chosen(32, 32, 32, 32, 32, 1, 3, 1, 1, "f8") == "columns"  # float64 is the exact mode
     assert chosen(32, 32, 32, 3, 32, 1, 3, 1, 1) == "columns"
     assert chosen(32, 4, 4, 128, 128, 1, 3, 1, 1) == chosen(32, 4, 4, 128, 128, 1, 3, 2, 1) == "taps"
-    assert chosen(32, 4, 4, 128, 32, 1, 3, 1, 1) == "columns"
+    assert chosen(32, 4, 4, 128, 32, 1, 3, 1, 1) == "taps"
+    assert chosen(32, 4, 4, 128, 31, 1, 3, 1, 1) == "columns"
     assert chosen(32, 8, 8, 128, 128, 32, 3, 1, 1) == "columns"
     assert chosen(32, 8, 8, 96, 96, 96, 7, 1, 3) == "by_matrix"
     assert chosen(32, 32, 32, 16, 16, 16, 3, 1, 1) == "shifted"

@@ -125,10 +125,11 @@ def _choose(p, dtype):
         return by_matrix if small else shifted
     if p.kh == p.kw == p.groups == 1 and p.top == p.left == 0:
         return pointwise
-    if p.groups > 1:
+    if p.groups > 1:  # by tap, 2x2 pixels of 512 channels in 32 groups take as long, and larger maps longer
         return in_columns
-    if outputs <= 16 and p.outputs >= 64:
-        # Few pixels (4x4, 128 channels: 1.3 + 2.6, Winograd 1.9 + 3.2); with few outputs dW is slow by tap.
+    if outputs <= 16 and p.outputs >= 32:
+        # Few pixels (4x4, 128 channels: 1.3 + 2.6, Winograd 1.9 + 3.2; 2x2, 128 channels to 32: 0.2 + 0.3, columns
+        # 0.3 + 0.4).
         return taps
     by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
     if dtype == np.float32 and (p.kh, p.kw, p.stride) == (3, 3, 1) and by_four and outputs > 16:
