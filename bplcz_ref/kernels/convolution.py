@@ -141,10 +141,11 @@ def _choose(p, dtype):
 
 
 def forward(x, weight, bias=None, *, wanted, plan):
-    y = np.zeros((plan.batch, plan.rows, plan.columns, plan.outputs), x.dtype)
-    if plan.kh and plan.kw:  # otherwise every tap sees padding only
+    if plan.kh and plan.kw:
         x = np.ascontiguousarray(x)
         y = _choose(plan, x.dtype).forward(plan, x, _seen(plan, in_kernel_order(weight)))
+    else:  # every tap sees padding only
+        y = np.zeros((plan.batch, plan.rows, plan.columns, plan.outputs), x.dtype)
     if bias is not None:
         (lines,) = as_lines(y)
         (biases,) = repeated(lines, bias)
@@ -155,22 +156,26 @@ def forward(x, weight, bias=None, *, wanted, plan):
 def backward(g, wanted, kept, *, plan):
     x, weight = kept
     g = np.ascontiguousarray(g)
-    gradients = {0: np.zeros(x.shape, g.dtype)} if 0 in wanted else {}
-    if 1 in wanted:
-        gradients[1] = np.zeros(weight.shape, g.dtype)
-    if plan.kh and plan.kw and (0 in wanted or 1 in wanted):
-        wants = 0 in wanted, 1 in wanted
-        w = _seen(plan, in_kernel_order(weight))
-        gradients[0], dweight = _choose(plan, x.dtype).backward(plan, x, w, g, *wants)
-        if 1 in wanted:
-            full = np.ascontiguousarray(dweight)
-            if full.shape[:2] != weight.shape[2:]:  # taps that no output sees have gradient 0
-                full = np.zeros((*weight.shape[2:], *full.shape[2:]), g.dtype)
-                _seen(plan, full)[...] = dweight
-            gradients[1] = full.transpose(3, 2, 0, 1)
+    gradients = {}
     if 2 in wanted:
         gradients[2] = np.dot(np.ones(g.size // plan.outputs, g.dtype), g.reshape(-1, plan.outputs))
+    if not (plan.kh and plan.kw):
+        gradients |= {0: np.zeros(x.shape, g.dtype), 1: np.zeros(weight.shape, g.dtype)}
+    elif 0 in wanted or 1 in wanted:
+        w = _seen(plan, in_kernel_order(weight))
+        gradients[0], dw = _choose(plan, x.dtype).backward(plan, x, w, g, 0 in wanted, 1 in wanted)
+        if 1 in wanted:
+            gradients[1] = _whole(plan, dw, weight.shape).transpose(3, 2, 0, 1)
     return [gradients[n] for n in wanted]
+
+
+def _whole(p, dw, shape):
+    """dw (kh, kw, C/groups, O) of the taps that see a pixel -> of all taps, contiguous; the others have none."""
+    if dw.shape[:2] == shape[2:]:
+        return np.ascontiguousarray(dw)
+    whole = np.zeros((*shape[2:], *dw.shape[2:]), dw.dtype)
+    _seen(p, whole)[...] = dw
+    return whole
 
 
 _conv2d = on_tape("conv2d", forward, backward)
