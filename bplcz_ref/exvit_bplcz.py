@@ -11,7 +11,7 @@ B  D is ExViT's attention over the tokens of all groups, so it needs no vectors;
 
 import autograd.numpy as np
 
-from bplcz_ref import bands, equations, paper
+from bplcz_ref import bands, equations, nn, paper
 from bplcz_ref.encoders import exvit
 from bplcz_ref.model import Model, bplcz, encode, init_branches, prompting
 
@@ -77,10 +77,12 @@ def reading_b(
     def vectors(params, Z_i, train):  # {group: (B, N, w)} -> {group: (B, d)}
         return {group: vector.apply(params["vectors"][group], {}, Z, train=train)[0] for group, Z in Z_i.items()}
 
+    @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
         Z_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
         return decide(params, Z_i, train, rng)[1], state
 
+    @nn.one_blas_thread()
     def fused(params, state, x):
         if text is None:
             raise ValueError("reading B without prompts has no I_i to fuse: its classifier takes tokens")

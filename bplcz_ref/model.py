@@ -83,16 +83,16 @@ def bplcz(
         params["classifier"], _ = classifier.init(streams[len(encoders)], dtype)
         return params | prompts.init(streams[-1], dtype), state
 
+    @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        with nn.one_blas_thread():
-            I_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
-            I = equations.concat(list(I_i.values()))
-            return classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0], state
+        I_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
+        I = equations.concat(list(I_i.values()))
+        return classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0], state
 
+    @nn.one_blas_thread()
     def fused(params, state, x):
-        with nn.one_blas_thread():
-            I_i, _, _ = encode(encoders, params, state, x, train=False)
-            return equations.concat(list(I_i.values()))
+        I_i, _, _ = encode(encoders, params, state, x, train=False)
+        return equations.concat(list(I_i.values()))
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
@@ -109,9 +109,9 @@ def bplcz(
 def classification(network: nn.Network) -> Model:
     """A Network of images to logits, trained with Eq. (11) alone: Table II's rows without band groups."""
 
+    @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        with nn.one_blas_thread():
-            return network.apply(params, state, images(x), train=train, rng=rng)
+        return network.apply(params, state, images(x), train=train, rng=rng)
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch

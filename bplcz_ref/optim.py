@@ -6,7 +6,11 @@ reading as scalar loops.
 
 from collections.abc import Callable
 
+from bplcz_ref.kernels.sgd import sgd as sgd_kernel
+from bplcz_ref.nn import runs
 
+
+@runs(sgd_kernel)
 def sgd(
     params: dict,
     velocity: dict | None,
@@ -15,8 +19,9 @@ def sgd(
     learning_rate: float,
     momentum: float = 0.0,
     weight_decay: float = 0.0,
+    in_place: bool = False,
 ) -> tuple[dict, dict]:
-    """One step on nested dicts of arrays -> (params, velocity); nothing is changed in place.
+    """One step on nested dicts of arrays -> (params, velocity).
 
     g <- gradient + weight_decay * w    decay is added to the gradient (not decoupled, as in AdamW)
     v <- momentum * v + g               v = g at the first step (the other reading scales g by 1 - momentum)
@@ -24,6 +29,8 @@ def sgd(
 
     `velocity` is None at the first step. Every parameter decays, biases and normalisation weights too (the
     paper names no exception). dtypes are kept.
+    Nothing is changed in place, unless the caller allows it by `in_place`: then the memory of params and velocity
+    may take the new values, so the caller must keep only what is returned. The numbers are the same bits.
 
     >>> import numpy as np
     >>> w, v, g = {"w": np.array([1.0])}, None, {"w": np.array([0.5])}

@@ -201,18 +201,20 @@ def tanh_gelu(x):
     return 0.5 * x * (1 + np.tanh((2 / np.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
+def new_channels_in_front(x, layers, states, *, train, dense_block=nn.dense_block):
+    for p, state in zip(layers, states, strict=True):
+        y, c = dense_block(x, [p], [state], train=train)[0], x.shape[-1]
+        x = np.concatenate([y[..., c:], y[..., :c]], axis=-1)
+    return x, states
+
+
 MISTAKES = {
     "stride on the 1x1": ("resnet50", None, None, None),
     "stride on the 1x1, grouped": ("resnext50_32x4d", None, None, None),
     "eps 1e-5": ("convnext_tiny", convnext, "EPS", 1e-5),
     "tanh gelu": ("convnext_tiny", nn, "gelu", tanh_gelu),
     "no layer scale": ("convnext_tiny", convnext, "np", SimpleNamespace(reshape=lambda *_: 1.0)),
-    "new channels in front": (
-        "densenet121",
-        densenet,
-        "np",
-        SimpleNamespace(concatenate=lambda parts, axis: np.concatenate(parts[::-1], axis)),
-    ),
+    "new channels in front": ("densenet121", nn, "dense_block", new_channels_in_front),
     "mean pool for max pool": ("densenet121", nn, "max_pool2d", lambda x, *_, **__: nn.avg_pool2d(x, 2)),
 }
 

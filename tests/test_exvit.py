@@ -346,7 +346,9 @@ def test_every_place_of_dropout_draws(monkeypatch):
     """Embedding once a modality; three times a layer: after attention, inside and after the perceptron."""
     network, params, state, x = small(TINY._replace(dropout=0.25))
     drawn = []
-    monkeypatch.setattr(exvit.nn, "dropout", lambda x, rate, *, train, rng: drawn.append((rate, x.shape)) or x)
+    draw = exvit.nn.dropout_factors
+    spy = lambda rng, shape, rate, dtype: drawn.append((rate, shape)) or draw(rng, shape, rate, dtype)
+    monkeypatch.setattr(exvit.nn, "dropout_factors", spy)
     network.apply(params, state, x, train=True, rng=np.random.default_rng(0))
     N = (PATCH // GRID) ** 2
     own = [(B, N, 5)] + TINY.layers * [(B, N, 5), (B, N, 4), (B, N, 5)]

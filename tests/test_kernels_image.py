@@ -43,6 +43,19 @@ CONVOLUTIONS = [
     (2, 2, 2, 4, 4, 4, 7, 1, 3),
     (2, 9, 8, 6, 6, 6, 3, 2, 1),
     (2, 5, 5, 6, 12, 6, 3, 1, 1),  # depthwise with a multiplier
+    (3, 2, 2, 5, 64, 1, 3, 1, 1),  # by tap
+    (2, 4, 4, 3, 130, 1, 3, 1, 1),
+    (3, 4, 4, 5, 66, 1, 3, 2, 1),
+    (1, 2, 2, 140, 64, 1, 3, 2, 1),
+    (2, 1, 1, 4, 64, 1, 3, 1, 1),
+    (2, 3, 4, 3, 64, 1, 2, 1, 0),
+    (3, 8, 8, 5, 5, 5, 7, 1, 3),  # depthwise by matrix
+    (2, 4, 6, 6, 6, 6, 5, 1, 3),
+    (2, 7, 8, 3, 3, 3, 3, 2, 1),
+    (5, 9, 9, 3, 3, 3, 3, 1, 1),  # depthwise by runs
+    (2, 12, 10, 4, 4, 4, 5, 1, 0),
+    (1, 9, 10, 2, 2, 2, 3, 3, 2),
+    (2, 70, 1, 3, 3, 3, 3, 1, 1),  # taps that see padding alone are left out
 ]
 
 
@@ -88,26 +101,115 @@ def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
     """In float64 the identity shows: what is left is rounding."""
     r = rng()
     x, w, g = r.standard_normal((B, H, W, C)), r.standard_normal((O, C, 3, 3)), r.standard_normal((B, H, W, O))
-    p = convolution._plan(x.shape, w.shape, 1, padding, 1)
-    y = convolution.winograd.forward(p, x, w)
-    dx, dw = convolution.winograd.backward(p, x, w, g, True, True)
+    p = convolution.plan_of(x.shape, w.shape, 1, padding, 1)
+    ordered = convolution.in_kernel_order(w)
+    y = convolution.winograd.forward(p, x, ordered)
+    dx, dw = convolution.winograd.backward(p, x, ordered, g, True, True)
+    dw = dw.transpose(3, 2, 0, 1)
     right = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
     for ours, true in zip((y, dx, dw), right, strict=True):
         assert abs(ours - true).max() < 1e-12 * abs(true).max()
 
 
+STRATEGIES = {
+    "pointwise": (
+        convolution.pointwise,
+        [(3, 5, 4, 3, 7, 1, 1, 1, 0), (2, 5, 5, 4, 2, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1, 0)],
+    ),
+    "columns": (
+        convolution.in_columns,
+        [
+            (2, 5, 7, 3, 4, 1, 3, 1, 1),
+            (1, 4, 4, 1, 64, 1, 3, 1, 1),
+            (3, 6, 5, 4, 8, 4, 3, 2, 1),
+            (2, 8, 8, 3, 3, 3, 3, 1, 1),
+        ],
+    ),
+    "taps": (
+        convolution.taps,
+        [
+            (2, 5, 7, 3, 4, 1, 3, 1, 1),
+            (1, 9, 8, 1, 1, 1, 3, 2, 1),
+            (2, 6, 6, 2, 300, 1, 2, 2, 0),
+            (2, 5, 4, 300, 2, 1, 5, 1, 2),
+        ],
+    ),
+    "shifted": (
+        convolution.shifted,
+        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 4, 4, 4, 3, 2, 1)],
+    ),
+    "by_matrix": (
+        convolution.by_matrix,
+        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 70, 70, 70, 3, 2, 1)],
+    ),
+    "winograd": (
+        convolution.winograd,
+        [(2, 8, 12, 5, 7, 1, 3, 1, 1), (1, 4, 4, 1, 1, 1, 3, 1, 1), (40, 8, 8, 3, 2, 1, 3, 1, 1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_is_the_definition_wherever_it_applies(name, monkeypatch):
+    """In float64 and with each choice forced, also where another would be chosen."""
+    strategy, cases = STRATEGIES[name]
+    chosen = []
+    monkeypatch.setattr(convolution, "_choose", lambda p, dtype: chosen.append(p) or strategy)
+    for case in cases:
+        args, options = convolution_case(*case)
+        kernel, definition = (lambda *a, f=f, o=options: f(*a, **o) for f in (nn.conv2d, nn.conv2d.definition))
+        assert gap(kernel, definition, *args) < EXACT
+        wide = [onp.asfortranarray(onp.repeat(a, 2, axis=0))[::2] for a in args]  # strided, in another order
+        assert gap(kernel, definition, *wide) < EXACT
+    assert len(chosen) > len(cases)
+
+
+def test_the_choice():
+    def chosen(B, H, W, C, O, groups, k, stride, padding, dtype="f4"):
+        p = convolution.plan_of((B, H, W, C), (O, C // groups, k, k), stride, padding, groups)
+        found = convolution._choose(p, onp.dtype(dtype))
+        return next(name for name, (strategy, _) in STRATEGIES.items() if found is strategy)
+
+    assert chosen(32, 32, 32, 32, 32, 1, 3, 1, 1) == "winograd"
+    assert chosen(32, 32, 32, 32, 32, 1, 3, 1, 1, "f8") == "columns"  # float64 is the exact mode
+    assert chosen(32, 32, 32, 3, 32, 1, 3, 1, 1) == "columns"
+    assert chosen(32, 4, 4, 128, 128, 1, 3, 1, 1) == chosen(32, 4, 4, 128, 128, 1, 3, 2, 1) == "taps"
+    assert chosen(32, 4, 4, 128, 32, 1, 3, 1, 1) == "taps"
+    assert chosen(32, 4, 4, 128, 31, 1, 3, 1, 1) == "columns"
+    assert chosen(32, 8, 8, 128, 128, 32, 3, 1, 1) == "columns"
+    assert chosen(32, 8, 8, 96, 96, 96, 7, 1, 3) == "by_matrix"
+    assert chosen(32, 32, 32, 16, 16, 16, 3, 1, 1) == "shifted"
+    assert chosen(32, 8, 8, 64, 256, 1, 1, 1, 0) == chosen(32, 8, 8, 64, 256, 1, 1, 2, 0) == "pointwise"
+
+
+def test_bits_do_not_depend_on_the_memory_order_of_a_weight():
+    """So a run resumed from a checkpoint, whose arrays lie in C order, has the bits of one that never ended."""
+    for case in CONVOLUTIONS:
+        (x, w, _), options = convolution_case(*case, onp.float32)
+        ordered = convolution.in_kernel_order(w).transpose(3, 2, 0, 1)
+        found = [make_vjp(lambda w, x=x, o=options: nn.conv2d(x, w, **o), a) for a in (w, ordered)]
+        assert (found[0][1] == found[1][1]).all()
+        gradients = [vjp(found[0][1]) for vjp, _ in found]
+        assert (gradients[0] == gradients[1]).all()
+        by_x = [make_vjp(lambda x, w=w, o=options: nn.conv2d(x, w, **o), x)[0](found[0][1]) for w in (w, ordered)]
+        assert (by_x[0] == by_x[1]).all()
+        # the gradient has the kernels' order, which SGD keeps, so that no later step copies a weight
+        assert convolution.in_kernel_order(gradients[0]).base is not None
+
+
 def test_winograd_rounds_less_than_ten_times_what_the_direct_sum_does():
     r = rng()
     x, w = r.standard_normal((4, 16, 16, 64)), r.standard_normal((64, 64, 3, 3)) / 24
-    p = convolution._plan(x.shape, w.shape, 1, 1, 1)
-    true = convolution.tiled.forward(p, x, w)
+    p = convolution.plan_of(x.shape, w.shape, 1, 1, 1)
+    w = convolution.in_kernel_order(w)
+    true = convolution.in_columns.forward(p, x, w)
     rms = [
         onp.sqrt(onp.mean((s.forward(p, x.astype("f4"), w.astype("f4")) - true) ** 2))
-        for s in (convolution.winograd, convolution.tiled)
+        for s in (convolution.winograd, convolution.in_columns)
     ]
     assert rms[0] < 10 * rms[1]
     assert rms[0] < 3e-6 * true.std()
-    assert convolution._strategy(p, onp.dtype("f4")) is convolution.winograd  # and it is what runs
+    assert convolution._choose(p, onp.dtype("f4")) is convolution.winograd  # and it is what runs
 
 
 def pad_before(x, w, b):  # all padding above and to the left
@@ -119,11 +221,11 @@ def doubled(name):
     """conv2d with the right value and one gradient twice too large."""
 
     def backward(g, wanted, kept, *, plan):
-        gradients = convolution._backward(g, wanted, kept, plan=plan)
+        gradients = convolution.backward(g, wanted, kept, plan=plan)
         return [d * (2 if n == name else 1) for n, d in zip(wanted, gradients, strict=True)]
 
-    kernel = on_tape("wrong", convolution._forward, backward)
-    return lambda x, w, b: kernel(x, w, b, plan=convolution._plan(x.shape, w.shape, 1, 1, 1))
+    kernel = on_tape("wrong", convolution.forward, backward)
+    return lambda x, w, b: kernel(x, w, b, plan=convolution.plan_of(x.shape, w.shape, 1, 1, 1))
 
 
 WRONG_CONVOLUTIONS = {
@@ -196,6 +298,128 @@ def test_batch_norm_is_its_definition(shape, train, relu):
     ours, theirs = kernel(*args)[1], definition(*args)[1]
     for key in theirs:
         onp.testing.assert_allclose(ours[key], theirs[key], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("shape", [(4, 8, 8, 16), (3, 5, 7, 3), (2, 1)], ids=str)
+def test_batch_norm_with_a_sum_is_its_definition(shape, train, relu):
+    args, state = bn_case(shape)
+    args.append(rng(9).standard_normal(shape))
+    kernel, definition = (
+        lambda x, w, b, p, f=f: f(x, w, b, state, train=train, relu=relu, plus=p)[0]
+        for f in (nn.batch_norm, nn.batch_norm.definition)
+    )
+    assert gap(kernel, definition, *args) < 10 * EXACT
+    after = lambda x, w, b, p: nn.batch_norm.definition(x, w, b, state, train=train, relu=relu)[0] + p
+    if relu:  # the sum comes before the relu
+        assert gap(kernel, after, *args) > 1e6 * EXACT
+    with pytest.raises(ValueError, match="plus must have the shape of x"):
+        nn.batch_norm(*args[:3], state, train=False, plus=args[3][..., :1] if shape[-1] > 1 else args[3][:1])
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("shape", [(4, 8, 8, 16), (3, 2, 6, 3), (1, 2, 2, 1), (9, 16, 16, 40)], ids=str)
+def test_pooling_before_batch_norm_is_the_definition_for_any_sign_of_the_weight(shape, train):
+    (x, weight, bias), state = bn_case(shape)
+    weight[::3] = 0  # all results of a window are equal then, and the first pixel takes the gradient
+    bias = abs(bias) + 0.1 if shape[-1] < 4 else bias
+    ties = onp.round(2 * x) / 2
+    for pixels in (x, ties):
+        kernel, definition = (
+            lambda *a, f=f: f(*a, state, train=train)[0]
+            for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
+        )
+        for sign in (1, -1):
+            assert gap(kernel, definition, pixels, sign * weight, bias) < 20 * EXACT
+    new, right = (
+        f(x, weight, bias, state, train=train)[1]
+        for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
+    )
+    for key in right:
+        onp.testing.assert_allclose(new[key], right[key], rtol=1e-12, atol=1e-14)
+    largest_only = lambda *a: nn.batch_norm(nn.max_pool2d(a[0], 2), *a[1:], state, train=False, relu=True)[0]
+    if not train and shape[-1] > 3:
+        assert gap(largest_only, lambda *a: definition(*a), x, weight, bias) > 1e6 * EXACT
+    with pytest.raises(ValueError, match="even H and W"):
+        nn.batch_norm_relu_pool(x[:, 1:], weight, bias, state, train=train)
+
+
+def dense_case(c, depth, growth, m, dtype=onp.float64):
+    r, layers, states = rng(5), [], []
+    for _ in range(depth):
+        sizes = {"norm1": c, "norm2": m}
+        layers.append(
+            {n: {"weight": r.standard_normal(k), "bias": r.standard_normal(k)} for n, k in sizes.items()}
+            | {"conv1": {"weight": r.standard_normal((m, c, 1, 1))}}
+            | {"conv2": {"weight": r.standard_normal((growth, m, 3, 3))}}
+        )
+        states.append({n: bn_case((2, k))[1] for n, k in sizes.items()})
+        c += growth
+    cast = lambda tree: {k: cast(v) if isinstance(v, dict) else v.astype(dtype) for k, v in tree.items()}
+    return [cast(p) for p in layers], states
+
+
+def dense(f, layers, states, train):
+    """dense_block as a function of x and of every array of its layers."""
+    places = [(n, k, part) for n, p in enumerate(layers) for k in p for part in p[k]]
+
+    def call(x, *arrays):
+        given = [{k: dict(p[k]) for k in p} for p in layers]
+        for (n, k, part), array in zip(places, arrays, strict=True):
+            given[n][k][part] = array
+        return f(x, given, states, train=train)[0]
+
+    return call, [layers[n][k][part] for n, k, part in places]
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "depth", "growth", "m"),
+    [((2, 4, 4, 6), 3, 4, 8), ((3, 1, 5, 1), 1, 1, 1), ((2, 1, 1, 5), 2, 3, 2)],
+    ids=str,
+)
+def test_dense_block_is_its_definition(shape, depth, growth, m, train):
+    layers, states = dense_case(shape[-1], depth, growth, m)
+    layers[0]["norm1"]["weight"][0] = 0
+    x = rng(6).standard_normal(shape) + 2
+    kernel, arrays = dense(nn.dense_block, layers, states, train)
+    definition, _ = dense(nn.dense_block.definition, layers, states, train)
+    assert gap(kernel, definition, x, *arrays) < 100 * EXACT
+    assert kernel(x, *arrays).shape == (*shape[:-1], shape[-1] + depth * growth)
+    new, right = (f(x, layers, states, train=train)[1] for f in (nn.dense_block, nn.dense_block.definition))
+    for ours, theirs in zip(new, right, strict=True):
+        for norm in theirs:
+            for key in theirs[norm]:
+                onp.testing.assert_allclose(ours[norm][key], theirs[norm][key], rtol=1e-11, atol=1e-13)
+    if train and shape[1] > 1:  # the statistics move with x: the comparison sees it if they do not
+        frozen, _ = dense(nn.dense_block.definition, layers, new, False)
+        assert gap(kernel, frozen, x, *arrays) > 1e6 * EXACT
+
+
+def test_dense_block_in_float32_is_as_near_to_float64_as_its_definition():
+    layers, states = dense_case(16, 4, 8, 16, onp.float32)
+    x = (rng(6).standard_normal((4, 8, 8, 16)) + 30).astype(onp.float32)  # a mean far above the deviation
+    kernel, arrays = dense(nn.dense_block, layers, states, True)
+    definition, _ = dense(nn.dense_block.definition, layers, states, True)
+    g = rng(7).standard_normal(kernel(x, *arrays).shape).astype(onp.float32)
+    found = by_hand(kernel, (x, *arrays), g)
+    assert all(a.dtype == onp.float32 for a in found)
+    true = by_hand(definition, [a.astype(onp.float64) for a in (x, *arrays)], g.astype(onp.float64))
+    other = by_hand(definition, (x, *arrays), g)
+
+    def off(arrays):
+        return sum(onp.sum((a - b) ** 2.0) / onp.sum(b**2) for a, b in zip(arrays, true, strict=True)) ** 0.5
+
+    assert off(found) < 1.5 * off(other)
+
+
+def test_dense_block_says_what_does_not_fit():
+    layers, states = dense_case(4, 2, 3, 2)
+    with pytest.raises(ValueError, match="layer 1 sees 5 channels; conv1 has 4"):
+        nn.dense_block(onp.zeros((2, 4, 4, 5)), layers, states, train=True)
+    with pytest.raises(ValueError, match="2 or more values per channel, got 1"):
+        nn.dense_block(onp.zeros((1, 1, 1, 4)), layers, states, train=True)
 
 
 def test_the_comparison_notices_statistics_taken_for_constants():
@@ -370,6 +594,8 @@ def layers(dtype):
         "conv2d 1x1": lambda x: nn.conv2d(x, one),
         "conv2d depthwise": lambda x: nn.conv2d(x, v, padding=1, groups=4),
         "batch_norm": lambda x: nn.batch_norm(x, gamma, beta, state, train=True, relu=True)[0],
+        "batch_norm_relu_pool": lambda x: nn.batch_norm_relu_pool(x, gamma, beta, state, train=True)[0],
+        "dense_block": lambda x: nn.dense_block(x, *dense_case(4, 2, 3, 2, dtype), train=True)[0],
         "batch_norm evaluation": lambda x: nn.batch_norm(x, gamma, beta, state, train=False)[0],
         "relu": nn.relu,
         "max_pool2d": lambda x: nn.max_pool2d(x, 2),
@@ -414,9 +640,9 @@ def test_float32_stays_float32(name):
 
 def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     asked = []
-    tiled = convolution.tiled.backward
-    spy = convolution.tiled._replace(backward=lambda *a: asked.append(a[4:]) or tiled(*a))
-    monkeypatch.setattr(convolution, "tiled", spy)
+    tiled = convolution.in_columns.backward
+    spy = convolution.in_columns._replace(backward=lambda *a: asked.append(a[4:]) or tiled(*a))
+    monkeypatch.setattr(convolution, "in_columns", spy)
     x, w = rng().standard_normal((2, 5, 5, 3)), rng().standard_normal((4, 3, 3, 3))
     grad(lambda w: np.sum(nn.conv2d(x, w) ** 2))(w)
     grad(lambda x: np.sum(nn.conv2d(x, w) ** 2))(x)

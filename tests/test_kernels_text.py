@@ -98,8 +98,8 @@ def test_attention_is_the_same_kept_or_computed_again_in_blocks_of_any_size(name
 
 
 def test_blocks_that_do_not_divide_the_values_change_nothing(monkeypatch):
-    monkeypatch.setattr(layer_norm_module, "BLOCK", 15)  # two rows of 7
-    monkeypatch.setattr(gelu_module, "BLOCK", 4)
+    monkeypatch.setattr(layer_norm_module, "NUMBERS", 15)  # two rows of 7
+    monkeypatch.setattr(gelu_module, "NUMBERS", 4)
     for name in ("layer_norm", "gelu", "quick_gelu"):
         kernel, definition, shapes = both(name)
         assert gap(kernel, definition, *draw(shapes)) < EXACT
@@ -432,3 +432,98 @@ Z = onp.zeros
 def test_errors_name_the_shapes(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+# ---------------------------------------------------------------------------------------- a transformer's block
+
+
+def block_case(N, L, width, heads, each, hidden, bias=True, keep=False):
+    r = onp.random.default_rng(2)
+    inner = heads * each
+    shapes = [
+        (width,),
+        (width,),
+        (3 * inner, width),
+        (width, inner),
+        (width,),
+        (width,),
+        (width,),
+        (hidden, width),
+    ]
+    arrays = [
+        r.standard_normal(s) / 2
+        for s in ((N, L, width), *shapes, (hidden,), (width, hidden), (width,), (3 * inner,))
+    ]
+    factors = [(r.random((N, L, w)) > 0.3) / 0.7 for w in (width, hidden, width)] if keep else None
+
+    def call(f, **options):
+        def block(x, w1, b1, W_qkv, W_out, b_out, w2, b2, W_up, b_up, W_down, b_down, b_qkv=None):
+            pairs = (w1, b1), (W_qkv, b_qkv), (W_out, b_out), (w2, b2), (W_up, b_up), (W_down, b_down)
+            return f(x, *pairs, heads=heads, keep=factors, **options)
+
+        return block
+
+    return arrays if bias else arrays[:-1], call
+
+
+SEEN = onp.tril(onp.ones((5, 5), bool)) & (onp.arange(5)[:, None] - onp.arange(5) != 2)
+BLOCKS = {
+    "ExViT's": ((2, 6, 5, 2, 3, 7, False, True), {"activation": "gelu"}),
+    "CLIP's": ((3, 5, 8, 2, 4, 9), {"activation": "quick_gelu", "causal": True}),
+    "on a tree": ((3, 5, 8, 2, 4, 9), {"activation": "quick_gelu", "mask": SEEN}),
+    "a tree each": (
+        (2, 5, 4, 1, 4, 3),
+        {"activation": "quick_gelu", "mask": onp.stack([SEEN, SEEN.T | SEEN])[:, None]},
+    ),
+    "of ones": ((1, 1, 1, 1, 1, 1, True, True), {"activation": "gelu"}),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_transformer_block_is_its_definition(name):
+    sizes, options = BLOCKS[name]
+    arrays, call = block_case(*sizes)
+    kernel, definition = (call(f, **options) for f in (nn.transformer_block, nn.transformer_block.definition))
+    assert gap(kernel, definition, *arrays) < 20 * EXACT
+    x, *rest = arrays
+    strided = onp.asfortranarray(onp.repeat(x, 2, axis=1))[:, ::2]
+    assert gap(kernel, definition, strided, *rest) < 20 * EXACT
+    value, *alone = by_hand(kernel, arrays, kernel(*arrays))
+    together = make_vjp(lambda a: kernel(*a), tuple(arrays))[0](value)
+    assert all(onp.array_equal(a, b) for a, b in zip(alone, together, strict=True))
+    single = [a.astype(onp.float32) for a in arrays]
+    sizes_in = block_case(*sizes)[1](nn.transformer_block, **options)
+    assert all(a.dtype == onp.float32 for a in by_hand(sizes_in, single, kernel(*arrays).astype(onp.float32)))
+
+
+def test_the_comparison_notices_a_wrong_block():
+    sizes, options = BLOCKS["ExViT's"]
+    arrays, call = block_case(*sizes)
+    definition = call(nn.transformer_block.definition, **options)
+
+    def wrong(change):
+        return lambda *a, **o: call(lambda *b, **p: change(b, p), **options)(*a, **o)
+
+    def post_norm(b, p):
+        return nn.transformer_block.definition(nn.layer_norm(b[0], *b[1]), *b[1:], **p)
+
+    def keys_before_queries(b, p):
+        w = b[2][0]
+        k = len(w) // 3
+        swapped = (np.concatenate([w[k : 2 * k], w[:k], w[2 * k :]]), b[2][1])
+        return nn.transformer_block.definition(b[0], b[1], swapped, *b[3:], **p)
+
+    def no_dropout(b, p):
+        return nn.transformer_block.definition(*b, **p | {"keep": None})
+
+    for change in (post_norm, keys_before_queries, no_dropout):
+        assert gap(wrong(change), definition, *arrays) > 1e6 * EXACT
+
+
+def test_transformer_block_says_what_does_not_fit():
+    arrays, call = block_case(2, 5, 8, 2, 4, 9)
+    block = call(nn.transformer_block, activation="gelu")
+    with pytest.raises(ValueError, match=r"2 heads needs qkv \(3 I, 7\)"):
+        block(arrays[0][..., :7], *arrays[1:])
+    with pytest.raises(ValueError, match="a query without a key"):
+        call(nn.transformer_block, activation="gelu", mask=onp.zeros((5, 5), bool))(*arrays)

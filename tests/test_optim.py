@@ -104,3 +104,44 @@ def test_nothing_is_changed_in_place_and_dtype_stays():
     assert v["w"].tolist() == [1.0] * 3
     assert g["w"].tolist() == [0.5] * 3
     assert new["w"].dtype == velocity["w"].dtype == np.float32
+
+
+def ordered(weight):
+    """The same numbers with the memory order (kh, kw, C, O), as the gradient of a convolution has it."""
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_the_fast_form_is_the_definition_to_the_bit_in_any_memory_order(in_place):
+    rng = np.random.default_rng(3)
+    shapes = {"conv": (8, 5, 3, 3), "one": (6, 4, 1, 1), "large": (300, 701), "number": (), "none": (0, 3)}
+
+    def tree(arrange):
+        made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        return made | {"conv": arrange(made["conv"]), "flipped": made["large"][::-1].copy()[::-1]}
+
+    w, v, gradients = tree(np.asarray), None, [tree(ordered), tree(np.asarray), tree(ordered)]
+    u, m = {k: a.copy() for k, a in w.items()}, None
+    for g in gradients:
+        before = {k: a.copy() for k, a in w.items()}
+        u, m = optim.sgd.definition(u, m, g, learning_rate=0.1, **SETTINGS)
+        new, v = optim.sgd(w, v, g, learning_rate=0.1, in_place=in_place, **SETTINGS)
+        assert in_place or all((w[k] == before[k]).all() for k in w)
+        w = new
+        for ours, theirs in ((w, u), (v, m)):
+            assert all((ours[k] == theirs[k]).all() for k in shapes)
+            assert all(np.shape(ours[k]) == np.shape(theirs[k]) for k in shapes)
+    assert w["conv"].strides == gradients[-1]["conv"].strides
+
+
+def test_in_place_the_memory_stays_once_it_has_the_gradients_order():
+    rng = np.random.default_rng(4)
+    w = {"w": ordered(rng.standard_normal((8, 5, 3, 3)))}
+    g = {"w": ordered(rng.standard_normal((8, 5, 3, 3)))}
+    first, v = optim.sgd(w, None, g, learning_rate=0.1, in_place=True, **SETTINGS)
+    again, u = optim.sgd(first, v, g, learning_rate=0.1, in_place=True, **SETTINGS)
+    assert np.shares_memory(w["w"], again["w"])
+    assert np.shares_memory(v["w"], u["w"])
+    w["w"].flags.writeable = False
+    third, _ = optim.sgd(w, u, g, learning_rate=0.1, in_place=True, **SETTINGS)
+    assert not np.shares_memory(w["w"], third["w"])

@@ -11,7 +11,7 @@ Index letters: B batch, H W rows and columns, c channels, K classes.
 
 from collections.abc import Sequence
 
-import autograd.numpy as np
+import numpy as np
 
 from bplcz_ref import nn
 
@@ -42,10 +42,9 @@ def densenet(
 
     Other published sizes are built in the same way; their names are torchvision's:
 
-    >>> import numpy
     >>> densenet161 = densenet(depths=(6, 12, 36, 24), growth=48, width=96)
     >>> network = densenet(3, 5, depths=(1, 2), growth=4, width=6)
-    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
+    >>> params, state = network.init(np.random.default_rng(0), np.float32)
     >>> list(params["features"])
     ['conv0', 'norm0', 'denseblock1', 'transition1', 'denseblock2', 'norm5']
     """
@@ -81,11 +80,10 @@ def densenet(
         x = nn.max_pool2d(x, 3, stride=2, padding=1)
         for b, depth in enumerate(depths, 1):
             name = f"denseblock{b}"
-            block, new[name] = p[name], {}  # looked up once: in a traced dict each look-up costs its size
-            for k in range(1, depth + 1):
-                layer = f"denselayer{k}"
-                grown, new[name][layer] = dense_layer(block[layer], old[name][layer], x, train=train)
-                x = np.concatenate([x, grown], axis=-1)
+            names = [f"denselayer{k}" for k in range(1, depth + 1)]
+            block = p[name]  # looked up once: in a traced dict each look-up costs its size
+            x, states = nn.dense_block(x, [block[k] for k in names], [old[name][k] for k in names], train=train)
+            new[name] = dict(zip(names, states, strict=True))
             if b < len(depths):
                 name = f"transition{b}"
                 x, measured = nn.batch_norm(x, **p[name]["norm"], state=old[name]["norm"], train=train, relu=True)
@@ -94,16 +92,6 @@ def densenet(
         return nn.linear(nn.spatial_mean(x), **params["classifier"]), {"features": new}
 
     return nn.Network(init, apply)
-
-
-def dense_layer(
-    p: dict, state: dict, x: np.ndarray, *, train: bool
-) -> tuple[np.ndarray, dict]:  # (B, H, W, c) -> (B, H, W, growth), new state
-    """conv3x3(relu(BN(conv1x1(relu(BN(x)))))): what the layer appends to x's channels."""
-    y, norm1 = nn.batch_norm(x, **p["norm1"], state=state["norm1"], train=train, relu=True)
-    y = nn.conv2d(y, **p["conv1"])
-    y, norm2 = nn.batch_norm(y, **p["norm2"], state=state["norm2"], train=train, relu=True)
-    return nn.conv2d(y, **p["conv2"], padding=1), {"norm1": norm1, "norm2": norm2}
 
 
 def layer_init(

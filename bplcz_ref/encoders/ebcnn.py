@@ -43,9 +43,11 @@ def encoder(in_channels: int, width: int = 32, features: int = 512) -> nn.Networ
         new = {}
         for k in range(1, 7):
             x = nn.conv2d(x, **params[f"conv{k}"], padding=1)
-            x, new[f"bn{k}"] = nn.batch_norm(x, **params[f"bn{k}"], state=state[f"bn{k}"], train=train, relu=True)
+            bn, options = params[f"bn{k}"], {"state": state[f"bn{k}"], "train": train}
             if k in (2, 4):
-                x = nn.max_pool2d(x, 2)
+                x, new[f"bn{k}"] = nn.batch_norm_relu_pool(x, **bn, **options)
+            else:
+                x, new[f"bn{k}"] = nn.batch_norm(x, **bn, **options, relu=True)
         return nn.linear(nn.spatial_mean(x), **params["proj"]), new
 
     return nn.Network(init, apply)

@@ -324,25 +324,26 @@ def _transformer_init(rng, layers, size, dtype):
 def _transformer(params, x, size, train, rng):  # (B, N, w) -> (B, N, w)
     """Each layer: x = x + drop(attention(LN(x))); x = x + drop(W2 drop(GELU(W1 LN(x)))). No norm at the end."""
 
-    def drop(x):
-        return nn.dropout(x, size.dropout, train=train, rng=rng)
+    def pair(p):
+        return p["weight"], p["bias"]
 
     for k in range(len(params["layers"])):
         attention, perceptron = (params["layers"][str(k)][half]["fn"] for half in "01")
-        x = x + drop(_attend(attention["fn"], nn.layer_norm(x, **attention["norm"]), size))
-        net = perceptron["fn"]["net"]
-        h = drop(nn.gelu(nn.linear(nn.layer_norm(x, **perceptron["norm"]), **net["0"])))
-        x = x + drop(nn.linear(h, **net["3"]))
+        attend, net = attention["fn"], perceptron["fn"]["net"]
+        keep = None
+        if train and size.dropout:
+            widths = size.width, size.hidden, size.width  # of the three places, in the order in which they draw
+            keep = [nn.dropout_factors(rng, (*x.shape[:2], w), size.dropout, x.dtype) for w in widths]
+        x = nn.transformer_block(
+            x,
+            pair(attention["norm"]),
+            (attend["to_qkv"]["weight"], None),
+            pair(attend["to_out"]["0"]),
+            pair(perceptron["norm"]),
+            pair(net["0"]),
+            pair(net["3"]),
+            heads=size.heads,
+            activation="gelu",
+            keep=keep,
+        )
     return x
-
-
-def _attend(p, x, size):  # (B, N, w) -> (B, N, w)
-    B, N, _ = x.shape
-    inner = size.heads * size.head
-
-    def heads(part):  # q, k, v each by their rows of to_qkv, so that no array of all three is on the tape
-        y = nn.linear(x, p["to_qkv"]["weight"][part * inner : (part + 1) * inner])
-        return np.transpose(np.reshape(y, (B, N, size.heads, size.head)), (0, 2, 1, 3))
-
-    y = nn.attention(heads(0), heads(1), heads(2))  # (B, heads, N, head)
-    return nn.linear(np.reshape(np.transpose(y, (0, 2, 1, 3)), (B, N, inner)), **p["to_out"]["0"])

@@ -144,25 +144,35 @@ def resnet(
 def residual(
     p: dict, state: dict, x: np.ndarray, block: Block, *, train: bool
 ) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H', W', O), new state
-    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, not in ReLU."""
+    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, which also adds."""
     y, new, last = x, {}, len(block.convolutions)
-    for i, conv in enumerate(block.convolutions, 1):
-        y, new[f"bn{i}"] = conv_bn(
-            p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv, train=train, relu=i < last
-        )
+    shortcut = {}
     if block.shortcut:
         down, measured = p["downsample"], state["downsample"]["1"]
         x, measured = conv_bn(down["0"], down["1"], measured, x, block.shortcut, train=train, relu=False)
-        new["downsample"] = {"1": measured}
-    return nn.relu(y + x), new
+        shortcut = {"downsample": {"1": measured}}
+    for i, conv in enumerate(block.convolutions, 1):
+        plus = x if i == last else None
+        y, new[f"bn{i}"] = conv_bn(
+            p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv, train=train, relu=True, plus=plus
+        )
+    return y, new | shortcut
 
 
 def conv_bn(
-    p: dict, bn: dict, state: dict, x: np.ndarray, conv: Conv, *, train: bool, relu: bool
+    p: dict,
+    bn: dict,
+    state: dict,
+    x: np.ndarray,
+    conv: Conv,
+    *,
+    train: bool,
+    relu: bool,
+    plus: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H', W', O), new state
-    """Convolution, batch norm and, if `relu`, max(y, 0)."""
+    """Convolution, batch norm, + plus and, if `relu`, max(y, 0)."""
     y = nn.conv2d(x, **p, stride=conv.stride, padding=conv.kernel // 2, groups=conv.groups)
-    return nn.batch_norm(y, **bn, state=state, train=train, relu=relu)
+    return nn.batch_norm(y, **bn, state=state, train=train, relu=relu, plus=plus)
 
 
 def block_init(rng: np.random.Generator, block: Block, dtype: np.dtype) -> tuple[dict, dict]:

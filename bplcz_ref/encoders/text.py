@@ -84,15 +84,16 @@ def text_features(params: dict, ids: np.ndarray, heads: int) -> np.ndarray:  # (
 
 
 def block(p: dict, x: np.ndarray, heads: int, **seen) -> np.ndarray:  # (N, L, W) -> (N, L, W)
-    """x + attention(LN(x)), then x + mlp(LN(x)); `seen` is nn.attention's causal=True or mask=..."""
-    x = x + attention(p["attn"], nn.layer_norm(x, **p["ln_1"]), heads, **seen)
-    return x + mlp(p["mlp"], nn.layer_norm(x, **p["ln_2"]))
+    """x + attention(LN(x)), then x + mlp(LN(x)); `seen` is nn.attention's causal=True or mask=...
 
-
-def attention(p: dict, x: np.ndarray, heads: int, **seen) -> np.ndarray:  # (N, L, W) -> (N, L, W)
-    """Multi-head self-attention; in_proj holds the rows of queries, keys and values, in this order."""
-    q, k, v = split(nn.linear(x, p["in_proj_weight"], p["in_proj_bias"]), 3, heads)
-    return nn.linear(join(nn.attention(q, k, v, **seen)), **p["out_proj"])
+    in_proj holds the rows of queries, keys and values, in this order.
+    """
+    attn, perceptron = p["attn"], p["mlp"]
+    pairs = p["ln_1"], attn["out_proj"], p["ln_2"], perceptron["c_fc"], perceptron["c_proj"]
+    ln_1, out, ln_2, c_fc, c_proj = ((pair["weight"], pair["bias"]) for pair in pairs)
+    qkv = attn["in_proj_weight"], attn["in_proj_bias"]
+    options = {"heads": heads, "activation": "quick_gelu"} | seen
+    return nn.transformer_block(x, ln_1, qkv, out, ln_2, c_fc, c_proj, **options)
 
 
 def mlp(p: dict, x: np.ndarray) -> np.ndarray:  # (..., W) -> (..., W)

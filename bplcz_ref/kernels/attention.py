@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from . import cores
+from .scheduler import each
 from .tape import on_tape
 
 BLOCK = 1 << 18  # scores in a block; one row of L scores at least
-KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass; above, it uses all cores
+KEEP = 1 << 24  # bytes of weights that a call may keep for its backward pass
 
 
 def attention(
@@ -31,7 +31,16 @@ def attention(
     Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y)); dq = dS k / sqrt(d);
     dk = dS^T q / sqrt(d). P itself is never formed.
     """
-    Q, K, V = np.shape(q), np.shape(k), np.shape(v)
+    mask, causal = checked(np.shape(q), np.shape(k), np.shape(v), causal, mask)
+    return _attention(q, k, v, causal=causal, mask=mask)
+
+
+def checked(
+    Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None
+) -> tuple[
+    np.ndarray | None, bool
+]:  # shapes of q, k, v -> the mask, with causal in it if both are given, and causal
+    """ValueError for shapes and masks that do not fit."""
     if min(len(Q), len(K), len(V)) < 2 or not Q[:-2] == K[:-2] == V[:-2] or Q[-1] != K[-1] or K[-2] != V[-2]:
         raise ValueError(
             "attention needs q (..., Q, d), k (..., L, d) and v (..., L, e) with equal leading axes, "
@@ -45,15 +54,15 @@ def attention(
             f"queries and {K[-2]} keys"
         )
     if mask is not None:
-        mask = _checked(mask, (*Q[:-1], K[-2]))
+        mask = _written_out(mask, (*Q[:-1], K[-2]))
         if causal:
             mask, causal = mask & np.tri(Q[-2], dtype=bool), False
         if not mask.any(axis=-1).all():
             raise ValueError("mask leaves a query without a key to see: its softmax would be 0 / 0")
-    return _attention(q, k, v, causal=causal, mask=mask)
+    return mask, causal
 
 
-def _checked(mask, shape):
+def _written_out(mask, shape):
     """The mask with its last two axes written out; the leading ones are repeated later, block by block."""
     mask = np.asarray(mask)
     fits = mask.ndim <= len(shape) and all(
@@ -78,15 +87,6 @@ def _blocks(Q, L, causal):
         yield slice(i, end), end if causal else L
 
 
-def _each(groups, work, small):
-    """work(n) for every group; on all cores unless the call is small. Groups share no output."""
-    if small:
-        for n in groups:
-            work(n)
-    else:
-        cores.run([lambda n=n: work(n) for n in groups])
-
-
 def _hider(lead, Q, L, causal, mask, dtype) -> Callable:
     """A function hide(S, n, i) that adds -inf to the hidden scores of the block of problems n and queries i."""
     m = min(Q, max(1, BLOCK // L))  # queries of a block
@@ -106,7 +106,7 @@ def _hider(lead, Q, L, causal, mask, dtype) -> Callable:
     return hide
 
 
-def _forward(q, k, v, *, wanted, causal, mask):
+def forward(q, k, v, *, wanted, causal, mask):
     lead, (Q, d), (L, e) = q.shape[:-2], q.shape[-2:], v.shape[-2:]
     N = math.prod(lead)
     q = q.reshape(N, Q, d) * q.dtype.type(d**-0.5)  # Q d products; scaling the scores would take Q L products
@@ -129,11 +129,11 @@ def _forward(q, k, v, *, wanted, causal, mask):
             if weights is not None:
                 weights[n.start, i.start] = E
 
-    _each(_groups(N, Q, L), work, small)
+    each(work, _groups(N, Q, L))
     return y.reshape(*lead, Q, e), (q, k, v, y, top, total, weights) if wanted else None
 
 
-def _backward(g, wanted, kept, *, causal, mask):
+def backward(g, wanted, kept, *, causal, mask):
     q, k, v, y, top, total, weights = kept
     lead, (N, Q, d), L = g.shape[:-2], q.shape, k.shape[1]
     h = g.reshape(y.shape) / total
@@ -160,9 +160,9 @@ def _backward(g, wanted, kept, *, causal, mask):
                 if 1 in wanted:
                     dk[n, :seen] += np.matmul(dS.swapaxes(-1, -2), q[n, i])
 
-    _each(_groups(N, Q, L), work, weights is not None)
+    each(work, _groups(N, Q, L))
     dq *= q.dtype.type(d**-0.5)  # dk needs no such factor: q was kept scaled
     return [(dq, dk, dv)[n].reshape(lead + (dq, dk, dv)[n].shape[1:]) for n in wanted]
 
 
-_attention = on_tape("attention", _forward, _backward)
+_attention = on_tape("attention", forward, backward)

@@ -1,18 +1,16 @@
-"""batch_norm, with relu fused into it: two passes over x forward, two over (x, g) backward.
+"""batch_norm, with a sum and relu fused into it: two passes over x forward, two over (x, g) backward.
 
-The definition is nn.batch_norm. The work is done in tiles that fit the cache. A line of a tile holds as many whole
-pixels as fit: values per channel are repeated along it, and NumPy's inner loops run over about LINE numbers
-instead of the channels of one pixel.
+The definition is nn.batch_norm. The work goes along long lines (lines.py), block by block, so that the three to
+five operations of a pass find their numbers in the cache.
 """
 
 import numpy as np
 from autograd.tracer import getval
 
 from .cores import workspace
+from .lines import as_lines, blocks, per_channel, repeated
+from .scheduler import each
 from .tape import on_tape
-
-LINE = 2048  # numbers in a line of a tile: whole pixels, as many as fit
-TILE = 65536  # numbers in a tile
 
 
 def batch_norm(
@@ -25,119 +23,109 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
     relu: bool = False,
+    plus: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
-    """y = (x - mean) / sqrt(var + eps) * weight + bias per channel, then max(y, 0) if `relu`; also the state."""
-    shape = np.shape(x)
-    channels = shape[-1] if shape else 0
+    """y = (x - mean) / sqrt(var + eps) * weight + bias + plus, then max(y, 0) if `relu`; also the state."""
+    mean, var, new = moments(x, weight, bias, state, train=train, momentum=momentum)
+    arrays: tuple = (x, weight, bias)
+    if plus is not None:
+        if np.shape(plus) != np.shape(x):
+            raise ValueError(f"batch_norm: plus must have the shape of x, {np.shape(x)}, found {np.shape(plus)}")
+        arrays = (*arrays, plus)
+    return _normalise(*arrays, mean=mean, inverse=1 / np.sqrt(var + eps), train=train, relu=relu), new
+
+
+def moments(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, state: dict, *, train: bool, momentum: float
+) -> tuple[np.ndarray, np.ndarray, dict]:  # -> (C,), (C,) in float64, new state
+    """The mean and variance to normalise by, this batch's or the running ones, and the state after it."""
+    check(np.shape(x), weight, bias, state, train)
+    if not train:
+        return *running(state), state
+    mean, var = statistics(getval(x))
+    return mean, var, moved(state, mean, var, int(np.prod(np.shape(x)[:-1])), momentum)
+
+
+def check(shape: tuple, weight: np.ndarray, bias: np.ndarray, state: dict, train: bool) -> None:
+    """ValueError unless these belong to an x of this shape, and training has values enough."""
+    channels, n = shape[-1] if shape else 0, int(np.prod(shape[:-1]))
     for name, value in (("weight", weight), ("bias", bias), *state.items()):
         if name != "num_batches_tracked" and np.shape(value) != (channels,):
             raise ValueError(f"batch_norm: {name} must be ({channels},) for x {shape}, found {np.shape(value)}")
-    n = int(np.prod(shape[:-1]))
     if train and n < 2:
         raise ValueError(f"batch_norm in training needs 2 or more values per channel, got {n} (x is {shape})")
-    if train:
-        mean, var = _statistics(getval(x))
-        new = {
-            "running_mean": _moved(getval(state["running_mean"]), mean, momentum),
-            "running_var": _moved(getval(state["running_var"]), var * (n / (n - 1)), momentum),
-            "num_batches_tracked": getval(state["num_batches_tracked"]) + 1,
-        }
-    else:
-        mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
-        new = state
-    return _normalise(x, weight, bias, mean=mean, inverse=1 / np.sqrt(var + eps), train=train, relu=relu), new
 
 
-def _moved(running, batch, momentum):
-    return ((1 - momentum) * running + momentum * batch).astype(np.asarray(running).dtype)
+def running(state: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The running mean and variance in float64."""
+    mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
+    return mean, var
 
 
-def _tiled(*arrays):
-    """The arrays (..., C), contiguous, as tiles: a list of regions, each with one view of every array.
+def moved(state: dict, mean: np.ndarray, var: np.ndarray, n: int, momentum: float) -> dict:
+    """The state after a batch of n values per channel with this mean and biased variance."""
 
-    All views are (tiles, lines, L*C) with L pixels per line. Three regions hold everything: whole tiles, then one
-    tile of the whole lines that are left, then one line of the pixels that are left.
+    def towards(name, batch):
+        running = np.asarray(getval(state[name]))
+        return ((1 - momentum) * running + momentum * batch).astype(running.dtype)
+
+    return {
+        "running_mean": towards("running_mean", mean),
+        "running_var": towards("running_var", var * (n / (n - 1))),
+        "num_batches_tracked": getval(state["num_batches_tracked"]) + 1,
+    }
+
+
+def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., C) -> (C,), (C,) in float64
+    """Mean and biased variance per channel, by sums of x and its square around `shift`.
+
+    shift is the mean of eight lines spread over x, so that a mean far larger than the deviation does not cost the
+    variance its digits: var = mean of (x - shift)^2 - (mean - shift)^2.
     """
-    channels = arrays[0].shape[-1]
-    flat = [a.reshape(-1) for a in arrays]
-    line = max(1, LINE // channels) * channels
-    tile = max(1, TILE // line) * line
-    ends = [flat[0].size // tile * tile, flat[0].size // line * line, flat[0].size]
-    shapes = [(-1, tile // line, line), (1, -1, line), (1, 1, -1)]
-    starts = [0, *ends[:2]]
-    return [
-        [a[start:end].reshape(shape) for a in flat]
-        for start, end, shape in zip(starts, ends, shapes, strict=True)
-        if end > start
-    ]
+    channels, n = x.shape[-1], x.size // x.shape[-1]
+    (lines,) = as_lines(np.ascontiguousarray(x))
+    shift = lines[:: -(-len(lines) // 8)].reshape(-1, channels).mean(0)
+    (shifts,) = repeated(lines, shift)
+
+    def sums(block):
+        d = np.subtract(lines[block], shifts, out=workspace("deviation", lines[block].shape, x.dtype))
+        return np.dot(np.ones(len(d), x.dtype), d), np.einsum("lk,lk->k", d, d)
+
+    totals, squares = zip(*each(sums, blocks(lines)), strict=True)
+    off, square = (per_channel(parts, channels) / n for parts in (totals, squares))
+    return shift.astype(np.float64) + off, np.maximum(square - off**2, 0)
 
 
-def _repeated(dtype, shape, *values):
-    """Values per channel repeated over a whole tile: NumPy is faster on two tiles than on a tile and a row."""
-    return [np.tile(np.asarray(v, dtype), shape[0] * shape[1] // len(v)).reshape(shape) for v in values]
-
-
-def _per_channel(lines, channels):  # (tiles, L*C) -> (tiles, C) in float64
-    return lines.reshape(len(lines), -1, channels).sum(1, dtype=np.float64)
-
-
-def _statistics(x):
-    """Mean and biased variance per channel in float64.
-
-    Each tile is summed around the mean of its first line, so a mean far larger than the deviation does not cost
-    the variance its digits; then the tiles t of n_t values are joined by
-    sum (x - mean)^2 = sum over tiles of sum (x - mean_t)^2 + n_t (mean_t - mean)^2.
-    """
-    x = np.ascontiguousarray(x)
-    channels = x.shape[-1]
-    counts, means, squares = [], [], []
-    for (region,) in _tiled(x):
-        first = _per_channel(region[:, 0], channels) / (region.shape[2] // channels)
-        shift = first.astype(x.dtype)
-        shifts = np.tile(shift, region.shape[2] // channels)
-        totals, powers = np.empty(shifts.shape, x.dtype), np.empty(shifts.shape, x.dtype)
-        d = workspace("deviation", region.shape[1:], x.dtype)
-        for t, tile in enumerate(region):
-            np.subtract(tile, shifts[t], out=d)
-            np.add.reduce(d, 0, out=totals[t])
-            np.einsum("lk,lk->k", d, d, out=powers[t])
-        n = region[0].size // channels
-        off = _per_channel(totals, channels) / n
-        counts += [n] * len(region)
-        means.append(shift + off)
-        squares.append(_per_channel(powers, channels) - n * off**2)
-    counts, means = np.array(counts, np.float64)[:, None], np.concatenate(means)
-    mean = (counts * means).sum(0) / counts.sum()
-    total = np.concatenate(squares).sum(0) + (counts * (means - mean) ** 2).sum(0)
-    return mean, np.maximum(total / counts.sum(), 0)
-
-
-def _forward(x, weight, bias, *, wanted, mean, inverse, train, relu):
-    """(x - mean) * inverse * weight + bias; `train` says whether mean and inverse move with x.
+def forward(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
+    """(x - mean) * inverse * weight + bias + plus; `train` says whether mean and inverse move with x.
 
     mean is float64 and x may be float32: shift is the mean in the dtype of x, and the offset makes up for its
     rounding.
     """
     x = np.ascontiguousarray(x)
     y = np.empty(x.shape, x.dtype)
-    scale = weight * inverse
-    shift = mean.astype(x.dtype)
+    scale, shift = weight * inverse, mean.astype(x.dtype)
+    lines, out, added = as_lines(x, y, x if plus is None else np.ascontiguousarray(plus))
     values = shift, scale, bias - (mean - shift) * scale, np.zeros(len(shift))
-    for x_region, y_region in _tiled(x, y):
-        shifts, scales, offsets, zeros = _repeated(x.dtype, x_region.shape[1:], *values)
-        for tile, out in zip(x_region, y_region, strict=True):
-            np.subtract(tile, shifts, out=out)
-            np.multiply(out, scales, out=out)
-            np.add(out, offsets, out=out)
-            if relu:
-                np.maximum(out, zeros, out=out)
-    return y, (x, y if relu else x, weight)  # y is only asked what passed the relu; without relu it is not kept
+    shifts, scales, offsets, zeros = repeated(lines, *values)
+
+    def work(block):
+        part = np.subtract(lines[block], shifts, out=out[block])
+        np.multiply(part, scales, out=part)
+        np.add(part, offsets, out=part)
+        if plus is not None:
+            np.add(part, added[block], out=part)
+        if relu:
+            np.maximum(part, zeros, out=part)
+
+    each(work, blocks(lines))
+    return y, (x, y if relu else None, weight)  # y says what passed the relu
 
 
-def _backward(g, wanted, kept, *, mean, inverse, train, relu):
+def backward(g, wanted, kept, *, mean, inverse, train, relu):
     """With d = g where y passed the relu, otherwise 0, and z = (x - mean) * inverse, sums and means per channel:
 
-    dbias = sum d,   dweight = sum d z,   dx = weight * inverse * (d - mean(d) - z mean(d z)),
+    dplus = d,  dbias = sum d,  dweight = sum d z,  dx = weight * inverse * (d - mean(d) - z mean(d z)),
 
     the two means only in training, where the statistics move with x. The second pass computes dx as
     d * scale + (x - shift) * slope + offset, one number of each kind per channel.
@@ -145,42 +133,42 @@ def _backward(g, wanted, kept, *, mean, inverse, train, relu):
     x, y, weight = kept
     g = np.ascontiguousarray(g)
     dtype, channels, n = g.dtype, len(weight), g.size // len(weight)
-    dx = np.empty(g.shape, dtype)
-    shift = mean.astype(dtype)
-    total, moment = 0, 0  # sum of d and of d * (x - mean)
-    regions = _tiled(x, y, g, dx)
-    for region in regions:
-        shape = region[0].shape[1:]
-        totals, moments = (np.empty((len(region[0]), shape[1]), dtype) for _ in range(2))
-        term, mask = workspace("deviation", shape, dtype), workspace("mask", shape, bool)
-        (shifts,) = _repeated(dtype, shape, shift)
-        for t, (tile, y_tile, d, out) in enumerate(zip(*region, strict=True)):
-            if relu:  # the factors 0 and 1 of the relu; d is kept in dx's memory for the second pass
-                d = np.multiply(d, np.greater(y_tile, 0, out=mask), out=out)
-            np.add.reduce(d, 0, out=totals[t])
-            np.subtract(tile, shifts, out=term)
-            np.einsum("lk,lk->k", term, d, out=moments[t])
-        total = total + _per_channel(totals, channels).sum(0)
-        moment = moment + _per_channel(moments, channels).sum(0)
-    moment = moment - (mean - shift) * total
-    gradients = {1: moment * inverse, 2: total}
+    d = np.empty(g.shape, dtype) if relu else g
+    dx = np.empty(g.shape, dtype) if 3 in wanted or not relu else d  # d is dplus, or not needed afterwards
+    scale, shift = weight * inverse, mean.astype(dtype)
+    x_lines, y_lines, g_lines, d_lines, dx_lines = as_lines(x, y if relu else x, g, d, dx)
+    cuts = blocks(x_lines)
+    (shifts,) = repeated(x_lines, shift)
+
+    def sums(block):
+        part = d_lines[block]
+        if relu:
+            mask = np.greater(y_lines[block], 0, out=workspace("mask", part.shape, bool))
+            np.multiply(g_lines[block], mask, out=part)
+        centred = np.subtract(x_lines[block], shifts, out=workspace("deviation", part.shape, dtype))
+        return np.dot(np.ones(len(part), dtype), part), np.einsum("lk,lk->k", centred, part)
+
+    totals, products = zip(*each(sums, cuts), strict=True)
+    total, moment = per_channel(totals, channels), per_channel(products, channels)
+    moment -= (mean - shift) * total  # sum of d * (x - mean)
+    gradients = {1: moment * inverse, 2: total, 3: d}
     if 0 in wanted:
-        scale = weight * inverse
         slope = -scale * moment * inverse**2 / n
-        values = shift, scale, slope, -scale * total / n - slope * (mean - shift)
-        for x_region, _, g_region, dx_region in regions:
-            shape = x_region.shape[1:]
-            term = workspace("deviation", shape, dtype)
-            shifts, scales, slopes, offsets = _repeated(dtype, shape, *values)
-            for tile, d, out in zip(x_region, g_region, dx_region, strict=True):
-                np.multiply(out if relu else d, scales, out=out)
-                if train:
-                    np.subtract(tile, shifts, out=term)
-                    np.multiply(term, slopes, out=term)
-                    np.add(term, offsets, out=term)
-                    np.add(out, term, out=out)
+        shifts, scales, slopes, offsets = repeated(
+            x_lines, shift, scale, slope, -scale * total / n - slope * (mean - shift)
+        )
+
+        def work(block):
+            part = np.multiply(d_lines[block], scales, out=dx_lines[block])
+            if train:
+                term = np.subtract(x_lines[block], shifts, out=workspace("deviation", part.shape, dtype))
+                np.multiply(term, slopes, out=term)
+                np.add(term, offsets, out=term)
+                np.add(part, term, out=part)
+
+        each(work, cuts)
         gradients[0] = dx
     return [gradients[k] for k in wanted]
 
 
-_normalise = on_tape("batch_norm", _forward, _backward)
+_normalise = on_tape("batch_norm", forward, backward)

@@ -1,10 +1,10 @@
-"""conv2d: tiles that fit the cache, one matrix product per tile, and the vector-Jacobian product by hand.
+"""conv2d: its geometry, and the choice between six ways to compute it.
 
 The definition is nn.conv2d. There is no dilation, no transposed convolution, and one layout: channels-last images
 and weights (O, C/groups, kh, kw).
 
-Every strategy is a pair forward(plan, x, weight) -> y and backward(plan, x, weight, g, wants_x, wants_weight)
--> (dx, dweight); `_strategy` is the one place that chooses.
+Every strategy is a pair forward(plan, x, w) -> y and backward(plan, x, w, g, wants_x, wants_weight) -> (dx, dw)
+on weights w and dw in the order (kh, kw, C/groups, O); `_choose` is the one place that chooses.
 """
 
 import functools
@@ -12,14 +12,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
 
-from .cores import workspace
+from . import by_tap, columns, depthwise
+from .lines import as_lines, blocks, repeated
+from .products import product, products
+from .scheduler import each
 from .tape import on_tape
-from .tiles import Window, tiles
+from .tiles import Window
 from .winograd import correlate
 
-ROWS = 512  # output pixels per tile: columns and products then stay in the second-level cache
 MERGED = 32  # channels that a block of a grouped convolution should have: below, a product is mostly overhead
 
 
@@ -54,7 +55,7 @@ class Plan(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(x, weight, stride, padding, groups):
+def plan_of(x, weight, stride, padding, groups):
     if len(x) != 4 or len(weight) != 4:
         raise ValueError(
             f"conv2d: x must be (B, H, W, C) and weight (O, C/groups, kh, kw), found x {x} and weight {weight}"
@@ -89,25 +90,6 @@ def _plan(x, weight, stride, padding, groups):
     )
 
 
-class Strategy(NamedTuple):
-    forward: Callable
-    backward: Callable
-
-
-def _strategy(p, dtype):
-    if p.groups == p.channels == p.outputs > 1:
-        return depthwise
-    if p.kh == p.kw == p.groups == 1 and p.top == p.left == 0:
-        return pointwise
-    by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
-    if dtype == np.float32 and (p.kh, p.kw, p.stride, p.groups) == (3, 3, 1, 1) and by_four:
-        # Multiplications per tile of 16 outputs: transforms of input and output, and the products between them.
-        work = 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs
-        direct = 16 * 9 * p.channels * p.outputs
-        return winograd if work < 0.7 * direct else tiled  # 0.7: its copies cost time as well
-    return tiled
-
-
 def conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -123,169 +105,120 @@ def conv2d(
     same sum over o instead, which at stride 1 is g correlated with the kernel flipped in rows and columns;
     dbias = sum of g over pixels.
     """
-    p = _plan(np.shape(x), np.shape(weight), stride, padding, groups)
+    p = plan_of(np.shape(x), np.shape(weight), stride, padding, groups)
     if bias is not None and np.shape(bias) != (p.outputs,):
         raise ValueError(f"conv2d: bias must be ({p.outputs},) for {p.outputs} outputs, found {np.shape(bias)}")
     return _conv2d(x, weight, plan=p) if bias is None else _conv2d(x, weight, bias, plan=p)
 
 
-def _forward(x, weight, bias=None, *, wanted, plan):
-    x = np.ascontiguousarray(x)
-    y = _strategy(plan, x.dtype).forward(plan, x, _taps(plan, weight))
+class Strategy(NamedTuple):
+    forward: Callable
+    backward: Callable
+
+
+def _choose(p, dtype):
+    """The one place that chooses. Times are milliseconds forward + backward on one thread, B = 32."""
+    outputs = p.rows * p.columns
+    if p.groups == p.channels == p.outputs > 1:
+        # One matrix per channel up to 64 pixels (7x7 taps, 96 channels at 8x8: 1.7 + 3.3, shifts 6.3 + 9.1).
+        small = 1 < p.height * p.width <= 64 and p.kh * p.kw > 1
+        return by_matrix if small else shifted
+    if p.kh == p.kw == p.groups == 1 and p.top == p.left == 0:
+        return pointwise
+    if p.groups > 1:  # by tap, 2x2 pixels of 512 channels in 32 groups take as long, and larger maps longer
+        return in_columns
+    if outputs <= 16 and p.outputs >= 32:
+        # Few pixels (4x4, 128 channels: 1.3 + 2.6, Winograd 1.9 + 3.2; 2x2, 128 channels to 32: 0.2 + 0.3, columns
+        # 0.3 + 0.4).
+        return taps
+    by_four = not any(n % 4 for n in (p.height, p.width, p.rows, p.columns))
+    if dtype == np.float32 and (p.kh, p.kw, p.stride) == (3, 3, 1) and by_four and outputs > 16:
+        # Multiplications per tile of 16 outputs: transforms of input and output, and the products between them.
+        # Equal numbers are the threshold: columns copy x nine times, Winograd 2.25 times.
+        work = 36 * 36 * p.channels + 16 * 36 * p.outputs + 36 * p.channels * p.outputs
+        return winograd if work < 16 * 9 * p.channels * p.outputs else in_columns
+    return in_columns
+
+
+def forward(x, weight, bias=None, *, wanted, plan):
+    if plan.kh and plan.kw:
+        x = np.ascontiguousarray(x)
+        y = _choose(plan, x.dtype).forward(plan, x, _seen(plan, in_kernel_order(weight)))
+    else:  # every tap sees padding only
+        y = np.zeros((plan.batch, plan.rows, plan.columns, plan.outputs), x.dtype)
     if bias is not None:
-        y += bias
+        (lines,) = as_lines(y)
+        (biases,) = repeated(lines, bias)
+        each(lambda block: np.add(lines[block], biases, out=lines[block]), blocks(lines))
     return y, (x, weight)
 
 
-def _backward(g, wanted, kept, *, plan):
+def backward(g, wanted, kept, *, plan):
     x, weight = kept
     g = np.ascontiguousarray(g)
     gradients = {}
-    if 0 in (plan.kh, plan.kw):  # the taps that are left see padding only
-        gradients = {0: np.zeros(x.shape, g.dtype), 1: np.zeros(weight.shape, g.dtype)}
-    elif 0 in wanted or 1 in wanted:
-        wants = 0 in wanted, 1 in wanted
-        gradients[0], taps = _strategy(plan, x.dtype).backward(plan, x, _taps(plan, weight), g, *wants)
-        if 1 in wanted:
-            gradients[1] = np.zeros(weight.shape, g.dtype)
-            _taps(plan, gradients[1])[...] = taps
     if 2 in wanted:
-        gradients[2] = g.reshape(-1, plan.outputs).sum(0)
+        gradients[2] = np.dot(np.ones(g.size // plan.outputs, g.dtype), g.reshape(-1, plan.outputs))
+    if not (plan.kh and plan.kw):
+        gradients |= {0: np.zeros(x.shape, g.dtype), 1: np.zeros(weight.shape, g.dtype)}
+    elif 0 in wanted or 1 in wanted:
+        w = _seen(plan, in_kernel_order(weight))
+        gradients[0], dw = _choose(plan, x.dtype).backward(plan, x, w, g, 0 in wanted, 1 in wanted)
+        if 1 in wanted:
+            gradients[1] = _whole(plan, dw, weight.shape).transpose(3, 2, 0, 1)
     return [gradients[n] for n in wanted]
 
 
-_conv2d = on_tape("conv2d", _forward, _backward)
+def _whole(p, dw, shape):
+    """dw (kh, kw, C/groups, O) of the taps that see a pixel -> of all taps, contiguous; the others have none."""
+    if dw.shape[:2] == shape[2:]:
+        return np.ascontiguousarray(dw)
+    whole = np.zeros((*shape[2:], *dw.shape[2:]), dw.dtype)
+    _seen(p, whole)[...] = dw
+    return whole
 
 
-def _taps(p, weight):
-    return weight[:, :, p.u0 : p.u0 + p.kh, p.v0 : p.v0 + p.kw]
+_conv2d = on_tape("conv2d", forward, backward)
+
+
+def in_kernel_order(
+    weight: np.ndarray,
+) -> np.ndarray:  # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous
+    """The order that every strategy multiplies by as it stands: a tap is a C x O matrix, all taps that of columns.
+
+    A weight whose memory has this order is not copied. The gradients have it, and SGD keeps it (sgd.py). Copying
+    256x256x3x3 numbers into it takes as long as their product with a 2x2 map.
+    """
+    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
+
+
+def _seen(p, w):  # the taps that see a pixel
+    return w[p.u0 : p.u0 + p.kh, p.v0 : p.v0 + p.kw]
 
 
 # ----------------------------------------------------------------------------- 1 x 1: one matrix product
 
 
+def _pixels(p, x):  # (B, H, W, C) -> (B H' W', C), those that a 1 x 1 kernel sees
+    return x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
+
+
 def _pointwise_forward(p, x, weight):
-    pixels = x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
-    return np.matmul(pixels, weight[:, :, 0, 0].T).reshape(p.batch, p.rows, p.columns, p.outputs)
+    return product(_pixels(p, x), weight[0, 0]).reshape(p.batch, p.rows, p.columns, p.outputs)
 
 
 def _pointwise_backward(p, x, weight, g, wants_x, wants_weight):
     g = g.reshape(-1, p.outputs)
-    dx = dweight = None
-    if wants_weight:
-        pixels = x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
-        dweight = np.matmul(g.T, pixels)[:, :, None, None]
-    if wants_x:
-        dx = np.matmul(g, weight[:, :, 0, 0]).reshape(p.batch, p.rows, p.columns, p.channels)
-        if p.stride > 1:
-            seen, dx = dx, np.zeros((p.batch, p.height, p.width, p.channels), g.dtype)
-            dx[:, :: p.stride, :: p.stride] = seen
+    factors = [(_pixels(p, x).T, g, None)] if wants_weight else []
+    done = products(*factors, *([(g, weight[0, 0].T, None)] if wants_x else []))
+    dweight = done[0][None, None] if wants_weight else None
+    if not wants_x:
+        return None, dweight
+    dx = done[-1].reshape(p.batch, p.rows, p.columns, p.channels)
+    if p.stride > 1:
+        seen, dx = dx, np.zeros((p.batch, p.height, p.width, p.channels), g.dtype)
+        dx[:, :: p.stride, :: p.stride] = seen
     return dx, dweight
-
-
-pointwise = Strategy(_pointwise_forward, _pointwise_backward)
-
-
-# -------------------------------------------------------------------- the general case: tiles of columns
-#
-# Per tile, the windows that its outputs see are written out as the rows of a matrix ("columns"); one product with
-# the weight gives the outputs. With groups there is one product for each. Small groups are merged: several of them
-# make one block, whose weight is block-diagonal, with zeros between the channels of different groups. The zeros
-# cost multiplications, but a few larger products are faster than many small ones.
-
-
-def _columns(windows, blocks):
-    """Windows (b, i, j, u, v, C) as one matrix per block: (blocks, b*i*j, u*v*C/blocks), in scratch memory."""
-    b, i, j, u, v, channels = windows.shape
-    c = channels // blocks
-    columns = workspace("columns", (blocks, b, i, j, u, v, c), windows.dtype)
-    np.copyto(columns, windows.reshape(b, i, j, u, v, blocks, c).transpose(5, 0, 1, 2, 3, 4, 6))
-    return columns.reshape(blocks, b * i * j, u * v * c)
-
-
-def _blocks(pixels, blocks):  # (b, i, j, C) contiguous -> a view (blocks, b*i*j, C/blocks)
-    b, i, j, channels = pixels.shape
-    return pixels.reshape(b * i * j, blocks, channels // blocks).transpose(1, 0, 2)
-
-
-def _matrix(p, weight):
-    """The weight as (blocks, kh, kw, C/blocks, O/blocks), zero between groups that share a block."""
-    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
-    w = weight.reshape(p.blocks, merged, o, c, p.kh, p.kw).transpose(0, 4, 5, 1, 3, 2)
-    matrix = np.zeros((p.blocks, p.kh, p.kw, merged, c, merged, o), weight.dtype)
-    for k in range(merged):  # the k-th group of every block: its channels to its outputs
-        matrix[:, :, :, k, :, k] = w[:, :, :, k]
-    return matrix.reshape(p.blocks, p.kh, p.kw, merged * c, merged * o)
-
-
-def _unmatrix(p, matrix):
-    """(blocks, kh, kw, C/blocks, O/blocks) -> (O, C/groups, kh, kw): the transpose of `_matrix`."""
-    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
-    matrix = matrix.reshape(p.blocks, p.kh, p.kw, merged, c, merged, o)
-    w = np.stack([matrix[:, :, :, k, :, k] for k in range(merged)], 1)
-    return w.transpose(0, 1, 5, 4, 2, 3).reshape(p.outputs, c, p.kh, p.kw)
-
-
-def _tiled_forward(p, x, weight):
-    y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
-    matrix = _matrix(p, weight).reshape(p.blocks, -1, p.outputs // p.blocks)
-    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
-        np.matmul(_columns(windows, p.blocks), matrix, out=_blocks(y[images, lines], p.blocks))
-    return y
-
-
-def _tiled_backward(p, x, weight, g, wants_x, wants_weight):
-    if wants_x and p.stride == 1:
-        return _tiled_backward_by_g(p, x, weight, g, wants_weight)
-    matrix = _matrix(p, weight)
-    dmatrix = np.zeros((p.blocks, p.kh * p.kw * matrix.shape[3], matrix.shape[4]), x.dtype)
-    padded = None
-    if wants_x:  # the gradient of x with its padding, to which every window adds what it saw
-        tall = max(p.top + p.height, (p.rows - 1) * p.stride + p.kh)
-        wide = max(p.left + p.width, (p.columns - 1) * p.stride + p.kw)
-        padded = np.zeros((p.batch, tall, wide, p.channels), x.dtype)
-        back = matrix.reshape(dmatrix.shape).transpose(0, 2, 1)
-    s = p.stride
-    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
-        dy = _blocks(g[images, lines], p.blocks)
-        if wants_weight:
-            dmatrix += np.matmul(_columns(windows, p.blocks).transpose(0, 2, 1), dy)
-        if wants_x:
-            b, i, j, u, v, _ = windows.shape
-            seen = np.matmul(dy, back).reshape(p.blocks, b, i, j, u, v, -1).transpose(4, 5, 1, 2, 3, 0, 6)
-            down = slice(lines.start * s, (lines.stop - 1) * s + 1, s)
-            for u, v in np.ndindex(p.kh, p.kw):
-                part = padded[images, down.start + u : down.stop + u : s, v : v + (j - 1) * s + 1 : s]
-                part += seen[u, v].reshape(part.shape)
-    dx = None
-    if wants_x:
-        dx = np.ascontiguousarray(padded[:, p.top : p.top + p.height, p.left : p.left + p.width])
-    return dx, _unmatrix(p, dmatrix)
-
-
-def _tiled_backward_by_g(p, x, weight, g, wants_weight):
-    """Stride 1: dx is g correlated with the flipped kernel, and the same columns of g give dweight, flipped too.
-
-    So g is cut into windows instead of x, and one set of columns serves both products:
-    dx = columns(g) flipped(weight), and flipped(dweight) = x^T columns(g).
-    """
-    flipped = _matrix(p, weight)[:, ::-1, ::-1].transpose(0, 1, 2, 4, 3)
-    flipped = flipped.reshape(p.blocks, -1, p.channels // p.blocks)
-    dflipped = np.zeros((p.blocks, p.channels // p.blocks, flipped.shape[1]), x.dtype)
-    product = workspace("product", dflipped.shape, x.dtype)
-    dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
-    for images, lines, windows in tiles(g, p.window_back, p.height, p.width, ROWS):
-        columns = _columns(windows, p.blocks)
-        np.matmul(columns, flipped, out=_blocks(dx[images, lines], p.blocks))
-        if wants_weight:
-            pixels = _blocks(x[images, lines], p.blocks)
-            np.matmul(pixels.transpose(0, 2, 1), columns, out=product)
-            dflipped += product
-    dmatrix = dflipped.reshape(p.blocks, -1, p.kh, p.kw, p.outputs // p.blocks)[:, :, ::-1, ::-1]
-    return dx, _unmatrix(p, np.ascontiguousarray(dmatrix.transpose(0, 2, 3, 1, 4)))
-
-
-tiled = Strategy(_tiled_forward, _tiled_backward)
 
 
 # ----------------------------------------------------------------------------- 3 x 3 at stride 1, float32
@@ -297,65 +230,15 @@ def _winograd_forward(p, x, weight):
 
 def _winograd_backward(p, x, weight, g, wants_x, wants_weight):
     if not wants_x:
-        return _tiled_backward(p, x, weight, g, wants_x, wants_weight)
-    flipped = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    pixels = x if wants_weight else None
-    dx, dflipped = correlate(g, flipped, p.window_back, p.height, p.width, pixels)
-    return dx, dflipped[:, :, ::-1, ::-1].transpose(1, 0, 2, 3) if wants_weight else None
+        return columns.backward(p, x, weight, g, wants_x, wants_weight)
+    flipped = np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2))
+    dx, dflipped = correlate(g, flipped, p.window_back, p.height, p.width, x if wants_weight else None)
+    return dx, dflipped[::-1, ::-1].transpose(0, 1, 3, 2) if wants_weight else None
 
 
+pointwise = Strategy(_pointwise_forward, _pointwise_backward)
 winograd = Strategy(_winograd_forward, _winograd_backward)
-
-
-# --------------------------------------------------------------------- depthwise: shifted multiply-adds
-
-
-def _line(pixels, stride):  # (b, i, j, C) -> (b, i, j*C) at stride 1
-    """At stride 1 the pixels of a row lie next to each other in memory, so NumPy can loop over whole rows."""
-    b, i, j, c = pixels.shape
-    if stride > 1:
-        return pixels
-    return as_strided(pixels, (b, i, j * c), (*pixels.strides[:2], pixels.strides[3]))
-
-
-def _depthwise_forward(p, x, weight):
-    y = np.empty((p.batch, p.rows, p.columns, p.channels), x.dtype)
-    taps = _tap_lines(weight, p.columns if p.stride == 1 else 1)
-    for images, lines, windows in tiles(x, p.window, p.rows, p.columns, ROWS):
-        _shift_add(windows, taps, p.stride, _line(y[images, lines], p.stride))
-    return y
-
-
-def _tap_lines(weight, columns):  # (C, 1, kh, kw) -> (kh, kw, columns*C)
-    return np.tile(weight[:, 0].transpose(1, 2, 0), columns)
-
-
-def _shift_add(windows, taps, stride, out):
-    """out = the sum over taps (u, v) of the pixels that tap sees, times its weight."""
-    term = workspace("term", out.shape, out.dtype)
-    out[...] = 0
-    for u, v in np.ndindex(*taps.shape[:2]):
-        np.multiply(_line(windows[:, :, :, u, v], stride), taps[u, v], out=term)
-        np.add(out, term, out=out)
-
-
-def _depthwise_backward(p, x, weight, g, wants_x, wants_weight):
-    if p.stride > 1:  # the same as stride 1 on a gradient with zeros between its pixels
-        seen, shape = g, ((p.rows - 1) * p.stride + 1, (p.columns - 1) * p.stride + 1)
-        g = np.zeros((p.batch, *shape, p.outputs), g.dtype)
-        g[:, :: p.stride, :: p.stride] = seen
-    dx = np.empty((p.batch, p.height, p.width, p.channels), g.dtype)
-    flipped = _tap_lines(weight[:, :, ::-1, ::-1], p.width)
-    dflipped = np.zeros((p.kh, p.kw, p.channels), x.dtype)
-    for images, lines, windows in tiles(g, p.window_back, p.height, p.width, ROWS):
-        if wants_x:
-            _shift_add(windows, flipped, 1, _line(dx[images, lines], 1))
-        if wants_weight:
-            pixels = _line(x[images, lines], 1)
-            for u, v in np.ndindex(p.kh, p.kw):
-                line = np.einsum("bik,bik->k", _line(windows[:, :, :, u, v], 1), pixels)
-                dflipped[u, v] += line.reshape(p.width, p.channels).sum(0)
-    return dx, dflipped[::-1, ::-1].transpose(2, 0, 1)[:, None]
-
-
-depthwise = Strategy(_depthwise_forward, _depthwise_backward)
+in_columns = Strategy(columns.forward, columns.backward)
+taps = Strategy(by_tap.forward, by_tap.backward)
+shifted = Strategy(depthwise.shifted_forward, depthwise.shifted_backward)
+by_matrix = Strategy(depthwise.by_matrix_forward, depthwise.by_matrix_backward)

@@ -1,27 +1,22 @@
-"""How the kernels use the machine: a pool of threads, one BLAS thread in each, scratch memory per thread.
+"""What the kernels take of the machine: how many threads, one BLAS thread in each, scratch memory per thread.
 
-This is not a scheduler: `run` takes a list of tasks and returns when all are done.
-
-The number of threads is the number of cores this process may use, never more than there are tasks; the
-environment variable BPLCZ_THREADS overrides it and is read at every call. Results do not depend on it: while tasks
-run, NumPy's OpenBLAS works with one thread, whether there is one task at a time or many.
+The number of threads is the number of cores this process may use; the environment variable BPLCZ_THREADS overrides
+it and is read at every call. Results do not depend on it: while kernels run, NumPy's OpenBLAS works with one
+thread.
 """
 
 import contextlib
-import contextvars
 import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import numpy as np
-from autograd import tracer
 
 # ------------------------------------------------------------------------------------ what a thread has alone
 
-_own = threading.local()  # .kept: scratch memory; .inside: true while this thread works for `run`
+_own = threading.local()  # .kept: scratch memory; .contexts: how many `one_blas_thread` this thread is in
 
 
 def workspace(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -39,29 +34,6 @@ def workspace(name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         kept[name] = np.empty(size, np.uint8)
     return kept[name][:size].view(dtype).reshape(shape)
 
-
-class _TraceStack(threading.local):
-    """How deeply traces are nested in this thread.
-
-    autograd counts them in one global without a lock, so two threads that trace at once could give one number
-    to an outer and an inner trace, and gradients would silently be wrong. It also forgets to count back when a
-    traced function raises an exception.
-    """
-
-    top = -1
-
-    @contextlib.contextmanager
-    def new_trace(self):
-        self.top += 1
-        try:
-            yield self.top
-        finally:
-            self.top -= 1
-
-
-if not isinstance(tracer.trace_stack, threading.local):
-    outer, tracer.trace_stack = tracer.trace_stack.top, _TraceStack()
-    tracer.trace_stack.top = outer  # this module may be imported inside a trace
 
 # ------------------------------------------------------------------------------------------------- BLAS
 
@@ -114,13 +86,20 @@ def one_blas_thread() -> Iterator[None]:
             _blas["before"] = now
             blas_threads(1)
         _blas["users"] += 1
+    _own.contexts = getattr(_own, "contexts", 0) + 1
     try:
         yield
     finally:
+        _own.contexts = max(0, _own.contexts - 1)
         with _lock:
             _blas["users"] = max(0, _blas["users"] - 1)
             if _blas["users"] == 0:
                 _set_back()
+
+
+def in_one_blas_thread() -> bool:
+    """True while this thread is inside of `one_blas_thread`."""
+    return getattr(_own, "contexts", 0) > 0
 
 
 def _set_back():
@@ -130,15 +109,10 @@ def _set_back():
         blas_threads(before)
 
 
-# ------------------------------------------------------------------------------------------------- the pool
-
-_pool = None
-
-
-def _after_fork():  # a child has none of its parent's threads, and may have inherited a lock that is held
-    global _lock, _pool
-    _lock, _pool = threading.Lock(), None
-    _blas["users"] = 0
+def _after_fork():  # a child may have inherited a lock that is held, and contexts that nobody will leave
+    global _lock
+    _lock = threading.Lock()
+    _blas["users"] = _own.contexts = 0
     _set_back()
 
 
@@ -156,51 +130,3 @@ def thread_count() -> int:
             f"environment variable BPLCZ_THREADS is {given[:80]!r}; expected a whole number, 1 or more"
         )
     return int(given)
-
-
-def run(tasks: Sequence[Callable], order: Sequence[int] | None = None) -> list:
-    """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised.
-
-    The caller works too. Tasks are begun in the given order of their numbers: with the longest first, the
-    threads end at about the same time. A call from inside a task runs in place, one task after the other.
-    """
-    global _pool
-    if getattr(_own, "inside", False):
-        return [task() for task in tasks]
-    results: list = [None] * len(tasks)
-    errors: dict[int, BaseException] = {}
-    waiting, claim = iter(range(len(tasks)) if order is None else order), threading.Lock()
-    depth = tracer.trace_stack.top
-
-    def work():
-        before = tracer.trace_stack.top
-        _own.inside, tracer.trace_stack.top = True, depth  # new traces must lie above the caller's
-        try:
-            while not errors:
-                with claim:
-                    k = next(waiting, None)
-                if k is None:
-                    return
-                try:
-                    results[k] = tasks[k]()
-                except BaseException as error:
-                    errors[k] = error
-        finally:
-            _own.inside, tracer.trace_stack.top = False, before
-
-    with one_blas_thread():
-        helpers = min(thread_count(), len(tasks)) - 1
-        futures = []
-        if helpers > 0:
-            with _lock:
-                if _pool is None:
-                    _pool = ThreadPoolExecutor(max_workers=64, thread_name_prefix="bplcz_ref")
-            # each in its own copy of the context: np.errstate holds in the threads too
-            futures = [_pool.submit(contextvars.copy_context().run, work) for _ in range(helpers)]
-        work()
-        for future in futures:
-            if not future.cancel():  # one that has not begun has nothing left to do
-                future.result()
-    if errors:
-        raise errors[min(errors)]
-    return results

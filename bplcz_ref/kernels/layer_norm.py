@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 
+from .cores import workspace
+from .scheduler import NUMBERS, each, pieces
 from .tape import on_tape
-
-BLOCK = 1 << 15  # values handled at a time: a few arrays of this size fit a core's second-level cache
 
 
 def layer_norm(
@@ -33,48 +33,62 @@ def _rows(a):
     return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
 
-def _blocks(rows, *vectors):
-    """Slices of the rows, each with the vectors repeated to its shape: whole blocks multiply faster than rows."""
-    step = max(1, min(len(rows), BLOCK // rows.shape[1]))
-    tiles = [np.tile(v, (step, 1)) for v in vectors]
-    for i in range(0, len(rows), step):
-        n = min(step, len(rows) - i)
-        yield slice(i, i + n), *(t[:n] for t in tiles)
+def _blocks(rows):
+    """Slices of about NUMBERS numbers, which the cores share."""
+    return pieces(len(rows), max(1, NUMBERS // rows.shape[1]), 1 << 30)
 
 
-def _forward(x, weight, bias, *, wanted, eps):
+def _repeated(cuts, *vectors):
+    """The vectors as rows of a whole block: NumPy is faster on two blocks than on a block and a row."""
+    rows = max(cut.stop - cut.start for cut in cuts)
+    wide = np.empty((len(vectors), rows, len(vectors[0])), vectors[0].dtype)
+    for k, vector in enumerate(vectors):
+        wide[k] = vector
+    return wide
+
+
+def forward(x, weight, bias, *, wanted, eps):
     rows = _rows(x)
     y = np.empty(rows.shape, x.dtype)
     x_hat = np.empty(rows.shape, x.dtype) if wanted else y  # not kept: y's memory serves
     r = np.empty((len(rows), 1), x.dtype)
     share = np.full(rows.shape[1], 1 / rows.shape[1], x.dtype)  # a mean over d is a product with it, by BLAS
-    for s, weights, biases in _blocks(rows, weight, bias):
+    cuts = _blocks(rows)
+    weights, biases = _repeated(cuts, weight, bias)
+
+    def work(s):
         c = np.subtract(rows[s], np.dot(rows[s], share)[:, None], out=x_hat[s])
         r[s, 0] = (np.vecdot(c, c) / rows.shape[1] + eps) ** -0.5  # of centred values: E[x^2] - mean^2 cancels
         c *= r[s]
-        np.multiply(c, weights, out=y[s])
-        y[s] += biases
+        out = np.multiply(c, weights[: len(c)], out=y[s])
+        out += biases[: len(c)]
+
+    each(work, cuts)
     return y.reshape(x.shape), (x_hat, r, weight) if wanted else None
 
 
-def _backward(g, wanted, kept, *, eps):
+def backward(g, wanted, kept, *, eps):
     x_hat, r, weight = kept
     shape, g = g.shape, _rows(g)
     dx = np.empty(g.shape, g.dtype) if 0 in wanted else None
-    d_weight, d_bias = np.zeros_like(weight), np.zeros_like(weight)
     share = weight / weight.dtype.type(len(weight))
-    for s, weights in _blocks(g, weight):
-        ones = np.ones(len(weights), g.dtype)
-        term = g[s] * x_hat[s]
-        d_weight += np.dot(ones, term)
-        d_bias += np.dot(ones, g[s])
+    cuts = _blocks(g)
+    (weights,) = _repeated(cuts, weight)
+
+    def work(s):
+        ones = np.ones(s.stop - s.start, g.dtype)
+        term = np.multiply(g[s], x_hat[s], out=workspace("term", g[s].shape, g.dtype))
+        sums = np.dot(ones, term), np.dot(ones, g[s])
         if dx is not None:
             mean_q, mean_q_x_hat = np.dot(g[s], share)[:, None], np.dot(term, share)[:, None]
-            q = np.multiply(g[s], weights, out=dx[s])
+            q = np.multiply(g[s], weights[: len(ones)], out=dx[s])
             q -= mean_q
             q -= np.multiply(x_hat[s], mean_q_x_hat, out=term)
             q *= r[s]
+        return sums
+
+    d_weight, d_bias = (sum(parts[1:], parts[0]) for parts in zip(*each(work, cuts), strict=True))
     return [dx.reshape(shape) if n == 0 else (d_weight, d_bias)[n - 1] for n in wanted]
 
 
-_layer_norm = on_tape("layer_norm", _forward, _backward)
+_layer_norm = on_tape("layer_norm", forward, backward)

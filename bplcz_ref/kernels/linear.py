@@ -8,6 +8,7 @@ import math
 import numpy as np
 from scipy.sparse import csr_array
 
+from .products import product, products
 from .tape import on_tape
 
 
@@ -35,28 +36,27 @@ def linear(
     return _linear(x, weight, bias)
 
 
-def _forward(x, weight, bias=None, *, wanted):
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    y = np.dot(rows, weight.T)
-    if bias is not None:
-        y += bias
+def _rows(a):
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+
+
+def forward(x, weight, bias=None, *, wanted):
+    rows = _rows(x)
+    y = product(rows, weight.T, bias)
     kept = (weight if 0 in wanted else None, rows if 1 in wanted else None, x.shape)
     return y.reshape(*x.shape[:-1], weight.shape[0]), kept
 
 
-def _backward(g, wanted, kept):
+def backward(g, wanted, kept):
     weight, rows, shape = kept
-    g = g.reshape(math.prod(g.shape[:-1]), g.shape[-1])
-    for n in wanted:
-        if n == 0:
-            yield np.dot(g, weight).reshape(shape)
-        elif n == 1:
-            yield np.dot(g.T, rows)
-        else:
-            yield np.dot(np.ones(len(g), g.dtype), g)
+    g = _rows(g)
+    factors = {0: (g, weight, None), 1: (g.T, rows, None), 2: (np.ones((1, len(g)), g.dtype), g, None)}
+    gradients = products(*(factors[n] for n in wanted))
+    shapes = {0: shape, 1: (g.shape[1], shape[-1]), 2: (g.shape[1],)}
+    return [d.reshape(shapes[n]) for n, d in zip(wanted, gradients, strict=True)]
 
 
-_linear = on_tape("linear", _forward, _backward)
+_linear = on_tape("linear", forward, backward)
 
 
 def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), integers (...) -> (..., d)

@@ -5,9 +5,8 @@ Square windows only; padding only for the maximum, where it counts as -infinity.
 
 import numpy as np
 
+from .scheduler import NUMBERS, each, pieces
 from .tape import on_tape
-
-TILE = 131072  # numbers of x that backward works on at a time: whole images
 
 
 def _check(name, shape, size, stride, padding):
@@ -40,6 +39,11 @@ def max_pool2d(
     return _max_pool2d(x, size=size, stride=stride, padding=padding)
 
 
+def _images(x):
+    """Slices of whole images, of about twice NUMBERS numbers of x, which the cores share."""
+    return pieces(len(x), max(1, 2 * NUMBERS * len(x) // max(1, x.size)), 1 << 30)
+
+
 def _padded(x, padding):
     if padding == 0:
         return x
@@ -50,10 +54,17 @@ def _padded(x, padding):
 
 
 def _max_forward(x, *, wanted, size, stride, padding):
-    first, *others = _taps(_padded(x, padding), size, stride)
-    y = first.copy()
-    for tap in others:
-        np.maximum(y, tap, out=y)
+    rows, columns = ((n + 2 * padding - size) // stride + 1 for n in x.shape[1:3])
+    y = np.empty((len(x), rows, columns, x.shape[3]), x.dtype)
+
+    def work(images):
+        first, *others = _taps(_padded(x[images], padding), size, stride)
+        peak = y[images]
+        peak[...] = first
+        for tap in others:
+            np.maximum(peak, tap, out=peak)
+
+    each(work, _images(x))
     return y, (x, y)
 
 
@@ -65,9 +76,8 @@ def _max_backward(g, wanted, kept, *, size, stride, padding):
     # windows that cover every pixel write every place of dx, so it need not be zero first
     whole = apart and padding == 0 and size == stride and h % size == 0 and w % size == 0
     dx = (np.empty if whole else np.zeros)((b, h + 2 * padding, w + 2 * padding, c), x.dtype)
-    deep = max(1, TILE // (h * w * c))
-    for i in range(0, b, deep):
-        images = slice(i, i + deep)
+
+    def work(images):
         peak, dy = y[images], g[images]
         hit, part = np.empty(peak.shape, bool), None if apart else np.empty(peak.shape, x.dtype)
         free = np.ones(peak.shape, bool)  # windows whose maximum has not been met yet
@@ -80,6 +90,8 @@ def _max_backward(g, wanted, kept, *, size, stride, padding):
                 np.multiply(dy, hit, out=dtap)
             else:
                 dtap += np.multiply(dy, hit, out=part)
+
+    each(work, _images(x))
     return [np.ascontiguousarray(dx[:, padding : padding + h, padding : padding + w])]
 
 
@@ -96,17 +108,36 @@ def avg_pool2d(
 
 
 def _avg_forward(x, *, wanted, size, stride):
-    first, *others = _taps(x, size, stride)
-    y = first.copy()
-    for tap in others:
-        y += tap
-    y *= 1 / size**2
+    """Rows are added first, which are long, then pixels."""
+    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
+    y = np.empty((len(x), rows, columns, x.shape[3]), x.dtype)
+
+    def work(images):
+        part, down = x[images], (rows - 1) * stride + 1
+        lines = (
+            part[:, :down:stride].copy() if size == 1 else part[:, :down:stride] + part[:, 1 : down + 1 : stride]
+        )
+        for u in range(2, size):
+            lines += part[:, u : u + down : stride]
+        across = (columns - 1) * stride + 1
+        total = y[images]
+        total[...] = lines[:, :, :across:stride]
+        for v in range(1, size):
+            total += lines[:, :, v : v + across : stride]
+        total *= 1 / size**2
+
+    each(work, _images(x))
     return y, x.shape
 
 
 def _avg_backward(g, wanted, shape, *, size, stride):
-    dx = np.zeros(shape, g.dtype)
     share = g * g.dtype.type(1 / size**2)
+    b, h, w, c = shape
+    if stride == size and h % size == 0 and w % size == 0:  # every pixel is in one window
+        dx = np.empty((b, h // size, size, w // size, size, c), g.dtype)
+        dx[...] = share[:, :, None, :, None]
+        return [dx.reshape(shape)]
+    dx = np.zeros(shape, g.dtype)
     for tap in _taps(dx, size, stride):
         tap += share
     return [dx]

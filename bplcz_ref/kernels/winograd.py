@@ -4,6 +4,7 @@
 
 (Winograd 1980; Lavin and Gray 2016.) Its sums cancel, so in float32 it rounds about four times more than the
 direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 give ten).
+Its transforms are products of small matrices by strips (products.narrow), a tenth of EB-CNN's step.
 An infinity in x makes its whole tile nan, where the direct sum would spare some outputs.
 Not for float64, which is the exact mode: convolution.py asks only for float32.
 """
@@ -12,10 +13,14 @@ import functools
 
 import numpy as np
 
+from .columns import in_order
 from .cores import workspace
+from .products import narrow
+from .scheduler import each, pieces
 from .tiles import Window, tiles
 
-TILES = 128  # 6x6 tiles worked on at a time
+TILES, NUMBERS = 256, 8192  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
+PIXELS = 1024  # at least, in a part of the images
 
 
 def transforms(points: tuple, m: int = 4, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,44 +61,55 @@ def _squared(dtype):
 def correlate(
     x: np.ndarray, weight: np.ndarray, window: Window, rows: int, columns: int, pixels: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """y (B, rows, columns, O) of x (B, H, W, C) and weight (O, C, 3, 3); rows and columns divisible by 4.
+    """y (B, rows, columns, O) of x (B, H, W, C) and weight (3, 3, C, O); rows and columns divisible by 4.
 
     `window` is that of the convolution: 3x3 of stride 1, with top and left.
     With `pixels` (B, rows, columns, O), also the gradient of sum(y * pixels) by weight: -> y, gradient or None.
     With A, G, B the transforms of `_squared`, and T tiles of x as columns of 36 numbers:
 
         U = G w      V = B d      M[k] = V[k] U[k] for each of the 36 places k      y = A M
-        P = A^T pixels            dU[k] = sum over tiles of P[k]^T V[k]             dw = G^T dU
+        P = A^T pixels            dU[k] = sum over tiles of V[k]^T P[k]             dw = G^T dU
 
-    The same V serves both lines: x is transformed once.
+    The same V serves both lines: x is transformed once. Images are cut into parts, which the cores share.
     """
     A, G, B = _squared(x.dtype)
-    batch, (O, C) = len(x), weight.shape[:2]
-    U = np.matmul(G, weight.reshape(O * C, 9).T).reshape(36, O, C).transpose(0, 2, 1)
-    y = np.empty((batch, rows, columns, O), x.dtype)
-    dU = np.zeros((36, O, C) if pixels is not None else 0, x.dtype)
+    C, O = weight.shape[2:]
+    U = np.matmul(G, weight.reshape(9, C * O)).reshape(36, C, O)
+    y = np.empty((len(x), rows, columns, O), x.dtype)
     # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
     window = window._replace(kh=6, kw=6, stride=4)
-    for images, lines, windows in tiles(x, window, rows // 4, columns // 4, TILES):
-        b, i, j = windows.shape[:3]
-        T = b * i * j
-        D = workspace("D", (6, 6, b, i, j, C), x.dtype)
-        V, M = workspace("V", (36, T * C), x.dtype), workspace("M", (36, T, O), x.dtype)
-        Y = workspace("Y", (16, T * O), x.dtype)
-        np.copyto(D, windows.transpose(3, 4, 0, 1, 2, 5))
-        np.matmul(B, D.reshape(36, T * C), out=V)
-        np.matmul(V.reshape(36, T, C), U, out=M)
-        np.matmul(A, M.reshape(36, T * O), out=Y)
-        place = np.s_[images, 4 * lines.start : 4 * lines.stop]
-        _as_tiles(y[place])[...] = Y.reshape(4, 4, b, i, j, O)
-        if pixels is not None:
-            # Y and M are used up by now; their memory takes the pixels and P.
-            Y.reshape(4, 4, b, i, j, O)[...] = _as_tiles(pixels[place])
-            P = np.matmul(A.T, Y, out=M.reshape(36, T * O)).reshape(36, T, O)
-            dU += np.matmul(P.transpose(0, 2, 1), V.reshape(36, T, C), out=workspace("dU", dU.shape, x.dtype))
+    size = max(TILES, NUMBERS // max(C, O))
+
+    def work(part):
+        dU = None
+        for images, lines, windows in tiles(x[part], window, rows // 4, columns // 4, size):
+            b, i, j = windows.shape[:3]
+            T = b * i * j
+            D = workspace("D", (6, 6, b, i, j, C), x.dtype)
+            V, M = workspace("V", (36, T * C), x.dtype), workspace("M", (36, T * O), x.dtype)
+            Y = workspace("Y", (16, T * O), x.dtype)
+            np.copyto(D, windows.transpose(3, 4, 0, 1, 2, 5))
+            narrow(B, D.reshape(36, T * C), V)
+            np.matmul(V.reshape(36, T, C), U, out=M.reshape(36, T, O))
+            narrow(A, M, Y)
+            place = np.s_[images, 4 * lines.start : 4 * lines.stop]
+            _as_tiles(y[part][place])[...] = Y.reshape(4, 4, b, i, j, O)
+            if pixels is not None:
+                # Y and M are used up by now; their memory takes the pixels and P.
+                Y.reshape(4, 4, b, i, j, O)[...] = _as_tiles(pixels[part][place])
+                P = narrow(A.T, Y, M).reshape(36, T, O)
+                V_T = V.reshape(36, T, C).transpose(0, 2, 1)
+                if dU is None:
+                    dU = np.matmul(V_T, P)
+                else:
+                    dU += np.matmul(V_T, P, out=workspace("dU", dU.shape, x.dtype))
+        return dU
+
+    parts = each(work, pieces(len(x), max(1, PIXELS // (rows * columns))))
     if pixels is None:
         return y, None
-    return y, np.matmul(G.T, dU.reshape(36, O * C)).T.reshape(O, C, 3, 3)
+    dU = in_order(parts)
+    return y, np.matmul(G.T, dU.reshape(36, C * O)).reshape(3, 3, C, O)
 
 
 def _as_tiles(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)

@@ -277,6 +277,7 @@ def one_step(
             learning_rate=rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            in_place=True,  # nothing but `at`, which ends here, holds them
         )
     sums = averages.added(at.sums, trace, y, time.perf_counter() - began)
     return at._replace(step=at.step + 1, sums=sums, params=params, velocity=velocity, state=trace["state"])

@@ -23,7 +23,8 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp_argnums, primitive, vspace
 from autograd.tracer import getval, isbox, new_box, toposort
 
-from .cores import one_blas_thread, run
+from .cores import one_blas_thread
+from .scheduler import run
 
 
 def concurrently(functions: Sequence[Callable], parameters: Sequence) -> tuple[list, list]:

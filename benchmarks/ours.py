@@ -1,0 +1,50 @@
+"""One of the nine systems with a batch of simulated patches: a training step, or logits in evaluation.
+
+Noise costs what images cost. A step is forward, backward and SGD on a batch in memory, as in training/train.py.
+"""
+
+import numpy as np
+
+from bplcz_ref import model, optim, systems
+from bplcz_ref.streams import stream
+
+SEED = 47
+
+
+def batch(size, dtype="float32"):
+    """(x (B, 32, 32, 18), y (B,)), simulated."""
+    rng = np.random.default_rng(SEED)
+    return rng.standard_normal((size, 32, 32, 18)).astype(dtype), rng.integers(0, 17, size)
+
+
+class Ours:
+    """A system on a batch; the weights begin as those of a run with this seed."""
+
+    def __init__(self, name, settings, x, y):
+        self.network = systems.build(name, settings)
+        self.params, self.state = self.network.init(stream(SEED, "init"), x.dtype)
+        self.velocity, self.x, self.y, self.steps, self.settings = None, x, y, 0, settings
+
+    def gradients(self):
+        rng = stream(SEED, "dropout", self.steps)
+        return model.loss_and_gradients(self.network.loss, self.params, self.state, (self.x, self.y), rng=rng)
+
+    def update(self, gradients):
+        self.params, self.velocity = optim.sgd(
+            self.params,
+            self.velocity,
+            gradients,
+            learning_rate=self.settings.learning_rate,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
+            in_place=True,
+        )
+
+    def step(self):
+        _, gradients, trace = self.gradients()
+        self.state = trace["state"]
+        self.update(gradients)
+        self.steps += 1
+
+    def logits(self):
+        return self.network.apply(self.params, self.state, self.x, train=False)[0]

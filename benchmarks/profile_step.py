@@ -1,0 +1,124 @@
+"""Where the time of a training step goes, by part.
+
+    python benchmarks/profile_step.py [--rows ebcnn exvit] [--preset paper] [--steps 5]
+
+On one thread, by cProfile on CPU time, as shares of the step: `products` (matmul, dot, einsum), `element-wise`
+(the rest of the kernels), `update` (SGD), `tape` (autograd, private tapes and trees), `rest` (encoders, losses,
+and what Python itself takes). cProfile adds to the parts with many small calls, so `tape` and `rest` are upper
+bounds. Without it: `text`, the share of the text tower's forward and backward pass; and on all threads `waiting`,
+the part of (threads x time) in which no thread of this process worked.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import time
+from unittest import mock
+
+import numpy as np
+from ours import Ours, batch
+
+from bplcz_ref import systems
+from bplcz_ref.kernels import branches
+from bplcz_ref.kernels.cores import thread_count
+
+PRODUCTS = ("matmul", "dot", "einsum", "vecdot")
+TAPE = ("branches.py", "tape.py", "trace_stack.py", "scheduler.py")
+
+
+def counted(function):
+    def product(*arguments, **options):
+        return function(*arguments, **options)
+
+    return product
+
+
+def part_of(path, name):
+    file = os.path.basename(path)
+    if path == __file__ or "c_einsum" in name:
+        return "products"
+    if file == "sgd.py":
+        return "update"
+    if "autograd" in path or file in TAPE:
+        return "tape"
+    if "kernels" in path or (path == "~" and ("numpy" in name or "ufunc" in name)):
+        return "element-wise"
+    return "rest"
+
+
+def parts(side, steps):
+    """{part: CPU seconds of a step} on this thread alone."""
+    profile = cProfile.Profile(time.process_time)
+    with mock.patch.multiple(np, **{name: counted(getattr(np, name)) for name in PRODUCTS}):
+        side.step()
+        profile.enable()
+        for _ in range(steps):
+            side.step()
+        profile.disable()
+    found = dict.fromkeys(("products", "element-wise", "update", "tape", "rest"), 0.0)
+    for (path, _, name), (_, _, own, _, _) in pstats.Stats(profile).stats.items():
+        found[part_of(path, name)] += own / steps
+    return found
+
+
+def text_seconds(side, steps):
+    """CPU seconds of the text branch in a step, forward and backward; this thread alone."""
+    spent, traced = [0.0], branches._traced
+
+    def timed(call, *arguments):
+        start = time.process_time()
+        result = call(*arguments)
+        spent[0] += time.process_time() - start
+        return result
+
+    def spy(function, tree, values):
+        if function.__qualname__ != "encode.<locals>.<lambda>":  # model.encode's last branch
+            return traced(function, tree, values)
+        y, aux, vjp, seconds = timed(traced, function, tree, values)
+        return y, aux, lambda g: timed(vjp, g), seconds
+
+    with mock.patch.object(branches, "_traced", spy):
+        for _ in range(steps):
+            side.step()
+    return spent[0] / steps
+
+
+def seconds(side, steps):
+    """(wall, CPU) seconds of a step."""
+    side.step()
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        side.step()
+    return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n\n")[0], epilog="example: python benchmarks/profile_step.py --rows exvit"
+    )
+    parser.add_argument("--rows", nargs="+", choices=list(systems.SYSTEMS), default=list(systems.SYSTEMS))
+    parser.add_argument("--preset", choices=list(systems.PRESETS), default="paper")
+    parser.add_argument("--steps", type=int, default=5)
+    options = parser.parse_args()
+    names = ["products", "element-wise", "update", "tape", "rest"]
+    print(f"| system | step, ms, 1 thread | {' | '.join(names)} | text | {thread_count()} threads, ms | waiting |")
+    print("|---" * (len(names) + 5) + "|")
+    for name in options.rows:
+        side = Ours(name, systems.PRESETS[options.preset], *batch(32))
+        count = thread_count()
+        wall, cpu = seconds(side, options.steps)
+        with mock.patch.dict(os.environ, BPLCZ_THREADS="1"):
+            one = seconds(side, options.steps)[1]
+            text = text_seconds(side, options.steps) / one
+            found = parts(side, options.steps)
+        whole = sum(found.values())
+        shares = " | ".join(f"{found[part] / whole:.0%}" for part in names)
+        waiting = max(0.0, 1 - cpu / (count * wall))
+        print(
+            f"| {name} | {one * 1e3:.0f} | {shares} | {text:.0%} | {wall * 1e3:.0f} | {waiting:.0%} |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    main()
