@@ -52,7 +52,7 @@ TESTS = {
     "data/simulate.py": ["test_simulate.py"],
     "training/train.py": ["test_train.py"],
     "training/progress.py": ["test_progress.py"],
-    "training/averages.py": ["test_train.py", "test_runs.py"],
+    "training/averages.py": ["test_averages.py", "test_train.py"],
     "training/split.py": ["test_split.py", "test_evaluate.py"],
     "training/runs.py": ["test_runs.py", "test_train.py"],
     "training/checkpoint.py": ["test_checkpoint.py", "test_train.py"],

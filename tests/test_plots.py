@@ -15,6 +15,8 @@ def test_the_matrix_is_drawn_as_it_is():
     pytest.importorskip("matplotlib")
     figure = plots.draw_confusion(C, "EB-CNN")
     assert shows(figure, C)
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == (0, 1)  # shares: white is none of the class, blue all of it
     right = [label.get_text() for label in figure.axes[0].child_axes[0].get_yticklabels()]
     assert right[0] == f"{100 * 300 / C[0].sum():.0f} % of {C[0].sum()}"
     assert right[6] == "no sample"

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 
+import numpy as np
 from small import NAMES, TINY
 
 from bplcz_ref import systems
@@ -115,3 +116,20 @@ def test_a_difference_is_taken_seed_by_seed():
     (row,) = csv.DictReader(io.StringIO(text.tables_csv({"ebcnn-bplcz, beta 1": [RESULT]})))
     assert (row["row"], row["system"], row["paper_kappa"]) == ("ebcnn-bplcz, beta 1", "ebcnn-bplcz", "")
     assert text.lagging([RESULT | {"training_samples": 800}]) == ""
+
+
+def test_classes_that_were_never_found_are_named():
+    C = np.diag([8] * 17)
+    assert "was found" not in text.class_table(text.evaluation(C))
+    C[2], C[5], C[9] = np.roll(C[2], 1), 0, np.roll(C[9], 3)  # no sample of class 6 at all
+    assert "No sample of class 3, 10 was found." in text.class_table(text.evaluation(C))
+
+
+def test_the_note_on_short_runs():
+    """0.9 of the running statistics is kept at each step: after 20, 12 % of their start."""
+    short = RESULT | {"training_samples": 34, "settings": TINY._replace(epochs=10, batch=17)._asdict()}
+    assert "runs of 20 steps" in text.lagging([short])
+    assert "(12 % of\ntheir start" in text.lagging([short])
+    long = RESULT | {"training_samples": 34, "settings": TINY._replace(epochs=50, batch=17)._asdict()}
+    assert text.lagging([long]) == ""
+    assert text.lagging([long, short])

@@ -26,6 +26,14 @@ def job(run, system="ebcnn", data="x.h5"):
     return tables.Job(str(run), str(data), system, TINY)
 
 
+def test_the_estimate_of_a_run(monkeypatch):
+    """Of 17 classes 3 samples each twice, and 30 test samples at a third: 112 samples, 28 steps of 4."""
+    monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 2.0)
+    settings = TINY._replace(per_class=3, epochs=2, test=30, batch=4)
+    assert tables.run_seconds("ebcnn", settings) == 56
+    assert tables.run_seconds("ebcnn", settings, training=10) == 15
+
+
 def same_bits(out, table):
     """Whether the runs of `table` are in `out` too, and all are complete."""
     assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in SEEDS)
