@@ -4,7 +4,7 @@ nn.TAP hands every layer to `Tap`, which runs the layer's definition (not the ke
 name of the layer's parameters. The tape's nodes remember their functions, so the way from one name to the next is
 known. Dropout is off here: two programs cannot draw the same masks.
 
-A tap can also disturb what it sees, as rounding would: conform/trace.py measures with it how far a correct
+A tap can also disturb what it sees, as rounding would: conform/tracing.py measures with it how far a correct
 implementation of less precision may be from this one.
 """
 
@@ -174,7 +174,7 @@ def step(
 ) -> Step:
     """loss(params, state, batch) on the tape. `gates`, a list to be filled, is what a later Noise needs."""
     x, y = batch
-    with trace_stack.new_trace() as level:
+    with nn.one_blas_thread(), trace_stack.new_trace() as level:
         boxed = optim.leaves(lambda leaf: new_box(leaf, level, Node.new_root()), params)
         x = new_box(x, level, Node.new_root())
         roots = weights.named(boxed)
@@ -200,7 +200,7 @@ def step(
     for name, box in roots.items():
         value = np.asarray(getval(box))
         gradients[name] = np.asarray(slopes.get(box._node, np.zeros_like(value)), value.dtype)
-    graph = graph_of(boxes, roots) if noise is None else {}
+    graph = graph_of(boxes, roots)
     for name, call in tap.calls.items():
         if name in graph:
             graph[name] |= {"by": call["op"]} | ({"call": call} if "arguments" in call else {})
@@ -232,16 +232,18 @@ def graph_of(boxes: dict, roots: dict) -> dict:
     known = {box._node: name for name, box in roots.items()}
     graph: dict[str, dict] = {}
     for name, parts in boxes.items():
-        nodes = [box._node if isbox(box) else None for each in parts.values() for box in each]
-        if None in nodes:  # no gradient reaches it: W, made of the labels
+        every = [box for each in parts.values() for box in each]
+        if not all(isbox(box) for box in every):  # no gradient reaches it: W, made of the labels
             graph[name] = {"from": ["y"], "by": ""}
             continue
+        nodes: list[Any] = [box._node for box in every]
         same = {known.get(node) for node in nodes}
         if len(same) == 1 and None not in same:
             graph[name] = {"from": [*same], "by": "", "same": [*same][0]}
             continue
-        found, by, seen = {}, {}, set(nodes)
-        queue = list(nodes)
+        found: dict[str, None] = {}
+        by: dict[str, None] = {}
+        seen, queue = set(nodes), list(nodes)
         while queue:
             node = queue.pop(0)
             if node in known:

@@ -13,9 +13,10 @@ Names, in the order of computation:
 Everything is computed in float64 by the definitions of nn.py, layer by layer. The tolerance of each name is measured:
 the same steps run again, several times, in the other program's precision with a rounding error put into every
 layer's output and its gradient, and once with every ReLU and max-pool that rounding could turn turned. What these
-runs change is what another order of summation may change; diff.py allows FACTOR times that.
+runs change is what another order of summation may change; difference.py allows FACTOR times that.
 """
 
+import argparse
 import fnmatch
 import json
 from collections.abc import Callable, Iterable
@@ -24,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import archives, checks, files, optim, paper, prompts, schema, systems, weights
+from bplcz_ref import archives, files, optim, paper, prompts, schema, systems, weights
 from bplcz_ref.conform import tape
 from bplcz_ref.conform.kit import EPS, FACTOR
 from bplcz_ref.model import Model
@@ -56,12 +57,13 @@ def trace(
 
     >>> from bplcz_ref import nn
     >>> from bplcz_ref.model import classification
-    >>> flat = classification(nn.Network(nn.dense(4, 17).init, lambda p, s, x, train, rng=None: (
-    ...     nn.linear(np.reshape(x[:, 0, 0, :4], (len(x), 4)), p["weight"], p["bias"]), s)))
-    >>> params, state = flat.init(np.random.default_rng(0), "float64")
-    >>> found = trace(flat, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
+    >>> def apply(params, state, x, *, train, rng=None):
+    ...     return nn.linear(nn.spatial_mean(x), **params["fc"]), state
+    >>> model = classification(nn.Network(lambda rng, dtype: ({"fc": nn.linear_init(rng, 18, 17, dtype)}, {}), apply))
+    >>> params, state = model.init(np.random.default_rng(0), "float64")
+    >>> found = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> [name for name in found if not name.startswith(("grad.", "step"))]
-    ['x', 'y', 'c_hat', 'L_cls', 'L', 'trace.json']
+    ['x', 'y', 'fc.input', 'fc', 'L_cls', 'trace.json']
     """
     x, y = np.asarray(batch[0], np.float64), np.asarray(batch[1])
     if steps < 1:
@@ -74,7 +76,7 @@ def trace(
     def run(precision, noises=None):
         return several_steps(network, params, state, (x, y), precision, rule, gates, noises)
 
-    ours, graph = run("float64")
+    ours, first = run("float64")
     kept = {n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)}
     if not kept:
         raise ValueError(f"no name matches {', '.join(only)}; some names are {', '.join([*ours][:5])} ...")
@@ -82,8 +84,8 @@ def trace(
     meta = {
         "format": FORMAT,
         "dtype": dtype,
-        "names": list(ours),
-        "graph": graph,
+        "names": order(ours, first),
+        "graph": first.graph,
         "tolerance": tolerance,
         "rule": rule,
         "steps": steps,
@@ -101,29 +103,48 @@ def several_steps(
     rule: dict,
     gates: list[list],
     noises: list | None,
-) -> tuple[dict, dict]:
-    """({name: array}, graph) of as many steps as `gates` has entries; without `noises` they are filled."""
+) -> tuple[dict, Any]:
+    """({name: array}, the first tape.Step) of as many steps as `gates` has entries; these are filled, or used."""
     params, state = (optim.leaves(lambda leaf: cast(leaf, precision), tree) for tree in (params, state))
     batch = cast(batch[0], precision), batch[1]
-    velocity, found, graph, first = None, {}, {}, True
+    velocity, first = None, None
+    found: dict[str, np.ndarray] = {}
     for k, own in enumerate(gates):
-        before = {f"step{k}.{name}": np.asarray(a) for name, a in (weights.named(params) | weights.named(state)).items()}
-        found |= before
-        noise = noises[k] if noises else None
-        step = tape.step(network.loss, params, state, batch, gates=own, noise=noise)
-        if first:
-            batch_names = ("x", "y")
-            found = {n: step.values[n] for n in batch_names} | found
-            same = [n for n, way in step.graph.items() if "same" in way]  # an equal array has another name
-            found |= {n: a for n, a in step.values.items() if n not in same and n not in batch_names}
-            found |= {f"grad.{n}": step.gradients[n] for n in reversed(step.gradients) if n not in same}
-            graph, first = step.graph, False
+        found |= {f"step{k}.{name}": a for name, a in both(params, state).items()}
+        step = tape.step(network.loss, params, state, batch, gates=own, noise=noises[k] if noises else None)
+        if first is None:
+            first = step
+            same = [name for name, way in step.graph.items() if "same" in way]  # an equal array has another name
+            found |= {name: a for name, a in step.values.items() if name not in same}
+            found |= {f"grad.{name}": a for name, a in step.gradients.items() if name not in same}
         gradients = weights.nested({name: step.gradients[name] for name in weights.named(params)})
         params, velocity = optim.sgd(params, velocity, gradients, **rule)
         state = weights.nested(step.state)
         found |= {f"step{k + 1}.velocity.{n}": a for n, a in weights.named(velocity).items()}
-    found |= {f"step{len(gates)}.{n}": np.asarray(a) for n, a in (weights.named(params) | weights.named(state)).items()}
-    return found, graph
+    found |= {f"step{len(gates)}.{name}": a for name, a in both(params, state).items()}
+    return found, first
+
+
+def both(params: dict, state: dict) -> dict[str, np.ndarray]:
+    """Parameters and buffers by name."""
+    return {name: np.asarray(a) for name, a in (weights.named(params) | weights.named(state)).items()}
+
+
+def order(found: dict, first: tape.Step) -> list[str]:
+    """All names in the order of computation, those of arrays that are stored under another name too."""
+    steps = [name for name in found if name.startswith("step")]
+    given = ["x", "y", *(name for name in steps if name.startswith("step0."))]
+    backward = [f"grad.{name}" for name in backward_order(first)]
+    return list(dict.fromkeys([*given, *first.values, *backward, *steps]))
+
+
+def backward_order(step: tape.Step) -> list[str]:
+    """The names of the gradients in the order of the backward pass, each layer's parameters after its output."""
+    order: dict[str, None] = {}
+    for name in reversed(step.values):
+        made_of = step.graph.get(name, {"from": []})["from"]
+        order |= dict.fromkeys([name, *(n for n in made_of if n not in step.values)])
+    return [name for name in order if name in step.gradients]
 
 
 def cast(a: np.ndarray, dtype: str) -> np.ndarray:
@@ -158,7 +179,12 @@ def size(a: np.ndarray) -> np.ndarray:
 
 
 def from_files(
-    weights_file: Path, batch_file: Path, name: str | None, chosen: dict, say: Callable[[str], None], **options: Any
+    weights_file: Path,
+    batch_file: Path,
+    name: str | None,
+    chosen: dict,
+    say: Callable[[str], None],
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """`trace` of a system of systems.py with weights and a batch from files."""
     arrays = weights.read_arrays(weights_file)
@@ -170,6 +196,25 @@ def from_files(
     say(f"{name}, {weights.count(params):,} parameters, {len(x)} patches")
     rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
     return trace(network, params, state, (x, y), **rule, **options)
+
+
+def setting(word: str) -> tuple[str, Any]:
+    """A setting from the command line, "name=value".
+
+    >>> setting("learning_rate=0.5"), setting("vocabulary=merges.txt")
+    (('learning_rate', 0.5), ('vocabulary', 'merges.txt'))
+    """
+    name, _, text = word.partition("=")
+    if name not in systems.SETTINGS or not text:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is no setting; expected NAME=VALUE, a name of systems.Settings"
+        )
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    schema.check(value, systems.SETTINGS[name], name)
+    return name, value
 
 
 # Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the paper's full method.
@@ -198,7 +243,11 @@ def settings_of(arrays: dict, name: str, chosen: dict) -> systems.Settings:
     found: dict[str, Any] = {}
     if "branches.RGB.conv1.weight" in arrays:
         found["width"] = len(arrays["branches.RGB.conv1.weight"])
-    for vector in ("branches.RGB.proj.weight", "branches.RGB.mlp_head1.1.weight", "vectors.RGB.mlp_head1.1.weight"):
+    for vector in (
+        "branches.RGB.proj.weight",
+        "branches.RGB.mlp_head1.1.weight",
+        "vectors.RGB.mlp_head1.1.weight",
+    ):
         if vector in arrays:
             found["features"] = len(arrays[vector])
     if "vectors.RGB.mlp_head1.1.weight" in arrays:
