@@ -1,7 +1,8 @@
 """`conform diff`: where do two runs of one model on one batch part? Ours is a trace, theirs a part of its names.
 
 Every name that both have is compared within the tolerance that the trace has measured (tracing.py). A name is guilty if
-it differs while all that it is made of agrees; what differs only because of something before it is blocked. As names
+it differs while all that it is made of agrees, or if its layer, computed again from their own input, gives something
+else; what differs only because of something before it is blocked. As names
 come in the order of computation, the first guilty one is where the two part: in value, then in gradient, then after
 the step. recognise.py says what the difference looks like.
 """
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bplcz_ref import archives, schema
-from bplcz_ref.conform import recognise
-from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS, size
+from bplcz_ref.conform import layers, recognise
+from bplcz_ref.conform.rounding import size
+from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS
 
 SYMBOLS = ("I_i.", "T_i.", "S_i.", "S_hat_i.", "I", "c_hat", "S", "S_hat", "W")  # their layout is the paper's
 SHOWN = 3  # guilty names in the report; further ones are counted
@@ -31,6 +33,7 @@ class Finding(NamedTuple):
     looks: str  # what the difference looks like; "" if like nothing known
     made_of: tuple  # the nearest names before it that were compared; they agree
     by: str  # the layer, or the functions on the way from there
+    itself: bool = False  # whether it was found by computing a layer again from their own input
 
 
 class Difference(NamedTuple):
@@ -95,42 +98,73 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     tolerance = {name: np.array(allowed) for name, allowed in meta["tolerance"][dtype].items()}
     mine = {name: stored(name, graph) for name in names}
     given, unknown = resolved(theirs, mine, ours)
-    shown = {}  # where theirs has only the second name of an array, it stands for the first, and is shown
+    shown: dict[
+        str, str
+    ] = {}  # where theirs has only the second name of an array, it stands for the first, and is shown
     for name in [name for name in given if mine[name] not in given]:
         given.setdefault(mine[name], given.pop(name))
         shown.setdefault(mine[name], name)
-    comparison = {}
     labels = np.asarray(ours["y"]) if "y" in ours else None
-    for name, array in given.items():
-        o, t = np.asarray(ours[mine[name]]), np.asarray(array)
-        comparison[name] = compare(name, o, t, tolerance.get(mine[name]), labels, graph)
+    comparison = {
+        name: compare(name, np.asarray(ours[mine[name]]), np.asarray(a), tolerance.get(mine[name]), labels, graph)
+        for name, a in given.items()
+    }
+    itself = dict(by_itself(given, mine, ours, comparison, meta, dtype))
     above = ancestors(names, graph, meta["steps"])
-    tainted: dict[str, bool] = {}
-    guilty, blocked, agree, undecided = [], [], [], []
-    layouts: dict[str, str] = {}
+    found = Difference(dtype, [], [], [], [], {}, unknown, 0)
+    differs: dict[str, bool] = {}  # whether a name does, or, where it was not compared, one of those before it
     for name in above:
-        before = any(tainted.get(n, False) for n in above[name])
+        before = any(differs.get(n, False) for n in above[name])
         if name not in comparison:
-            tainted[name] = before
+            differs[name] = before
             continue
-        found = comparison[name]
-        tainted[name] = not found.agrees
-        label = shown.get(name, name)
-        if found.layout:
-            layouts.setdefault(found.layout, label)
-        if found.agrees:
-            agree.append(label)
-            if found.undecided:
-                undecided.append(label)
-        elif before:
-            blocked.append(label)
+        this, alone, label = comparison[name], itself.get(name), shown.get(name, name)
+        weights = [n for n in above[name] if n.startswith("step0.")]
+        wrong_itself = alone is not None and not alone.agrees and not any(differs.get(n, False) for n in weights)
+        differs[name] = wrong_itself or not this.agrees
+        if this.layout:
+            found.layouts.setdefault(this.layout, label)
+        if not differs[name]:
+            found.agree.append(label)
+            found.undecided.extend([label] * this.undecided)
+        elif before and not wrong_itself:
+            found.blocked.append(label)
         else:
             made_of = [shown.get(n, n) for n in nearest(name, above, comparison)]
-            looks = recognise.looks(name, ours, found.ours, found.theirs, tolerance.get(mine[name]), meta)
+            known = alone if alone is not None and wrong_itself else this
+            looks = recognise.looks(name, ours, known.ours, known.theirs, known.limit, known.layer, meta)
             by = graph.get(name, {}).get("by", "")
-            guilty.append(Finding(label, found.error, found.allowed, looks, tuple(made_of), by))
-    missing = len({mine[name] for name in names if mine[name] in ours} - {mine[name] for name in comparison})
-    return Difference(dtype, guilty, blocked, agree, undecided, layouts, unknown, missing)
+            found.guilty.append(
+                Finding(label, known.error, known.allowed, looks, tuple(made_of), by, wrong_itself)
+            )
+    kept = {mine[name] for name in names if mine[name] in ours}
+    return found._replace(missing=len(kept - {mine[name] for name in comparison}))
+
+
+def by_itself(
+    given: dict, mine: dict, ours: dict, comparison: dict, meta: dict, dtype: str
+) -> Iterator[tuple[str, "Comparison"]]:
+    """(name, Comparison) of what each layer gives from their own input, and of its parameters' gradients."""
+    graph, theirs = meta["graph"], {mine[name]: array for name, array in given.items()}
+    first = any(found.layout.startswith("channels first") for found in comparison.values())
+    for name, way in graph.items():
+        entry = f"{name}.input"
+        x = given.get(entry, theirs.get(mine.get(entry)))
+        if "call" not in way or name not in given or x is None:
+            continue
+        layer = layers.alone(name, x, given[name], ours, graph, first)
+        if layer is None:
+            continue
+        right, limit = layers.output(layer, dtype)
+        output = judged(right, layer.y, limit, layer=layer)
+        yield name, output
+        if not output.agrees:
+            continue  # its gradients are those of another layer
+        g = theirs.get(f"grad.{mine[name]}")
+        for parameter, (slope, allowed) in ({} if g is None else layers.gradients(layer, g, dtype)).items():
+            if f"grad.{parameter}" in given:
+                array = np.asarray(given[f"grad.{parameter}"], np.float64)
+                yield f"grad.{parameter}", judged(slope, array, allowed)
 
 
 def read_meta(ours: dict) -> dict:
@@ -218,7 +252,8 @@ def ancestors(names: list, graph: dict, steps: int) -> dict[str, list]:
             above[name] = [f"step{k}.velocity.{rest}", f"step{k - 1}.{rest}"]
         else:  # running statistics
             entry = rest.rpartition(".")[0] + ".input"
-            above[name] = [f"step{k - 1}.{rest}", *([same(entry), entry] if k == 1 else [f"after {k - 1}"])]
+            layer = [same(entry), entry, entry.removesuffix(".input")]
+            above[name] = [f"step{k - 1}.{rest}", *(layer if k == 1 else [f"after {k - 1}"])]
     ordered: dict[str, list] = {}
     for name in names:
         place = name.partition(".")[0]
@@ -254,30 +289,44 @@ class Comparison(NamedTuple):
 
     ours: np.ndarray
     theirs: np.ndarray
+    limit: np.ndarray | None  # root mean square and largest magnitude of what rounding may change; None: nothing
     agrees: bool
-    undecided: bool
     error: float
     allowed: float
-    layout: str
+    layout: str = ""
+    layer: layers.Alone | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether rounding may change it by its own size."""
+        return bool(self.allowed > 1)
+
+
+def judged(
+    o: np.ndarray, t: np.ndarray, limit: np.ndarray, layout: str = "", layer: layers.Alone | None = None
+) -> Comparison:
+    """Two arrays, compared."""
+    scale = max(size(o)[0], np.finfo(np.float64).tiny)
+    with np.errstate(invalid="ignore", over="ignore"):
+        error = size(t - o) if o.shape == t.shape else np.full(2, np.inf)
+    agrees = bool(np.isfinite(t).all() and (error <= limit).all())
+    return Comparison(o, t, limit, agrees, float(error[0] / scale), float(limit[0] / scale), layout, layer)
 
 
 def compare(
-    name: str, o: np.ndarray, t: np.ndarray, allowed: np.ndarray | None, labels: np.ndarray | None, graph: dict
+    name: str, o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, labels: np.ndarray | None, graph: dict
 ) -> Comparison:
     """The first layout in which the two agree, or the first whose shapes fit; whole numbers have to be equal."""
-    whole = o.dtype.kind != "f" or allowed is None
+    whole = o.dtype.kind != "f" or limit is None
     o, t, best = o.astype(np.float64), t.astype(np.float64), None
-    allowed = np.zeros(2) if whole else allowed
-    scale = max(size(o)[0], np.finfo(np.float64).tiny)
+    limit = np.zeros(2) if limit is None else limit
     for words, mine, other in layouts(name, o, t, labels, graph):
-        with np.errstate(invalid="ignore", over="ignore"):
-            error = size(other - mine)
-        agrees = bool(np.isfinite(other).all() and (error <= allowed).all())
-        this = Comparison(mine, other, agrees, allowed[0] > scale, error[0] / scale, allowed[0] / scale, words)
-        if agrees:
+        this = judged(mine, other, limit, words)
+        if this.agrees:
             return this
         best = best or this
-    return best or Comparison(o, t, False, False, np.inf, allowed[0] / scale, "")
+    best = best or judged(o, t, limit)
+    return best._replace(limit=None) if whole else best
 
 
 def layouts(
@@ -386,6 +435,8 @@ def made(finding: Finding) -> str:
     else:
         how = "given" if stage(finding.name) == "what was given" else f"made {stage(finding.name)}"
     listed = ", ".join(finding.made_of[:4]) + f" and {len(finding.made_of) - 4} more" * (len(finding.made_of) > 4)
+    if finding.itself:
+        return f"{how}; computed again from their own input it is another"
     verb = "agrees" if len(finding.made_of) == 1 else "agree"
     return f"{how}, from {listed}, which {verb}" if listed else f"{how}; nothing before it was compared"
 

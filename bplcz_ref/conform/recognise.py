@@ -9,15 +9,22 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from bplcz_ref import nn
+from bplcz_ref.conform import layers
 from bplcz_ref.conform.kit import EPS, FACTOR
-from bplcz_ref.conform.tracing import size
+from bplcz_ref.conform.rounding import BITS, rounded, size
 
-BITS = {"bfloat16": 8, "float16": 11, "TF32": 11}  # of a number, the leading one included
 SLACK = 2  # tolerances: a wrong reading may amplify rounding a little more than the right one
 
 
-def looks(name: str, ours: dict, o: np.ndarray, t: np.ndarray, allowed: np.ndarray | None, meta: dict) -> str:
+def looks(
+    name: str,
+    ours: dict,
+    o: np.ndarray,
+    t: np.ndarray,
+    allowed: np.ndarray | None,
+    layer: layers.Alone | None,
+    meta: dict,
+) -> str:
     """The words for the difference of t from o; "" if it looks like nothing known."""
     if allowed is None:  # whole numbers
         return "another number" if o.shape == t.shape else f"of shape {t.shape}; expected {o.shape}"
@@ -31,12 +38,16 @@ def looks(name: str, ours: dict, o: np.ndarray, t: np.ndarray, allowed: np.ndarr
         return shapes(o, t, fits)
     if not t.any() and o.any():
         return "0 everywhere"
+    entry = meta["graph"].get(f"{name}.input", {}).get("same", f"{name}.input")
+    if layer is None and entry in ours:  # from our own input, which theirs, where it is compared, agrees with
+        layer = layers.alone(name, ours[entry], t, ours, meta["graph"], first=False)
     candidates = itertools.chain(
         after_a_step(name, ours, t, fits, meta),
         scalings(o, t, fits, meta),
         arrangements(o, t, fits),
         stored(o, t),
-        of_layer(name, ours, o, t, fits, meta),
+        layers.reading(layer, fits) if layer else (),
+        of_L(name, ours, t, fits),
         dropouts(o, t, fits),
         channels(o, t, fits),
         places(o, t, allowed),
@@ -137,19 +148,9 @@ def order_words(order: np.ndarray) -> str:
 
 def stored(o: np.ndarray, t: np.ndarray) -> Iterator[str]:
     """Every number of theirs is one of a short format, and ours are not."""
-    for precision, bits in (("bfloat16", 8), ("float16", 11)):
+    for precision, bits in BITS.items():
         if np.array_equal(rounded(t, bits), t) and not np.array_equal(rounded(o, bits), o):
             yield f"stored in {precision}: no number of theirs has more than {bits} significant bits"
-
-
-def rounded(x: np.ndarray, bits: int) -> np.ndarray:
-    """x with so many significant bits, to nearest.
-
-    >>> rounded(np.array([1 + 2**-7, 1 + 2**-9]), 8).tolist()
-    [1.0078125, 1.0]
-    """
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.rint(mantissa * 2.0**bits), exponent - bits)
 
 
 def dropouts(o: np.ndarray, t: np.ndarray, fits: Callable) -> Iterator[str]:
@@ -203,154 +204,11 @@ def magnitudes(o: np.ndarray, t: np.ndarray, allowed: np.ndarray) -> Iterator[st
             yield f"about as far from ours as {precision} arithmetic would be"
 
 
-# ------------------------------------------------------------------------------------------- readings of a layer
-
-
-def of_layer(name: str, ours: dict, o: np.ndarray, t: np.ndarray, fits: Callable, meta: dict) -> Iterator[str]:
-    """The layer computed again from what ours has for its input and parameters, in the ways it is got wrong."""
-    graph = meta["graph"]
-    call = graph.get(name, {}).get("call")
-    if not call:
-        return
-    entry = f"{name}.input"
-    wanted = {"x": graph.get(entry, {}).get("same", entry)}
-    wanted |= {key: f"step0.{parameter}" for key, parameter in call["arguments"].items()}
-    if not all(n in ours for n in wanted.values()):
-        return
-    given = {key: np.asarray(ours[n], np.float64) for key, n in wanted.items()}
-    for words, wrong in READINGS[call["op"]](given, call["options"], name, ours):
-        with np.errstate(all="ignore"):
-            found = wrong()
-        if fits(found, t):
-            yield words
-    right = size(t - o)[0]
-    for precision, bits in BITS.items():
-        short = {key: rounded(a, bits) if key in ("x", "weight") else a for key, a in given.items()}
-        found = normal(call["op"], short, call["options"], name, ours)
-        for result in (found, rounded(found, bits)):
-            if result.shape == t.shape and size(t - result)[0] < right / 4:
-                also = " (TF32 has as many bits)" if precision == "float16" else ""
-                yield f"computed in {precision}: with input and weight of {bits} bits ours is near{also}"
-
-
-def normal(op: str, given: dict, options: dict, name: str, ours: dict) -> np.ndarray:
-    """The layer as it is."""
-    if op == "batch_norm":
-        return nn.batch_norm(**given, state=statistics(name, ours), **{"train": True} | options)[0]
-    return getattr(nn, op)(**given, **options)
-
-
-def statistics(name: str, ours: dict) -> dict:
-    """A batch norm's running values before the step; zeros and ones where they are not kept."""
-    found = {key: ours.get(f"step0.{name}.{key}") for key in ("running_mean", "running_var")}
-    neutral = {"running_mean": 0.0, "running_var": 1.0}
-    return {k: neutral[k] if a is None else np.asarray(a, np.float64) for k, a in found.items()} | {
-        "num_batches_tracked": 0
-    }
-
-
-def linear_readings(given: dict, options: dict, name: str, ours: dict) -> Iterator[tuple[str, Callable]]:
-    """Wrong linear maps."""
-    x, w, b = given["x"], given["weight"], given.get("bias", 0.0)
-    if w.shape[0] == w.shape[1]:
-        yield "the weight transposed", lambda: x @ w + b
-    if "bias" in given:
-        yield "the bias left out", lambda: x @ w.T
-        yield "the bias added twice", lambda: x @ w.T + 2 * b
-
-
-def conv2d_readings(given: dict, options: dict, name: str, ours: dict) -> Iterator[tuple[str, Callable]]:
-    """Wrong convolutions."""
-    x, w, p = given["x"], given["weight"], options.get("padding", 0)
-    b = given.get("bias")
-    stride, groups = options.get("stride", 1), options.get("groups", 1)
-
-    def conv(x, w, b=b, **changed):
-        return nn.conv2d(x, w, b, **{"stride": stride, "padding": 0, "groups": groups} | changed)
-
-    def padded(before, after, mode="constant"):
-        return np.pad(x, ((0, 0), (before, after), (before, after), (0, 0)), mode)  # type: ignore[call-overload]
-
-    if w.shape[2] > 1:
-        yield (
-            "the kernel flipped: a convolution in the mathematical sense",
-            lambda: conv(padded(p, p), w[:, :, ::-1, ::-1]),
-        )
-        yield "the kernel's rows and columns exchanged", lambda: conv(padded(p, p), np.swapaxes(w, 2, 3))
-    if w.shape[0] == w.shape[1]:
-        yield "the weight's inputs and outputs exchanged", lambda: conv(padded(p, p), np.swapaxes(w, 0, 1))
-    if p and stride > 1:
-        for side in range(2 * p + 1):
-            if side != p:
-                words = f"padding of {side} before and {2 * p - side} after, as stride {stride} with SAME padding has it"
-                yield words, lambda side=side: conv(padded(side, 2 * p - side), w)
-        for before in range(p):
-            words = (
-                f"padding of {before} before and {before + 1} after, as stride {stride} with SAME padding has it"
-            )
-            yield words, lambda before=before: conv(padded(before, before + 1), w)
-    if p:
-        for mode in ("reflect", "edge", "wrap"):
-            yield f"padding by {mode} in place of zeros", lambda mode=mode: conv(padded(p, p, mode), w)
-    if b is not None:
-        yield "the bias left out", lambda: conv(padded(p, p), w, None)
-
-
-EPSILONS = (0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
-
-
-def layer_norm_readings(given: dict, options: dict, name: str, ours: dict) -> Iterator[tuple[str, Callable]]:
-    """Wrong layer norms."""
-    x, w, b, eps = given["x"], given["weight"], given["bias"], options.get("eps", 1e-5)
-    for other in EPSILONS:
-        if other != eps:
-            yield f"eps = {other:g}; expected {eps:g}", lambda e=other: nn.layer_norm(x, w, b, e)
-    centred = x - x.mean(-1, keepdims=True)
-    d = x.shape[-1]
-    yield (
-        "the variance divided by d - 1",
-        lambda: centred / np.sqrt((centred**2).sum(-1, keepdims=True) / (d - 1) + eps) * w + b,
-    )
-    yield "eps outside the root", lambda: centred / (centred.std(-1, keepdims=True) + eps) * w + b
-    yield "the mean not subtracted (RMS norm)", lambda: x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * w + b
-    yield "weight and bias left out", lambda: centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps)
-
-
-def batch_norm_readings(given: dict, options: dict, name: str, ours: dict) -> Iterator[tuple[str, Callable]]:
-    """Wrong batch norms."""
-    x, w, b, eps = given["x"], given["weight"], given["bias"], options.get("eps", 1e-5)
-    state, axes, N = statistics(name, ours), tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-    mean, var = x.mean(axes), x.var(axes)
-
-    def norm(mean=mean, var=var, eps=eps, w=w, b=b):
-        return (x - mean) / np.sqrt(var + eps) * w + b
-
-    for other in EPSILONS:
-        if other != eps:
-            yield f"eps = {other:g}; expected {eps:g}", lambda e=other: norm(eps=e)
-    yield "the running statistics (evaluation mode)", lambda: norm(state["running_mean"], state["running_var"])
-    if N > 1:
-        yield "the variance divided by N - 1", lambda: norm(var=var * N / (N - 1))
-    m = 0.1
-    moved = {
-        k: (1 - m) * state[f"running_{k}"] + m * v for k, v in (("mean", mean), ("var", var * N / max(1, N - 1)))
-    }
-    yield "the running statistics, moved by this batch first", lambda: norm(moved["mean"], moved["var"])
-    yield "eps outside the root", lambda: (x - mean) / (np.sqrt(var) + eps) * w + b
-    yield "weight and bias left out", lambda: norm(w=1.0, b=0.0)
-    yield "weight + 1 in place of weight", lambda: norm(w=w + 1)
-    if x.ndim == 4:
-        per = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
-        yield "statistics of each sample (instance norm)", lambda: norm(*per)
-    yield "followed by ReLU already", lambda: np.maximum(norm(), 0)
-
-
-READINGS = {
-    "linear": linear_readings,
-    "conv2d": conv2d_readings,
-    "layer_norm": layer_norm_readings,
-    "batch_norm": batch_norm_readings,
-}
+def of_L(name: str, ours: dict, t: np.ndarray, fits: Callable) -> Iterator[str]:
+    """Another weight of L_con in L."""
+    if name == "L" and "L_con" in ours and "L_cls" in ours and ours["L_con"]:
+        beta, expected = ((float(a) - float(ours["L_cls"])) / float(ours["L_con"]) for a in (t, ours["L"]))
+        yield f"L_cls + {beta:.4g} L_con; ours is L_cls + {expected:.4g} L_con"
 
 
 # ------------------------------------------------------------------------------------------------- SGD's readings
@@ -387,6 +245,12 @@ def after_a_step(name: str, ours: dict, t: np.ndarray, fits: Callable, meta: dic
     for words, other in forms.items():
         if rest != own and fits(other, t):
             yield words
+    for words, fixed, free in (("gradients times", m * u, g), ("a momentum of", g, u)):
+        square = float(np.sum(free * free))
+        c = float(np.sum((t - fixed) * free)) / square if square else 0.0
+        if rest != own and fits(fixed + c * free, t):
+            yield f"{words} {c:.4g}"
+    for words, other in forms.items():
         if rest == own and fits(w - (other if "inside" in words else rate * other), t):
             yield words
     if rest == own:

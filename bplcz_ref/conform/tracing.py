@@ -28,6 +28,7 @@ import numpy as np
 from bplcz_ref import archives, files, optim, paper, prompts, schema, systems, weights
 from bplcz_ref.conform import tape
 from bplcz_ref.conform.kit import EPS, FACTOR
+from bplcz_ref.conform.rounding import size
 from bplcz_ref.model import Model
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON
@@ -168,11 +169,6 @@ def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Call
             into[name] = np.maximum(into[name], size(found[name].astype(np.float64) - ours[name]))
     floor = {name: FACTOR / 2 * eps * size(ours[name]) for name in spread}
     return {name: (FACTOR * spread[name] + turned[name] + floor[name]).tolist() for name in spread}
-
-
-def size(a: np.ndarray) -> np.ndarray:
-    """(root of the mean square, largest magnitude)."""
-    return np.array([np.sqrt(np.mean(np.square(a))), np.max(np.abs(a))]) if a.size else np.zeros(2)
 
 
 # ------------------------------------------------------------------------------------------------ the command
