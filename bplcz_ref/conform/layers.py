@@ -110,6 +110,10 @@ def gradients(layer: Alone, g: np.ndarray, dtype: str) -> dict[str, tuple[np.nda
     right, signs = slopes(layer, layer.given, g), rng.choice([-1.0, 1.0], g.shape)
     loose = slopes(layer, layer.given, g * signs)
     terms = g.size // g.shape[-1]
+    if layer.op == "batch_norm":  # the mean's own rounding moves z at all places alike, so it is multiplied by sum g
+        x, axes = layer.given["x"], tuple(range(g.ndim - 1))
+        moved = x.mean(axes) / np.sqrt(x.var(axes) + layer.options.get("eps", 1e-5))
+        loose["weight"] = np.maximum(np.abs(loose["weight"]), np.abs(moved * right["bias"]))
     return {
         name: (right[key], allowed(right[key], near[key], terms, dtype, loose[key]))
         for key, name in layer.parameters.items()
