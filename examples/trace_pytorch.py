@@ -23,7 +23,8 @@ def record(module, loss, optimiser, steps=2):
         values.setdefault(name, []).append(tensor.detach().clone())  # cloned: a ReLU in place may follow
         if tensor.requires_grad:
             called = gradients.setdefault(name, {})
-            tensor.register_hook(lambda g, k=len(values[name]): called.update({k: g.clone()}))
+            number = len(values[name])
+            tensor.register_hook(lambda g: called.update({number: g.clone()}))
 
     def hook(name):
         def keep_both(_, inputs, output):
@@ -45,7 +46,7 @@ def record(module, loss, optimiser, steps=2):
         L.backward()
         if step == 0:  # the layers of the first step are enough
             [each.remove() for each in hooks]
-            found |= {f"grad.{name}": w.grad.clone() for name, w in module.named_parameters() if w.grad is not None}
+            found |= {f"grad.{n}": w.grad.clone() for n, w in module.named_parameters() if w.grad is not None}
             found |= {name: torch.cat(calls) if calls[0].ndim else calls[0] for name, calls in values.items()}
             for name, calls in gradients.items():
                 parts = [calls[k] for k in sorted(calls)]

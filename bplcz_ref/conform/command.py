@@ -1,4 +1,4 @@
-"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate | trace | diff`; `explain`'s text."""
+"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate | trace | diff`, and `explain`."""
 
 import argparse
 import shutil
@@ -108,7 +108,7 @@ def add_trace(action):
     a.add_argument("out", type=files.path, metavar="OUT.npz")
     a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
     a.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", type=tracing.setting,
-                   help="a setting in place of the paper's, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
+                   help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
     a.add_argument("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
     a.add_argument("--dtype", choices=tracing.PRECISIONS, default="float32",
                    help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip

@@ -1,10 +1,10 @@
 """`conform diff`: where do two runs of one model on one batch part? Ours is a trace, theirs a part of its names.
 
-Every name that both have is compared within the tolerance that the trace has measured (tracing.py). A name is guilty if
-it differs while all that it is made of agrees, or if its layer, computed again from their own input, gives something
-else; what differs only because of something before it is blocked. As names
-come in the order of computation, the first guilty one is where the two part: in value, then in gradient, then after
-the step. recognise.py says what the difference looks like.
+Every name that both have is compared within the tolerance that the trace has measured (tracing.py). A name is
+guilty if it differs while all that it is made of agrees, or if its layer, computed again from their own input
+(layers.py), gives something else; what differs only because of something before it is blocked. As names come in order of
+computation, the first guilty one is where the two part: in value, then in gradient, then after the step.
+recognise.py says what the difference looks like.
 """
 
 import difflib
@@ -17,10 +17,52 @@ import numpy as np
 
 from bplcz_ref import archives, schema
 from bplcz_ref.conform import layers, recognise
-from bplcz_ref.conform.rounding import size
+from bplcz_ref.conform.layouts import Comparison, compare, judged
 from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS
 
-SYMBOLS = ("I_i.", "T_i.", "S_i.", "S_hat_i.", "I", "c_hat", "S", "S_hat", "W")  # their layout is the paper's
+TOLERANCES = schema.Rule(
+    "an object of pairs of numbers by name",
+    lambda x: (
+        isinstance(x, dict)
+        and all(isinstance(p, list) and len(p) == 2 and all(map(schema.is_number, p)) for p in x.values())
+    ),
+)
+GRAPH = schema.Rule(
+    'an object of {"from": names, "by": text}',
+    lambda x: isinstance(x, dict) and all(is_way(way) for way in x.values()),
+)
+OPTIONS = schema.Rule(
+    "an object of numbers",
+    lambda x: isinstance(x, dict) and all(isinstance(v, (bool, int, float)) for v in x.values()),
+)
+NAMES = schema.Rule(
+    "an object of names", lambda x: isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
+)
+CALL = {"op": schema.one_of(layers.READINGS), "arguments": NAMES, "options": OPTIONS}
+
+
+def is_way(way: Any) -> bool:
+    """Whether this can say how a name is made."""
+    rule = {"from": [schema.TEXT], "by": schema.TEXT}
+    optional = {"same": schema.TEXT, "call": CALL}
+    return isinstance(way, dict) and not schema.first_broken(
+        way, rule | {key: part for key, part in optional.items() if key in way}
+    )
+
+
+TRACE = {  # what META holds
+    "format": schema.whole(FORMAT, FORMAT),
+    "dtype": schema.one_of(PRECISIONS),
+    "names": [schema.TEXT],
+    "graph": GRAPH,
+    "tolerance": schema.Rule(
+        "tolerances by precision",
+        lambda x: isinstance(x, dict) and {*x} <= {*PRECISIONS} and all(map(TOLERANCES.holds, x.values())),
+    ),
+    "rule": {name: schema.number() for name in ("learning_rate", "momentum", "weight_decay")},
+    "steps": schema.whole(1, 10**6),
+}
+
 SHOWN = 3  # guilty names in the report; further ones are counted
 
 
@@ -75,7 +117,9 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     >>> from bplcz_ref.model import classification
     >>> def apply(params, state, x, *, train, rng=None):
     ...     return nn.linear(nn.spatial_mean(x), **params["fc"]), state
-    >>> model = classification(nn.Network(lambda rng, dtype: ({"fc": nn.linear_init(rng, 18, 17, dtype)}, {}), apply))
+    >>> def init(rng, dtype):
+    ...     return {"fc": nn.linear_init(rng, 18, 17, dtype)}, {}
+    >>> model = classification(nn.Network(init, apply))
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> ours = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> theirs = {"c_hat": ours["fc"], "L": ours["L_cls"], "grad.c_hat": 2 * ours["grad.fc"]}  # names of one array
@@ -126,7 +170,7 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
             found.layouts.setdefault(this.layout, label)
         if not differs[name]:
             found.agree.append(label)
-            found.undecided.extend([label] * this.undecided)
+            found.undecided.extend([label] * (this.undecided and alone is None))
         elif before and not wrong_itself:
             found.blocked.append(label)
         else:
@@ -143,16 +187,21 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
 
 def by_itself(
     given: dict, mine: dict, ours: dict, comparison: dict, meta: dict, dtype: str
-) -> Iterator[tuple[str, "Comparison"]]:
+) -> Iterator[tuple[str, Comparison]]:
     """(name, Comparison) of what each layer gives from their own input, and of its parameters' gradients."""
-    graph, theirs = meta["graph"], {mine[name]: array for name, array in given.items()}
+    graph = meta["graph"]
+    theirs = {mine[name]: array for name, array in given.items()} | given
     first = any(found.layout.startswith("channels first") for found in comparison.values())
     for name, way in graph.items():
         entry = f"{name}.input"
-        x = given.get(entry, theirs.get(mine.get(entry)))
+        x = theirs.get(entry, theirs.get(mine.get(entry)))
         if "call" not in way or name not in given or x is None:
             continue
-        layer = layers.alone(name, x, given[name], ours, graph, first)
+        x_first = channels_first(
+            comparison.get(entry, comparison.get(mine[entry])), np.shape(x), ours, mine[entry], first
+        )
+        y_first = channels_first(comparison[name], np.shape(given[name]), ours, mine[name], x_first)
+        layer = layers.alone(name, x, given[name], ours, graph, x_first, y_first)
         if layer is None:
             continue
         right, limit = layers.output(layer, dtype)
@@ -160,28 +209,39 @@ def by_itself(
         yield name, output
         if not output.agrees:
             continue  # its gradients are those of another layer
-        g = theirs.get(f"grad.{mine[name]}")
+        g = given.get(f"grad.{name}")  # not that of a second name, which may be laid out otherwise
         for parameter, (slope, allowed) in ({} if g is None else layers.gradients(layer, g, dtype)).items():
             if f"grad.{parameter}" in given:
                 array = np.asarray(given[f"grad.{parameter}"], np.float64)
                 yield f"grad.{parameter}", judged(slope, array, allowed)
 
 
+def channels_first(found: Comparison | None, shape: tuple, ours: dict, name: str, otherwise: bool) -> bool:
+    """Whether their array has its channels first: as it agrees, else as its shape says, else `otherwise`."""
+    if found is not None and found.agrees:
+        return found.layout.startswith("channels first")
+    last = np.shape(ours[name]) if name in ours else shape
+    first = (last[0], last[-1], *last[1:-1]) if len(last) == 4 else last
+    return otherwise if first == last or shape not in (first, last) else shape == first
+
+
 def read_meta(ours: dict) -> dict:
-    """What the trace says about itself. Errors: ValueError if it is none."""
-    rule = {
-        "format": schema.whole(FORMAT, FORMAT),
-        "dtype": schema.one_of(PRECISIONS),
-        "names": [schema.TEXT],
-        "steps": schema.whole(1),
-    }
+    """What the trace says about itself. Errors: ValueError if it is none, or does not fit its arrays."""
     if META not in ours or np.asarray(ours[META]).dtype != np.uint8:
         raise ValueError(f"the first file is no trace: it has no entry {META}; make one with `conform trace`")
     try:
         meta = json.loads(bytes(np.asarray(ours[META])).decode())
-        schema.check({key: meta.get(key) for key in rule}, rule, META)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{META}: {error}; trace again with this version") from None
+        schema.check(meta, TRACE, META)
+        names = set(meta["names"])
+        strange = [name for name in ours if name != META and name not in names]
+        made_of = {n for way in meta["graph"].values() for n in (*way["from"], way.get("same", "x"))}
+        strange += [name for name in made_of if name not in names and f"step0.{name}" not in names]
+        floats = [name for name, a in ours.items() if np.asarray(a).dtype.kind == "f"]
+        strange += [n for allowed in meta["tolerance"].values() for n in floats if n not in allowed]
+        if strange or not {*meta["graph"]} <= names:
+            raise ValueError(f"{META}: it does not fit the arrays, such as {schema.brief([*strange, 'graph'][0])}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{error}; it is damaged or of another version: trace again") from None
     return meta
 
 
@@ -190,7 +250,7 @@ def read(path: str | Path) -> dict:
     return archives.read_npz(path)
 
 
-# -------------------------------------------------------------------------------------------- names and their order
+# ------------------------------------------------------------------------------------------- names and their order
 
 
 def stored(name: str, graph: dict) -> str:
@@ -200,7 +260,7 @@ def stored(name: str, graph: dict) -> str:
     return head + graph.get(own, {}).get("same", own)
 
 
-# Modules that call no layer of their own for what they give and take: PyTorch's MultiheadAttention uses the weights.
+# Modules that call no layer for what they give and take: PyTorch's MultiheadAttention uses the weights directly.
 INSIDE = {".attn": ".attn.out_proj", ".attn.input": ".attn.in_proj.input"}
 
 
@@ -224,7 +284,7 @@ def resolved(theirs: dict, mine: dict, ours: dict) -> tuple[dict, dict]:
 
 
 def ancestors(names: list, graph: dict, steps: int) -> dict[str, list]:
-    """{name: the names that it is made of}, in the order of computation; "step1" stands for all that follows it."""
+    """{name: the names that it is made of}, in the order of computation; "after 1" stands for all of step 1."""
     value = lambda n: n if n in graph or n in ("x", "y") else f"step0.{n}"  # a parameter, as it was given
     same = lambda n: graph.get(n, {}).get("same", n)
     constants = {"L_i2t": "W", "L_t2i": "W", "L_con": "W", "L_cls": "y"}  # what carries no gradient
@@ -281,102 +341,6 @@ def nearest(name: str, above: dict, compared: dict) -> list[str]:
     return list(found)
 
 
-# ------------------------------------------------------------------------------------------------- one comparison
-
-
-class Comparison(NamedTuple):
-    """One name on both sides, laid out alike."""
-
-    ours: np.ndarray
-    theirs: np.ndarray
-    limit: np.ndarray | None  # root mean square and largest magnitude of what rounding may change; None: nothing
-    agrees: bool
-    error: float
-    allowed: float
-    layout: str = ""
-    layer: layers.Alone | None = None
-
-    @property
-    def undecided(self) -> bool:
-        """Whether rounding may change it by its own size."""
-        return bool(self.allowed > 1)
-
-
-def judged(
-    o: np.ndarray, t: np.ndarray, limit: np.ndarray, layout: str = "", layer: layers.Alone | None = None
-) -> Comparison:
-    """Two arrays, compared."""
-    scale = max(size(o)[0], np.finfo(np.float64).tiny)
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = size(t - o) if o.shape == t.shape else np.full(2, np.inf)
-    agrees = bool(np.isfinite(t).all() and (error <= limit).all())
-    return Comparison(o, t, limit, agrees, float(error[0] / scale), float(limit[0] / scale), layout, layer)
-
-
-def compare(
-    name: str, o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, labels: np.ndarray | None, graph: dict
-) -> Comparison:
-    """The first layout in which the two agree, or the first whose shapes fit; whole numbers have to be equal."""
-    whole = o.dtype.kind != "f" or limit is None
-    o, t, best = o.astype(np.float64), t.astype(np.float64), None
-    limit = np.zeros(2) if limit is None else limit
-    for words, mine, other in layouts(name, o, t, labels, graph):
-        this = judged(mine, other, limit, words)
-        if this.agrees:
-            return this
-        best = best or this
-    best = best or judged(o, t, limit)
-    return best._replace(limit=None) if whole else best
-
-
-def layouts(
-    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray | None, graph: dict
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(words, ours, theirs) for each way in which theirs may be laid out: images, tokens, rows of prompts."""
-    if o.shape == t.shape:
-        yield "", o, t
-    if o.size == t.size == 1:
-        yield "", o.reshape(()), t.reshape(())
-    own = name.removeprefix("grad.")
-    if own not in ("x", *graph) or own.startswith(SYMBOLS[:4]) or own in SYMBOLS:
-        return  # parameters and symbols have one layout
-    if o.ndim == 4 and t.ndim == 4 and np.moveaxis(t, 1, -1).shape == o.shape:
-        yield "channels first (B, C, H, W), ours last", o, np.moveaxis(t, 1, -1)
-    if o.ndim == 3 and t.ndim == 3 and t.shape[0] != o.shape[0]:
-        t_ = np.swapaxes(t, 0, 1)
-        if t_.shape[0] == o.shape[0] and t_.shape[1] >= o.shape[1] and t_.shape[2] == o.shape[2]:
-            yield "tokens first (L, N, d), ours second", o, t_[:, : o.shape[1]]
-    if own.startswith("text.") and o.ndim == 3 and labels is not None and t.shape[-1] == o.shape[-1]:
-        yield from prompt_rows(name, o, t, labels)
-
-
-def prompt_rows(
-    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Ours has the prompts of each class of the batch once, (classes n, L, d); theirs may have those of every sample.
-
-    In a causal transformer what follows EOT changes nothing before it, so more padding is cut off. The gradients at
-    the prompts of equal labels add up to ours.
-    """
-    classes, place = np.unique(labels, return_inverse=True)
-    n, L, d = len(o) // len(classes), *o.shape[1:]
-    each = o.reshape(len(classes), n, L, d)
-    longer = t.shape[-2] >= L
-    if longer and t.ndim == 3 and len(t) == len(o):
-        yield "more padding after EOT than ours", o, t[:, :L]
-    for order, axes in (("samples, then groups", (0, 1)), ("groups, then samples", (1, 0))):
-        shape = (len(labels), n) if axes == (0, 1) else (n, len(labels))
-        if longer and t.size == len(labels) * n * t.shape[-2] * d and t.shape[-2:] == t.shape[-2:]:
-            rows = np.moveaxis(t.reshape(*shape, t.shape[-2], d), axes, (0, 1))[:, :, :L]
-            words = f"the prompts of every sample ({order}), ours of every class once"
-            if not name.startswith("grad."):
-                yield words, each[place], rows
-            else:
-                folded = np.zeros_like(each)
-                np.add.at(folded, place, rows)
-                yield words, each, folded
-
-
 # ------------------------------------------------------------------------------------------------------ the report
 
 
@@ -415,8 +379,8 @@ def text(found: Difference) -> str:
         )
     if found.undecided:
         lines.append(
-            f"{len(found.undecided)} of those that agree show nothing: rounding may change them by their own size, "
-            f"such as {found.undecided[0]}"
+            f"{len(found.undecided)} of those that agree show nothing, as rounding may change them by their own "
+            f"size: {found.undecided[0]}{', ...' * (len(found.undecided) > 1)}"
         )
     lines += [f"layout: {words} (first in {name})" for words, name in found.layouts.items()]
     for name, near in [*found.unknown.items()][:SHOWN]:

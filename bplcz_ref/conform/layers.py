@@ -1,8 +1,8 @@
-"""One layer computed again from the input that theirs has: whether it is right by itself, and if not, how it is wrong.
+"""One layer computed again from the input that theirs has: whether it is right by itself, and if not, how it errs.
 
-What a layer gives may differ only because of what it took. Computed again from their own input it must agree within
-its own rounding alone, which is much less than what all layers before it may have gathered; and if it does not, the
-ways in which such a layer is got wrong can be tried on that same input.
+What a layer gives may differ only because of what it took. Computed again from their own input it must agree
+within its own rounding alone, which is much less than what all layers before it may have gathered; and if it does
+not, the ways in which such a layer is got wrong can be tried on that same input.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,6 +14,8 @@ from autograd import make_vjp
 from bplcz_ref import nn
 from bplcz_ref.conform.kit import EPS, FACTOR
 from bplcz_ref.conform.rounding import BITS, rounded, size
+
+FEW = 4  # more for gradients of parameters: few sums, of which one run does not show the largest error
 
 
 class Alone(NamedTuple):
@@ -29,34 +31,27 @@ class Alone(NamedTuple):
     first: bool  # whether theirs came with its channels first
 
 
-def alone(name: str, x: np.ndarray, y: np.ndarray, ours: dict, graph: dict, first: bool) -> Alone | None:
-    """The layer `name` with their input and output; `first`: their images are channels-first. None if it cannot be."""
+def alone(
+    name: str, x: np.ndarray, y: np.ndarray, ours: dict, graph: dict, x_first: bool, y_first: bool
+) -> Alone | None:
+    """The layer `name` with their input and output, each perhaps channels-first; None if it cannot be computed."""
     call = graph.get(name, {}).get("call")
     if not call or not all(f"step0.{parameter}" in ours for parameter in call["arguments"].values()):
         return None
     given = {key: np.asarray(ours[f"step0.{n}"], np.float64) for key, n in call["arguments"].items()}
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    takes, gives = given["weight"].shape[-1 if call["op"] == "linear" else 0], given["weight"].shape[0]
+    takes = given["weight"].shape[-1 if call["op"] == "linear" else 0]
     if call["op"] == "conv2d":
         takes = given["weight"].shape[1] * call["options"].get("groups", 1)
-    images = call["op"] in ("conv2d", "batch_norm")
-    x = channels_last(x, takes, first) if images else x
+    x = np.moveaxis(x, 1, -1) if x_first and x.ndim == 4 else x
+    y = np.moveaxis(y, 1, -1) if y_first and y.ndim == 4 else y
     if x.ndim < 2 or x.shape[-1] != takes or not np.isfinite(x).all():
         return None
-    y_first = images and channels_last(y, gives, first) is not y
-    y = channels_last(y, gives, first) if images else y
     state: dict[str, Any] = {"num_batches_tracked": 0}
     for key, neutral in (("running_mean", 0.0), ("running_var", 1.0)):
         kept = ours.get(f"step0.{name}.{key}")
         state[key] = neutral if kept is None else np.asarray(kept, np.float64)
     return Alone(name, call["op"], call["options"], {"x": x} | given, call["arguments"], state, y, y_first)
-
-
-def channels_last(a: np.ndarray, channels: int, first: bool) -> np.ndarray:
-    """`a` with its channels last; `first` says where they are if its shape does not."""
-    if a.ndim == 4 and a.shape[1] == channels and (first or a.shape[-1] != channels):
-        return np.moveaxis(a, 1, -1)
-    return a
 
 
 def computed(layer: Alone, given: dict) -> np.ndarray:
@@ -88,10 +83,10 @@ def allowed(
 ) -> np.ndarray:
     """What rounding may change, from a run with a rounding error in every number that enters.
 
-    Errors of n terms, each of eps of its term, add up to about eps sqrt(n) t for terms of size t. A sum taken term by
-    term is rounded n times, at partial sums that grow like sqrt(k) t, which adds up to eps n t / 4: sqrt(n) / 4 times
-    as much. Twice that is allowed, and never less than FACTOR times the measured error. `uncancelled` is a sum of
-    the same terms with signs at random: what the partial sums are like where the terms cancel in the end.
+    Errors of n terms, each of eps of its term, add up to about eps sqrt(n) t for terms of size t. A sum taken term
+    by term is rounded n times, at partial sums that grow like sqrt(k) t, which adds up to eps n t / 4: sqrt(n) / 4
+    times as much. Twice that is allowed, and never less than FACTOR times the measured error. `uncancelled` is a
+    sum of the same terms with signs at random: how large partial sums are where the terms cancel in the end.
     """
     factor = max(FACTOR, terms**0.5 / 2)
     scale = size(right) if uncancelled is None else np.maximum(size(right), size(uncancelled))
@@ -110,12 +105,14 @@ def gradients(layer: Alone, g: np.ndarray, dtype: str) -> dict[str, tuple[np.nda
     right, signs = slopes(layer, layer.given, g), rng.choice([-1.0, 1.0], g.shape)
     loose = slopes(layer, layer.given, g * signs)
     terms = g.size // g.shape[-1]
-    if layer.op == "batch_norm":  # the mean's own rounding moves z at all places alike, so it is multiplied by sum g
+    if (
+        layer.op == "batch_norm"
+    ):  # the mean's own rounding moves z at all places alike, so it is multiplied by sum g
         x, axes = layer.given["x"], tuple(range(g.ndim - 1))
         moved = x.mean(axes) / np.sqrt(x.var(axes) + layer.options.get("eps", 1e-5))
         loose["weight"] = np.maximum(np.abs(loose["weight"]), np.abs(moved * right["bias"]))
     return {
-        name: (right[key], allowed(right[key], near[key], terms, dtype, loose[key]))
+        name: (right[key], FEW * allowed(right[key], near[key], terms, dtype, loose[key]))
         for key, name in layer.parameters.items()
     }
 

@@ -1,4 +1,4 @@
-"""What a difference looks like: transposed, permuted, scaled, shifted, rounded, or one layer's known wrong reading.
+"""What a difference looks like: transposed, permuted, scaled, shifted, rounded, or a layer's known wrong reading.
 
 A likeness is named only if theirs, with it undone or ours with it done, agrees within the tolerance that the name
 has anyway; so of two likenesses that fit, the first of the list is named, the plainer one.
@@ -40,7 +40,7 @@ def looks(
         return "0 everywhere"
     entry = meta["graph"].get(f"{name}.input", {}).get("same", f"{name}.input")
     if layer is None and entry in ours:  # from our own input, which theirs, where it is compared, agrees with
-        layer = layers.alone(name, ours[entry], t, ours, meta["graph"], first=False)
+        layer = layers.alone(name, ours[entry], t, ours, meta["graph"], False, False)
     candidates = itertools.chain(
         after_a_step(name, ours, t, fits, meta),
         scalings(o, t, fits, meta),

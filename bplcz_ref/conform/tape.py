@@ -1,8 +1,8 @@
-"""One step of a model on a tape that keeps everything: every layer's output, its gradient, and what it was made of.
+"""One step of a model on a tape that keeps everything: every layer's output, its gradient, and how it was made.
 
-nn.TAP hands every layer to `Tap`, which runs the layer's definition (not the kernel) and notes its output under the
-name of the layer's parameters. The tape's nodes remember their functions, so the way from one name to the next is
-known. Dropout is off here: two programs cannot draw the same masks.
+nn.TAP hands every layer to `Tap`, which runs the layer's definition (not the kernel) and notes its output under
+the name of the layer's parameters. The tape's nodes remember their functions, so the way from one name to the next
+is known. Dropout is off here: two programs cannot draw the same masks.
 
 A tap can also disturb what it sees, as rounding would: conform/tracing.py measures with it how far a correct
 implementation of less precision may be from this one.
@@ -25,7 +25,7 @@ GATES = ("relu", "max_pool2d")  # where a rounding error decides which way a gra
 
 
 class Node(VJPNode):
-    """A node of autograd's tape that remembers its function, the index of a slice, and what a layer was made of."""
+    """A node of autograd's tape that remembers its function, a slice's index, and what entered a layer."""
 
     __slots__ = ("above", "function", "index")
 
@@ -46,8 +46,8 @@ notrace_primitives[Node] = notrace_primitives[VJPNode]  # comparisons and the li
 class Noise(NamedTuple):
     """How a run is disturbed: every layer's output times 1 + eps u, u uniform in [-1, 1], in value and gradient.
 
-    gates[k] is the input of the k-th gate (ReLU, max-pool) in the undisturbed run, and reach[k] the farthest that a
-    disturbed run was from it. `turn` does the worst that rounding can do there: every input of a ReLU that lies
+    gates[k] is the input of the k-th gate (ReLU, max-pool) in the undisturbed run, and reach[k] the farthest that
+    a disturbed run was from it. `turn` does the worst that rounding can do there: every input of a ReLU that lies
     within 2 reach of 0 changes its sign, and inputs of max-pools move by up to 2 reach.
     """
 

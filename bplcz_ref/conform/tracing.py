@@ -1,19 +1,20 @@
-"""`conform trace`: one model, one batch, a few steps; every symbol, layer and gradient by name, and what rounding allows.
+"""`conform trace`: every symbol, layer and gradient of a few steps by name, and what rounding may change of each.
 
 Names, in the order of computation:
 
     x, y                            the batch; images are (B, H, W, 18)
     step0.conv1.weight              parameters and running statistics before the first step, by their public names
-    conv1.input, conv1              what a layer takes and gives, by the dotted name of its module in the state_dict
+    conv1.input, conv1              what a layer takes and gives, by the dotted name of its module
     I_i.RGB, T_i.RGB, ..., S, L     the symbols of the paper
     grad.L, grad.S, grad.conv1, ... dL/d(value), for values and parameters, in the order of the backward pass
     step1.velocity.conv1.weight     SGD's velocity after the first step
     step1.conv1.weight              parameters and running statistics after the first step; step2 and so on
 
-Everything is computed in float64 by the definitions of nn.py, layer by layer. The tolerance of each name is measured:
-the same steps run again, several times, in the other program's precision with a rounding error put into every
-layer's output and its gradient, and once with every ReLU and max-pool that rounding could turn turned. What these
-runs change is what another order of summation may change; difference.py allows FACTOR times that.
+Everything is computed in float64 by the definitions of nn.py, layer by layer; only convolutions in groups run by
+their kernel. The tolerance of each name is measured: the same steps run again, RUNS times, in the other program's
+precision with a rounding error put into every layer's output and its gradient; and once more with every ReLU and
+max-pool turned that rounding could turn. A name may differ by FACTOR times the most that the first runs changed,
+plus what the last one changed.
 """
 
 import argparse
@@ -60,7 +61,9 @@ def trace(
     >>> from bplcz_ref.model import classification
     >>> def apply(params, state, x, *, train, rng=None):
     ...     return nn.linear(nn.spatial_mean(x), **params["fc"]), state
-    >>> model = classification(nn.Network(lambda rng, dtype: ({"fc": nn.linear_init(rng, 18, 17, dtype)}, {}), apply))
+    >>> def init(rng, dtype):
+    ...     return {"fc": nn.linear_init(rng, 18, 17, dtype)}, {}
+    >>> model = classification(nn.Network(init, apply))
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> found = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> [name for name in found if not name.startswith(("grad.", "step"))]
@@ -91,8 +94,8 @@ def trace(
         "rule": rule,
         "steps": steps,
     }
-    return {name: ours[name].astype(dtype) if ours[name].dtype.kind == "f" else ours[name]
-            for name in ours if name in kept} | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}  # fmt: skip
+    arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
+    return arrays | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
 
 
 def several_steps(
@@ -213,7 +216,7 @@ def setting(word: str) -> tuple[str, Any]:
     return name, value
 
 
-# Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the paper's full method.
+# Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the full method.
 TELLTALE = {
     "branches.RGB.conv1.weight text.ln_final.weight": "ebcnn-bplcz",
     "branches.RGB.conv1.weight": "ebcnn",
@@ -279,12 +282,12 @@ def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.nd
     patch = (paper.PATCH, paper.PATCH, sum(paper.CHANNELS.values()))
     if x.dtype.kind != "f" or x.shape[1:] != patch or not np.isfinite(x).all():
         raise ValueError(
-            f"{path}: x is {x.dtype} of shape {x.shape}; expected finite floats (B, {', '.join(map(str, patch))}), "
+            f"{path}: x is {x.dtype} of shape {x.shape}; expected finite floats (B, {str(patch)[1:-1]}), "
             "standardised, channels last: 8 of sen1, then 10 of sen2"
         )
     if y.dtype.kind not in "iu" or y.shape != (len(x),) or not len(y) or y.min() < 0 or y.max() > 16:
         raise ValueError(
-            f"{path}: y is {y.dtype} of shape {y.shape}; expected {len(x)} whole numbers, classes counted from 0 to 16"
+            f"{path}: y is {y.dtype} of shape {y.shape}; expected {len(x)} whole numbers, classes from 0 to 16"
         )
     if "tokens" in arrays and systems.find(name).prompting:
         check_tokens(path, arrays["tokens"], systems.prompt_tokens(systems.tokenizer(settings.vocabulary)))
@@ -304,9 +307,9 @@ def check_tokens(path: Path, theirs: np.ndarray, ours: np.ndarray) -> None:
         k, i = wrong[0]
         text = prompts.prompts()[k * ours.shape[1] + i]
         raise ValueError(
-            f"{path}: tokens differ from ours in {len(wrong)} of {ours.shape[0] * ours.shape[1]} prompts, first in "
-            f"{text!r}: found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}; for another vocabulary "
-            "give --set vocabulary=MERGES"
+            f"{path}: tokens differ from ours in {len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: "
+            f"found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}; for another vocabulary give "
+            "--set vocabulary=MERGES"
         )
 
 
