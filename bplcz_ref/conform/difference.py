@@ -2,8 +2,8 @@
 
 Every name that both have is compared within the tolerance that the trace has measured (tracing.py). A name is
 guilty if it differs while all that it is made of agrees, or if its layer, computed again from their own input
-(layers.py), gives something else; what differs only because of something before it is blocked. As names come in order of
-computation, the first guilty one is where the two part: in value, then in gradient, then after the step.
+(layers.py), gives something else; what differs only because of something before it is blocked. Names come in order
+of computation, so the first guilty one is where the two part: in value, then in gradient, then after the step.
 recognise.py says what the difference looks like.
 """
 
@@ -166,7 +166,7 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
         weights = [n for n in above[name] if n.startswith("step0.")]
         wrong_itself = alone is not None and not alone.agrees and not any(differs.get(n, False) for n in weights)
         differs[name] = wrong_itself or not this.agrees
-        if this.layout:
+        if this.layout and this.agrees:
             found.layouts.setdefault(this.layout, label)
         if not differs[name]:
             found.agree.append(label)
@@ -277,10 +277,16 @@ def resolved(theirs: dict, mine: dict, ours: dict) -> tuple[dict, dict]:
             if np.asarray(array).dtype.kind not in "biuf":
                 raise ValueError(f"{name} is {np.asarray(array).dtype}; expected real numbers")
             found[own] = array
-        elif own not in mine and name != META:
+        elif own not in mine and name != META and not container(name, mine):
             near = difflib.get_close_matches(name, mine, 1, 0.5)
             unknown[name] = near[0] if near else ""
     return found, unknown
+
+
+def container(name: str, mine: dict) -> bool:
+    """Whether this is what a module of several layers takes or gives: these are compared one by one."""
+    part = name.removeprefix("grad.").removesuffix(".input")
+    return part == "" or any(n.startswith(f"{part}.") for n in mine) or part in mine
 
 
 def ancestors(names: list, graph: dict, steps: int) -> dict[str, list]:

@@ -14,8 +14,7 @@ from autograd import make_vjp
 from bplcz_ref import nn
 from bplcz_ref.conform.kit import EPS, FACTOR
 from bplcz_ref.conform.rounding import BITS, rounded, size
-
-FEW = 4  # more for gradients of parameters: few sums, of which one run does not show the largest error
+from bplcz_ref.conform.tracing import FEW
 
 
 class Alone(NamedTuple):
@@ -50,7 +49,7 @@ def alone(
     state: dict[str, Any] = {"num_batches_tracked": 0}
     for key, neutral in (("running_mean", 0.0), ("running_var", 1.0)):
         kept = ours.get(f"step0.{name}.{key}")
-        state[key] = neutral if kept is None else np.asarray(kept, np.float64)
+        state[key] = np.full(takes, neutral) if kept is None else np.asarray(kept, np.float64)
     return Alone(name, call["op"], call["options"], {"x": x} | given, call["arguments"], state, y, y_first)
 
 
