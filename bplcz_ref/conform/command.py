@@ -1,4 +1,4 @@
-"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate | trace | diff`, and `explain`."""
+"""`python -m bplcz_ref conform export | check | report | explain | selftest | ...`, and the text of `explain`."""
 
 import argparse
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 
 from bplcz_ref import files, systems
-from bplcz_ref.conform import difference, generate, grading, kit, reference, tracing, verdict
+from bplcz_ref.conform import difference, generate, grading, kit, reference, scoreboard, tracing, verdict
 from bplcz_ref.conform.kit import EPS, SUITES, Kit
 from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 
@@ -14,7 +14,7 @@ from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `conform`, each with the function that runs it."""
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="export|check|explain|selftest|regenerate|trace|diff"
+        dest="action", required=True, metavar="export|check|report|explain|selftest|regenerate|trace|diff"
     )
 
     def action(name, run, help):
@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     a.add_argument("--chain", action="store_true", help="run the mutants through the chain too (slower)")
     a = action("regenerate", regenerate, "write the vectors anew, byte for byte")
     a.add_argument("folder", type=files.path, metavar="DIR")
+    a = action("report", report, "reports of `check --json` side by side, as a table in Markdown")
+    a.add_argument("reports", type=files.path, nargs="+", metavar="REPORT.json", help="its name heads its column")
     add_trace(action)
     add_diff(action)
 
@@ -64,11 +66,18 @@ def check(options: argparse.Namespace) -> int:
     vectors = kit.load()
     profile = grading.read_profile(options.profile) if options.profile else grading.EVERYTHING
     answers = grading.read(options.folder, vectors, skip=options.profile)
-    report = verdict.report(vectors, answers, options.dtype, profile)
-    print(verdict.text(report, options.folder))
+    found = verdict.report(vectors, answers, options.dtype, profile)
+    print(verdict.text(found, options.folder))
     if options.json:
-        files.write_json(options.json, verdict.as_json(report))
-    return report.exit_code
+        files.write_json(options.json, verdict.as_json(found))
+    return found.exit_code
+
+
+def report(options: argparse.Namespace) -> int:
+    """A table of several implementations."""
+    table = scoreboard.read(options.reports)
+    print(scoreboard.markdown(table))
+    return max(entry["exit_code"] for entry in table.values())
 
 
 def explain(options: argparse.Namespace) -> None:
