@@ -520,9 +520,10 @@ int main(int count, char** arguments) {
     out << std::setprecision(17) << "{\"kit\": \"" << manifest.at("kit").text << "\", \"manifest\": \"" << sha256(head)
         << "\", \"answers\": {";
     bool first = true;
-    for (auto& [name, about] : manifest.at("files").object) {
-      if (name.find(".json") == std::string::npos) continue;
-      std::string text = file(vectors / name);
+    for (auto& entry : std::filesystem::directory_iterator(vectors)) {  // the suites: 0-canaries.json and so on
+      std::string name = entry.path().filename().string();
+      if (!std::isdigit(static_cast<unsigned char>(name[0])) || entry.path().extension() != ".json") continue;
+      std::string text = file(entry.path());
       Json suite = Reader{text}.value();
       for (const Json& c : suite.at("cases").list) {
         if (!OPERATIONS.count(c.at("op").text)) continue;

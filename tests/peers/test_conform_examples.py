@@ -16,7 +16,8 @@ pytestmark = pytest.mark.slow  # each runs a program with its framework
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 TORCH, JAX, NODE = "conform_pytorch.py", "conform_jax.py", "conform_javascript.mjs"
-DTYPES = {TORCH: "float32", JAX: "float64", NODE: "float64"}
+CPP = "conform_cpp.cpp"
+DTYPES = {TORCH: "float32", JAX: "float64", NODE: "float64", CPP: "float64"}
 WITHOUT = "all of suite 5 text, all of suite 7 chain, all of suite 8 metrics"
 ENCODERS = "image_encoder 1 of 1 cases, text_encoder 1 of 1 cases"
 NOT_RUN = {
@@ -24,12 +25,20 @@ NOT_RUN = {
     JAX: f"not run, as the profile declares: all of suite 4 bands, {WITHOUT}, band_groups 2 of 2 cases, "
     f"batch_norm 3 of 3 cases, {ENCODERS}",
     NODE: "not run, as the profile declares: gradients, and the training steps that need them",
+    CPP: "not run, as the profile declares: all of suite 5 text, all of suite 7 chain, text_encoder 1 of 1 cases",
 }
 
 
 def run(program, vectors, answers):
     """Run the example as its first lines say; skip it where its framework is not installed."""
-    if program.suffix == ".mjs":
+    if program.suffix == ".cpp":
+        command, needs = [], shutil.which("g++")
+        if needs:
+            binary = answers.parent / program.stem
+            options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(binary)]
+            subprocess.run(["g++", *options, str(program)], check=True, timeout=300)
+            program = binary
+    elif program.suffix == ".mjs":
         command, needs = ["node"], shutil.which("node")
     else:
         command, needs = [sys.executable], importlib.util.find_spec("jax" if "jax" in program.name else "torch")
@@ -87,6 +96,8 @@ WRONG = [
     (NODE, 2, "Number(j === k)", "Number(j !== k)", "[supervised_matrix]", "0 where labels agree"),
     (NODE, 4, "bands(m, [4, 5, 6, 8]), X_NIR: bands(m, [7])", "bands(m, [4, 5, 6, 7]), X_NIR: bands(m, [8])",
      "[band_groups]", "bands 7 and 8 swapped"),
+    (CPP, 1, "return sum / number(static_cast<double>(S.data.size()));", "return sum;", "[bce]", "sum for mean"),
+    (CPP, 6, "if (other.v > best.v) best = other;", "if (other.v < best.v) best = other;", "[max_pool2d]", ""),
     (NODE, 5, 'word.push(word.pop() + "</w>");', "", "[tokenize]", "no </w> at the end of a piece"),
 ]  # fmt: skip
 
