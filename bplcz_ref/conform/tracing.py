@@ -173,10 +173,15 @@ def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Call
         into = turned if turn else spread
         for name in spread:
             into[name] = np.maximum(into[name], size(found[name].astype(np.float64) - ours[name]))
-    first_values = [name for name in spread if not name.startswith(("grad.", "step"))]
-    floor = {name: FACTOR / 2 * eps * size(ours[name]) for name in spread}
-    few = {name: 1 if name in first_values else FEW for name in spread}
-    return {name: (few[name] * (FACTOR * spread[name] + turned[name]) + floor[name]).tolist() for name in spread}
+    allowed = {}
+    for name, changed in spread.items():
+        later = name.startswith(("grad.", "step"))  # made by the backward pass
+        limit = (FEW if later else 1) * (FACTOR * changed + turned[name])
+        activation = name.startswith("grad.") and name.removeprefix("grad.") in ours
+        if activation and turned[name][0] > changed[0]:  # behind gates a single entry may be all or nothing
+            limit[1] = max(limit[1], 2 * size(ours[name])[1])
+        allowed[name] = (limit + FACTOR / 2 * eps * size(ours[name])).tolist()
+    return allowed
 
 
 # ------------------------------------------------------------------------------------------------ the command
