@@ -120,3 +120,17 @@ def test_one_wrong_line_is_named(name, suite, right, wrong, op, near_miss, vecto
     assert op in guilty[0], report
     assert near_miss in guilty[0], report
     assert "explain" in report
+
+
+def test_the_table_in_the_documentation_is_what_the_four_print(vectors, tmp_path, capsys):
+    columns = {"pytorch": TORCH, "jax": JAX, "javascript": NODE, "cpp": CPP}
+    for name, program in columns.items():
+        run(EXAMPLES / program, vectors, tmp_path / name)
+        profile, report = tmp_path / name / "profile.json", tmp_path / f"{name}.json"
+        options = ["--dtype", DTYPES[program], "--profile", str(profile), "--json", str(report)]
+        main(["conform", "check", str(tmp_path / name), *options])
+    capsys.readouterr()
+    assert main(["conform", "report", *(str(tmp_path / f"{name}.json") for name in columns)]) == 0
+    printed = capsys.readouterr().out.strip()
+    page = (EXAMPLES.parent / "docs" / "implementations.md").read_text("utf-8")
+    assert printed in page, f"docs/implementations.md should show\n{printed}"
