@@ -17,7 +17,7 @@ RULE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
 @pytest.fixture(scope="module")
 def ours():
     rng = np.random.default_rng(1)
-    network = model.classification(resnet.resnet(18, 17, depths=(1, 1), widths=(2, 2)))
+    network = model.classification(resnet.resnet(18, 17, depths=(1,), widths=(2,)))
     params, state = network.init(np.random.default_rng(0), "float64")
     x, y = rng.standard_normal((3, 16, 16, 18)), np.array([3, 5, 3])
     return conform.trace(network, params, state, (x, y), dtype="float64", **RULE)

@@ -20,7 +20,7 @@ def batch(B=3, side=32, seed=1):
 
 
 def small(dtype="float64"):
-    network = model.classification(resnet.resnet(18, 17, depths=(1, 1), widths=(2, 2)))
+    network = model.classification(resnet.resnet(18, 17, depths=(1,), widths=(2,)))
     return network, *network.init(np.random.default_rng(0), dtype)
 
 

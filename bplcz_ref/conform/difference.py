@@ -123,9 +123,9 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> ours = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> theirs = {"c_hat": ours["fc"], "L": ours["L_cls"], "grad.c_hat": 2 * ours["grad.fc"]}  # names of one array
-    >>> print(diff(ours, theirs))
+    >>> print(diff(ours, theirs))  # doctest: +ELLIPSIS
     DIVERGES in gradient: grad.c_hat is the first of 3 compared names that differs (float32)
-    GUILTY   grad.c_hat: this is 2 times ours; error 1 of ours, rounding allows 1.2e-06
+    GUILTY   grad.c_hat: this is 2 times ours; error 1 of ours, rounding allows 3...e-06
              made by the backward pass of c_hat, from L, c_hat, which agree
     2 agree, 0 differ as a consequence, 14 of ours are not in theirs
     """
