@@ -142,9 +142,7 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     tolerance = {name: np.array(allowed) for name, allowed in meta["tolerance"][dtype].items()}
     mine = {name: stored(name, graph) for name in names}
     given, unknown = resolved(theirs, mine, ours)
-    shown: dict[
-        str, str
-    ] = {}  # where theirs has only the second name of an array, it stands for the first, and is shown
+    shown: dict[str, str] = {}  # a second name that stands for the first, where theirs has no other
     for name in [name for name in given if mine[name] not in given]:
         given.setdefault(mine[name], given.pop(name))
         shown.setdefault(mine[name], name)
