@@ -71,7 +71,7 @@ const merges = readFileSync(`${vectors}/merges.txt`, "utf8").trimEnd().split("\n
 const symbols = [...letters, ...letters.map((c) => c + "</w>"), ...merges.map((pair) => pair.replace(" ", ""))];
 const [rank, id] = [merges, symbols].map((names) => new Map(names.map((name, i) => [name, i])));
 const unescape = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&"); // no others
-const pattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+const pattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
 const preTokens = (text) => unescape(unescape(text)).toLowerCase().match(pattern) ?? [];
 function merged(piece) {
   const word = [...Buffer.from(piece)].map((b) => letters[bytes.indexOf(b)]);
