@@ -177,9 +177,8 @@ def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Call
     for name, changed in spread.items():
         later = name.startswith(("grad.", "step"))  # made by the backward pass
         limit = (FEW if later else 1) * (FACTOR * changed + turned[name])
-        activation = name.startswith("grad.") and name.removeprefix("grad.") in ours
-        if activation and turned[name][0] > changed[0]:  # behind gates a single entry may be all or nothing
-            limit[1] = max(limit[1], 2 * size(ours[name])[1])
+        if later and turned[name][0] > changed[0]:  # what a gate turns may be a single entry: only rms counts
+            limit[1] = max(limit[1], limit[0] * ours[name].size ** 0.5)
         allowed[name] = (limit + FACTOR / 2 * eps * size(ours[name])).tolist()
     return allowed
 
