@@ -13,6 +13,7 @@ The dtype of the result is the dtype of the arguments.
 
 import functools
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import autograd.numpy as np
@@ -56,13 +57,21 @@ class Network(NamedTuple):
     apply: Callable
 
 
-def runs(kernel: Callable) -> Callable[[Callable], Any]:
-    """Make a call run `kernel`; the decorated body stays available as `.definition`."""
+# Whoever wants to see every layer sets this to a function of (definition, args, options), which then answers each
+# call in this context in the kernel's place: conform/tape.py.
+TAP: ContextVar[Callable | None] = ContextVar("TAP", default=None)
+
+
+def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
+    """Make a call run `kernel` (None: the definition); the decorated body stays available as `.definition`."""
 
     def decorate(definition):
+        fast = kernel or definition
+
         @functools.wraps(definition)
         def layer(*args, **options):
-            return kernel(*args, **options)
+            tap = TAP.get()
+            return fast(*args, **options) if tap is None else tap(definition, args, options)
 
         layer.definition = definition  # type: ignore[attr-defined]
         return layer
@@ -271,6 +280,7 @@ def quick_gelu(x: np.ndarray) -> np.ndarray:
     return x * 0.5 * (1 + np.tanh(0.851 * x))  # sigma(z) = (1 + tanh(z/2)) / 2: no overflow at either end
 
 
+@runs()
 def softmax(x: np.ndarray) -> np.ndarray:  # (..., d) -> (..., d)
     """y = exp(x) / sum exp(x) over the last axis, shifted by the largest entry so that nothing overflows.
 
@@ -489,6 +499,7 @@ def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]
 # -------------------------------------------------------------------------------------------------- dropout
 
 
+@runs()
 def dropout(x: np.ndarray, rate: float, *, train: bool, rng: Generator | None = None) -> np.ndarray:
     """Training: each value is 0 with probability `rate`, otherwise divided by 1 - rate. Evaluation: x.
 

@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 const [vectors, folder] = process.argv.slice(2);
-const profile = { suites: [0, 1, 2, 3, 4, 5], without: ["conv2d", "prompt"], gradients: false };
+const profile = { suites: [0, 1, 2, 3, 4, 5, 6, 8], without: ["prompt", "image_encoder", "text_encoder"], gradients: false };
 const range = (n) => [...Array(n).keys()];
 const sum = (x) => x.reduce((a, b) => a + b, 0);
 const flip = (A) => A[0].map((_, j) => A.map((row) => row[j]));
@@ -15,6 +15,53 @@ const bands = (x, which) => (Array.isArray(x[0]) ? x.map((y) => bands(y, which))
 const softplus = (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x)));
 const bce = (S, W) => sum(S.map((row, j) => sum(row.map((s, k) => softplus(W[j][k] ? -s : s))))) / S.flat().length;
 const crossEntropy = (z, c) => Math.max(...z) - z[c] + Math.log(sum(z.map((x) => Math.exp(x - Math.max(...z)))));
+
+// Layers, on arrays of arrays. `rows` applies f to every innermost row.
+const rows = (x, f) => (Array.isArray(x[0]) ? x.map((y) => rows(y, f)) : f(x));
+const mean = (x) => sum(x) / x.length;
+const variance = (x, m = mean(x)) => mean(x.map((value) => (value - m) ** 2));
+const linear = (x, weight, bias) => rows(x, (row) => weight.map((w, o) => dot(row, w) + bias[o]));
+const softmax = (x) => { const e = x.map((s) => Math.exp(s - Math.max(...x))); return e.map((s) => s / sum(e)); };
+function erf(x) { // 2 / sqrt(pi) e^(-x^2) sum of 2^n x^(2n+1) / (1 3 5 ... (2n+1)): no term is negative for x > 0
+  if (Math.abs(x) > 6) return Math.sign(x);
+  let [total, term] = [x, x];
+  for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(total); n++) total += term *= (2 * x * x) / (2 * n + 1);
+  return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * total;
+}
+const window = (n, k, stride, padding) => range(Math.floor((n + 2 * padding - k) / stride) + 1).map((i) => i * stride - padding);
+const conv2d = (x, weight, stride, padding) => x.map((image) =>
+  window(image.length, weight[0][0].length, stride, padding).map((r) =>
+    window(image[0].length, weight[0][0][0].length, stride, padding).map((s) => weight.map((w) => // zeros outside
+      sum(w.flatMap((kernel, c) => kernel.flatMap((line, u) => line.map((k, v) => k * (image[r + u]?.[s + v]?.[c] ?? 0)))))))));
+const maxPool = (x) => x.map((image) => window(image.length, 2, 2, 0).map((r) => window(image[0].length, 2, 2, 0).map((s) =>
+  image[r][s].map((_, c) => Math.max(image[r][s][c], image[r][s + 1][c], image[r + 1][s][c], image[r + 1][s + 1][c])))));
+function attention(x, heads) { // x holds queries, keys and values side by side; token l sees 0..l
+  const width = x[0].length / 3, d = width / heads;
+  const part = (row, which, h) => row.slice(which * width + h * d, which * width + (h + 1) * d);
+  return x.map((row, l) => range(heads).flatMap((h) => {
+    const p = softmax(range(l + 1).map((m) => dot(part(row, 0, h), part(x[m], 1, h)) / Math.sqrt(d)));
+    return range(d).map((k) => sum(p.map((weight, m) => weight * part(x[m], 2, h)[k])));
+  }));
+}
+function batchNorm({ x, weight, bias, running_mean, running_var, train }) {
+  const channels = range(weight.length).map((c) => [rows(x, (row) => [row[c]])].flat(Infinity));
+  const N = channels[0].length, means = channels.map(mean), variances = channels.map((channel) => variance(channel));
+  const [m, v] = train ? [means, variances] : [running_mean, running_var];
+  const moved = (old, batch) => (train ? old.map((value, c) => 0.9 * value + 0.1 * batch[c]) : old);
+  return {
+    y: rows(x, (row) => row.map((value, c) => ((value - m[c]) / Math.sqrt(v[c] + 1e-5)) * weight[c] + bias[c])),
+    new_running_mean: moved(running_mean, means),
+    new_running_var: moved(running_var, variances.map((value) => (value * N) / (N - 1))),
+  };
+}
+function metrics({ y, y_hat, K }) {
+  const C = range(K).map((j) => range(K).map((k) => y.filter((label, i) => label === j && y_hat[i] === k).length));
+  const total = y.length, row = C.map(sum), column = flip(C).map(sum), right = C.map((line, k) => line[k]);
+  const p = sum(right) / total, chance = dot(row, column) / total ** 2;
+  const present = range(K).filter((k) => row[k] > 0); // absent classes are left out
+  const average = mean(present.map((k) => right[k] / row[k]));
+  return { confusion: C, overall_accuracy: p, average_accuracy: average, kappa: (p - chance) / (1 - chance) };
+}
 
 // CLIP's tokenizer. Its ids: a character for each byte, the same with </w>, the merges in order, SOT, EOT.
 const own = range(256).filter((b) => (b > 32 && b < 127) || (b > 160 && b !== 173));
@@ -57,6 +104,20 @@ const operations = {
     });
     return { w: flip(steps)[0], v: flip(steps)[1] };
   },
+  conv2d: ({ x, weight, stride, padding }) => ({ y: conv2d(x, weight, stride, padding) }),
+  max_pool2d: ({ x }) => ({ y: maxPool(x) }),
+  linear: ({ x, weight, bias }) => ({ y: linear(x, weight, bias) }),
+  layer_norm: ({ x, weight, bias }) => ({
+    y: rows(x, (r) => r.map((v, k) => ((v - mean(r)) / Math.sqrt(variance(r) + 1e-5)) * weight[k] + bias[k])),
+  }),
+  batch_norm: batchNorm,
+  relu: ({ x }) => ({ y: rows(x, (row) => row.map((v) => Math.max(v, 0))) }),
+  gelu: ({ x }) => ({ y: rows(x, (row) => row.map((v) => (v * (1 + erf(v / Math.SQRT2))) / 2)) }),
+  quick_gelu: ({ x }) => ({ y: rows(x, (row) => row.map((v) => v / (1 + Math.exp(-1.702 * v)))) }),
+  attention: ({ x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads }) => ({
+    y: linear(linear(x, in_proj_weight, in_proj_bias).map((one) => attention(one, heads)), out_weight, out_bias),
+  }),
+  metrics,
   pre_tokens: ({ text }) => ({ pieces: preTokens(text) }),
   tokenize: ({ text, context, truncate }) => {
     const row = [symbols.length, ...preTokens(text).flatMap(merged), symbols.length + 1];

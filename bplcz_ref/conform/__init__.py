@@ -64,8 +64,12 @@ The rooms, in the order in which they import each other: exact (arithmetic) and 
 networks, ops (formulas) and the tables of wrong readings; oracle (expected values). Then grading and verdict, that
 take answers to a verdict; inprocess and reference (our own consumer, the self-test) call them. Apart from these,
 cases_* and generate write the vectors. command is the command line.
+Beside the kit, for a real model and batch: tape and tracing (`trace`), recognise and difference (`diff`);
+docs/trace.md.
 """
 
+from bplcz_ref.conform.difference import diff
 from bplcz_ref.conform.inprocess import check
+from bplcz_ref.conform.tracing import trace
 
-__all__ = ["check"]
+__all__ = ["check", "diff", "trace"]

@@ -1,12 +1,12 @@
-"""`python -m bplcz_ref conform export | check | explain | selftest | regenerate`, and the text of `explain`."""
+"""`python -m bplcz_ref conform export | check | report | explain | selftest | ...`, and the text of `explain`."""
 
 import argparse
 import shutil
 
 import numpy as np
 
-from bplcz_ref import files
-from bplcz_ref.conform import generate, grading, kit, reference, verdict
+from bplcz_ref import files, systems
+from bplcz_ref.conform import difference, generate, grading, kit, reference, scoreboard, tracing, verdict
 from bplcz_ref.conform.kit import EPS, SUITES, Kit
 from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 
@@ -14,7 +14,7 @@ from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `conform`, each with the function that runs it."""
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="export|check|explain|selftest|regenerate"
+        dest="action", required=True, metavar="export|check|report|explain|selftest|regenerate|trace|diff"
     )
 
     def action(name, run, help):
@@ -38,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     a.add_argument("--chain", action="store_true", help="run the mutants through the chain too (slower)")
     a = action("regenerate", regenerate, "write the vectors anew, byte for byte")
     a.add_argument("folder", type=files.path, metavar="DIR")
+    a = action("report", report, "reports of `check --json` side by side, as a table in Markdown")
+    a.add_argument("reports", type=files.path, nargs="+", metavar="REPORT.json", help="its name heads its column")
+    add_trace(action)
+    add_diff(action)
 
 
 def run(options: argparse.Namespace) -> int | None:
@@ -62,11 +66,18 @@ def check(options: argparse.Namespace) -> int:
     vectors = kit.load()
     profile = grading.read_profile(options.profile) if options.profile else grading.EVERYTHING
     answers = grading.read(options.folder, vectors, skip=options.profile)
-    report = verdict.report(vectors, answers, options.dtype, profile)
-    print(verdict.text(report, options.folder))
+    found = verdict.report(vectors, answers, options.dtype, profile)
+    print(verdict.text(found, options.folder))
     if options.json:
-        files.write_json(options.json, verdict.as_json(report))
-    return report.exit_code
+        files.write_json(options.json, verdict.as_json(found))
+    return found.exit_code
+
+
+def report(options: argparse.Namespace) -> int:
+    """A table of several implementations."""
+    table = scoreboard.read(options.reports)
+    print(scoreboard.markdown(table))
+    return max(entry["exit_code"] for entry in table.values())
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -94,6 +105,52 @@ def regenerate(options: argparse.Namespace) -> None:
     """Write the vectors anew."""
     manifest = generate.regenerate(options.folder)
     print(f"{options.folder}: {manifest['cases']} cases of kit {manifest['kit']}")
+
+
+# ---------------------------------------------------------------- a real model, a real batch
+
+
+def add_trace(action):
+    a = action("trace", trace, "every symbol, layer and gradient of steps on your weights and batch, by name")
+    a.add_argument("weights", type=files.path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
+    a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
+    a.add_argument("out", type=files.path, metavar="OUT.npz")
+    a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
+    a.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", type=tracing.setting,
+                   help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
+    a.add_argument("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
+    a.add_argument("--dtype", choices=tracing.PRECISIONS, default="float32",
+                   help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip
+    a.add_argument("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
+
+
+def trace(options: argparse.Namespace) -> None:
+    """Write a trace, after its size has been printed."""
+    only = options.only or ["*"]
+    found = tracing.from_files(
+        options.weights, options.batch, options.system, dict(options.set), print,
+        steps=options.steps, dtype=options.dtype, only=only,
+    )  # fmt: skip
+    tracing.write(options.out, found, print)
+
+
+def add_diff(action):
+    a = action("diff", diff, "the first name in which another program's arrays part from a trace: exit 0, 1 or 2")
+    a.add_argument("ours", type=files.path, metavar="OURS.npz", help="what `trace` wrote")
+    a.add_argument("theirs", type=files.path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
+    a.add_argument(
+        "--dtype", choices=tracing.PRECISIONS, help="what theirs were computed in; default: their dtype"
+    )
+    a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
+
+
+def diff(options: argparse.Namespace) -> int:
+    """From two files of arrays to the first name that differs."""
+    found = difference.diff(difference.read(options.ours), difference.read(options.theirs), dtype=options.dtype)
+    print(found)
+    if options.json:
+        files.write_json(options.json, difference.as_json(found))
+    return found.exit_code
 
 
 # ---------------------------------------------------------------- the text of `explain`

@@ -67,7 +67,7 @@ def encoder(
         if longest > context:
             raise ValueError(f"the text encoder's context is {context} tokens, found {longest}")
         if isinstance(ids, Packed):
-            return tree_features(params, ids, heads), state
+            return prompt_features(params, ids, heads), state
         return text_features(params, onp.asarray(ids), heads), state
 
     return nn.Network(init, apply)
@@ -213,8 +213,21 @@ def grow(sequences: list) -> tuple[dict, list, list]:
     return slots, paths, ends
 
 
+def unpack(tree: Packed) -> onp.ndarray:  # -> ints (K, n, L)
+    """The sequences of the trees, each up to its EOT and then 0.
+
+    >>> unpack(pack(onp.array([[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]))).tolist()
+    [[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]
+    """
+    ids = onp.zeros((*tree.eot.shape, tree.longest), int)
+    for k, i in onp.ndindex(tree.eot.shape):
+        path = onp.flatnonzero(tree.seen[k, tree.eot[k, i]])  # a slot has a larger number than those before it
+        ids[k, i, : len(path)] = tree.ids[k, path]
+    return ids
+
+
 def tree_features(params: dict, tree: Packed, heads: int) -> np.ndarray:  # (K, n) prompts -> (K, n, d)
-    """`text_features` of every prompt in the trees."""
+    """`prompt_features`, each common beginning computed once."""
     x = nn.embedding(params["token_embedding"]["weight"], tree.ids)  # (K, S, W)
     x = x + nn.embedding(params["positional_embedding"], tree.position)
     *inner, last = (
@@ -239,3 +252,11 @@ def block_at(p: dict, x: np.ndarray, heads: int, seen: np.ndarray, rows: np.ndar
     seen = onp.take_along_axis(seen, rows[:, :, None], axis=1)
     x = take(x, rows) + nn.linear(join(nn.attention(q, k, v, mask=seen[:, None])), **p["attn"]["out_proj"])
     return x + mlp(p["mlp"], nn.layer_norm(x, **p["ln_2"]))
+
+
+@nn.runs(tree_features)
+def prompt_features(params: dict, tree: Packed, heads: int) -> np.ndarray:  # (K, n) prompts -> (K, n, d)
+    """`text_features` of every prompt in the trees."""
+    ids = unpack(tree)
+    T = text_features(params, np.reshape(ids, (-1, ids.shape[-1])), heads)
+    return np.reshape(T, (*tree.eot.shape, -1))

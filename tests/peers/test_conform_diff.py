@@ -1,0 +1,335 @@
+"""`conform trace` and `conform diff` on PyTorch models: the right one agrees; a wrong layer deep inside is named.
+
+The models are those of test_bplcz.py (EB-CNN with CLIP's text tower, every sample's prompts encoded and padded to
+77 tokens) and test_single_stream.py (ResNet), hooked by examples/trace_pytorch.py. Most of the mistakes change one
+module after it has been built, as a slip in a port would.
+"""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bplcz_ref import conform, systems, weights
+from bplcz_ref.__main__ import main
+from bplcz_ref.encoders import resnet
+from bplcz_ref.model import classification
+
+torch = pytest.importorskip("torch")
+tnn = torch.nn
+F = torch.nn.functional
+
+import test_bplcz as bplcz  # noqa: E402
+import test_single_stream as single  # noqa: E402
+
+pytestmark = pytest.mark.slow  # each trains two steps in both programs
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def record():
+    sys.path.append(str(EXAMPLES))  # the example imports its neighbour
+    spec = importlib.util.spec_from_file_location("trace_pytorch", EXAMPLES / "trace_pytorch.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.path.remove(str(EXAMPLES))
+    return module.record
+
+
+y = np.array([3, 16, 3, 0, 3, 8])
+SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.002}
+
+
+@pytest.fixture(scope="module", params=["float32", "float64"])
+def ours(request):
+    """{model: (trace, parameters and buffers, x)} in one precision."""
+    dtype, rng, found = request.param, np.random.default_rng(3), {}
+    network, params, state = bplcz.start("ebcnn-bplcz")
+    found["text"] = network, params, state, rng.standard_normal((6, 12, 8, 18))
+    network = classification(resnet.resnet(18, 17, depths=(2, 1), widths=(4, 8)))
+    params, state = (weights.named(tree) for tree in network.init(rng, np.float64))
+    params = {
+        n: a + 0.2 * rng.standard_normal(a.shape) * (1 if a.ndim == 1 else a.std()) for n, a in params.items()
+    }
+    found["resnet"] = network, params, state, rng.standard_normal((6, 32, 32, 18))
+    made = {}
+    for name, (network, params, state, x) in found.items():
+        params, state, x = bplcz.cast(params, dtype), bplcz.cast(state, dtype), x.astype(dtype)
+        trees = weights.nested(params), weights.nested(state)
+        made[name] = conform.trace(network, *trees, (x, y), dtype=dtype, **bplcz.RULE), params | state, x
+    return dtype, made
+
+
+def difference(ours, record, name, change=lambda module: None, rule=SGD, **conventions):
+    dtype, made = ours
+    trace, tensors, x = made[name]
+    if name == "text":
+        module = bplcz.BPLCZ("ebcnn-bplcz", **conventions)
+    else:
+        module = single.ResNet(18, 17, (2, 1), (4, 8))
+    module.to(getattr(torch, dtype)).train()
+    module.load_state_dict({n: torch.from_numpy(np.array(a)) for n, a in tensors.items()}, strict=False)
+    torch.manual_seed(0)
+    change(module)
+    x, labels = torch.from_numpy(x), torch.from_numpy(y)
+    images = x if name == "text" else x.permute(0, 3, 1, 2)
+    L = (lambda: module.loss(x, labels)) if name == "text" else (lambda: F.cross_entropy(module(images), labels))
+    optimiser = torch.optim.SGD(module.parameters(), **rule)
+    return conform.diff(trace, record(module, lambda: (L(), {}), optimiser))
+
+
+@pytest.mark.parametrize("name", ["text", "resnet"])
+def test_the_right_model_agrees_in_every_value_gradient_and_step(ours, record, name):
+    found = difference(ours, record, name)
+    assert found.ok, str(found)
+    assert found.exit_code == 0
+    assert found.dtype == ours[0], "as theirs was computed"
+    assert len(found.agree) > (1800 if name == "text" else 400)
+    assert not found.undecided
+    assert any(words.startswith("channels first") for words in found.layouts), "ours are channels-last"
+    if name == "text":
+        assert any("prompts of every sample" in words for words in found.layouts), "ours has each class once"
+
+
+# ------------------------------------------------------------------------------------ one wrong layer, deep inside
+
+
+def forward(name, function):
+    """Give one module another forward pass."""
+
+    def change(module):
+        part = module.get_submodule(name)
+        part.forward = types.MethodType(function, part)
+
+    return change
+
+
+def attribute(name, key, value):
+    return lambda module: setattr(module.get_submodule(name), key, value)
+
+
+def rounded(x, bits):
+    """x in fewer bits; the gradient passes as if it were x."""
+    mantissa, exponent = torch.frexp(x.detach())
+    short = torch.ldexp(torch.round(mantissa * 2.0**bits), exponent - bits)
+    return x + (short - x.detach())
+
+
+def heads(module):
+    attention = module.get_submodule("text.transformer.resblocks.1.attn")
+    attention.num_heads, attention.head_dim = 2, 6
+
+
+def without_relu(self, x):
+    y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+    return self.bn3(self.conv3(y)) + self.downsample(x)
+
+
+def flattened(self, x):  # the mean, as if the map had been flattened channels-last
+    B, C, H, W = (x := self.layer2(self.layer1(F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)))).shape
+    return self.fc(x.permute(0, 2, 3, 1).reshape(B, C, H * W).mean(2))
+
+
+deep, wide = "layer1.0.conv2", "layer2.0.conv2"
+norm = "text.transformer.resblocks.1.ln_2"
+# model, what is changed, the name that is first to differ, what it has to be called
+BREAKS = {
+    "eps of a batch norm": ("resnet", attribute("layer1.1.bn2", "eps", 1e-3), "layer1.1.bn2", "eps = 0.001"),
+    "eps within float32's noise": (
+        "resnet",
+        attribute("layer1.1.bn2", "eps", 1e-6),
+        "layer1.1.bn2",
+        "eps = 1e-06",
+    ),
+    "eps of a layer norm": ("text", attribute(norm, "eps", 1e-12), norm, "eps = 1e-08 or less"),
+    "evaluation mode": (
+        "text",
+        lambda module: module.get_submodule("branches.VH.bn5").eval(),
+        "branches.VH.bn5",
+        "the running statistics (evaluation mode)",
+    ),
+    "stride's padding": (
+        "resnet",
+        forward(wide, lambda self, x: F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, None, 2)),
+        wide,
+        "padding of 0 before and 1 after",
+    ),
+    "flipped kernel": (
+        "resnet",
+        forward(deep, lambda self, x: F.conv2d(x, self.weight.flip(2, 3), None, 1, 1)),
+        deep,
+        "the kernel flipped",
+    ),
+    "reflected border": (
+        "resnet",
+        forward(deep, lambda self, x: F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.weight)),
+        deep,
+        "padding by reflect",
+    ),
+    "transposed weight": (
+        "resnet",
+        forward(deep, lambda self, x: F.conv2d(x, self.weight.transpose(0, 1), None, 1, 1)),
+        deep,
+        "the weight's inputs and outputs exchanged",
+    ),
+    "bfloat16 products": (
+        "resnet",
+        forward(deep, lambda self, x: F.conv2d(rounded(x, 8), rounded(self.weight, 8), None, 1, 1)),
+        deep,
+        "computed in bfloat16",
+    ),
+    "TF32 products": (
+        "resnet",
+        forward(deep, lambda self, x: F.conv2d(rounded(x, 11), rounded(self.weight, 11), None, 1, 1)),
+        deep,
+        "as TF32 has them",
+    ),
+    "bfloat16 output": (
+        "resnet",
+        forward(deep, lambda self, x: rounded(F.conv2d(x, self.weight, None, 1, 1), 8)),
+        deep,
+        "stored in bfloat16",
+    ),
+    "no ReLU after the sum": ("resnet", forward("layer1.0", without_relu), "layer1.1.conv1.input", ""),
+    "flattened in another order": ("resnet", lambda module: forward("", flattened)(module), "fc.input", ""),
+    "heads swapped": ("text", heads, "text.transformer.resblocks.1.attn.out_proj", ""),
+    "another GELU": (
+        "text",
+        lambda module: setattr(module.get_submodule("text.transformer.resblocks.0.mlp"), "gelu", tnn.GELU()),
+        "text.transformer.resblocks.0.mlp.c_proj.input",
+        "",
+    ),
+    "dropout on": (
+        "text",
+        lambda module: module.get_submodule("branches.RGB.proj").register_forward_pre_hook(
+            lambda _, inputs: F.dropout(inputs[0], 0.3)
+        ),
+        "branches.RGB.proj.input",
+        "dropout: ",
+    ),
+    "bias forgotten": (
+        "text",
+        forward("branches.NIR.proj", lambda self, x: F.linear(x, self.weight)),
+        "branches.NIR.proj",
+        "the bias left out",
+    ),
+    "logits scaled": (
+        "text",
+        forward("classifier", lambda self, x: 4 * F.linear(x, self.weight, self.bias)),
+        "classifier",
+        "4 times ours",
+    ),
+    "a shift": (
+        "text",
+        forward("branches.VRE.conv4", lambda self, x: F.conv2d(x, self.weight, None, 1, 1) + 0.5),
+        "branches.VRE.conv4",
+        "ours shifted by 0.5",
+    ),
+    "weights not loaded right": (
+        "text",
+        lambda module: module.text.token_embedding.weight.data.copy_(module.text.token_embedding.weight.flip(0)),
+        "step0.text.token_embedding.weight",
+        "permuted along axis 0 (reversed)",
+    ),
+    "a sign": (
+        "text",
+        lambda module: module.classifier.weight.data.neg_(),
+        "step0.classifier.weight",
+        "the sign flipped",
+    ),
+    "a detached feature": (
+        "text",
+        forward("branches.VV.proj", lambda self, x: F.linear(x.detach() + 0 * x, self.weight, self.bias)),
+        "grad.branches.VV.proj.input",
+        "0 everywhere",
+    ),
+    "a gradient doubled": (
+        "text",
+        lambda module: module.get_submodule("branches.VV.bn3").register_full_backward_hook(
+            lambda _, given, __: (2 * given[0],)
+        ),
+        "grad.branches.VV.conv3",
+        "2 times ours",
+    ),
+    "momentum of the statistics": (
+        "text",
+        attribute("branches.VH.bn3", "momentum", 0.01),
+        "step1.branches.VH.bn3.running_mean",
+        "momentum 0.01",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", BREAKS)
+def test_a_wrong_layer_is_located_and_named(ours, record, mistake):
+    name, change, expected, words = BREAKS[mistake]
+    found = difference(ours, record, name, change)
+    assert found.exit_code == 1
+    first = found.guilty[0]
+    assert (first.name, words in first.looks) == (expected, True), f"{first.looks}\n{found}"
+    assert len(found.guilty) <= 3, f"what follows from it is not guilty:\n{found}"
+
+
+# SGD's rule, the first name, what it has to be called
+RULES = {
+    "Nesterov": ({"nesterov": True}, "step1.conv1.weight", "Nesterov's momentum"),
+    "no decay": ({"weight_decay": 0}, "step1.velocity.conv1.weight", "the weight decay left out"),
+    "dampening": ({"dampening": 0.1}, "step2.velocity.", "gradients times 0.9"),
+    "another momentum": ({"momentum": 0.8}, "step2.velocity.", "a momentum of 0.8"),
+    "another rate": ({"lr": 0.01}, "step1.conv1.weight", "a learning rate of 0.01"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_another_rule_of_SGD_is_named_in_the_step_where_it_shows(ours, record, rule):
+    changed, expected, words = RULES[rule]
+    first = difference(ours, record, "resnet", rule=SGD | changed).guilty[0]
+    assert first.name.startswith(expected), first.name
+    assert words in first.looks
+
+
+# the peer's convention, the name, what it has to be called
+CONVENTIONS = {
+    "beta": ({"beta": 1.0}, "L", "L_cls + 1 L_con"),
+    "reduction": ({"reduction": "sum"}, "L", "L_cls + 72 L_con"),
+    "bands": (
+        {"groups": bplcz.GROUPS | {"SWIR": ("sen2", (10, 9), "short wave infrared")}},
+        "branches.SWIR.conv1.input",
+        "permuted along axis 3 (reversed)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_another_reading_of_the_paper_is_located(ours, record, name):
+    conventions, expected, words = CONVENTIONS[name]
+    first = difference(ours, record, "text", **conventions).guilty[0]
+    assert (first.name, words in first.looks) == (expected, True), first.looks
+
+
+# ------------------------------------------------------------------------------------- the example, as printed
+
+
+def test_the_example_runs_as_its_first_lines_say(tmp_path, monkeypatch, capsys):
+    rng = np.random.default_rng(0)
+    network = systems.build("ebcnn", systems.SMALL._replace(width=2, features=5))
+    weights.save(tmp_path / "w.npz", *network.init(rng, np.float32))
+    x = rng.standard_normal((4, 32, 32, 18), dtype=np.float32)
+    np.savez(tmp_path / "b.npz", x=x, y=np.array([3, 16, 3, 0]))
+    w, b, o, t = (str(tmp_path / f"{name}.npz") for name in "wbot")
+    assert main(["conform", "trace", w, b, o]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("ebcnn, ")
+    assert " MB" in said, "the size is said before it is written"
+    script = EXAMPLES / "trace_pytorch.py"
+    assert len(script.read_text("utf-8").splitlines()) <= 60
+    monkeypatch.setattr(sys, "argv", [str(script), w, b, t])
+    monkeypatch.syspath_prepend(EXAMPLES)
+    exec(compile(script.read_text("utf-8"), script, "exec"), {"__name__": "__main__"})
+    assert main(["conform", "diff", o, t, "--json", str(tmp_path / "r.json")]) == 0
+    assert capsys.readouterr().out.startswith("AGREES: all ")
+    assert '"exit_code": 0' in (tmp_path / "r.json").read_text("utf-8")
