@@ -510,6 +510,7 @@ def dropout(x: np.ndarray, rate: float, *, train: bool, rng: Generator | None = 
     return x if not train or rate == 0 else x * dropout_factors(rng, x.shape, rate, x.dtype)
 
 
+@runs()
 def dropout_factors(rng: Generator | None, shape: tuple, rate: float, dtype: DTypeLike) -> np.ndarray:
     """What dropout in training multiplies by: 0 with probability `rate`, otherwise 1 / (1 - rate)."""
     if rng is None:

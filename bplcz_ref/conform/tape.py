@@ -88,12 +88,15 @@ class Tap:
         op = definition.__name__
         if op == "dropout":
             return args[0]
+        if op == "dropout_factors":
+            _, shape, _, dtype = args
+            return np.ones(shape, dtype)
         if op not in LAYERS + NAMELESS:
             return definition(*args, **options)  # made of layers, which will be seen one by one
         given = inspect.signature(definition).bind(*args, **options).arguments
         if op in GATES:
             given["x"] = self.at_gate(op, given["x"])
-        rectified = op == "batch_norm" and given.pop("relu", False)
+        plus, rectified = (given.pop(name, None) if op == "batch_norm" else None for name in ("plus", "relu"))
         if given.get("groups", 1) > 1:  # the definition loops over groups and taps: minutes for a ConvNeXt
             token = nn.TAP.set(None)
             y = nn.conv2d(**given)
@@ -108,6 +111,8 @@ class Tap:
             y._node.function, y._node.above = op, [value._node for value in given.values() if isbox(value)]
         if op in LAYERS:
             self.note(op, given, y)
+        if plus is not None:
+            y = y + plus
         if rectified:
             y = nn.relu(y)  # which comes here again
         return y if state is None else (y, state)

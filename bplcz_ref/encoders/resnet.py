@@ -144,18 +144,20 @@ def resnet(
 def residual(
     p: dict, state: dict, x: np.ndarray, block: Block, *, train: bool
 ) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H', W', O), new state
-    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, which also adds."""
-    y, new, last = x, {}, len(block.convolutions)
+    """relu(F(x) + x), or relu(F(x) + BN(conv(x))) with a shortcut; F ends in batch norm, whose call adds the x."""
+    y, new = x, {}
+    *inner, last = enumerate(block.convolutions, 1)
+    for i, conv in inner:
+        y, new[f"bn{i}"] = conv_bn(p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv, train=train, relu=True)
+    i, conv = last
     shortcut = {}
     if block.shortcut:
         down, measured = p["downsample"], state["downsample"]["1"]
         x, measured = conv_bn(down["0"], down["1"], measured, x, block.shortcut, train=train, relu=False)
         shortcut = {"downsample": {"1": measured}}
-    for i, conv in enumerate(block.convolutions, 1):
-        plus = x if i == last else None
-        y, new[f"bn{i}"] = conv_bn(
-            p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv, train=train, relu=True, plus=plus
-        )
+    y, new[f"bn{i}"] = conv_bn(
+        p[f"conv{i}"], p[f"bn{i}"], state[f"bn{i}"], y, conv, train=train, relu=True, plus=x
+    )
     return y, new | shortcut
 
 
