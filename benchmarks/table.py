@@ -36,7 +36,9 @@ SIDE_SECONDS = 15.0
 
 
 def sides(name, settings, size, dtype="float32", tree=False):
-    """Ours, and the two peers, which agree with it."""
+    """Ours, and the two peers, which agree with it: in float64 every gradient, in float32 the logits."""
+    if dtype == "float32":
+        sides(name, settings, size, "float64", tree)
     x, y = batch(size, dtype)
     ours = Ours(name, settings, x, y)
     peers = {
@@ -48,21 +50,25 @@ def sides(name, settings, size, dtype="float32", tree=False):
 
 
 def agree(name, ours, peer):
-    """SystemExit unless both sides compute the same."""
+    """SystemExit unless both sides compute the same.
+
+    In float32 a few ReLU and max-pool choices fall the other way, which moves the gradient of a deep network by
+    per cents on either side: gradients are compared in float64.
+    """
     mine, theirs = ours.logits(), peer.logits().numpy()
-    bound = 1e-3 if mine.dtype == np.float32 else 1e-9
+    exact = mine.dtype == np.float64
+    bound = 1e-9 if exact else 1e-3
     apart = np.abs(mine - theirs).max() / np.abs(theirs).max()
-    if systems.find(name).images != "exvit":  # its dropout draws from other streams
+    if exact and systems.find(name).images != "exvit":  # its dropout draws from other streams
         L, gradients, _ = ours.gradients()
         peer.module.train()
         loss = peer.loss()
         loss.backward()
         flat = weights.named(gradients)
         theirs = {k: p.grad.numpy() for k, p in peer.module.named_parameters()}
-        norm = sum(float(np.sum(np.square(g, dtype=float))) for g in theirs.values()) ** 0.5
-        far = sum(float(np.sum(np.square(flat[k] - g, dtype=float))) for k, g in theirs.items()) ** 0.5
-        # In float32 a few ReLU and max-pool choices fall the other way, so the gradient is judged as a whole.
-        apart = max(apart, abs(float(L) - loss.item()) / abs(loss.item()), far / norm / 10)
+        norm = sum(float(np.sum(np.square(g))) for g in theirs.values()) ** 0.5
+        far = sum(float(np.sum(np.square(flat[k] - g))) for k, g in theirs.items()) ** 0.5
+        apart = max(apart, abs(float(L) - loss.item()) / abs(loss.item()), far / norm)
         peer.optimiser.zero_grad(set_to_none=True)
         peer.module.load_state_dict(
             {
