@@ -27,8 +27,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import tokenizer, weights
-from bplcz_ref.conform import grading, kit, reference, verdict
+from bplcz_ref import conform, model, tokenizer, weights
+from bplcz_ref.conform import difference, grading, kit, reference, verdict
 from bplcz_ref.data import inspection, so2sat
 from bplcz_ref.encoders import ebcnn
 from bplcz_ref.report import figures
@@ -161,6 +161,40 @@ def profile_file(folder):
     return folder / "profile.json"
 
 
+def geo_file(cities):
+    def make(folder):
+        so2sat_file(folder)
+        with h5py.File(folder / "x_geo.h5", "w") as file:
+            file["city"], file["epsg"] = np.resize(cities, 17), np.full(17, 32748)
+        return folder / "x_geo.h5"
+
+    return make
+
+
+def read_geo(path):
+    with so2sat.open_file(path.parent / "x.h5", geo=path) as patches:
+        return list(patches.cities)
+
+
+def trace_file(folder):
+    network = model.classification(ebcnn.encoder(18, width=1, features=2))
+    params, state = network.init(np.random.default_rng(0), "float64")
+    x, y = np.random.default_rng(1).standard_normal((2, 8, 8, 18)), np.array([1, 0])
+    made = conform.trace(network, params, state, (x, y), learning_rate=0.1, momentum=0.9, weight_decay=0.01)
+    for name in ("whole", "trace"):
+        weights.save(folder / f"{name}.npz", made)
+    return folder / "trace.npz"
+
+
+def read_trace(path):
+    """As ours, and as theirs; what is damaged may differ, and is then named."""
+    other = difference.read(path.parent / "whole.npz")
+    for pair in ((difference.read(path), other), (other, difference.read(path))):
+        found = difference.diff(*pair)
+        json.dumps(difference.as_json(found), allow_nan=False)
+    return found.exit_code
+
+
 OWN = {
     "so2sat, pixels and all": Reader(so2sat_file, read_so2sat, damage.spoil_hdf5, metadata),
     "so2sat": Reader(so2sat_file, functools.partial(read_so2sat, pixels=False)),
@@ -181,6 +215,9 @@ OWN = {
         merges_file(False), lambda path: tokenizer.Tokenizer.from_merges(path).merges, protected=False
     ),
     "merges, packed": Reader(merges_file(True), lambda path: tokenizer.Tokenizer.from_merges(path).merges),
+    "geo": Reader(geo_file([b"Jakarta", b"Zurich"]), read_geo, protected=False),
+    "geo, numbers": Reader(geo_file([3, 7, 7]), read_geo, damage.spoil_hdf5, protected=False),
+    "trace": Reader(trace_file, read_trace, damage.spoil_npz),
     "answers": Reader(answers_file, read_answers, damage.spoil_json_file, protected=False),
     "profile": Reader(profile_file, grading.read_profile, damage.spoil_json_file, protected=False),
 }

@@ -18,7 +18,7 @@ import numpy as np
 from bplcz_ref import archives, schema
 from bplcz_ref.conform import layers, recognise
 from bplcz_ref.conform.layouts import Comparison, compare, judged
-from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS
+from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS, kind_of
 
 TOLERANCES = schema.Rule(
     "an object of pairs of numbers by name",
@@ -36,7 +36,7 @@ OPTIONS = schema.Rule(
     lambda x: isinstance(x, dict) and all(isinstance(v, (bool, int, float)) for v in x.values()),
 )
 NAMES = schema.Rule(
-    "an object of names", lambda x: isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
+    "an object of texts", lambda x: isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
 )
 CALL = {"op": schema.one_of(layers.READINGS), "arguments": NAMES, "options": OPTIONS}
 
@@ -59,6 +59,7 @@ TRACE = {  # what META holds
         "tolerances by precision",
         lambda x: isinstance(x, dict) and {*x} <= {*PRECISIONS} and all(map(TOLERANCES.holds, x.values())),
     ),
+    "arrays": NAMES,
     "rule": {name: schema.number() for name in ("learning_rate", "momentum", "weight_decay")},
     "steps": schema.whole(1, 10**6),
 }
@@ -104,6 +105,7 @@ class Difference(NamedTuple):
         return text(self)
 
 
+@np.errstate(all="ignore")  # numbers may be absurd; what becomes of them differs, and is named
 def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     """Compare the arrays of another program with a trace.
 
@@ -233,7 +235,8 @@ def read_meta(ours: dict) -> dict:
         meta = json.loads(bytes(np.asarray(ours[META])).decode())
         schema.check(meta, TRACE, META)
         names = set(meta["names"])
-        strange = [name for name in ours if name != META and name not in names]
+        found = {name: kind_of(np.asarray(a)) for name, a in ours.items() if name != META}
+        strange = [name for name in found if name not in names or meta["arrays"].get(name) != found[name]]
         made_of = {n for way in meta["graph"].values() for n in (*way["from"], way.get("same", "x"))}
         strange += [name for name in made_of if name not in names and f"step0.{name}" not in names]
         floats = [name for name, a in ours.items() if np.asarray(a).dtype.kind == "f"]

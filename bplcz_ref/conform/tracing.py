@@ -98,7 +98,17 @@ def trace(
         "steps": steps,
     }
     arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
+    meta["arrays"] = {name: kind_of(a) for name, a in arrays.items()}
     return arrays | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+
+
+def kind_of(a: np.ndarray) -> str:
+    """What an array is, in words.
+
+    >>> kind_of(np.zeros((2, 3)))
+    'float64 (2, 3)'
+    """
+    return f"{a.dtype} {a.shape}"
 
 
 def several_steps(
