@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from bplcz_ref import archives, files, hdf5, schema
+from bplcz_ref import archives, files, hdf5, nn, schema
 from bplcz_ref.archives import LIMIT, Entry, reading
 
 COUNT = "num_batches_tracked"
@@ -73,7 +73,12 @@ def like(tree: dict, flat: dict, source: str) -> dict:
     """
     want = named(tree)
     check_like(want, flat, source)
-    return nested({name: np.asarray(flat[name], dtype=np.asarray(leaf).dtype) for name, leaf in want.items()})
+    return nested({name: placed(np.asarray(flat[name], np.asarray(leaf).dtype)) for name, leaf in want.items()})
+
+
+def placed(leaf: np.ndarray) -> np.ndarray:
+    """A leaf as the layers take it fastest: weights of convolutions in nn.kernel_order."""
+    return nn.kernel_order(leaf) if leaf.ndim == 4 else leaf
 
 
 def check_like(want: dict, flat: dict, source: str) -> None:
@@ -164,9 +169,8 @@ def load(
         arrays |= {name: np.array(0) for name in fit.shapes if name.endswith(COUNT) and name not in arrays}
         check_finite_floats({name: arrays[name] for name in fit.shapes if name in arrays}, where)
         fit.check(arrays, where)
-        return nested({name: arrays[name] for name in fit.params}), nested(
-            {name: arrays[name] for name in fit.state}
-        )
+        params = nested({name: placed(arrays[name]) for name in fit.params})
+        return params, nested({name: arrays[name] for name in fit.state})
     check_finite_floats(arrays, where)
     state = {name: leaf for name, leaf in arrays.items() if name.split(".")[-1] in BUFFERS}
     params = {name: leaf for name, leaf in arrays.items() if name not in state}
