@@ -242,10 +242,11 @@ class Tokenizer:
             if word not in self._word_ids:
                 if len(self._word_ids) >= _CACHED_WORDS:  # bounded, whatever text comes
                     self._word_ids.clear()
-                self._word_ids[word] = []
-                for piece in _split(word):
+                own: list[int] = []
+                for piece in _split(word):  # a word that is refused is not kept
                     *_, symbols = self.steps(piece)  # the last row: everything merged
-                    self._word_ids[word] += [self._id[symbol] for symbol in symbols]
+                    own += [self._id[symbol] for symbol in symbols]
+                self._word_ids[word] = own
             ids += self._word_ids[word]
         return ids
 

@@ -4,7 +4,8 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, readdirSync, writeFileSync } from "node:fs";
 const [vectors, folder] = process.argv.slice(2);
-const profile = { suites: [0, 1, 2, 3, 4, 5, 6, 8], without: ["prompt", "image_encoder", "text_encoder"], gradients: false };
+const without = ["prompt", "image_encoder", "text_encoder", "inference", "split"];
+const profile = { suites: [0, 1, 2, 3, 4, 5, 6, 8, 9], without, gradients: false };
 const range = (n) => [...Array(n).keys()];
 const sum = (x) => x.reduce((a, b) => a + b, 0);
 const flip = (A) => A[0].map((_, j) => A.map((row) => row[j]));
@@ -70,9 +71,12 @@ const letters = bytes.map((b, i) => String.fromCodePoint(i < own.length ? b : 25
 const merges = readFileSync(`${vectors}/merges.txt`, "utf8").trimEnd().split("\n").slice(1);
 const symbols = [...letters, ...letters.map((c) => c + "</w>"), ...merges.map((pair) => pair.replace(" ", ""))];
 const [rank, id] = [merges, symbols].map((names) => new Map(names.map((name, i) => [name, i])));
-const unescape = (text) => text.replaceAll("&lt;", "<").replaceAll("&gt;", ">").replaceAll("&amp;", "&"); // no others
-const pattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+/gu;
-const preTokens = (text) => unescape(unescape(text)).toLowerCase().match(pattern) ?? [];
+const names = { amp: "&", lt: "<", gt: ">", nbsp: "\xa0", copy: "©", Eacute: "É", eacute: "é", Dagger: "‡" }; // no others
+const reference = /&(?:#(\d+);|#[xX]([\da-fA-F]+);|(Dagger);|(amp|lt|gt|nbsp|copy|[Ee]acute);?)/g; // Dagger needs its ;
+const resolved = (_, ten, hex, name, open) => names[name ?? open] ?? String.fromCodePoint(ten ?? parseInt(hex, 16));
+const cleaned = (text) => text.replace(reference, resolved).replace(reference, resolved).toLowerCase();
+const pattern = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\p{White_Space}\p{L}\p{N}]+/gu;
+const preTokens = (text) => cleaned(text).match(pattern) ?? [];
 function merged(piece) {
   const word = [...Buffer.from(piece)].map((b) => letters[bytes.indexOf(b)]);
   word.push(word.pop() + "</w>");
@@ -118,8 +122,14 @@ const operations = {
     y: linear(linear(x, in_proj_weight, in_proj_bias).map((one) => attention(one, heads)), out_weight, out_bias),
   }),
   metrics,
+  statistics: ({ x, channels = flip(rows(x, (row) => [row]).flat(3)) }) => ({
+    mean: channels.map((c) => mean(c)), std: channels.map((c) => Math.sqrt(variance(c))),
+  }),
+  standardise: ({ x, mean, std }) => ({ y: rows(x, (row) => row.map((v, c) => (v - mean[c]) / (std[c] || 1))) }),
+  predict: ({ c_hat }) => ({ y_hat: c_hat.map((row) => row.indexOf(Math.max(...row))) }),
   pre_tokens: ({ text }) => ({ pieces: preTokens(text) }),
   tokenize: ({ text, context, truncate }) => {
+    if (/<\|(startoftext|endoftext)\|>/.test(cleaned(text))) return { refused: 1 };
     const row = [symbols.length, ...preTokens(text).flatMap(merged), symbols.length + 1];
     if (row.length > context && !truncate) return { refused: 1 };
     if (row.length > context) row.splice(context - 1, Infinity, symbols.length + 1);

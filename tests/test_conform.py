@@ -90,7 +90,7 @@ def test_every_mutant_is_found_located_and_named():
     assert found.ok, str(found)
     assert len(found.mutants) >= 60
     assert len({(m.op, m.name) for m in found.mutants}) == len(found.mutants)
-    assert {m.op for m in found.mutants} == set(OPS)
+    assert {m.op for m in found.mutants} == set(OPS) - {"training"}, "those of the chain are run on demand"
     assert "cannot be shown: contrastive_loss: one direction alone" in str(found)
     assert not any("cannot be distinguished from" in line for line in str(found).split("\n"))
 
@@ -146,7 +146,7 @@ def test_mutants_of_each_kind_through_the_chain(right):
     ):
         m, r = reference.mutant(KIT, right, wrong(op, name), chain=True)
         assert m.named, m
-        assert [f.state for f in r.findings if f.op == "training"] == ["blocked"], (op, name)
+        assert {f.state for f in r.findings if f.op == "training"} == {"blocked"}, (op, name)
 
 
 # ---------------------------------------------------------------- verdicts
@@ -155,7 +155,7 @@ def test_mutants_of_each_kind_through_the_chain(right):
 def test_right_answers_pass_and_say_how_many_digits_agree(folder, capsys):
     code, text = check(capsys, folder)
     assert code == 0
-    assert text.startswith(f"PASS: {len(KIT.cases)} of {len(KIT.cases)} cases pass (float32, kit 1.0.0)")
+    assert text.startswith(f"PASS: {len(KIT.cases)} of {len(KIT.cases)} cases pass (float32, kit 2.0.0)")
     assert "digits agreed" in text
 
 
@@ -166,10 +166,10 @@ def test_two_bugs_at_once_are_both_located_and_named(right, tmp_path, capsys):
     assert code == 1
     guilty = [line for line in text.split("\n") if line.startswith("GUILTY")]
     assert len(guilty) == 2
-    assert '[conv2d]: this is "kernel flipped"; 4 of 4 cases' in guilty[0]
-    assert 'Eq. (7) L_i2t [bce]: this is "sum for mean"; 4 of 4 cases' in guilty[1]
+    assert '[conv2d]: this is "kernel flipped"; 9 of 11 cases' in guilty[0]
+    assert 'Eq. (7) L_i2t [bce]: this is "sum for mean"; 7 of 8 cases' in guilty[1]
     blocked = [line.split("[")[1].split("]")[0] for line in text.split("\n") if line.startswith("blocked")]
-    assert blocked == ["image_encoder", "contrastive_loss", "training"]
+    assert list(dict.fromkeys(blocked)) == ["image_encoder", "contrastive_loss", "inference", "training"]
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["exit_code"] == 1
     assert [f["names"] for f in report["findings"][:2]] == [["kernel flipped"], ["sum for mean"]]
@@ -192,10 +192,10 @@ def test_a_small_relative_error_does_not_pass(right, factor):
         if not floats or KIT.suites[name] == 7:  # the chain's budget is wider: three steps
             continue
         given = {name: {o: np.asarray(x * factor) if o in floats else x for o, x in outputs.items()}}
-        r = report(given)
-        if KIT.cases[name]["op"] in ("batch_norm", "layer_norm") and "flat" in name:
-            continue  # cancellation there is worth two digits
-        assert r.graded[name].state == "fail", name
+        if max(KIT.cases[name]["expect"][o]["amplification"] for o in floats) > 25:
+            continue  # cancellation and large exponents are worth two digits
+        expect = KIT.cases[name]["expect"]
+        assert not all(grading.outcome(expect[o], x, "float32").passed for o, x in given[name].items()), name
 
 
 @pytest.mark.slow
@@ -222,7 +222,12 @@ def test_the_first_tap_of_an_encoder_that_diverges_is_named(right):
 
     case = "text_encoder/clip"
     (f,) = report(right | {case: answered(case, {"text_encoder": two_blocks_swapped})}).findings
-    assert (f.state, f.op, f.output, f.names) == ("guilty", "text_encoder", "block0.ln_1", ())
+    assert (f.state, f.op, f.output, f.names) == (
+        "guilty",
+        "text_encoder",
+        "block0.ln_1",
+        ("blocks in reverse order",),
+    )
 
 
 def test_a_dtype_that_cannot_discriminate_is_no_pass(right):
@@ -235,16 +240,18 @@ def test_a_dtype_that_cannot_discriminate_is_no_pass(right):
     assert not report(right).of("cannot discriminate")
 
 
+@pytest.mark.slow
 def test_float32_answers_called_float64_are_recognised(folder, capsys):
     code, text = check(capsys, folder, "--dtype", "float64")
     assert code == 1
-    assert "were the answers worked out in float32?" in text
+    assert "rounded as in float32" in text
 
 
 @pytest.mark.parametrize("word", ["sum for mean", "sum over a row, mean over rows"])
 def test_a_contrastive_loss_that_sums_is_named_beside_a_right_bce(word, right):
-    case, w = "contrastive_loss/ordinary", wrong("contrastive_loss", word)
-    r = report(right | {case: answered(case, {w.op: w.function})})
+    w = wrong("contrastive_loss", word)
+    own = [case for case in KIT.cases if case.startswith("contrastive_loss")]
+    r = report(right | {case: answered(case, {w.op: w.function}) for case in own})
     assert [(f.state, f.op, f.names) for f in r.findings] == [("guilty", "contrastive_loss", (word,))]
 
 
@@ -273,7 +280,7 @@ def test_a_float_written_as_a_large_whole_number_is_a_float(folder, capsys):
     edit(folder / "1.json", lambda d: d["answers"]["bce/ordinary"]["L"].update(data=[10**20]))
     code, text = check(capsys, folder)
     assert code == 1, text
-    assert "[bce]: no known wrong reading fits; 1 of 4 cases, first at L: error" in text
+    assert "[bce]: no known wrong reading fits; 1 of 8 cases, first at L: error" in text
     assert kit.array({"shape": [2], "data": [10**20, 3]}, "answer").tolist() == [1e20, 3.0]
     assert kit.array({"shape": [1], "data": [2**63 - 1]}, "answer").tolist() == [2**63 - 1]
     expected = {"dtype": "int64", "shape": [1], "data": [3]}
@@ -326,8 +333,11 @@ BROKEN = {
     "an extra folder": (lambda f: (f / "more.json").mkdir(), "more.json: is not an answer file"),
     "an unknown case": (case("bce/odd", {}), "there is no case 'bce/odd'"),
     "an unknown output": (bce(Z={"shape": [], "data": [1]}), "there is no output 'Z'"),
-    "answered twice": (lambda f: shutil.copy(f / "3.json", f / "9.json"), "was already answered in another file"),
-    "a key twice": (text_of("1.json", '{"kit": "1.0.0", "kit": "1.0.0"}'), "one object has the key 'kit' twice"),
+    "answered twice": (
+        lambda f: shutil.copy(f / "3.json", f / "more.json"),
+        "was already answered in another file",
+    ),
+    "a key twice": (text_of("1.json", '{"kit": "2.0.0", "kit": "2.0.0"}'), "one object has the key 'kit' twice"),
     "no outputs": (case("bce/ordinary", {}), "bce/ordinary (no output L, grad.S)"),
     "outputs a list": (case("bce/ordinary", [1.0]), "bce/ordinary: expected {output: tensor}"),
     "a bare number": (bce(L=0.77), 'bce/ordinary: L: expected {"shape"'),
@@ -341,10 +351,10 @@ BROKEN = {
         case("prompt/1-RGB", {"text": {"shape": [], "data": [1]}}, suite=5),
         "prompt/1-RGB: text: numbers for text",
     ),
-    "an endless file": (lambda f: (f / "9.json").symlink_to("/dev/zero"), "9.json: it is no regular file"),
-    "a pipe": (lambda f: os.mkfifo(f / "9.json"), "9.json: it is no regular file"),
-    "a circle of links": (lambda f: (f / "9.json").symlink_to(f / "9.json"), "cannot be opened"),
-    "a link to nothing": (lambda f: (f / "9.json").symlink_to(f / "none"), "9.json: there is no such file"),
+    "an endless file": (lambda f: (f / "more.json").symlink_to("/dev/zero"), "more.json: it is no regular file"),
+    "a pipe": (lambda f: os.mkfifo(f / "more.json"), "more.json: it is no regular file"),
+    "a circle of links": (lambda f: (f / "more.json").symlink_to(f / "more.json"), "cannot be opened"),
+    "a link to nothing": (lambda f: (f / "more.json").symlink_to(f / "none"), "more.json: there is no such file"),
     "a name that is no text": (lambda f: (f / "\udcff\n.json").write_text(""), "??.json: the file is empty"),
     "a long key": (text_of("1.json", '{"%s": 1, "%s": 1}' % (("k" * 10**5,) * 2)), "one object has the key 'kkk"),
     "many keys twice": (
@@ -432,12 +442,13 @@ def test_nan_as_a_value_diverges_and_is_named(right, tmp_path, capsys):
     assert '"NaN"' in (folder / "1.json").read_text()
     code, text = check(capsys, folder)
     assert code == 1
-    assert '[similarity]: this is "no bound below the norm"; 1 of 3 cases' in text
+    assert '[similarity]: this is "no bound below the norm"; 2 of 8 cases' in text
 
 
 def test_answering_what_should_be_refused_and_the_reverse(right):
     ids = {"ids": np.zeros(6, int), "end": np.array(5)}
-    assert report(right | {"tokenize/too-long": ids}).exit_code == 2
+    r = report(right | {"tokenize/too-long": ids})
+    assert (r.exit_code, r.findings[0].op) == (1, "tokenize")
     r = report(right | {"tokenize/words": {"refused": np.array(1)}})
     assert r.exit_code == 1
     assert "[tokenize]" in str(r)
@@ -463,7 +474,7 @@ def test_a_declared_part_passes_and_the_rest_is_listed(right, tmp_path, capsys):
     assert code == 0
     assert text.startswith(f"PASS of the declared part: {len(part)} of {len(KIT.cases)} cases pass")
     suites = ", ".join(f"all of suite {s} {name}" for s, name in SUITES.items() if s > 2)
-    assert f"not run, as the profile declares: {suites}, concat 1 of 1 cases\n" in text.replace("\n  ", " ")
+    assert f"not run, as the profile declares: {suites}, concat 3 of 3 cases\n" in text.replace("\n  ", " ")
     code, text = check(capsys, folder, "--profile", profile(tmp_path, suites=[0, 1]))
     assert code == 2
     assert "supervised_matrix/duplicates: answered, but the profile declares it absent" in text
@@ -560,7 +571,7 @@ def test_a_reading_whose_right_value_is_not_a_number_can_be_graded(right):
     assert report(theirs, **profile).exit_code == 0
     ours = {case: right[case] for case in theirs}
     (finding,) = report(ours, **profile).findings
-    assert finding.cases == ("similarity/zero-feature",)
+    assert set(finding.cases) == {"similarity/zero-feature", "similarity/below"}
 
 
 @pytest.mark.parametrize(
@@ -596,19 +607,19 @@ def reverse(f, inputs, names, cotangents):
 
 
 def functions(table):
-    skip = ("sgd_step", "training")
+    skip = ("matmul", "sgd_step", "training")
     return {op: lambda _f=f, **inputs: _f(table, **inputs) for op, f in table.items() if op not in skip}
 
 
 def test_in_process_functions_with_and_without_gradients():
     report = conform.check(functions(reference.PARTS), gradients=reverse)
     assert report.exit_code == 0, str(report)
-    assert len(report.of("not run")) == 1
+    assert len(report.of("not run")) == 2
     report = conform.check({"bce": lambda S, W: np.float32(np.sum(np.logaddexp(0, (1 - 2 * W) * S)))})
     assert report.exit_code == 1
     assert 'this is "sum for mean"' in str(report)
     assert "not run, as the profile declares: gradients" in str(report)
-    assert len(report.of("not run")) == len(KIT.cases) - 4
+    assert len(report.of("not run")) == len(KIT.cases) - 8
 
 
 def test_in_process_functions_that_raise_or_answer_oddly():
@@ -651,12 +662,12 @@ def test_explain_shows_every_case_and_the_answer_beside_it(right, folder, capsys
 def test_export_writes_what_can_be_answered_without_the_package(tmp_path, capsys):
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 0
     assert KIT.digest in capsys.readouterr().out
-    assert {p.name for p in (tmp_path / "vectors").iterdir()} == {*KIT.manifest["files"], "manifest.json"}
+    assert {p.name for p in (tmp_path / "vectors").iterdir()} == {*kit.listed(KIT.manifest), "manifest.json"}
     assert kit.load(tmp_path / "vectors").digest == KIT.digest
     (tmp_path / "empty").mkdir()
     assert main(["conform", "export", str(tmp_path / "empty")]) == 0
     assert KIT.digest in capsys.readouterr().out
     assert kit.load(tmp_path / "empty").digest == KIT.digest
-    assert len(list(tmp_path.rglob("*"))) == 2 * (len(KIT.manifest["files"]) + 2)
+    assert len(list(tmp_path.rglob("*"))) == 2 * (len(kit.listed(KIT.manifest)) + 2)
     assert main(["conform", "export", str(tmp_path / "vectors")]) == 2
     assert "is not empty" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_the_table_shows_what_passes_what_is_wrong_and_what_is_absent(reports, c
     table = {row[0]: row[1:] for row in rows}
     assert rows[0][1:] == ["right", "wrong"]
     assert table["precision"] == ["float64", "float64"]
-    assert table["verdict"][0].startswith("**PASS** of the declared part, 2 of ")
+    assert table["verdict"][0].startswith("**PASS** of the declared part, 3 of ")
     assert table["verdict"][1].startswith("**DIVERGES** 0 of ")
     assert table["1 equations: total_loss"][0].count("/") == 1
     assert table["1 equations: total_loss"][1] == "guilty: beta on the other term"

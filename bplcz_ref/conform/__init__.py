@@ -6,26 +6,32 @@ TENSOR   {"dtype": "float64" | "int64" | "string", "shape": [...], "data": [...]
          `data` is flat and row-major (C order, the last index fastest); a scalar has shape [] and one entry.
          Not-a-number and infinities are the strings "NaN", "Infinity", "-Infinity".
 
-VECTORS  what `conform export DIR` writes: manifest.json, one file per suite (0-canaries.json ... 8-metrics.json)
+VECTORS  what `conform export DIR` writes: manifest.json, one file per suite (0-canaries.json ... 9-inference.json)
          and merges.txt, the tokenizer's merges in CLIP's format: a version line, then one "first second" per line.
 
-manifest {"kit": "1.0.0", "paper": text, "factor": 8,
+manifest {"kit": "2.0.0", "paper": text, "factor": 8,
           "eps": {"float64": 2^-52, "float32": 2^-23, "float16": 2^-10, "bfloat16": 2^-7},
-          "cases": N, "files": {name: {"sha256": hex, "cases": n}}, "readings": {name: word},
+          "ranges": {dtype: [smallest with all bits, largest]},
+          "cases": N, "files": {name of a suite's file: {"sha256": hex, "cases": n}},
+          "other_files": {"merges.txt": {"sha256": hex}}, "readings": {name: word},
           "cannot_show": [{"op", "name", "why"}]}
+          of a seed also "seed": N, "size": text and, where expected values are left out, "blind": true
 
-suite    {"kit": "1.0.0", "suite": 1, "name": "equations", "cases": [CASE, ...]}, one case per line
+suite    {"kit": "2.0.0", "suite": 1, "name": "equations", "cases": [CASE, ...]}, one case per line
 
 CASE     {"id": "bce/saturated", "op": "bce",          what to compute; `conform explain` lists the operations
           "equation": 7 | "II-A" | null, "symbol": text, "formula": text, "why": text,
-          "flag": "ORDINARY" | "EDGE" | "CANARY",
+          "flag": "ORDINARY" | "EDGE" | "CANARY" | "PRECISION",
           "parents": ["read_array"],                   the operations that this one rests on
           "inputs": {name: TENSOR},
           "cotangents": {output: TENSOR},              absent where no gradient is asked for
           "expect": {output: TENSOR, floats with "scale": x, "amplification": a},   in the order of computation
+          "range": [smallest, largest],                sizes of numbers that the case cannot do without
           "near_misses": [{"name": "sum for mean", "reading": {"bce-reduction": "sum"} | null,
                            "distance": x,              from the right value, in units of the scale
                            "shows": true | false,      whether it lies 10 budgets of float32 away
+                           "accepted": true,           only there: a difference that passes and is listed
+                           "amplification": {output: a},   only there, in place of expect: a wider budget
                            "expect": {output: TENSOR}}],   what that wrong reading gives (9 digits)
           "source": {"paper": text, "method": text}}
 
@@ -42,7 +48,7 @@ training       ids is (classes, groups, tokens), groups in the order of `concat-
 sgd            without momentum the velocity v is the gradient with its decay
 
 ANSWERS  a folder that contains only *.json files, any number of them, each
-         {"kit": "1.0.0", "manifest": SHA-256 of manifest.json as hex, "answers": {case id: {output: TENSOR}}}
+         {"kit": "2.0.0", "manifest": SHA-256 of manifest.json as hex, "answers": {case id: {output: TENSOR}}}
          Every case is answered once, with every output of its `expect`; `dtype` may be left out. Whole numbers and
          text must agree exactly. Floats may have any precision, and no point, as JavaScript writes 1e20; --dtype
          is the precision they were computed in. JavaScript's JSON.stringify turns NaN into null, which is refused.
@@ -61,9 +67,10 @@ declared is answered and passes; 1 divergence; 2 incomplete, empty, malformed, o
 In process: `check(functions, ...)`, see inprocess.py.
 
 The rooms, in the order in which they import each other: exact (arithmetic) and kit (formats, vectors, budgets);
-networks, ops (formulas) and the tables of wrong readings; oracle (expected values). Then grading and verdict, that
-take answers to a verdict; inprocess and reference (our own consumer, the self-test) call them. Apart from these,
-cases_* and generate write the vectors. command is the command line.
+words (text), networks, ops (formulas), the tables of wrong readings, and clauses; oracle (expected values). Then
+naming, grading and verdict, that take answers to a verdict; inprocess and reference (our own consumer, the
+self-test) call them. Apart from these, cases_* and generate write the vectors, and seeds draws fresh ones.
+command is the command line.
 Beside the kit, for a real model and batch: tape and tracing (`trace`), recognise and difference (`diff`);
 docs/trace.md.
 """

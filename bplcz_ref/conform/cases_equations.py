@@ -1,16 +1,16 @@
-"""The kit's cases, first part: reading the file, Eqs. (3)-(11), SGD, bands, text. No expected value is here.
+"""The kit's cases, first part: reading the file, Eqs. (3)-(11), SGD, bands. No expected value is here.
 
-Inputs lie on a grid of 1/32 within [-2, 2] where they can, so that float64, float32, float16 and bfloat16 start
-from the same numbers. Shapes are not square where the mathematics allows, and labels are unbalanced. To add a
-case, yield it here or in cases_encoders.py, and regenerate the vectors.
+Ordinary inputs lie on a grid of 1/32 within [-2, 2], so that float64, float32, float16 and bfloat16 start from the
+same numbers. Inputs of the cases with the flag PRECISION have all 53 bits of float64: only there does rounding to
+a coarser dtype show. Shapes are not square where the mathematics allows, and labels are unbalanced. To add a case,
+yield it here or in cases_encoders.py, name the clause that it shows in clauses.py, and regenerate the vectors.
 """
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from bplcz_ref import paper
-from bplcz_ref.conform.kit import Case, grid, whole
+from bplcz_ref.conform.kit import Case, full, grid, whole
 from bplcz_ref.conform.ops import FORMULAS
 
 
@@ -18,13 +18,21 @@ def with_gradient(case: Case, *names: str, of: str | None = None) -> Case:
     """The case, asking for gradients by the inputs `names` of every output, or of the output `of` alone."""
     out = FORMULAS[case.op](FORMULAS, **case.inputs)  # in floats, for the shapes
     outputs = {name: np.shape(y) for name, y in out.items() if of in (None, name)}
-    cotangents = {name: grid(f"{case.id} cotangent {name}", shape, -32, 32) for name, shape in outputs.items()}
+    draw = full if case.flag == "PRECISION" else lambda name, shape: grid(name, shape, -32, 32)
+    cotangents = {name: draw(f"{case.id} cotangent {name}", shape) for name, shape in outputs.items()}
     return case._replace(cotangents=cotangents, gradients=names)
+
+
+def precise(name: str, inputs: dict, *gradients: str, of: str | None = None, why: str = "") -> Case:
+    """A case whose floats have 53 bits: `op/full`."""
+    why = why or "all 53 bits: rounding of inputs, products or sums to a coarser dtype shows"
+    case = Case(name, why, inputs, flag="PRECISION")
+    return with_gradient(case, *gradients, of=of) if gradients else case
 
 
 def cases() -> Iterator[Case]:
     """All of this file, in the order of the vectors."""
-    for make in (canaries, similarity, losses, supervised_matrix, sgd, bands, text):
+    for make in (canaries, similarity, losses, supervised_matrix, sgd, bands):
         yield from make()
 
 
@@ -32,6 +40,10 @@ def canaries() -> Iterator[Case]:
     """Suite 0: read the file right, count bands from 1, do not flip."""
     a = np.array([100 * x + 10 * y + z for x in range(2) for y in range(3) for z in range(4)]).reshape(2, 3, 4)
     yield Case("read_array/digits", "a[x, y, z] = 100 x + 10 y + z: data are row-major", {"a": a}, flag="CANARY")
+    small = grid("read small", (2, 2, 3)) * 1e-5
+    why = "numbers with an exponent, as 1e-05"
+    yield Case("read_array/exponents", why, {"a": small}, flag="EDGE")
+    yield precise("read_array/full", {"a": full("read full", (3, 2, 2))})
     sen1 = np.broadcast_to(np.arange(1.0, 9.0), (1, 2, 3, 8)).copy()
     sen2 = np.broadcast_to(np.arange(1.0, 11.0), (1, 2, 3, 10)).copy()
     yield Case(
@@ -66,6 +78,24 @@ def similarity() -> Iterator[Case]:
         flag="EDGE",
         shows=("epsilon inside the root", "epsilon added to the norm"),
     )
+    case = Case(
+        "similarity/between",
+        "lengths of some 1e-10, between 1e-12 and 1e-8: they are still brought to 1",
+        {name: x * 2.0**-34 for name, x in features.items()},
+        flag="EDGE",
+        shows=("bound 1e-8, as of torch.nn.CosineSimilarity",),
+        needs=1e-12,
+    )
+    yield with_gradient(case, "I_i", "T_i")
+    case = Case(
+        "similarity/below",
+        "lengths of some 1e-14 are divided by 1e-12, and so is their gradient",
+        {"I_i": features["I_i"] * 2.0**-47, "T_i": features["T_i"]},
+        flag="EDGE",
+        shows=("no bound below the norm",),
+        needs=1e-12,
+    )
+    yield with_gradient(case, "I_i", "T_i")
     dead = features["I_i"].copy()
     dead[1] = 0
     yield Case(
@@ -74,11 +104,21 @@ def similarity() -> Iterator[Case]:
         features | {"I_i": dead},
         flag="EDGE",
         shows=("no bound below the norm",),
+        needs=1e-12,
     )
-    seven = {"S_groups": grid("S_groups", (n, B, P), -32, 32), "alpha": 0.25}
+    lengths = np.array([[2.0**-9], [1.0], [2.0**9], [2.0**4]])
+    case = Case("similarity/lengths", "lengths from 0.003 to 800", features | {"I_i": features["I_i"] * lengths})
+    yield with_gradient(case, "I_i", "T_i")
+    one = {"I_i": grid("I one", (1, 3)), "T_i": grid("T one", (1, 3))}
+    yield with_gradient(Case("similarity/one", "one image, one prompt", one, flag="EDGE"), "I_i", "T_i")
+    yield precise("similarity/full", {"I_i": full("I f", (3, 6)), "T_i": full("T f", (2, 6))}, "I_i", "T_i")
+    seven: dict = {"S_groups": grid("S_groups", (n, B, P), -32, 32), "alpha": 0.25}
     yield with_gradient(Case("fuse/ordinary", "7 groups, alpha 0.25", seven), "S_groups")
-    three = {"S_groups": grid("S_groups 3", (3, 2, 5), -32, 32), "alpha": 0.75}
+    three: dict = {"S_groups": grid("S_groups 3", (3, 2, 5), -32, 32), "alpha": 0.75}
     yield with_gradient(Case("fuse/other-alpha", "3 groups, alpha 0.75: neither is built in", three), "S_groups")
+    single: dict = {"S_groups": grid("S_groups 1", (1, 1, 1), 8, 32), "alpha": 1.5}
+    yield with_gradient(Case("fuse/one", "one group, one pair", single, flag="EDGE"), "S_groups")
+    yield precise("fuse/full", {"S_groups": full("S_g f", (7, 2, 3)), "alpha": 0.2871093827101223}, "S_groups")
 
 
 def losses() -> Iterator[Case]:
@@ -105,21 +145,60 @@ def losses() -> Iterator[Case]:
         shows=("each logarithm at least -100",),
     )
     yield with_gradient(case, "S")
+    far = np.where(np.eye(3) == 1, -1, 1) * np.array([768.0, 1024.0, 896.0])
+    case = Case(
+        "bce/far", "|S| from 768: e^|S| overflows in float64", {"S": far, "W": np.eye(3, dtype=int)}, flag="EDGE"
+    )
+    yield with_gradient(case, "S")
+    ones = {"S": grid("S ones", (3, 3), -56, 56), "W": np.ones((3, 3), int)}
+    yield with_gradient(Case("bce/all-equal", "W all ones: no negative", ones, flag="EDGE"), "S")
+    one = {"S": np.array([[0.0]]), "W": np.array([[1]])}
+    yield with_gradient(Case("bce/zero", "one pair, S = 0: the loss is ln 2", one, flag="EDGE"), "S")
+    yield precise("bce/full", {"S": full("bce f", (3, 4), -3, 3), "W": whole("bce W f", (3, 4), 0, 1)}, "S")
     case = Case("contrastive_loss/ordinary", "S_hat is S^T; the gradient has both sides", {"S": S, "W": W})
     yield with_gradient(case, "S")
+    for name, why, size, labels in (
+        ("all-equal", "every label equal: W is all ones", 3, [0, 0, 0]),
+        ("all-different", "every label different: W is the identity", 4, [0, 1, 2, 3]),
+        ("one", "a batch of 1", 1, [0]),
+    ):
+        own = {
+            "S": grid(f"S {name}", (size, size), -56, 56),
+            "W": FORMULAS["supervised_matrix"]({}, y=labels)["W"],
+        }
+        yield with_gradient(Case(f"contrastive_loss/{name}", why, own, flag="EDGE"), "S")
+    yield precise("contrastive_loss/full", {"S": full("con f", (5, 5), -2, 2), "W": W}, "S")
     features = {"I_groups": grid("I_groups", (n, B, 2))}
     case = Case("concat/ordinary", "7 groups of width 2: group-major, not feature-major", features)
     yield with_gradient(case, "I_groups")
+    one = {"I_groups": grid("I_groups one", (n, 1, 3))}
+    yield with_gradient(Case("concat/one", "a batch of 1 keeps its axis", one, flag="EDGE"), "I_groups")
+    yield precise("concat/full", {"I_groups": full("I_groups f", (n, 2, 2))}, "I_groups")
     case = Case("total_loss/ordinary", "beta 2", {"L_cls": 2.84375, "L_con": 0.71875, "beta": 2.0})
     yield with_gradient(case, "L_cls", "L_con")
     case = Case("total_loss/other-beta", "beta 0.5", {"L_cls": 0.25, "L_con": 1.53125, "beta": 0.5})
     yield with_gradient(case, "L_cls", "L_con")
+    sums = {"L_cls": 1.3731260127381927, "L_con": 0.8192738401928373, "beta": 1.1729384756102937}
+    yield precise("total_loss/full", sums, "L_cls", "L_con")
     logits = {"c_hat": grid("c_hat", (B, K), -64, 64), "c": np.array([5, 0, 5, 2])}
     case = Case("cross_entropy/ordinary", "classes 0 and K - 1 present, one twice", logits)
     yield with_gradient(case, "c_hat")
     large = {"c_hat": grid("c_hat large", (3, K), -64, 64) * 64, "c": np.array([1, 4, 4])}
     case = Case("cross_entropy/large", "logits up to 128: e^c_hat overflows in float32", large, flag="EDGE")
     yield with_gradient(case, "c_hat")
+    far = {"c_hat": grid("c_hat far", (3, 4), -64, 64) * 1024, "c": np.array([3, 0, 1])}
+    case = Case("cross_entropy/far", "logits up to 2048: e^c_hat overflows in float64", far, flag="EDGE")
+    yield with_gradient(case, "c_hat")
+    for name, why, rows, c in (
+        ("one", "a batch of 1", 1, [2]),
+        ("all-equal", "every sample of class 0", 3, [0, 0, 0]),
+    ):
+        own = {"c_hat": grid(f"c_hat {name}", (rows, 4), -64, 64), "c": np.array(c)}
+        yield with_gradient(Case(f"cross_entropy/{name}", why, own, flag="EDGE"), "c_hat")
+    equal = {"c_hat": np.zeros((2, 17)), "c": np.array([16, 3])}
+    yield with_gradient(Case("cross_entropy/uniform", "17 equal logits: ln 17", equal, flag="EDGE"), "c_hat")
+    own = {"c_hat": full("ce f", (4, 5), -3, 3), "c": np.array([4, 1, 1, 0])}
+    yield precise("cross_entropy/full", own, "c_hat")
 
 
 def supervised_matrix() -> Iterator[Case]:
@@ -129,6 +208,8 @@ def supervised_matrix() -> Iterator[Case]:
         ("one-class", "all ones", [4, 4, 4]),
         ("all-different", "the identity: without duplicates nothing tells W from I", [2, 0, 16, 9]),
         ("neighbours", "labels that differ by one", [0, 1, 1, 2, 16, 15]),
+        ("one", "a batch of 1", [0]),
+        ("all-classes", "17 classes, the first and the last twice", [0, *range(17), 16]),
     ):
         yield Case(f"supervised_matrix/{name}", why, {"y": np.array(y)})
 
@@ -152,6 +233,20 @@ def sgd() -> Iterator[Case]:
     ):
         inputs = {"w": w, "gradients": g, "lr": np.array(lr), "momentum": momentum, "weight_decay": decay}
         yield Case(f"sgd/{name}", why, inputs, shows=shows)
+    still = g * np.array([1, 0, 1, 0, 1.0]) * np.array([[1.0], [1.0], [0.0], [1.0]])
+    inputs = {"w": w * np.array([1, 1, 0, 1, 1]), "gradients": still, "lr": np.array([0.25] * 4)}
+    inputs |= {"momentum": 0.75, "weight_decay": 0.25}
+    why = "gradients of 0: the parameter still decays, and the velocity still moves it; momentum 0.75"
+    yield Case("sgd/no-gradient", why, inputs, flag="EDGE", shows=("no decay where the gradient is 0",))
+    inputs = {"w": w, "gradients": 4 * g[:2], "lr": np.array([0.5, 0.25]), "momentum": 0.0, "weight_decay": 0.5}
+    yield Case("sgd/large", "no momentum, decay, gradients beyond 1", inputs, flag="EDGE")
+    inputs = {
+        "w": full("sgd w f", (4,)),
+        "gradients": full("sgd g f", (5, 4)),
+        "lr": full("sgd lr f", (5,), 0.1, 0.6),
+    }
+    inputs |= {"momentum": 0.8372615243719283, "weight_decay": 0.1129384761029387}
+    yield precise("sgd/full", inputs)
 
 
 def bands() -> Iterator[Case]:
@@ -160,37 +255,6 @@ def bands() -> Iterator[Case]:
     sen2 = 100 + np.arange(2 * 2 * 3 * 10).reshape(2, 2, 3, 10) * 1.0
     why = "no two values alike: an order of pixels or samples shows too"
     yield Case("band_groups/all-different", why, {"sen1": sen1, "sen2": sen2})
-
-
-def text() -> Iterator[Case]:
-    """Suite 5: prompts of the paper's own three descriptions, pieces, ids."""
-    for k in (0, 8, 16):
-        for group in paper.GROUPS:
-            identity = paper.CLASSES[k][0]
-            why = f"class index {k} is LCZ {identity}"
-            yield Case(f"prompt/{identity}-{group}", why, {"class_index": k, "group": group})
-    samples = {
-        "words": ("compact high-rise", "a hyphen is a piece"),
-        "capitals": ("Dense TREES and Water", "lower case first"),
-        "numbers": ("12,117 samples in 2024", "each digit is a piece"),
-        "contractions": ("it's what they'll map, don't", "'s 'll 't are pieces"),
-        "accents": ("Café naïve Zürich", "two bytes a letter"),
-        "emoji": ("a wave 👋 of water", "four bytes a character"),
-        "spaces": ("  short \t wave\n infrared  ", "whitespace only separates"),
-        "entities": ("built &amp;amp; paved &lt;b&gt;", "entities are resolved twice"),
-        "punctuation": ("lakes, or seas...(blue)!", "runs of what is no letter and no number"),
-        "empty": ("", "no piece at all"),
-        "example": (paper.EXAMPLE_PROMPT, "the prompt that the paper prints"),
-    }
-    for name, (sample, why) in samples.items():
-        yield Case(f"pre_tokens/{name}", why, {"text": sample})
-        context = 77 if name == "example" else 32
-        yield Case(f"tokenize/{name}", why, {"text": sample, "context": context, "truncate": 0})
-    long = "bare soil or sand and bare rock or paved"
-    for name, why, sample, context, truncate in (
-        ("too-long", "more tokens than the context: refused (the answer is refused = 1)", long, 6, 0),
-        ("cut", "cut to the context, the last id set to EOT", long, 6, 1),
-        ("exact-fit", "SOT, three bytes, EOT fill the context to its end", "; 7 7", 5, 0),
-    ):
-        inputs = {"text": sample, "context": context, "truncate": truncate}
-        yield Case(f"tokenize/{name}", why, inputs, flag="EDGE")
+    yield precise(
+        "band_groups/full", {"sen1": full("sen1 f", (1, 2, 2, 8)), "sen2": full("sen2 f", (1, 2, 2, 10))}
+    )

@@ -6,7 +6,18 @@ import shutil
 import numpy as np
 
 from bplcz_ref import files, systems
-from bplcz_ref.conform import difference, generate, grading, kit, reference, scoreboard, tracing, verdict
+from bplcz_ref.conform import (
+    difference,
+    generate,
+    grading,
+    kit,
+    naming,
+    reference,
+    scoreboard,
+    seeds,
+    tracing,
+    verdict,
+)
 from bplcz_ref.conform.kit import EPS, SUITES, Kit
 from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
 
@@ -22,14 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         a.set_defaults(conform=run)
         return a
 
-    a = action("export", export, "copy the vectors into a new folder")
+    a = action("export", export, "write the vectors, or fresh ones of a seed, into a new folder")
     a.add_argument("folder", type=files.path, metavar="VECTORS")
+    seeded(a)
+    a.add_argument("--blind", action="store_true", help="with --seed: leave out the expected values")
     a = action("check", check, "grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
     a.add_argument("folder", type=files.path, metavar="ANSWERS")
     a.add_argument("--dtype", choices=EPS, default="float32", help="default: %(default)s")
     profile = "the consumer's readings, and what it does not answer"
     a.add_argument("--profile", type=files.path, metavar="FILE", help=profile)
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
+    seeded(a)
     a = action("explain", explain, "one case: formula, inputs, intermediates, expected values")
     a.add_argument("case", nargs="?", metavar="CASE-ID", help="without one: the list of cases")
     a.add_argument("--answers", type=files.path, metavar="ANSWERS", help="show this consumer's values beside them")
@@ -49,23 +63,58 @@ def run(options: argparse.Namespace) -> int | None:
     return options.conform(options)
 
 
+def seeded(parser: argparse.ArgumentParser) -> None:
+    """The options that choose a fresh set of cases."""
+    parser.add_argument("--seed", type=int, metavar="N", help="fresh cases, drawn from this seed (under a minute)")
+    parser.add_argument(
+        "--size", choices=seeds.SIZES, default="small", help="of drawn shapes; default: %(default)s"
+    )
+
+
+def drawn(options: argparse.Namespace) -> tuple:
+    """({file: text} of the whole set of a seed, the same without expected values)."""
+    if options.seed < 0:
+        raise ValueError(f"--seed is {options.seed}; expected a whole number, 0 or more")
+    suites = seeds.fresh(options.seed, options.size)
+    head = {"seed": options.seed, "size": options.size}
+    return generate.contents(suites, **head), generate.contents(seeds.blind(suites), **head, blind=True)
+
+
 def export(options: argparse.Namespace) -> None:
-    """Copy the packaged vectors, checked, into a folder, which must be new or empty."""
-    vectors, folder = kit.load(), options.folder
+    """Write the packaged vectors, checked, or those of a seed, into a folder, which must be new or empty."""
+    folder = options.folder
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty; give a new folder")
+    if options.blind and options.seed is None:
+        raise ValueError("--blind needs --seed: everybody has the packaged answers")
+    texts = None if options.seed is None else drawn(options)[options.blind]
+    vectors = kit.load() if texts is None else assembled(texts)
     with files.whole_folder(folder) as made:
-        for name in (*vectors.manifest["files"], "manifest.json"):
-            shutil.copyfile(kit.VECTORS / name, made / name)
+        for name in (*kit.listed(vectors.manifest), "manifest.json"):
+            if texts is None:
+                shutil.copyfile(kit.VECTORS / name, made / name)
+            else:
+                (made / name).write_text(texts[name], encoding="utf-8", newline="\n")
     version = vectors.manifest["kit"]
     print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 
 
+def assembled(texts: dict) -> Kit:
+    """The Kit of the files' texts."""
+    data = {name: text.encode() for name, text in texts.items()}
+    return kit.assembled(data["manifest.json"], data)
+
+
 def check(options: argparse.Namespace) -> int:
     """From a folder of answers to the verdict."""
-    vectors = kit.load()
+    also: tuple = ()
+    if options.seed is None:
+        vectors = kit.load()
+    else:
+        vectors, without = map(assembled, drawn(options))
+        also = (without.digest,)
     profile = grading.read_profile(options.profile) if options.profile else grading.EVERYTHING
-    answers = grading.read(options.folder, vectors, skip=options.profile)
+    answers = grading.read(options.folder, vectors, skip=options.profile, also=also)
     found = verdict.report(vectors, answers, options.dtype, profile)
     print(verdict.text(found, options.folder))
     if options.json:
@@ -103,8 +152,7 @@ def selftest(options: argparse.Namespace) -> int:
 
 def regenerate(options: argparse.Namespace) -> None:
     """Write the vectors anew."""
-    manifest = generate.regenerate(options.folder)
-    print(f"{options.folder}: {manifest['cases']} cases of kit {manifest['kit']}")
+    print(f"{options.folder}: {generate.regenerate(options.folder)} cases of kit {kit.VERSION}")
 
 
 # ---------------------------------------------------------------- a real model, a real batch
@@ -244,8 +292,9 @@ def explained(vectors: Kit, case_id: str, answer: dict | None = None, dtype: str
     if case["near_misses"]:
         lines.append("wrong readings that show here (distance in units of the scale)")
         lines += [f"  {n['distance']:9.3g}  {n['name']}" for n in case["near_misses"] if n["shows"]]
-    if graded and graded.fits:
-        lines.append(f"the answer equals: {', '.join(graded.fits)}")
+    if graded and graded.state == grading.FAIL:
+        found = naming.names(case, answer or {}, graded.outcomes, dtype, vectors.cases)
+        lines += [f"the answer equals: {', '.join(found)}"] if found else []
     return "\n".join(lines)
 
 

@@ -309,6 +309,8 @@ def _erf(x):
     """2 / sqrt(pi) sum (-1)^n x^(2n+1) / (n! (2n+1)), with digits to spare for the sum's cancellation."""
     with decimal.localcontext() as context:
         asked = context.prec
+        if x * x > 3 * asked:  # 1 - |erf| is below e^-3asked
+            return Decimal(1).copy_sign(x)
         context.prec = asked + 10 + int(x * x)
         term, total, n = x, x, 0
         while term and abs(term) > Decimal(10) ** -(asked + 5):

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from bplcz_ref.archives import regular_file
-from bplcz_ref.conform import kit
-from bplcz_ref.conform.kit import MARGIN, SUITES, Kit, brief, budget, case_of, floats
+from bplcz_ref.conform import kit, naming
+from bplcz_ref.conform.kit import MARGIN, RANGES, SUITES, Kit, brief, budget, case_of, distance, floats
 from bplcz_ref.conform.ops import FORMULAS, OPS, rests_on
 from bplcz_ref.conform.oracle import expectations
 from bplcz_ref.conform.wrong import READINGS, WRONG
@@ -36,8 +36,11 @@ class Answers(NamedTuple):
     defects: list  # lines
 
 
-def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
-    """All answers of a folder; `skip` is a file that is no answer (the profile)."""
+def read(folder: str | Path, vectors: Kit, skip: Path | None = None, also: tuple = ()) -> Answers:
+    """All answers of a folder; `skip` is a file that is no answer (the profile).
+
+    `also` are digests of other manifests that these vectors answer to: of the same set without expected values.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         return Answers({}, [f"{folder}: there is no such folder"])
@@ -54,7 +57,7 @@ def read(folder: str | Path, vectors: Kit, skip: Path | None = None) -> Answers:
             defects.append(f"{shown}: is not an answer file (*.json); keep other files elsewhere")
             continue
         try:
-            part = _answers_of(_read_json(path), shown, vectors)
+            part = _answers_of(_read_json(path), shown, vectors, also)
         except ValueError as error:
             defects.append(str(error))
             continue
@@ -110,14 +113,14 @@ def _unique_keys(pairs):
     return found
 
 
-def _answers_of(data, path, vectors):
+def _answers_of(data, path, vectors, also=()):
     """The answers of one file (`path` is its name), after its head has been checked."""
     if not isinstance(data, dict) or not isinstance(data.get("answers"), dict):
         raise ValueError(f'{path}: expected {{"kit", "manifest", "answers": {{case id: outputs}}}}')
     version, again = vectors.manifest["kit"], "export the vectors again"
     if data.get("kit") != version:
         raise ValueError(f"{path}: answers of kit {brief(data.get('kit'))}, this is {version}; {again}")
-    if data.get("manifest") != vectors.digest:
+    if data.get("manifest") not in (vectors.digest, *also):
         raise ValueError(f"{path}: manifest is not the SHA-256 of this kit's manifest.json; {again}")
     return data["answers"]
 
@@ -128,7 +131,7 @@ def _arrays_of(outputs, where, case):
         return {}, [f"{where}: expected {{output: tensor}}, found {brief(outputs)}"]
     arrays, lines = {}, []
     for name, t in outputs.items():
-        if name not in case["expect"] and name != "refused":
+        if name not in case["expect"] and "refused" not in (name, *case["expect"]):
             lines.append(f"{where}: there is no output {brief(name)}")
             continue
         try:
@@ -146,6 +149,7 @@ class Profile(NamedTuple):
     suites: tuple
     without: tuple
     gradients: bool
+    products: str | None = None  # "tf32": the factors of matrix products are rounded to TF32's 11 bits
 
     def declares(self, case: dict, suite: int) -> bool:
         """Whether the consumer says that it answers this case."""
@@ -172,6 +176,9 @@ def profile_of(data: dict, where: str = "profile") -> Profile:
     gradients = data.pop("gradients", True)
     if not isinstance(gradients, bool):
         raise ValueError(f"{where}: gradients is {brief(gradients)}, expected true or false")
+    products = data.pop("products", None)
+    if products not in (None, "tf32"):
+        raise ValueError(f'{where}: products is {brief(products)}; expected "tf32", or leave it out')
     for name, word in data.items():
         if name not in READINGS:
             known = ", ".join(READINGS)
@@ -181,7 +188,7 @@ def profile_of(data: dict, where: str = "profile") -> Profile:
             expected = ", ".join(dict.fromkeys(words))
             raise ValueError(f"{where}: {name} is {brief(word)}; expected one of {expected}")
     readings = {name: word for name, word in data.items() if word != READINGS[name]}
-    return Profile(readings, tuple(suites), tuple(without), gradients)
+    return Profile(readings, tuple(suites), tuple(without), gradients, products)
 
 
 def _members(value, known, where):
@@ -217,10 +224,16 @@ def under_readings(cases: dict, readings: dict, wanted: set) -> dict:
     for name, case in cases.items():
         if name in wanted and ops & rests_on(case["op"]):
             expect, _ = expectations(case_of(case), table)
-            near = [n for n in case["near_misses"] if not set(n["reading"] or {}) & set(readings)]
+            near = [
+                n for n in case["near_misses"] if not set(n["reading"] or {}) & set(readings) and "expect" in n
+            ]
             paper = {"name": f"the paper as read here ({ours})", "reading": None, "shows": True}
             near.append(paper | {"expect": case["expect"]})
-            case = case | {"expect": expect, "near_misses": [n for n in near if _is_far(n, expect)]}
+            case = case | {
+                "expect": expect,
+                "near_misses": [n for n in near if _is_far(n, expect)],
+                "read": readings,
+            }
         out[name] = case
     return out
 
@@ -228,7 +241,9 @@ def under_readings(cases: dict, readings: dict, wanted: set) -> dict:
 def _is_far(near, expect):
     """Whether a near miss is still one where these values are right."""
     for name, t in near["expect"].items():
-        e = expect[name]
+        e = expect.get(name)
+        if e is None:
+            return True
         if t["shape"] != e["shape"] or "scale" not in e:
             if t["data"] != e["data"]:
                 return True
@@ -240,6 +255,7 @@ def _is_far(near, expect):
 # ---------------------------------------------------------------- 4. grading one case
 
 PASS, FAIL, MISSING, UNDECIDED, NOT_RUN = "pass", "fail", "incomplete", "cannot discriminate", "not run"
+NOT_ASKED = "cannot be asked"  # the case needs numbers that the dtype does not have
 ALL_DIGITS = float(kit.ALL_DIGITS)  # what equal numbers agree to
 NEED_GRADIENTS = ("grad.", "after.", "L_step")  # outputs of these names are left out by "gradients": false
 
@@ -262,26 +278,46 @@ class Graded(NamedTuple):
     op: str
     state: str
     outcomes: dict  # output -> Outcome, in the order of computation
-    fits: tuple = ()  # names of the near misses that the answer equals
+    fits: tuple = ()  # names of the wrong readings that the answer equals
+    accepted: tuple = ()  # names of accepted differences that explain all that differs
     unseen: tuple = ()  # near misses that this dtype cannot tell from the right value
     why: str = ""
 
 
-def grade(case: dict, answer: dict | None, dtype: str, gradients: bool = True) -> Graded:
-    """The Graded of one case; `answer` is None where there is none."""
+def grade(
+    case: dict, answer: dict | None, dtype: str, gradients: bool = True, products: str | None = None
+) -> Graded:
+    """The Graded of one case, without names for what is wrong; `answer` is None where there is none."""
     graded = Graded(case["id"], case["op"], MISSING, {}, why="not answered")
+    (smallest, largest), (least, most) = case.get("range", (1, 1)), RANGES[dtype]
+    if smallest < least or largest > most:
+        return graded._replace(state=NOT_ASKED, why=f"needs numbers from {smallest:g} to {largest:g}")
     if answer is None:
         return graded
     wanted = [o for o in case["expect"] if gradients or not o.startswith(NEED_GRADIENTS)]
     if "refused" in answer and "refused" not in wanted:
-        return graded._replace(state=FAIL, outcomes={wanted[0]: _lost("refused", malformed=False)}, why="refused")
+        graded = graded._replace(
+            state=FAIL, outcomes={wanted[0]: _lost("refused", malformed=False)}, why="refused"
+        )
+        return graded._replace(fits=naming.known(case, answer, graded.outcomes, dtype))
+    if "refused" in wanted and answer and "refused" not in answer:
+        lost = {"refused": _lost("not refused", malformed=False)}
+        return graded._replace(state=FAIL, outcomes=lost, why="answered")
     outcomes = {o: outcome(case["expect"][o], answer[o], dtype) for o in wanted if o in answer}
     absent = [o for o in wanted if o not in answer]
     why = f"no output {', '.join(absent[:3])}{' ...' if len(absent) > 3 else ''}" if absent else ""
-    unseen = tuple(n["name"] for n in case["near_misses"] if n["shows"] and not _can_tell(case, n, dtype))
+    unseen = _hidden(case, dtype)
     graded = graded._replace(outcomes=outcomes, unseen=unseen, why=why)
     if not all(o.passed for o in outcomes.values()):
-        return graded._replace(state=FAIL, fits=_fitting(case, answer, outcomes, dtype))
+        if accepted := naming.accepted(case, answer, outcomes, dtype, products):
+            if accepted == (naming.TF32,):
+                graded = graded._replace(unseen=_hidden(case, "float16"))
+            right = {
+                o: found._replace(passed=True, note=f"accepted: {accepted[0]}") for o, found in outcomes.items()
+            }
+            state = MISSING if absent else UNDECIDED if graded.unseen else PASS
+            return graded._replace(state=state, outcomes=right, accepted=accepted)
+        return graded._replace(state=FAIL)
     return graded._replace(state=MISSING if absent else UNDECIDED if unseen else PASS)
 
 
@@ -316,66 +352,19 @@ def _equal(answer, want):
     return _lost(f"{brief(plain(answer))} for {brief(plain(want))}", malformed=False)
 
 
-def distance(a: np.ndarray, r: np.ndarray, scale: float) -> float:
-    """max |a - r| / scale; equal infinities, and a nan for a nan, have the distance 0."""
-    if not a.size:
-        return 0.0
-    with np.errstate(invalid="ignore", over="ignore"):
-        gap = np.abs(a.astype(np.float64) - r)
-    gap = np.where((a == r) | (np.isnan(a) & np.isnan(r)), 0.0, gap)
-    return math.inf if np.isnan(gap).any() else float(gap.max()) / scale
+def _hidden(case, dtype):
+    """The near misses of a case that a dtype cannot tell from the right value."""
+    return tuple(n["name"] for n in case["near_misses"] if n["shows"] and not _can_tell(case, n, dtype))
 
 
 def _can_tell(case, near, dtype):
     """Whether no answer of this dtype can be within the budget of both the right value and the near miss."""
     for output, wrong in near["expect"].items():
-        right = case["expect"][output]
+        right = case["expect"].get(output)
+        if right is None:  # refused, or not
+            return True
         if "scale" not in right or wrong["shape"] != right["shape"] or wrong["dtype"] != right["dtype"]:
             return True
         if distance(floats(wrong), floats(right), right["scale"]) > 2 * budget(right, dtype):
             return True
     return False
-
-
-# Which wrong reading is it?
-
-FIRST_AND_LAST = 2  # outputs that the vectors keep of a near miss, where an operation has taps
-SLACK = 8  # budgets: the budget was measured on the right formula, and the wrong one may amplify errors more
-STORED = 2e-8  # relative error of a near miss as stored: four times what rounding to 9 digits can reach
-ON_THE_WAY = 1e-4  # an answer this near to a near miss, as a part of its way from the right value, equals it
-FARTHEST = 1e6  # a way that is longer counts as this long
-
-
-def _fitting(case, answer, outcomes, dtype):
-    """Names of the near misses that an answer equals: all that they change fits them, all else is right.
-
-    Where none fits in all, values alone decide: gradients of a wrong formula depend on how it is worked out.
-    """
-    full, values = [], []
-    for near in case["near_misses"]:
-        partial = OPS[case["op"]].tapped and len(near["expect"]) <= FIRST_AND_LAST
-        compared = [o for o in near["expect"] if o in answer]
-        fits = {o: _equals(near["expect"][o], case["expect"][o], answer[o], dtype) for o in compared}
-        if not partial:  # what the near miss does not name it does not change
-            fits |= {o: found.passed for o, found in outcomes.items() if o not in near["expect"]}
-        without_gradients = {o: fit for o, fit in fits.items() if not o.startswith("grad.")}
-        if fits and all(fits.values()):
-            full.append(near["name"])
-        elif all(without_gradients.values()) and set(without_gradients) & set(near["expect"]):
-            values.append(near["name"])
-    return tuple(full or values)
-
-
-def _equals(wrong, right, answer, dtype):
-    """Whether an answer is what a wrong reading gives, up to rounding."""
-    if "scale" not in right or wrong["dtype"] != "float64":
-        want = kit.array(wrong, "vectors")
-        return np.shape(want) == np.shape(answer) and np.array_equal(want, answer)
-    if not isinstance(answer, np.ndarray) or list(answer.shape) != wrong["shape"]:
-        return False
-    value, scale = floats(wrong), right["scale"]
-    way = distance(value, floats(right), scale) if wrong["shape"] == right["shape"] else 1.0
-    finite = value[np.isfinite(value)]
-    size = float(np.abs(finite).max()) / scale if finite.size else 0.0  # errors grow with the wrong value itself
-    allowed = budget(right, dtype) * SLACK * max(1.0, size) + STORED * size
-    return distance(answer, value, scale) <= max(allowed, min(way, FARTHEST) * ON_THE_WAY)

@@ -3,11 +3,13 @@
 The JSON formats are described in bplcz_ref/conform/__init__.py. Nothing here computes an expected value.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +18,7 @@ import numpy as np
 from bplcz_ref import schema
 from bplcz_ref.conform.exact import Array, Exact
 
-VERSION = "1.0.0"  # MAJOR: the formats; MINOR: cases or near misses; PATCH: a case that was wrong
+VERSION = "2.0.0"  # MAJOR: the formats; MINOR: cases or near misses; PATCH: a case that was wrong
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 MERGES = VECTORS / "merges.txt"
 SUITES = {
@@ -29,11 +31,18 @@ SUITES = {
     6: "encoders",
     7: "chain",
     8: "metrics",
+    9: "inference",
 }
 
 # ---------------------------------------------------------------- the error that is allowed
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+BITS = {"float32": 24, "float16": 11, "bfloat16": 8}  # of the mantissa; TF32 has float16's
+RANGES = {
+    "float64": (2.0**-1022, 1.79e308),
+    "float32": (2.0**-126, 3.4e38),
+}  # the smallest with all bits, the largest
+RANGES |= {"float16": (2.0**-14, 65504.0), "bfloat16": (2.0**-126, 3.4e38)}
 FACTOR = 8  # a sum of some hundred terms in another order is wrong by a few eps of its scale, not by more
 MARGIN = 10  # a wrong reading shows where it lies this many budgets of float32 from the right value
 
@@ -41,6 +50,19 @@ MARGIN = 10  # a wrong reading shows where it lies this many budgets of float32 
 def budget(expected: dict, dtype: str) -> float:
     """The largest error that passes, in units of the output's scale: FACTOR x amplification x eps."""
     return FACTOR * expected["amplification"] * EPS[dtype]
+
+
+def coarse(x: Any, dtype: str) -> Any:
+    """Numbers rounded to the bits of a coarser dtype (to nearest, ties to even); what is no float is unchanged.
+
+    >>> coarse(np.array([1.0, 1.001, 1.01]), "bfloat16").tolist()
+    [1.0, 1.0, 1.0078125]
+    """
+    if not isinstance(x, (float, np.ndarray)) or np.asarray(x).dtype.kind != "f":
+        return x
+    mantissa, exponent = np.frexp(x)
+    rounded = np.ldexp(np.rint(np.ldexp(mantissa, BITS[dtype])), exponent - BITS[dtype])
+    return float(rounded) if isinstance(x, float) else rounded
 
 
 # ---------------------------------------------------------------- tensors
@@ -123,6 +145,16 @@ def floats(t: dict) -> np.ndarray:
     return np.array(data, dtype=np.float64).reshape(t["shape"])
 
 
+def distance(a: np.ndarray, r: np.ndarray, scale: float) -> float:
+    """max |a - r| / scale; equal infinities, and a nan for a nan, have the distance 0."""
+    if not a.size:
+        return 0.0
+    with np.errstate(invalid="ignore", over="ignore"):
+        gap = np.abs(a.astype(np.float64) - r)
+    gap = np.where((a == r) | (np.isnan(a) & np.isnan(r)), 0.0, gap)
+    return math.inf if np.isnan(gap).any() else float(gap.max()) / scale
+
+
 def brief(x: Any) -> str:
     """A value as short text."""
     return schema.brief(x, 60)
@@ -139,8 +171,10 @@ class Case(NamedTuple):
     inputs: dict  # name -> float array, int array, number or text
     cotangents: dict = {}  # output -> float array; empty where no gradient is asked for
     gradients: tuple = ()  # the inputs whose gradients are asked for
-    flag: str = "ORDINARY"  # or CANARY, EDGE
+    flag: str = "ORDINARY"  # or CANARY, EDGE, PRECISION
     shows: tuple = ()  # wrong readings that this case is there for
+    needs: float = 1.0  # the smallest constant of the formula that decides here
+    least: float = 1.0  # the least amplification, where rounding alone would be measured as too small
 
     @property
     def op(self) -> str:
@@ -161,15 +195,43 @@ def case_of(data: dict, dtype: str = "float64") -> Case:
     return Case(data["id"], data["why"], inputs, cotangents, gradients, flag=data["flag"])
 
 
+_salt = ""  # before the names below: fresh cases have one
+
+
+@contextlib.contextmanager
+def salted(salt: str) -> Iterator[None]:
+    """Other numbers for the same names, for fresh cases."""
+    global _salt
+    before, _salt = _salt, salt
+    try:
+        yield
+    finally:
+        _salt = before
+
+
+def _start(name):
+    return zlib.crc32((_salt + name).encode())
+
+
 def grid(name: str, shape: tuple, low: int = -48, high: int = 48) -> np.ndarray:
     """Numbers k / 32 with whole k from low to high, from a linear congruential generator seeded by `name`.
 
     They are the same on every platform and with every version of NumPy, and exact in each of the four dtypes.
     """
-    state, numbers = zlib.crc32(name.encode()), []
+    state, numbers = _start(name), []
     for _ in range(math.prod(shape)):
         state = (6364136223846793005 * state + 1442695040888963407) % 2**64
         numbers.append((low + (state >> 33) % (high - low + 1)) / 32)
+    return np.array(numbers).reshape(shape)
+
+
+def full(name: str, shape: tuple, low: float = -1.5, high: float = 1.5) -> np.ndarray:
+    """Numbers from low to high with all of float64's 53 bits, likewise: coarser dtypes have to round them."""
+    state, numbers = _start(name), []
+    for _ in range(math.prod(shape)):
+        for _ in range(2):  # the upper bits of two states
+            state = (6364136223846793005 * state + 1442695040888963407) % 2**64
+        numbers.append(low + (high - low) * ((state >> 11 | 1) / 2**53))
     return np.array(numbers).reshape(shape)
 
 
@@ -193,15 +255,26 @@ def load(folder: Path = VECTORS) -> Kit:
     """The vectors of a folder; ValueError names the file that is missing or was changed."""
     text = _read(folder / "manifest.json")
     manifest = json.loads(text)
-    cases, suites = {}, {}
-    for name, entry in manifest["files"].items():
-        data = _read(folder / name)
-        if hashlib.sha256(data).hexdigest() != entry["sha256"]:
+    data = {name: _read(folder / name) for name in listed(manifest)}
+    for name, entry in (manifest["files"] | manifest["other_files"]).items():
+        if hashlib.sha256(data[name]).hexdigest() != entry["sha256"]:
             raise ValueError(f"{folder / name}: checksum differs from manifest.json; install the package again")
-        if name.endswith(".json"):
-            suite = json.loads(data)
-            for case in suite["cases"]:
-                cases[case["id"]], suites[case["id"]] = case, suite["suite"]
+    return assembled(text, data)
+
+
+def listed(manifest: dict) -> list:
+    """The names of all files of a kit except for its manifest."""
+    return [*manifest["files"], *manifest["other_files"]]
+
+
+def assembled(text: bytes, data: dict) -> Kit:
+    """The Kit of its manifest and of the contents of its files."""
+    manifest = json.loads(text)
+    cases, suites = {}, {}
+    for name in manifest["files"]:
+        suite = json.loads(data[name])
+        for case in suite["cases"]:
+            cases[case["id"]], suites[case["id"]] = case, suite["suite"]
     return Kit(manifest, hashlib.sha256(text).hexdigest(), cases, suites)
 
 

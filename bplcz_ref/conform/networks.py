@@ -1,4 +1,4 @@
-"""Prompts, tokens, the two encoders and the training of Fig. 1 in their plainest form: joints between operations.
+"""The two encoders, the training of Fig. 1 and its inference in their plainest form: joints between operations.
 
 Like the formulas of ops.py these run on Decimals and on floats, and they ask the table `f` for every operation
 that they join. The encoders return a tap after each sub-layer, in the order of computation. The options of a
@@ -8,137 +8,19 @@ The kit keeps this chain of its own although the package has `equations.objectiv
 which it judges proves nothing. reference.py holds the package's networks to the same cases.
 """
 
-import functools
-import html
-import unicodedata
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 
 from bplcz_ref import paper
 from bplcz_ref.conform import exact as xp
 from bplcz_ref.conform.exact import Array
-from bplcz_ref.conform.kit import MERGES
 
 
 def varied(function: Callable, **options: Any) -> Callable:
     """A function of a table with some of its options set: a wrong reading."""
     return lambda f, **inputs: function(f, **inputs, **options)
-
-
-# ---------------------------------------------------------------- II-B1: text
-
-
-def filled(description: str, words: str) -> str:
-    """The template of a prompt, filled in."""
-    return f"a photo of a {description} with {words} bands"
-
-
-def prompt(f: dict, class_index: int, group: str) -> dict:
-    """ "a photo of a {class} with {group} bands", {class} its description
-
-    Only classes that the paper itself describes are asked for.
-    """
-    identity, _ = paper.CLASSES[int(class_index)]
-    return {"text": filled(paper.DESCRIPTIONS[identity], paper.GROUPS[group]["text"])}
-
-
-def pre_tokens(
-    f: dict, text: str, lower: bool = True, numbers: int = 1, contractions: bool = True, unescape: int = 2
-) -> dict:
-    """entities twice, lower case, contractions, letters, ONE number, others
-
-    Whitespace separates pieces: contractions, runs of letters, single numbers, runs of anything else.
-    """
-    for _ in range(unescape):
-        text = html.unescape(text)
-    text = text.lower() if lower else text
-    pieces, at = [], 0
-    while at < len(text):
-        if text[at].isspace():
-            at += 1
-            continue
-        short = [s for s in ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d") if text[at:].startswith(s)]
-        if short and contractions:
-            end = at + len(short[0])
-        else:
-            end, longest = at + 1, numbers if _kind(text[at]) == "N" else len(text)
-            while end < len(text) and _kind(text[end]) == _kind(text[at]) and end - at < longest:
-                end += 1
-        pieces.append(text[at:end])
-        at = end
-    return {"pieces": pieces}
-
-
-def _kind(character):
-    """L letter, N number, O other; a space for whitespace."""
-    if character.isspace():
-        return " "
-    category = unicodedata.category(character)[0]
-    return category if category in "LN" else "O"
-
-
-@functools.cache
-def _vocabulary():
-    """(byte -> character, pair -> rank, symbol -> id, SOT, EOT) of the kit's merges."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    table, spare = {b: chr(b) for b in own}, 256
-    for b in range(256):
-        if b not in table:
-            table[b], spare = chr(spare), spare + 1
-    lines = MERGES.read_text(encoding="utf-8").split("\n")[1:]
-    pairs = [tuple(line.split(" ")) for line in lines if line]
-    symbols = [*table.values(), *(c + "</w>" for c in table.values()), *("".join(p) for p in pairs)]
-    ranks, ids = {p: r for r, p in enumerate(pairs)}, {s: i for i, s in enumerate(symbols)}
-    return table, ranks, ids, len(symbols), len(symbols) + 1
-
-
-def _merged(symbols, ranks, by_rank):
-    """Merge pairs while any has a rank: the lowest rank first, or (wrongly) the first from the left."""
-    while True:
-        ranked = [p for p in zip(symbols, symbols[1:], strict=False) if p in ranks]
-        if not ranked:
-            return symbols
-        a, b = min(ranked, key=ranks.get) if by_rank else ranked[0]
-        out, at = [], 0
-        while at < len(symbols):
-            pair = symbols[at : at + 2] == [a, b]
-            out.append(a + b if pair else symbols[at])
-            at += 2 if pair else 1
-        symbols = out
-
-
-def tokenize(
-    f: dict,
-    text: str,
-    context: int,
-    truncate: int,
-    end: str = "</w>",
-    by_rank: bool = True,
-    eot: bool = True,
-    fill_eot: bool = False,
-    pool_last: bool = False,
-    **pieces: Any,
-) -> dict:
-    """[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; end: EOT's place
-
-    A text that does not fit into `context` is cut if `truncate` is 1; otherwise the answer is {"refused": 1}.
-    """
-    table, ranks, ids, SOT, EOT = _vocabulary()
-    row = [SOT]
-    for piece in pre_tokens(f, text, **pieces)["pieces"]:
-        characters = [table[b] for b in piece.encode()]
-        characters[-1] += end
-        row += [ids[s] for s in _merged(characters, ranks, by_rank)]
-    row += [EOT] if eot else []
-    if len(row) > int(context):
-        if not int(truncate):
-            return {"refused": 1}
-        row = row[: int(context) - 1] + [EOT]
-    last = len(row) - 1  # the place of EOT
-    row += [EOT if fill_eot else 0] * (int(context) - len(row))
-    return {"ids": row, "end": int(context) - 1 if pool_last else last}
 
 
 # ---------------------------------------------------------------- Eqs. (1), (2): the encoders
@@ -164,29 +46,62 @@ def over_pixels(x: Array) -> Array:  # (B, H, W, C) -> (B, C)
 
 
 def image_encoder(
-    f: dict, x: Array, pooled: Callable = over_pixels, order: tuple = ("bn", "relu"), **w: Array
+    f: dict,
+    x: Array,
+    pooled: Callable = over_pixels,
+    order: tuple = ("bn", "relu"),
+    pools: tuple = (2, 4),
+    rectified: range = range(1, 7),
+    running: dict | None = None,
+    train: int = 1,
+    **w: Array,
 ) -> dict:
     """I_i = E_m(X_i), EB-CNN's branch in training mode
 
-    Eq. (1): conv-BN-ReLU twice, max-pool, twice, max-pool, twice, mean, linear.
+    Eq. (1): conv-BN-ReLU twice, max-pool, twice, max-pool, twice, mean, linear. `running` holds the running
+    statistics by name, and takes the new ones.
     """
     taps: dict = {}
     tap = _recorder(taps)
     for k in range(1, 7):
         x = tap(f"conv{k}", f["conv2d"](f, x=x, weight=w[f"conv{k}.weight"], stride=1, padding=1)["y"])
-        bias = w[f"bn{k}.bias"]
+        bias, means, variances = w[f"bn{k}.bias"], f"bn{k}.running_mean", f"bn{k}.running_var"
+        kept = running or {means: bias * 0, variances: bias * 0 + 1}  # training mode does not read them
         weights = {"weight": w[f"bn{k}.weight"], "bias": bias}
-        weights |= {"running_mean": bias * 0, "running_var": bias * 0 + 1}  # training mode does not read them
+        weights |= {"running_mean": kept[means], "running_var": kept[variances]}
         for layer in order:
             if layer == "bn":
-                x = tap(f"bn{k}", f["batch_norm"](f, x=x, train=1, **weights)["y"])
-            else:
+                out = f["batch_norm"](f, x=x, train=train, **weights)
+                x = tap(f"bn{k}", out["y"])
+                if running is not None:
+                    running[means], running[variances] = out["new_running_mean"], out["new_running_var"]
+            elif k in rectified:
                 x = tap(f"relu{k}", f["relu"](f, x=x)["y"])
-        if k in (2, 4):
+        if k in pools:
             x = tap(f"pool{k}", f["max_pool2d"](f, x=x)["y"])
     x = tap("mean", pooled(x))
     tap("I_i", f["linear"](f, x=x, weight=w["proj.weight"], bias=w["proj.bias"])["y"])
     return taps
+
+
+def inference(
+    f: dict, batches: Array, x: Array, start: float = 1.0, train: int = 0, last: bool = True, **w: Array
+) -> dict:
+    """batches (T, B, H, W, C) pass in training mode, then x in evaluation mode -> I_i -> c_hat -> y_hat
+
+    One branch of EB-CNN and the classifier. No weight changes; the running statistics begin at mean 0, variance 1,
+    and every batch moves them. Then x is normalised by them.
+    """
+    running: dict = {}
+    for k in range(1, 7):
+        bias = w[f"bn{k}.bias"]
+        running |= {f"bn{k}.running_mean": bias * 0, f"bn{k}.running_var": bias * 0 + xp.like(bias, start)}
+    branch = {name: v for name, v in w.items() if not name.startswith("classifier.")}
+    for t in range(batches.shape[0]):
+        image_encoder(f, batches[t], running=running, **branch)
+    I_i = image_encoder(f, x, running=dict(running), train=train, **branch)["I_i"]
+    c_hat = f["linear"](f, x=I_i, **under(w, "classifier"))["y"]
+    return running | {"I_i": I_i, "c_hat": c_hat} | f["predict"](f, c_hat=c_hat)
 
 
 def pre_norm(f: dict, x: Array, heads: int, w: dict, tap: Callable) -> Array:
@@ -211,9 +126,12 @@ def mlp(f: dict, x: Array, w: dict, tap: Callable) -> Array:
     return tap("mlp", f["linear"](f, x=x, weight=w["mlp.c_proj.weight"], bias=w["mlp.c_proj.bias"])["y"])
 
 
-def at_end(ids: numpy.ndarray) -> numpy.ndarray:  # (N, L) -> (N,)
-    """The first place of each row's largest id, which is EOT."""
-    return numpy.argmax(ids, axis=1)
+def rows_at(places: Callable) -> Callable:
+    """x (N, L, W) -> (N, W), at the places (N,) that a function of the ids (N, L) gives."""
+    return lambda x, ids: x[numpy.arange(len(ids)), places(ids)]
+
+
+at_end = rows_at(lambda ids: numpy.argmax(ids, axis=1))  # the first place of each row's largest id, which is EOT
 
 
 def text_encoder(
@@ -222,8 +140,11 @@ def text_encoder(
     heads: int,
     block: Callable = pre_norm,
     pooled: Callable = at_end,
-    positions: bool = True,
+    positions: Callable = lambda table, L: table[:L],
     final: bool = True,
+    order: Callable = list,
+    embedded: Callable = lambda table, ids: table[ids],
+    projected: bool = True,
     **w: Array,
 ) -> dict:
     """T_i = E_t(t_i), CLIP's text transformer, the row of EOT
@@ -233,16 +154,14 @@ def text_encoder(
     ids = numpy.asarray(ids)
     taps: dict = {}
     tap = _recorder(taps)
-    x = w["token_embedding.weight"][ids]
-    if positions:
-        x = x + w["positional_embedding"][: ids.shape[1]]
+    x = embedded(w["token_embedding.weight"], ids) + positions(w["positional_embedding"], ids.shape[1])
     tap("embedding", x)
     blocks = under(w, "transformer.resblocks")
-    for k in range(len({name.split(".")[0] for name in blocks})):
-        x = block(f, x, heads, under(blocks, str(k)), _recorder(taps, f"block{k}."))
+    for n, k in enumerate(order(range(len({name.split(".")[0] for name in blocks})))):
+        x = block(f, x, heads, under(blocks, str(k)), _recorder(taps, f"block{n}."))
     x = tap("ln_final", norm(f, x, w, "ln_final") if final else x)
-    x = tap("at_eot", x[numpy.arange(len(ids)), pooled(ids)])
-    tap("T_i", x @ w["text_projection"])
+    x = tap("at_eot", pooled(x, ids))
+    tap("T_i", f["matmul"](x, w["text_projection"]) if projected else x)
     return taps
 
 
@@ -258,8 +177,12 @@ def figure_1(
     alpha: Array,
     beta: Array,
     heads: int,
+    contrasted: Callable = lambda I_i, T_i: (I_i, T_i),
 ) -> tuple:
-    """(L, every symbol of Fig. 1): bands X (group -> B H W C) and labels (B,) to the loss, by the weights w."""
+    """(L, every symbol of Fig. 1): bands X (group -> B H W C) and labels (B,) to the loss, by the weights w.
+
+    `contrasted` stands between the features and the similarity, for a wrong reading.
+    """
     classes, place = numpy.unique(labels, return_inverse=True)  # T_i of each class is worked out once
     n, L, groups = len(paper.GROUPS), ids.shape[2], list(paper.GROUPS)
     taps = {}
@@ -269,7 +192,9 @@ def figure_1(
     for i, g in enumerate(groups):
         taps[f"T_{g}"] = T[place * n + i]
     for g in groups:
-        S = f["similarity"](f, I_i=taps[f"I_{g}"], T_i=taps[f"T_{g}"])
+        S = f["similarity"](
+            f, **dict(zip(("I_i", "T_i"), contrasted(taps[f"I_{g}"], taps[f"T_{g}"]), strict=True))
+        )
         taps[f"S_{g}"], taps[f"S_hat_{g}"] = S["S_i"], S["S_hat_i"]
     stacked = lambda symbol: xp.stack([taps[f"{symbol}_{g}"] for g in groups])
     for symbol in ("S", "S_hat"):
@@ -281,6 +206,19 @@ def figure_1(
     taps |= f["cross_entropy"](f, c_hat=taps["c_hat"], c=labels)
     taps |= f["total_loss"](f, L_cls=taps["L_cls"], L_con=taps["L_con"], beta=beta)
     return taps["L"], taps
+
+
+class Steps(NamedTuple):
+    """How a training program uses gradients and settings. The defaults are right."""
+
+    decays: Callable = lambda name, w, g: 1  # the share of the decay, a number or an array like w
+    moves: Callable = lambda name: True  # whether a parameter is updated
+    gradients: Callable = lambda grads, before, B: grads  # before: those that the last step used
+    rate: Callable = lambda lr, t: lr[t]
+    forget: bool = False  # the velocity begins anew at each step
+
+
+STEPS = Steps()
 
 
 def training(
@@ -295,33 +233,38 @@ def training(
     alpha: Array,
     beta: Array,
     heads: int,
-    decays: Callable = lambda x: True,
-    forget: bool = False,
-    accumulate: bool = False,
-    **w: Array,
+    how: Steps = STEPS,
+    prompts: Callable = lambda ids: ids,
+    **options: Any,
 ) -> dict:
-    """all of Fig. 1 on one batch, its gradients, and three steps of SGD
+    """all of Fig. 1 on one batch, its gradients, and len(lr) steps of SGD
 
     Every symbol and gradient at the first step, then L at each step and the parameters after the last.
     """
+    figure = {"contrasted": options.pop("contrasted")} if "contrasted" in options else {}
+    w = options
     X = f["band_groups"](f, sen1=sen1, sen2=sen2)
-    labels, ids = numpy.asarray(y), numpy.asarray(ids)
-    loss = lambda p: figure_1(f, p, X, labels, ids, alpha, beta, heads)
+    labels, ids = numpy.asarray(y), prompts(numpy.asarray(ids))
+    loss = lambda p: figure_1(f, p, X, labels, ids, alpha, beta, heads, **figure)
     out: dict = {}
     velocity: dict = dict.fromkeys(w)
     before: dict = {}
-    for t, rate in enumerate(numpy.asarray(lr).tolist()):
+    rates = numpy.asarray(lr).tolist()
+    for t in range(len(rates)):
         L, taps, grads = xp.differentiate(loss, w)
         if t == 0:
             out = taps | {f"grad.{name}": g for name, g in grads.items()}
         else:
             out[f"L_step{t + 1}"] = L
-        if accumulate:
-            grads = {name: g + before[name] if before else g for name, g in grads.items()}
-            before = grads
+        before = grads = how.gradients(grads, before, len(labels))
         for name, g in grads.items():
-            settings = [xp.like(g, x) for x in (rate, momentum, weight_decay if decays(g) else 0)]
-            w[name], velocity[name] = f["sgd_step"](w[name], None if forget else velocity[name], g, *settings)
+            if not how.moves(name):
+                continue
+            settings = [xp.like(g, x) for x in (how.rate(rates, t), momentum, weight_decay)]
+            share = how.decays(name, w[name], g)
+            if not numpy.all(share == 1):  # taken off beforehand, as the step adds all of it
+                g = g - w[name] * (1 - share) * settings[2]
+            w[name], velocity[name] = f["sgd_step"](w[name], None if how.forget else velocity[name], g, *settings)
     return out | {f"after.{name}": x for name, x in w.items()}
 
 

@@ -14,6 +14,7 @@ K classes. In `loops`, i are the inputs and g the cotangents, as nested lists.
 """
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ import numpy
 
 from bplcz_ref import loops as scalar
 from bplcz_ref.conform import exact as xp
-from bplcz_ref.conform import networks
+from bplcz_ref.conform import networks, words
 from bplcz_ref.conform.exact import Array, like
 
 EPS_NORM, EPS_VARIANCE = "1e-12", "1e-5"
@@ -34,13 +35,14 @@ class Op(NamedTuple):
     formula: str
     parents: tuple = ()
     loops: Callable | None = None  # (inputs, cotangents) -> {output: nested list}
-    copies: bool = False  # its outputs are copied whole numbers: they have to be equal, not near
+    copies: bool = False  # its outputs are copies: whole numbers have to be equal, not near
+    picks: bool = False  # it picks values by their order and computes nothing
     exponential: bool = False  # e^x is uncertain by |x| eps, however it is computed
     tapped: bool = False  # it has a tap after each sub-layer, dozens of outputs
 
 
 OPS: dict = {}
-FORMULAS: dict = {}
+FORMULAS: dict = {"matmul": operator.matmul}  # an entry of its own: products are where hardware rounds
 
 
 def operation(**entry: Any) -> Callable:
@@ -75,7 +77,7 @@ def read_array(f: dict, a: Array) -> dict:
     return {f"sum_{axis}": xp.sum(a, axis=axis) for axis in range(3)}
 
 
-@operation(suite=4, equation="II-A", symbol="X_i", parents=("read_array",), copies=True)
+@operation(suite=4, equation="II-A", symbol="X_i", parents=("read_array",), copies=True, picks=True)
 def band_groups(f: dict, sen1: Array, sen2: Array) -> dict:
     """X_i = the group's bands, 1-based as printed, channels last"""
     bands = {
@@ -90,9 +92,9 @@ def band_groups(f: dict, sen1: Array, sen2: Array) -> dict:
     return {f"X_{name}": sensor[..., [b - 1 for b in numbers]] for name, (sensor, numbers) in bands.items()}
 
 
-operation(suite=5, equation="II-B1", symbol="t_i")(networks.prompt)
-operation(suite=5, equation="II-B1", symbol="pieces")(networks.pre_tokens)
-operation(suite=5, equation="II-B1", symbol="ids", parents=("pre_tokens",))(networks.tokenize)
+operation(suite=5, equation="II-B1", symbol="t_i")(words.prompt)
+operation(suite=5, equation="II-B1", symbol="pieces")(words.pre_tokens)
+operation(suite=5, equation="II-B1", symbol="ids", parents=("pre_tokens",))(words.tokenize)
 
 # ---------------------------------------------------------------- layers
 
@@ -100,27 +102,30 @@ operation(suite=5, equation="II-B1", symbol="ids", parents=("pre_tokens",))(netw
 @operation(suite=6, equation="II-D", symbol="D", parents=("read_array",))
 def linear(f: dict, x: Array, weight: Array, bias: Array) -> dict:
     """y = x weight^T + bias"""
-    return {"y": x @ weight.T + bias}
+    return {"y": f["matmul"](x, weight.T) + bias}
 
 
-def windows(x: Array, kh: int, kw: int, stride: int, before: int, after: int) -> dict:
+def windows(x: Array, kh: int, kw: int, stride: int, before: int, after: int, spread: int = 1) -> dict:
     """{(u, v): the pixels under tap (u, v)}; zeros `before` the first and `after` the last row and column."""
     x = xp.pad(x, ((0, 0), (before, after), (before, after), (0, 0)))
-    rows, columns = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
-    at = lambda u, n: slice(u, u + stride * (n - 1) + 1, stride)
+    count = lambda size, k: (size - spread * (k - 1) - 1) // stride + 1
+    rows, columns = count(x.shape[1], kh), count(x.shape[2], kw)
+    at = lambda u, n: slice(spread * u, spread * u + stride * (n - 1) + 1, stride)
     return {(u, v): x[:, at(u, rows), at(v, columns)] for u in range(kh) for v in range(kw)}
 
 
 @operation(suite=6, equation=1, symbol="conv", parents=("read_array",))
-def conv2d(f: dict, x: Array, weight: Array, stride: int = 1, padding: int = 1, one_sided: bool = False) -> dict:
+def conv2d(
+    f: dict, x: Array, weight: Array, stride: int = 1, padding: int = 1, before: int | None = None, spread: int = 1
+) -> dict:
     """y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped
 
-    Channels last, weight (O, C, kh, kw), zeros on both sides (`one_sided` is for a wrong reading).
+    Channels last, weight (O, C, kh, kw), zeros on both sides (`before` and `spread` are for wrong readings).
     """
-    before = 0 if one_sided and int(stride) > 1 else int(padding)
-    total = None
-    for (u, v), pixels in windows(x, weight.shape[2], weight.shape[3], int(stride), before, int(padding)).items():
-        part = pixels @ weight[:, :, u, v].T
+    stride, padding = int(stride), int(padding)
+    before, total = padding if before is None else before, None
+    for (u, v), pixels in windows(x, weight.shape[2], weight.shape[3], stride, before, padding, spread).items():
+        part = f["matmul"](pixels, weight[:, :, u, v].T)
         total = part if total is None else total + part
     return {"y": total}
 
@@ -161,15 +166,26 @@ def relu(f: dict, x: Array) -> dict:
     return {"y": x * xp.mask(xp.value(x) > 0, x)}
 
 
-@operation(suite=6, equation=1, symbol="max-pool", parents=("read_array",))
-def max_pool2d(f: dict, x: Array) -> dict:
-    """the largest of each 2 x 2 window"""
-    taps = list(windows(x, 2, 2, 2, 0, 0).values())
-    first = numpy.argmax(numpy.stack([xp.value(t) for t in taps]), axis=0)
-    total = taps[0] * xp.mask(first == 0, x)
-    for k in range(1, 4):
-        total = total + taps[k] * xp.mask(first == k, x)
-    return {"y": total}
+def first_of_equals(equal: Array) -> Array:
+    """Of the places that hold the largest value (taps first), the first in row order."""
+    return equal * (numpy.cumsum(equal, axis=0) == 1)
+
+
+@operation(suite=6, equation=1, symbol="max-pool", parents=("read_array",), picks=True)
+def max_pool2d(f: dict, x: Array, chosen: Callable = first_of_equals, stride: int = 2) -> dict:
+    """the largest of each whole 2 x 2 window; of equals the first in row order has the gradient
+
+    A last row or column without a partner is dropped. `chosen` gives the share of each of the equals.
+    """
+    taps = list(windows(x, 2, 2, stride, 0, 0).values())
+    values = numpy.stack([xp.value(t) for t in taps])
+    largest = values.max(axis=0)
+    share = chosen((values == largest).astype(int))
+    surplus, total = xp.mask(share.sum(axis=0) > 1, x) * (share.sum(axis=0) - 1), None
+    for k in range(4):
+        part = taps[k] * (share[k] if isinstance(x, xp.Exact) else share[k].astype(values.dtype))
+        total = part if total is None else total + part
+    return {"y": total - xp.without_history(taps[0] * 0 + largest) * surplus if surplus.any() else total}
 
 
 @operation(suite=6, equation="ExViT", symbol="GELU", parents=("read_array",))
@@ -194,30 +210,34 @@ def join_heads(x: Array) -> Array:  # (N, heads, L, W / heads) -> (N, L, W)
     return xp.reshape(xp.transpose(x, (0, 2, 1, 3)), (N, L, heads * each))
 
 
+def masked_softmax(scores: Array, seen: Array, axis: int = -1) -> Array:  # (N, heads, L, L), (L, L)
+    """The softmax over the keys that are `seen`, shifted by the largest of them."""
+    plain = xp.value(scores)
+    shown = numpy.where(seen == 1, plain, plain.min())  # the largest of what is seen; it cancels
+    e = xp.exp((scores - shown.max(axis=axis, keepdims=True)) * seen) * seen
+    return e / xp.sum(e, axis, keepdims=True)
+
+
 @operation(suite=6, equation=2, symbol="MHA", parents=("linear",))
 def attention(
     f: dict, x: Array, in_proj_weight: Array, in_proj_bias: Array, out_weight: Array, out_bias: Array, heads: int,
     divide: bool = True, reach: int = 0, split: Callable = split_heads, order: str = "qkv",
+    weigh: Callable = masked_softmax, join: Callable = join_heads,
 ) -> dict:  # fmt: skip
     """softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out
 
     CLIP's self-attention, W / heads features for each head. The options are for wrong readings; the right one
     takes their defaults.
     """
-    W, L = x.shape[-1], x.shape[-2]
-    parts = {}
+    W, L, times, parts = x.shape[-1], x.shape[-2], f["matmul"], {}
     for i, name in enumerate(order):
         rows = slice(i * W, (i + 1) * W)
-        parts[name] = split(x @ in_proj_weight[rows].T + in_proj_bias[rows], int(heads))
-    scores = parts["q"] @ xp.transpose(parts["k"], (0, 1, 3, 2))
+        parts[name] = split(times(x, in_proj_weight[rows].T) + in_proj_bias[rows], int(heads))
+    scores = times(parts["q"], xp.transpose(parts["k"], (0, 1, 3, 2)))
     if divide:
         scores = scores / xp.root(W // int(heads), x)
     seen = xp.mask(numpy.tril(numpy.ones((L, L)), reach), x)
-    plain = xp.value(scores)
-    shown = numpy.where(seen == 1, plain, plain.min())  # the largest of what is seen; it cancels
-    e = xp.exp((scores - shown.max(axis=-1, keepdims=True)) * seen) * seen
-    y = (e / xp.sum(e, -1, keepdims=True)) @ parts["v"]
-    return {"y": join_heads(y) @ out_weight.T + out_bias}
+    return {"y": times(join(times(weigh(scores, seen), parts["v"])), out_weight.T) + out_bias}
 
 
 # ---------------------------------------------------------------- Eqs. (1)-(11)
@@ -253,7 +273,7 @@ def _similarity_loops(i, g):
 def similarity(f: dict, I_i: Array, T_i: Array) -> dict:
     """S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)"""
     u, v = normalise(I_i), normalise(T_i)
-    return {"S_i": u @ v.T, "S_hat_i": v @ u.T}
+    return {"S_i": f["matmul"](u, v.T), "S_hat_i": f["matmul"](v, u.T)}
 
 
 @operation(
@@ -317,6 +337,7 @@ def contrastive_loss(f: dict, S: Array, W: Array) -> dict:
     equation=9,
     symbol="I",
     parents=("read_array",),
+    picks=True,
     loops=lambda i, g: {
         "I": scalar.concat(i["I_groups"]),
         "grad.I_groups": scalar.concat_vjp(i["I_groups"], g["I"]),
@@ -426,3 +447,46 @@ _OUTSIDE = ("read_array", "prompt", "pre_tokens", "tokenize", "gelu", "metrics")
 operation(
     suite=7, equation="Fig. 1", symbol="L", tapped=True, parents=tuple(op for op in OPS if op not in _OUTSIDE)
 )(networks.training)
+
+# ---------------------------------------------------------------- before and after the training
+
+
+@operation(suite=9, equation="III-A", symbol="mean, std", parents=("read_array",))
+def statistics(f: dict, x: Array) -> dict:
+    """mean and std of each channel over samples, rows and columns; std = sqrt(sum (x - mean)^2 / N)"""
+    axes = tuple(range(x.ndim - 1))
+    mean = xp.mean(x, axes)
+    return {"mean": mean, "std": xp.sqrt(xp.mean((x - mean) * (x - mean), axes))}
+
+
+@operation(suite=9, equation="III-A", symbol="X", parents=("read_array",))
+def standardise(f: dict, x: Array, mean: Array, std: Array) -> dict:
+    """(x - mean) / std of each channel; a channel with std 0 is divided by 1"""
+    none = xp.mask(xp.value(std) == 0, std)
+    return {"y": (x - mean) / (std + none)}
+
+
+@operation(suite=9, equation="III-A", symbol="train, test")
+def split(f: dict, y: Array, per_class: int, test: int, seed: int) -> dict:
+    """how many rows of each of the 17 classes a split of the labels y draws, and how many rows come twice
+
+    Training takes per_class rows of each class, the test takes `test` of all the others. Cases ask for all that
+    are left, so that the counts do not depend on the draw. `repeated` are rows that training or test hold twice,
+    `common` those that are in both. What cannot be drawn is answered by {"refused": 1}.
+    """
+    counts = numpy.bincount(numpy.asarray(y), minlength=17)
+    if counts.min() < int(per_class) or len(y) - 17 * int(per_class) < int(test):
+        return {"refused": 1}
+    train = numpy.full(17, int(per_class))
+    return {"train": train, "test": counts - train, "repeated": 0, "common": 0}
+
+
+@operation(suite=9, equation=9, symbol="class")
+def predict(f: dict, c_hat: Array) -> dict:
+    """y_hat[j] = the class of the largest logit of row j; of equals the first"""
+    return {"y_hat": numpy.argmax(xp.value(c_hat), axis=1)}
+
+
+operation(suite=9, equation=9, symbol="c_hat", tapped=True, parents=("image_encoder", "predict"))(
+    networks.inference
+)

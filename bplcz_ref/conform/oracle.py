@@ -31,6 +31,7 @@ def evaluate(case: Case, f: dict, digits: int = DIGITS, moved: bool = False) -> 
     computation acts like one in the inputs, and rounding alone may miss it where it happens to be exact.
     """
     with decimal.localcontext(decimal.Context(prec=digits, traps=[], Emax=999999, Emin=-999999)):
+        moved = moved and not OPS[case.op].picks  # ties have to stay ties
         half = Decimal(10) ** (1 - digits) / 2 if moved else Decimal(0)
         inputs = {name: _exact_input(case, name, half) for name in case.inputs}
         out = dict(f[case.op](f, **inputs))
@@ -41,7 +42,7 @@ def evaluate(case: Case, f: dict, digits: int = DIGITS, moved: bool = False) -> 
                 J = J + exact.sum(exact.exact(out[name]) * exact.exact(g))
             grads = exact.gradients(J, [inputs[name] for name in case.gradients])
             out |= {f"grad.{name}": g for name, g in zip(case.gradients, grads, strict=True)}
-        if OPS[case.op].copies:
+        if OPS[case.op].copies and all((x.value % 1 == 0).all() for x in out.values()):
             out = {name: x.value.astype(int) for name, x in out.items()}
         return out
 
@@ -62,7 +63,7 @@ def _exact_input(case, name, half):
 def distance(a: Array, r: Array, scale: float) -> Decimal:
     """max |a - r| / scale of two outputs, at most FAR; a NaN for a NaN has the distance 0."""
     if not isinstance(r, Exact):
-        return Decimal(0) if not isinstance(a, Exact) and np.array_equal(a, r) else FAR
+        return Decimal(0) if np.array_equal(a.value if isinstance(a, Exact) else a, r) else FAR
     if not isinstance(a, Exact) or a.shape != r.shape:
         return FAR
     return min(_largest_gap(a.value, r.value) / Decimal(scale), FAR)
@@ -121,16 +122,16 @@ def _nested(arrays):
     return {name: numbers(x.tolist() if isinstance(x, np.ndarray) else x) for name, x in arrays.items()}
 
 
-def expectations(case: Case, f: dict = FORMULAS) -> tuple:
+def expectations(case: Case, f: dict = FORMULAS, also: tuple = ()) -> tuple:
     """({output: TENSOR with scale and amplification}, the outputs themselves).
 
     The amplification of an output is the largest error, in units of its scale and of the last digit, that
-    computing with 8 and with 10 digits has made. It is at least 1.
+    computing with 8 and with 10 digits has made, by this table and by those in `also`. It is at least 1.
     """
     out = evaluate(case, f)
     if f is FORMULAS and OPS[case.op].loops:
         out = certified(case, out)
-    rough = [(digits, evaluate(case, f, digits, moved=True)) for digits in ROUGH]
+    rough = [out for table in (f, *also) for out in roughly(case, table)]
     least = Decimal(_least_amplification(case))
     expect = {}
     for name, r in out.items():
@@ -138,18 +139,28 @@ def expectations(case: Case, f: dict = FORMULAS) -> tuple:
         if isinstance(r, Exact):
             mass = _largest_mass(r)
             scale = _rounded_up(mass) if mass else 1.0
-            errors = [distance(o[name], r, scale) / Decimal(10) ** (1 - digits) for digits, o in rough]
-            expect[name] |= {"scale": scale, "amplification": _rounded_up(max(least, *errors), 2)}
+            expect[name] |= {"scale": scale, "amplification": amplification(name, r, scale, rough, least)}
     if OPS[case.op].tapped:
         _share_amplifications(expect)
     return expect, out
 
 
+def roughly(case: Case, f: dict) -> list:
+    """[(digits, outputs)] of a case worked out with few digits, its inputs moved in the last of them."""
+    return [(digits, evaluate(case, f, digits, moved=True)) for digits in ROUGH]
+
+
+def amplification(name: str, r: Exact, scale: float, rough: list, least: Decimal = Decimal(1)) -> float:
+    """The largest error of an output worked out roughly, in units of the scale and of the last digit."""
+    errors = [distance(out[name], r, scale) / Decimal(10) ** (1 - digits) for digits, out in rough]
+    return _rounded_up(max(least, *errors), 2)
+
+
 def _least_amplification(case):
-    """1, or what an exponential of the largest input needs: budget / eps is then that input."""
+    """What the case asks for, or what an exponential of the largest input needs: budget / eps is that input."""
     if not OPS[case.op].exponential:
-        return 1.0
-    return max(1.0, *(float(np.max(np.abs(x))) / FACTOR for x in case.inputs.values()))
+        return case.least
+    return max(case.least, *(float(np.max(np.abs(x))) / FACTOR for x in case.inputs.values()))
 
 
 def _share_amplifications(expect: dict) -> None:
@@ -165,6 +176,18 @@ def _share_amplifications(expect: dict) -> None:
         most = max(t["amplification"] for t in members)
         for t in members:
             t["amplification"] = most
+
+
+def magnitudes(case: Case, out: dict) -> list:
+    """[smallest, largest] size of the numbers that a case cannot do without, for dtypes with a small range."""
+
+    def peak(x):
+        sizes = np.abs(np.asarray(x, dtype=float))
+        return float(np.max(sizes[np.isfinite(sizes)], initial=0.0))
+
+    given = [peak(x) for x in case.inputs.values() if not isinstance(x, str)]
+    made = [peak(x.value) for x in out.values() if isinstance(x, Exact)]
+    return [float(f"{x:.3g}") for x in (min(case.needs, *filter(None, [1.0, *given])), max([*given, *made, 1.0]))]
 
 
 def _rounded_up(x, digits=3):

@@ -10,6 +10,7 @@ vectors and graded like anybody's, and every mutant has to fail under its own na
 """
 
 import functools
+import operator
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +20,11 @@ import numpy
 
 from bplcz_ref import bands, equations, files, metrics, model, nn, optim, paper, prompts, tokenizer, weights
 from bplcz_ref.conform import exact, kit, networks, ops, verdict
-from bplcz_ref.conform.grading import Answers, read
+from bplcz_ref.conform.clauses import CLAUSES, uncovered
+from bplcz_ref.conform.grading import FAIL, Answers, grade, read
 from bplcz_ref.conform.kit import Kit
 from bplcz_ref.conform.wrong import CANNOT_SHOW, WRONG, Wrong
+from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn
 from bplcz_ref.encoders import text as text_encoders
 
@@ -68,7 +71,33 @@ def _metrics(f, y, y_hat, K):
     return {"confusion": C} | {name: found[name] for name in ("overall_accuracy", "average_accuracy", "kappa")}
 
 
+def _standardise(f, x, mean, std):
+    pad = lambda a: np.concatenate([a, np.ones((*a.shape[:-1], 18 - a.shape[-1]), a.dtype)], axis=-1)
+    given = [exact.value(pad(a)) for a in (mean, std)]
+    return {"y": standardise.standardise(pad(x), standardise.Statistics(*given))[..., : x.shape[-1]]}
+
+
+def _statistics(f, x):
+    moments = standardise.Moments()
+    for some in (x[:1], x[1:]):
+        moments.add(numpy.concatenate([some, numpy.ones((*some.shape[:-1], 18 - x.shape[-1]))], axis=-1))
+    found = moments.statistics()
+    return {"mean": found.mean[: x.shape[-1]], "std": found.std[: x.shape[-1]]}
+
+
+def _split(f, y, per_class, test, seed):
+    try:
+        train, rest = so2sat.split(y, per_class, test, seed)
+    except ValueError:
+        return {"refused": 1}
+    count = lambda rows: numpy.bincount(y[rows], minlength=17)
+    repeated = len(train) + len(rest) - len(set(train)) - len(set(rest))
+    common = len(set(train) & set(rest))
+    return {"train": count(train), "test": count(rest), "repeated": repeated, "common": common}
+
+
 PARTS = {
+    "matmul": operator.matmul,
     "read_array": lambda f, a: {f"sum_{axis}": a.sum(axis=axis) for axis in range(3)},
     "band_groups": lambda f, sen1, sen2: {f"X_{name}": x for name, x in bands.split(sen1, sen2).items()},
     "prompt": lambda f, class_index, group: {"text": prompts.prompt(class_index, group)},
@@ -97,6 +126,11 @@ PARTS = {
     "sgd": ops.sgd,
     "metrics": _metrics,
     "training": networks.training,
+    "statistics": _statistics,
+    "standardise": _standardise,
+    "split": _split,
+    "predict": lambda f, c_hat: {"y_hat": numpy.argmax(exact.value(c_hat), axis=1)},
+    "inference": networks.inference,
 }
 
 
@@ -108,6 +142,19 @@ def _whole_image_encoder(f, x, **w):
     _, state = network.init(numpy.random.default_rng(0), exact.value(x).dtype)
     I_i, _ = network.apply(weights.nested(w), state, x, train=True)
     return networks.image_encoder(f, x, **w) | {"I_i": I_i}
+
+
+def _whole_inference(f, batches, x, **w):
+    network = ebcnn.encoder(x.shape[-1], width=w["conv1.weight"].shape[0], features=w["proj.bias"].shape[0])
+    _, state = network.init(numpy.random.default_rng(0), x.dtype)
+    params = weights.nested(w)
+    head = params.pop("classifier")
+    for batch in batches:
+        _, state = network.apply(params, state, batch, train=True)
+    I_i, _ = network.apply(params, state, x, train=False)
+    c_hat = nn.linear(I_i, **head)
+    running = {name: v for name, v in weights.named(state).items() if "running" in name}
+    return running | {"I_i": I_i, "c_hat": c_hat, "y_hat": numpy.argmax(c_hat, axis=1)}
 
 
 def _text_network(heads, w):
@@ -155,6 +202,7 @@ WHOLE = PARTS | {
     "text_encoder": _whole_text_encoder,
     "contrastive_loss": _whole_contrastive_loss,
     "training": _whole_training,
+    "inference": _whole_inference,
 }
 
 
@@ -219,11 +267,14 @@ class Mutant(NamedTuple):
 class Selftest(NamedTuple):
     reference: dict  # "float64 parts" -> Report
     mutants: tuple
+    uncovered: tuple  # what the table of clauses lacks
+    hollow: tuple  # answers without computation that an operation's cases let pass
 
     @property
     def ok(self) -> bool:
         passed = all(r.ok for r in self.reference.values())
-        return passed and all(m.killed and m.located and m.named for m in self.mutants)
+        found = all(m.killed and m.located and m.named for m in self.mutants)
+        return passed and found and not self.uncovered and not self.hollow
 
     def __str__(self):
         lines = [f"reference, {name}: {verdict.head(r)}" for name, r in self.reference.items()]
@@ -236,6 +287,13 @@ class Selftest(NamedTuple):
             elif len(m.names) > 1:
                 others = ", ".join(set(m.names) - {m.name})
                 lines.append(f"  {m.op}: {m.name} cannot be distinguished from {others}")
+        clauses = sum(map(len, CLAUSES.values()))
+        lines.append(f"clauses: {clauses}; without a case or a mutant that shows them: {len(self.uncovered)}")
+        lines += [f"  {line}" for line in self.uncovered]
+        lines.append(
+            f"ways to answer without computing: {len(HOLLOW)}; operations that let one pass: {len(self.hollow)}"
+        )
+        lines += [f"  {line}" for line in self.hollow]
         lines += [f"cannot be shown: {c['op']}: {c['name']}: {c['why']}" for c in CANNOT_SHOW]
         return "\n".join([*lines, "the self-test passes" if self.ok else "THE SELF-TEST FAILS"])
 
@@ -250,24 +308,69 @@ def affected(vectors: Kit, op: str, chain: bool = False) -> dict:
 
 
 def mutant(vectors: Kit, right: dict, wrong: Wrong, dtype: str = "float32", chain: bool = False) -> tuple:
-    """(Mutant, Report) of the reference, whose answers are `right`, with one function replaced."""
+    """(Mutant, Report on what rests on it) of the reference (answers: `right`) with one function replaced."""
     table = PARTS | {wrong.entry: wrong.function}
-    given = dict(right)
-    for name, case in affected(vectors, wrong.op, chain).items():
+    cases = affected(vectors, wrong.op, chain)
+    given = {name: right[name] for name in cases}
+    for name, case in cases.items():
         try:
             with np.errstate(all="ignore"):  # mutants divide by zero and overflow; that is their point
                 given[name] = as_read(answer(case, table, dtype))
         except ValueError:  # further on, the package's own functions may refuse what the mutant made
             del given[name]
-    r = verdict.report(vectors, Answers(given, []), dtype)
+    r = verdict.report(vectors._replace(cases=cases), Answers(given, []), dtype)  # all others pass as they did
     guilty = [f for f in r.findings if f.state in ("guilty", "drift")]
-    located = [f.op for f in guilty] == [wrong.op]
-    names = guilty[0].names if guilty else ()
-    return Mutant(wrong.op, wrong.name, r.exit_code != 0, located, located and wrong.name in names, names), r
+    located = {f.op for f in guilty} == {wrong.op}
+    names = tuple(dict.fromkeys(name for f in guilty for name in (f.names or f.alike)))
+    if wrong.accepted:
+        ways = {name for g in r.graded.values() if g.op == wrong.op for name in g.accepted}
+        return Mutant(wrong.op, wrong.name, r.exit_code == 0, not guilty, ways <= {wrong.name}, tuple(ways)), r
+    return Mutant(wrong.op, wrong.name, r.exit_code != 0, located, located and names == (wrong.name,), names), r
+
+
+def _other_of_shape(a, others):
+    """The first other array of the same shape; without one, the same again."""
+    return next((x for x in others if numpy.shape(x) == numpy.shape(a)), a)
+
+
+HOLLOW = {  # what (the right array, the inputs, the answers to other cases) become without computation
+    "zeros": lambda a, inputs, others: numpy.zeros_like(a),
+    "ones": lambda a, inputs, others: numpy.ones_like(a),
+    "an input returned": lambda a, inputs, others: _other_of_shape(a, inputs),
+    "the right numbers in reverse": lambda a, inputs, others: a.ravel()[::-1].reshape(a.shape),
+    "the answer of another case": lambda a, inputs, others: _other_of_shape(a, others),
+}
+
+
+def passing_hollow(vectors: Kit, right: dict, dtype: str) -> list:
+    """Lines "operation: way" where answers without computation differ from the right ones and no case fails."""
+    lines = []
+    for way, made in HOLLOW.items():
+        changed, failed = set(), set()
+        for name, case in vectors.cases.items():
+            inputs = [kit.array(t, name) for t in case["inputs"].values()]
+            given = {}
+            for o, a in right[name].items():
+                others = [
+                    right[n][o]
+                    for n, c in vectors.cases.items()
+                    if c["op"] == case["op"] and n != name and o in right[n]
+                ]
+                given[o] = made(a, inputs, others) if isinstance(a, numpy.ndarray) else a
+            if any(
+                not numpy.array_equal(given[o], a, equal_nan=a.dtype.kind == "f")
+                for o, a in right[name].items()
+                if isinstance(a, numpy.ndarray)
+            ):
+                changed.add(case["op"])
+                if grade(case, given, dtype).state == FAIL:
+                    failed.add(case["op"])
+        lines += [f"{op}: {way}" for op in ops.OPS if op in changed - failed]
+    return lines
 
 
 def selftest(dtypes: tuple = ("float64", "float32"), chain: bool = False) -> Selftest:
-    """Everything: the reference twice in each dtype, then every mutant in the last dtype."""
+    """The reference twice in each dtype, then every mutant in the last one; those of the chain only on demand."""
     vectors, reference, right = kit.load(), {}, {}
     for dtype in dtypes:
         for kind, table in (("parts", PARTS), ("whole", WHOLE)):
@@ -275,4 +378,8 @@ def selftest(dtypes: tuple = ("float64", "float32"), chain: bool = False) -> Sel
             reference[f"{dtype} {kind}"] = verdict.report(vectors, given, dtype)
             if kind == "parts":
                 right = given.given
-    return Selftest(reference, tuple(mutant(vectors, right, w, dtypes[-1], chain)[0] for w in WRONG))
+    chosen = [w for w in WRONG if chain or w.op != HEAVY]
+    mutants = tuple(mutant(vectors, right, w, dtypes[-1], chain)[0] for w in chosen)
+    return Selftest(
+        reference, mutants, tuple(uncovered(vectors)), tuple(passing_hollow(vectors, right, dtypes[-1]))
+    )

@@ -15,6 +15,7 @@ from bplcz_ref.conform.grading import (
     EVERYTHING,
     FAIL,
     MISSING,
+    NOT_ASKED,
     NOT_RUN,
     PASS,
     UNDECIDED,
@@ -25,6 +26,7 @@ from bplcz_ref.conform.grading import (
     under_readings,
 )
 from bplcz_ref.conform.kit import EPS, MARGIN, SUITES, Kit
+from bplcz_ref.conform.naming import ROUNDED, names, told_apart
 from bplcz_ref.conform.networks import origin
 from bplcz_ref.conform.ops import OPS, Op, rests_on
 
@@ -36,7 +38,8 @@ class Finding(NamedTuple):
     state: str  # guilty, blocked, drift
     op: str
     output: str  # the first that fails
-    names: tuple  # wrong readings that every failing case fits
+    names: tuple  # the wrong reading that every failing case fits, or nothing
+    alike: tuple  # two or more that fit equally well: none of them is named
     cases: tuple  # ids of the failing cases
     total: int
     error: float
@@ -73,11 +76,15 @@ def report(vectors: Kit, answers: Answers, dtype: str, profile: Profile = EVERYT
     graded, defects = {}, list(answers.defects)
     for name, case in cases.items():
         if name in declared:
-            graded[name] = grade(case, answers.given.get(name), dtype, profile.gradients)
+            graded[name] = grade(case, answers.given.get(name), dtype, profile.gradients, profile.products)
         else:
             graded[name] = Graded(name, case["op"], NOT_RUN, {})
             if name in answers.given:
                 defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
+    failing = {g.op for g in graded.values() if g.state == FAIL}
+    for g in [g for g in graded.values() if g.state == FAIL and not (rests_on(g.op) - {g.op}) & failing]:
+        fits = names(cases[g.id], answers.given[g.id], g.outcomes, dtype, cases)  # of what is not blocked
+        graded[g.id] = g._replace(fits=fits)
     for g in graded.values():
         defects += [f"{g.id}: {name}: {o.note}" for name, o in g.outcomes.items() if o.malformed]
     states = {g.state for g in graded.values()}
@@ -116,26 +123,31 @@ def _findings(cases, graded, dtype):
         if op in failing:
             state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
             found.append(_finding(state, op, failing[op], cases, graded, dtype))
+    named = [set(g.fits) for g in chains if g.fits]
+    common = tuple(told_apart(set.intersection(*named) if named else set(), len(named) == len(chains)))
     for g in chains:
-        found += _in_chain(g, cases[g.id], set(failing), graded)
+        found += _in_chain(g._replace(fits=common), cases[g.id], set(failing), graded)
     return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
 
 
 def _finding(state, op, failed, cases, graded, dtype):
     """One Finding on an operation from its failing cases."""
     telling = [g for g in failed if not _overflowed(g) and not _slight(g, dtype)] or failed
-    names = set(telling[0].fits).intersection(*(g.fits for g in telling))
+    telling = [g for g in telling if not _rounded(g)] or telling  # a wrong formula may also lose digits
+    fits = set(telling[0].fits).intersection(*(g.fits for g in telling))
     own = [g for g in graded.values() if g.op == op]
     for g in own:
         if g.state == PASS:  # a wrong reading that this case would have shown
-            names -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
+            fits -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
+    fits = told_apart(fits, not any(cases[g.id]["flag"] == "PRECISION" and g.state == PASS for g in own))
     worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
     output, first = next((o, found) for o, found in worst.outcomes.items() if not found.passed)
     return Finding(
         state,
         op,
         output,
-        names=tuple(sorted(names)),
+        names=tuple(fits) if len(fits) == 1 else (),
+        alike=tuple(sorted(fits)) if len(fits) > 1 else (),
         cases=(worst.id, *(g.id for g in failed if g is not worst)),
         total=sum(g.state != NOT_RUN for g in own),
         error=first.error,
@@ -146,7 +158,14 @@ def _finding(state, op, failed, cases, graded, dtype):
 
 def _overflowed(g):
     """Whether an answer is not finite where a wrong reading in exact arithmetic is: it then fits none."""
-    return not g.fits and any(o.error == float("inf") and o.note == "nan" for o in g.outcomes.values())
+    return (not g.fits or _rounded(g)) and any(
+        o.error == float("inf") and o.note == "nan" for o in g.outcomes.values()
+    )
+
+
+def _rounded(g):
+    """Whether a coarse dtype would explain a case."""
+    return bool(g.fits) and all(name.startswith(ROUNDED) for name in g.fits)
 
 
 def _slight(g, dtype):
@@ -155,7 +174,9 @@ def _slight(g, dtype):
     They keep what lies 1 / MARGIN budgets of float32 or more from the right value; up to twice that is slight.
     """
     slight = 2 / MARGIN * EPS["float32"] / EPS[dtype]  # in budgets of this dtype
-    return not g.fits and all(o.passed or o.error <= o.allowed * slight for o in g.outcomes.values())
+    return (not g.fits or _rounded(g)) and all(
+        o.passed or o.error <= o.allowed * slight for o in g.outcomes.values()
+    )
 
 
 def _in_chain(g, case, guilty, graded):
@@ -175,12 +196,15 @@ def _in_chain(g, case, guilty, graded):
             continue
         state = "blocked" if output in below else "drift"
         run = [other.state for other in graded.values() if other.op == op != "training"]
-        note = f"{op} passes alone" if run and {PASS, UNDECIDED} >= set(run) else f"{op} was not run alone"
+        note = (
+            f"{op} passes alone" if run and {PASS, UNDECIDED, NOT_ASKED} >= set(run) else f"{op} was not run alone"
+        )
         if any((f.state, f.note) == (state, note) for f in out):
             continue  # the same operation in another group says nothing new
         o = g.outcomes[output]
         fits = g.fits if state == "drift" else ()
-        out.append(Finding(state, "training", output, fits, (g.id,), 1, o.error, o.allowed, note))
+        named = (fits, ()) if len(fits) == 1 else ((), fits)
+        out.append(Finding(state, "training", output, *named, (g.id,), 1, o.error, o.allowed, note))
     return out
 
 
@@ -203,26 +227,18 @@ def _line(f):
         return f"blocked  {_label(f.op)}{where}: ignore it until the guilty are fixed"
     meaning = "no known wrong reading fits"
     if f.names:
-        quoted = [f'"{name}"' for name in f.names[:3]]
-        meaning = f"this is {' or '.join(quoted)}"
+        meaning = f'this is "{f.names[0]}"'
+    elif f.alike:
+        meaning = f"these fit alike: {', '.join(f.alike[:3])}"
     size = f.note if f.error == float("inf") and f.note else f"error {f.error:.2g}, budget {f.allowed:.2g}"
     if f.state == "drift":
         return f"drift    {f.output} in {f.cases[0]} ({f.note}): {meaning}; {size}"
     return f"GUILTY   {_label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
 
 
-def _coarser(r):
-    """The least coarse dtype as which everything that fails would pass, or None."""
-    failed = [o for g in r.of(FAIL) for o in g.outcomes.values() if not o.passed]
-    for dtype in list(EPS)[list(EPS).index(r.dtype) + 1 :]:
-        if failed and all(o.error <= o.allowed * EPS[dtype] / EPS[r.dtype] for o in failed):
-            return dtype
-    return None
-
-
 def head(r: Report) -> str:
     """The first line: the verdict and how many cases are in which state."""
-    counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_RUN)}
+    counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_ASKED, NOT_RUN)}
     word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
     if r.exit_code == 0 and counts[NOT_RUN]:
         word = "PASS of the declared part"
@@ -266,8 +282,6 @@ def text(r: Report, folder: str | Path | None = None) -> str:
     if missing:
         lines.append(f"incomplete: {', '.join(f'{g.id} ({g.why})' for g in missing[:3])}")
         lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
-    if other := _coarser(r):
-        lines.append(f"all that fails would pass as {other}: were the answers worked out in {other}?")
     found, last = [], []
     for f in r.findings:
         found.append(_line(f))
@@ -278,6 +292,11 @@ def text(r: Report, folder: str | Path | None = None) -> str:
         last.append(
             f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}"
         )
+    if unasked := r.of(NOT_ASKED):
+        last += _wrapped(f"{r.dtype} has not the range for", [g.id for g in unasked])
+    ways = dict.fromkeys((g.op, name) for g in r.graded.values() for name in g.accepted)
+    if ways:
+        last += _wrapped("accepted differences:", [f"{op}: {name}" for op, name in ways])
     last += _absent_lines(r)
     if r.profile.readings:
         last += _wrapped("graded on the readings", [f"{n}: {w}" for n, w in r.profile.readings.items()])
@@ -315,6 +334,7 @@ def _case_json(g, suite):
         for name, o in g.outcomes.items()
     }
     case = {"op": g.op, "suite": suite, "state": g.state, "why": g.why, "fits": list(g.fits)}
+    case |= {"accepted": list(g.accepted)}
     return case | {"cannot_discriminate": list(g.unseen), "outputs": outputs}
 
 

@@ -10,7 +10,7 @@ graded on it.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bplcz_ref.conform.wrong_data import DATA
+from bplcz_ref.conform.wrong_data import DATA, Accepted
 from bplcz_ref.conform.wrong_equations import EQUATIONS
 from bplcz_ref.conform.wrong_networks import NETWORKS
 
@@ -21,6 +21,7 @@ class Wrong(NamedTuple):
     function: Callable
     entry: str  # the entry of the table that it replaces
     reading: dict | None  # {reading: word} of docs/readings.md
+    accepted: bool  # no mistake: recognised, listed, and passed
 
 
 READINGS = {  # the project's own word for each reading that the kit can grade another way
@@ -62,7 +63,8 @@ def _listed(tables):
         op = "sgd" if entry == "sgd_step" else entry  # a step is an entry of the table without cases of its own
         for name, value in known.items():
             function, *choice = value if isinstance(value, tuple) else (value,)
-            yield Wrong(op, name, function, entry, {choice[0]: choice[1]} if choice else None)
+            reading = {choice[0]: choice[1]} if choice else None
+            yield Wrong(op, name, function, entry, reading, isinstance(value, Accepted))
 
 
 WRONG = list(_listed(EQUATIONS | DATA | NETWORKS))

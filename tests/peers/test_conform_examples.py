@@ -1,5 +1,6 @@
 """The example consumers of the conformance kit: each passes unchanged, and one wrong line in it is named."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bplcz_ref.__main__ import main
+from bplcz_ref.conform import kit, reference, seeds
 
 pytestmark = pytest.mark.slow  # each runs a program with its framework
 
@@ -19,11 +21,13 @@ TORCH, JAX, NODE = "conform_pytorch.py", "conform_jax.py", "conform_javascript.m
 CPP = "conform_cpp.cpp"
 DTYPES = {TORCH: "float32", JAX: "float64", NODE: "float64", CPP: "float64"}
 NOT_RUN = {
-    TORCH: "not run, as the profile declares: all of suite 5 text",
-    JAX: "not run, as the profile declares: all of suite 5 text, all of suite 7 chain, text_encoder 1 of 1 cases",
-    NODE: "not run, as the profile declares: all of suite 7 chain, prompt 21 of 21 cases, image_encoder 1 of 1 "
-    "cases, text_encoder 1 of 1 cases",
-    CPP: "not run, as the profile declares: all of suite 5 text, all of suite 7 chain, text_encoder 1 of 1 cases",
+    TORCH: "not run, as the profile declares: all of suite 5 text, split 4 of 4 cases",
+    JAX: "not run, as the profile declares: all of suite 5 text, all of suite 7 chain, text_encoder 3 of 3 cases, "
+    "split 4 of 4 cases, inference 2 of 2 cases",
+    NODE: "not run, as the profile declares: all of suite 7 chain, prompt 21 of 21 cases, image_encoder 2 of 2 "
+    "cases, text_encoder 3 of 3 cases, split 4 of 4 cases, inference 2 of 2 cases",
+    CPP: "not run, as the profile declares: all of suite 5 text, all of suite 7 chain, all of suite 9 inference, "
+    "text_encoder 3 of 3 cases",
 }
 
 
@@ -82,6 +86,28 @@ def test_each_example_passes_and_declares_what_is_missing(name, vectors, tmp_pat
     # Without the profile the missing operations count as not answered: the same answers must not pass.
     (answers / "profile.json").rename(tmp_path / "profile.json")
     assert main(["conform", "check", str(answers), "--dtype", DTYPES[name]]) == 2
+
+
+def test_a_blind_set_of_a_seed_is_answered_by_the_package_and_by_pytorch(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(seeds, "fresh", functools.cache(seeds.fresh))  # it is drawn once instead of three times
+    vectors = tmp_path / "vectors"
+    assert main(["conform", "export", str(vectors), "--seed", "7", "--blind"]) == 0
+    blind = kit.load(vectors)
+    assert all(not t for case in blind.cases.values() for t in case["expect"].values())
+    (tmp_path / "ours").mkdir()
+    ours = {name: reference.answer(case, reference.WHOLE, "float32") for name, case in blind.cases.items()}
+    reference.write(tmp_path / "ours", blind, ours)
+    run(EXAMPLES / TORCH, vectors, tmp_path / "torch")
+    capsys.readouterr()
+    assert main(["conform", "check", str(tmp_path / "ours"), "--seed", "7"]) == 0, capsys.readouterr().out
+    profile = str(tmp_path / "torch" / "profile.json")
+    code = main(["conform", "check", str(tmp_path / "torch"), "--seed", "7", "--profile", profile])
+    assert code == 0, capsys.readouterr().out
+    ours["bce/ordinary"]["L"] = ours["bce/ordinary"]["L"] * 1.0001
+    reference.write(tmp_path / "ours", blind, ours)
+    assert main(["conform", "check", str(tmp_path / "ours"), "--seed", "7"]) == 1
+    assert "[bce]" in capsys.readouterr().out
+    assert main(["conform", "check", str(tmp_path / "ours")]) == 2, "the packaged cases are others"
 
 
 # example, the suite that is run, the right line's part, the wrong one, what the report has to call it
