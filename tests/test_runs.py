@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from small import TINY, bits, edited, quiet
 
-from bplcz_ref import files, metrics, theory, tokenizer
+from bplcz_ref import files, metrics, schema, theory, tokenizer
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs, split, train
@@ -241,3 +241,32 @@ def test_the_floor_is_that_of_the_very_batches(small_file, tmp_path):
     same = [{n: a for n, a in bits(tmp_path / run).items() if n.startswith("params")} for run in ("none", "plain")]
     assert same[0] == same[1]
     assert none["parameters"] == plain["parameters"]
+
+
+ROW = {
+    "epoch": 1, "L": -0.5, "L_cls": 0.0, "L_con": None, "L_con_floor": 0.0, "training_accuracy": 0.0,
+    "validation_accuracy": 1.0, "positive_fraction": 1.0, "S_positive": -9.0, "S_negative": 9.0, "seconds": 0.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epoch", 0), ("L_cls", -0.1), ("L_con_floor", -0.1), ("training_accuracy", 1.1), ("positive_fraction", 1.1)],
+)
+def test_the_edges_of_a_line_of_the_log(name, value):
+    schema.check(ROW, runs.ROW, "log.jsonl")
+    with pytest.raises(ValueError, match=f"{name} is {value}"):
+        schema.check(ROW | {name: value}, runs.ROW, "log.jsonl")
+
+
+def test_the_edges_of_a_result():
+    kappa, split = runs.METRICS["kappa"], runs.CONFIG["data"]["split"]
+    for value in (-1, 0.5, 1, None):
+        schema.check(value, kappa, "kappa")
+    for value in (-1.5, 1.5):
+        with pytest.raises(ValueError, match="kappa"):
+            schema.check(value, kappa, "kappa")
+    for name in ("training", "test"):
+        schema.check(1, split[name], name)
+        with pytest.raises(ValueError, match=name):
+            schema.check(0, split[name], name)
