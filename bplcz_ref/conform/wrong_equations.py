@@ -24,13 +24,13 @@ def cosine(images: Callable, texts: Callable) -> Callable:
     return similarity
 
 
-def over(norm: Callable, axis: int = 1) -> Callable:
+def over(norm: Callable) -> Callable:
     """x divided by a function of its squared length."""
-    return lambda x: x / norm(xp.sum(x * x, axis=axis, keepdims=True))
+    return lambda x: x / norm(xp.sum(x * x, axis=1, keepdims=True))
 
 
 same = lambda x: x
-squared, unbounded, over_batch = over(same), over(xp.sqrt), over(xp.sqrt, axis=0)
+squared, unbounded, over_batch = over(same), over(xp.sqrt), lambda x: normalise(x.T).T
 inside = over(lambda square: xp.sqrt(square + like(square, "1e-12")))
 added = over(lambda square: xp.sqrt(square) + like(square, "1e-8"))
 centred = lambda x: normalise(x - xp.mean(x, 1, keepdims=True))

@@ -43,12 +43,11 @@ def cosine(**options):
     )
 
 
-def sgd(**options):
+def sgd(dampened=False, **options):
     def run(w, gradients, lr, momentum, weight_decay):
         w, ws, vs = w.clone(), [], []
-        optimiser = torch.optim.SGD(
-            [w], momentum=momentum, weight_decay=weight_decay, **(options if momentum else {})
-        )
+        own = options | ({"dampening": float(momentum)} if dampened else {}) if momentum else {}
+        optimiser = torch.optim.SGD([w], momentum=momentum, weight_decay=weight_decay, **own)
         for rate, g in zip(lr.tolist(), gradients, strict=True):
             optimiser.param_groups[0]["lr"], w.grad = rate, g.clone()
             decayed = g + weight_decay * w
@@ -129,7 +128,7 @@ WRONG = [
     ("cross_entropy", "labels smoothed by 0.1", lambda c_hat, c: F.cross_entropy(c_hat, c, label_smoothing=0.1)),
     ("cross_entropy", "a softmax before the cross-entropy", lambda c_hat, c: F.cross_entropy(c_hat.softmax(1), c)),
     ("sgd", "Nesterov", sgd(nesterov=True)),
-    ("sgd", "(1 - momentum) on later gradients", sgd(dampening=0.9)),
+    ("sgd", "(1 - momentum) on later gradients", sgd(dampened=True)),
     ("conv2d", "kernel flipped", conv2d(flip=True)),
     ("batch_norm", "running statistics with 0.9 for 0.1", batch_norm(momentum=0.9)),
     ("batch_norm", "eps 1e-3 in the variance", batch_norm(eps=1e-3)),
