@@ -4,6 +4,7 @@ import argparse
 import shutil
 
 import numpy as np
+from scipy.special import expit
 
 from bplcz_ref import files, systems
 from bplcz_ref.conform import (
@@ -215,7 +216,7 @@ def _between(case):
     if op == "fuse":
         return [("sum_i S_i", i["S_groups"].sum(0))]
     if op in ("bce", "contrastive_loss"):
-        return [("sigma(S)", 1 / (1 + np.exp(-i["S"]))), ("terms", bce_terms(i["S"], i["W"]))]
+        return [("sigma(S)", expit(i["S"])), ("terms", bce_terms(i["S"], i["W"]))]
     if op == "cross_entropy":
         z = log_softmax(i["c_hat"])
         return [("softmax(c_hat)", np.exp(z)), ("log softmax at c", pick(z, i["c"]))]
