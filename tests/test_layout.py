@@ -143,3 +143,18 @@ def test_the_scale_of_intensities(level, problem):
     x[..., layout.INTENSITIES] = level
     found = layout.scale_problems(x)
     assert found == [] if problem is None else len(found) == 1 and problem in found[0]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "words"),
+    [
+        ((16, 32, 32, 10), "16 x 32 x 32 x 10: a row unpacks 16 times"),
+        ((7, 32, 32, 10), ""),
+        ((10, 20, 32, 10), "10 x 20 x 32 x 10: a row unpacks 12 times"),  # 2 chunks of 20 lines for 32
+        (None, ""),
+    ],
+)
+def test_chunks_that_hold_many_rows_are_slow(tmp_path, chunks, words):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        found = layout.storage(file.create_dataset("sen2", (40, 32, 32, 10), "f4", chunks=chunks))
+    assert words in found if words else found == ""

@@ -1,5 +1,7 @@
 """split.py: the split belongs to the file, and no test sample is trained on."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -152,3 +154,10 @@ def test_a_run_on_separate_files_is_evaluated_on_the_test_file(small_file, tmp_p
     with pytest.raises(ValueError, match="is not there now: say where it is"):
         train.resume(run, epochs=2, say=quiet)
     assert train.resume(run, epochs=2, say=quiet, test_data=moved)["last_epoch"]["epoch"] == 2
+
+
+@pytest.mark.parametrize(("cities", "left_out"), [(2, 1), (5, 1), (6, 2), (42, 9)])
+def test_one_city_in_five_is_left_out(cities, left_out):
+    patches = SimpleNamespace(path="x.h5", cities=np.array([f"c{k}" for k in range(cities)]))
+    found = split.held_out(patches, CITY)
+    assert len(found) == left_out == len(set(found))
