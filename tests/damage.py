@@ -180,8 +180,14 @@ def odd_array(rng, array: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def npy(array: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, np.asarray(array), allow_pickle=True)
+    """An .npy file; of an array of objects its header, after which such files hold a pickle, and zeros."""
+    file, array = io.BytesIO(), np.asarray(array)
+    if array.dtype.hasobject:
+        header = {"descr": "|O", "fortran_order": False, "shape": array.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(8 * array.size))
+    else:
+        np.lib.format.write_array(file, array, allow_pickle=False)
     return file.getvalue()
 
 

@@ -7,14 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from damage import npy
 
 from bplcz_ref.archives import read_npz
-
-
-def npy(array):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, allow_pickle=True)
-    return file.getvalue()
 
 
 def archive(path, entries, compression=zipfile.ZIP_STORED):

@@ -137,6 +137,18 @@ def test_a_selftest_with_a_blind_kit_fails(right):
 
 
 @pytest.mark.slow
+def test_wrong_readings_of_training_are_named(right):
+    """Every third; `selftest --chain` runs all of them."""
+    some = [w for w in WRONG if w.op == "training" and not w.accepted][::3]
+    assert len(some) >= 7
+    for w in some:
+        m, r = reference.mutant(KIT, right, w, chain=True)
+        assert m.killed, r
+        assert m.located, r
+        assert m.named, r
+
+
+@pytest.mark.slow
 def test_mutants_of_each_kind_through_the_chain(right):
     for op, name in (
         ("band_groups", "bands 7 and 8 swapped"),
@@ -184,6 +196,12 @@ def test_a_mistake_nobody_foresaw_is_guilty_without_a_name(right):
     assert "no known wrong reading fits" in str(r)
 
 
+ILL_CONDITIONED = {  # rounding is worth two digits or more there, so the budget is as wide
+    "attention/large-scores", "attention/masked-larger", "batch_norm/far", "bce/far", "cross_entropy/far",
+    "layer_norm/equal-features", "layer_norm/far",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("factor", [1 + 3e-5, 1 - 3e-5])
 def test_a_small_relative_error_does_not_pass(right, factor):
     """A tolerance of 1e-3 for everything would let this through, and with it the tanh form of GELU."""
@@ -191,9 +209,9 @@ def test_a_small_relative_error_does_not_pass(right, factor):
         floats = [o for o in outputs if "scale" in KIT.cases[name]["expect"][o]]
         if not floats or KIT.suites[name] == 7:  # the chain's budget is wider: three steps
             continue
+        if name in ILL_CONDITIONED:
+            continue
         given = {name: {o: np.asarray(x * factor) if o in floats else x for o, x in outputs.items()}}
-        if max(KIT.cases[name]["expect"][o]["amplification"] for o in floats) > 25:
-            continue  # cancellation and large exponents are worth two digits
         expect = KIT.cases[name]["expect"]
         assert not all(grading.outcome(expect[o], x, "float32").passed for o, x in given[name].items()), name
 

@@ -246,7 +246,9 @@ def test_the_two_sensors_are_joined_and_tokens_may_have_more_padding(tmp_path):
 
 
 def test_a_setting_that_does_not_exist_is_refused(capsys):
-    for word in ("epoch=3", "width"):
-        with pytest.raises(SystemExit):
-            main(["conform", "trace", "w.npz", "b.npz", "o.npz", "--set", word])
-        assert "is no setting; expected NAME=VALUE" in capsys.readouterr().err
+    for word, message in (
+        ("epoch=3", "did you mean epochs?"),
+        ("width", "'width' is no setting; expected name=value"),
+    ):
+        assert main(["conform", "trace", "w.npz", "b.npz", "o.npz", "--set", word]) == 2
+        assert message in capsys.readouterr().err

@@ -32,7 +32,7 @@ def precise(name: str, inputs: dict, *gradients: str, of: str | None = None, why
 
 def cases() -> Iterator[Case]:
     """All of this file, in the order of the vectors."""
-    for make in (canaries, similarity, losses, supervised_matrix, sgd, bands):
+    for make in (canaries, similarity, losses_of_pairs, losses_of_classes, supervised_matrix, sgd, bands):
         yield from make()
 
 
@@ -73,7 +73,7 @@ def similarity() -> Iterator[Case]:
     yield with_gradient(ordinary, "I_i", "T_i")
     yield Case(
         "similarity/tiny",
-        "features of length 2e-6: only here does an epsilon that is added, or inside the root, show",
+        "features of length 2e-6: an epsilon that is added, or inside the root, shows in float32 too",
         {name: x * 2.0**-20 for name, x in features.items()},
         flag="EDGE",
         shows=("epsilon inside the root", "epsilon added to the norm"),
@@ -121,8 +121,8 @@ def similarity() -> Iterator[Case]:
     yield precise("fuse/full", {"S_groups": full("S_g f", (7, 2, 3)), "alpha": 0.2871093827101223}, "S_groups")
 
 
-def losses() -> Iterator[Case]:
-    """Suite 1, Eqs. (6)-(11)."""
+def losses_of_pairs() -> Iterator[Case]:
+    """Suite 1, Eqs. (6)-(8)."""
     W = np.array([[1, 0, 0, 1, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 1, 0], [0, 0, 0, 0, 1]])
     S = grid("S", (5, 5), -56, 56)
     yield with_gradient(Case("bce/ordinary", "logits within alpha n = 1.75", {"S": S, "W": W}), "S")
@@ -168,6 +168,10 @@ def losses() -> Iterator[Case]:
         }
         yield with_gradient(Case(f"contrastive_loss/{name}", why, own, flag="EDGE"), "S")
     yield precise("contrastive_loss/full", {"S": full("con f", (5, 5), -2, 2), "W": W}, "S")
+
+
+def losses_of_classes() -> Iterator[Case]:
+    """Suite 1, Eqs. (9)-(11)."""
     features = {"I_groups": grid("I_groups", (n, B, 2))}
     case = Case("concat/ordinary", "7 groups of width 2: group-major, not feature-major", features)
     yield with_gradient(case, "I_groups")

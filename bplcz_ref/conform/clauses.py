@@ -18,34 +18,46 @@ _PIECES = {
         "entities-numeric",
         ("entities not resolved", "of the entities amp, lt and gt alone"),
     ),
-    "twice": ("entities-thrice", ("entities resolved once", "entities resolved until none is left")),
-    "with the names that need no semicolon": ("entities-open", ("entities only with a semicolon",)),
-    "before the lower case": ("entities-named", ("lower case before the entities",)),
-    "lower case": ("capitals", ("no lower-casing",)),
-    "of every script": ("cyrillic", ("lower case for A to Z alone",)),
-    "is not case folding": ("german", ("case folded, not lower case",)),
-    "is Unicode's in full: the last sigma, two characters for one": ("turkish", ("lower case letter by letter",)),
-    "nothing is composed": ("combining", ("composed to NFC",)),
-    "folded": ("wide", ("compatibility forms folded (NFKC)",)),
-    "stripped": ("accents", ("accents stripped",)),
-    "or repaired": ("curly-quotes", ("quotes straightened, as by ftfy",)),
+    "character references are resolved twice": (
+        "entities-thrice",
+        ("entities resolved once", "entities resolved until none is left"),
+    ),
+    "names of HTML that need no semicolon are resolved without one": (
+        "entities-open",
+        ("entities only with a semicolon",),
+    ),
+    "character references are resolved before the text is made lower case": (
+        "entities-named",
+        ("lower case before the entities",),
+    ),
+    "the text is made lower case": ("capitals", ("no lower-casing",)),
+    "lower case is that of every script": ("cyrillic", ("lower case for A to Z alone",)),
+    "lower case is not case folding": ("german", ("case folded, not lower case",)),
+    "lower case is Unicode's in full: the last sigma, two characters for one": (
+        "turkish",
+        ("lower case letter by letter",),
+    ),
+    "accents are not composed": ("combining", ("composed to NFC",)),
+    "compatibility forms are not folded": ("wide", ("compatibility forms folded (NFKC)",)),
+    "accents are not stripped": ("accents", ("accents stripped",)),
+    "quotes are not repaired": ("curly-quotes", ("quotes straightened, as by ftfy",)),
     "whitespace is Unicode's White_Space": ("wide-spaces", ("whitespace is ASCII's alone",)),
-    "with U+0085 and without U+FEFF": (
+    "U+0085 is whitespace, U+FEFF is not": (
         "next-line",
         ("U+0085 no whitespace, U+FEFF whitespace, as in JavaScript",),
     ),
-    "without U+200B": ("no-spaces", ("U+200B counts as whitespace",)),
+    "U+200B is no whitespace": ("no-spaces", ("U+200B counts as whitespace",)),
     "letters are category L": ("accents", ("letters are a to z alone",)),
-    "with those that have no case": ("hindi", ("letters are those with a case",)),
+    "letters without a case are letters": ("hindi", ("letters are those with a case",)),
     "marks are no letters": ("hindi", ("marks count as letters",)),
-    "nor is the underscore": ("underscore", ("the underscore counts as a letter",)),
+    "the underscore is no letter": ("underscore", ("the underscore counts as a letter",)),
     "numbers are category N": (
         "other-numbers",
         ("numbers are 0 to 9 alone", "numbers are decimal digits alone"),
     ),
-    "each is a piece": ("numbers", ("numbers as runs",)),
-    "apart from letters": ("digits-and-letters", ("numbers joined to letters",)),
-    "others come in runs": ("punctuation", ("others one by one",)),
+    "each number is a piece": ("numbers", ("numbers as runs",)),
+    "numbers are apart from letters": ("digits-and-letters", ("numbers joined to letters",)),
+    "all other characters come in runs": ("punctuation", ("others one by one",)),
     "seven contractions are pieces": (
         "all-contractions",
         (
@@ -54,8 +66,8 @@ _PIECES = {
             "'s and 't alone are contractions",
         ),
     ),
-    "and no other ones": ("other-apostrophes", ("'n and 'em are contractions too",)),
-    "where a piece begins": (
+    "no other contraction is a piece": ("other-apostrophes", ("'n and 'em are contractions too",)),
+    "a contraction is one where a piece begins": (
         "apostrophe-runs",
         ("contractions inside a run of others", "contractions only at a word's end"),
     ),
@@ -110,9 +122,9 @@ CLAUSES: dict = {
             "accents",
             ("characters of Latin-1 for bytes of UTF-8", "bytes of UTF-16"),
         ),
-        "in CLIP's order": ("words", ("bytes in the order 0 to 255",)),
+        "bytes are numbered in CLIP's order": ("words", ("bytes in the order 0 to 255",)),
         "pairs are merged": ("words", ("no merges",)),
-        "the lowest rank first": (
+        "the pair of lowest rank is merged first": (
             "merges",
             (
                 "merges from the left, not by rank",
@@ -120,11 +132,11 @@ CLAUSES: dict = {
                 "the longest symbol from the left, as in WordPiece",
             ),
         ),
-        "each pair from the left": ("repeats", ("equal pairs merged from the right",)),
+        "equal pairs are merged from the left": ("repeats", ("equal pairs merged from the right",)),
         "SOT begins, EOT ends": ("words", ("SOT missing", "EOT missing", "SOT and EOT exchanged")),
         "zeros fill the row at its end": ("words", ("padded with EOT", "padded on the left")),
         "what is too long is refused": ("too-long", ("cut where it should be refused",)),
-        "or cut, with EOT last": ("cut", ("cut without EOT at the end", "cut at the front")),
+        "a row that is cut on request ends with EOT": ("cut", ("cut without EOT at the end", "cut at the front")),
         "a full row fits": ("exact-fit", ("a full row refused",)),
         "end is the place of EOT": (
             "id-zero",
@@ -145,8 +157,8 @@ CLAUSES: dict = {
             "one-hot",
             ("kernel flipped", "kernel's rows and columns swapped"),
         ),
-        "zeros on both sides": ("stride-2", ("stride-2 padding on one side",)),
-        "zeros around": (
+        "the padding is on both sides": ("stride-2", ("stride-2 padding on one side",)),
+        "the padding is zeros": (
             "ordinary",
             (
                 "edges repeated for zeros",
@@ -155,7 +167,7 @@ CLAUSES: dict = {
                 "no padding",
             ),
         ),
-        "as many as asked": ("padding-2", ("padding 1 whatever is asked",)),
+        "the padding has the width that is asked for": ("padding-2", ("padding 1 whatever is asked",)),
         "the stride counts in both directions": (
             "stride-2",
             ("stride 1 whatever is asked", "stride for the rows alone", "the stride also between the taps"),
@@ -164,11 +176,11 @@ CLAUSES: dict = {
     },
     "batch_norm": {
         "normalised by the biased variance": ("training", ("variances swapped", "unbiased variance to normalise")),
-        "the unbiased one is remembered": (
+        "the running variance takes the unbiased one": (
             "training",
             ("biased variance remembered", "standard deviation remembered for the variance"),
         ),
-        "with a share of 0.1": (
+        "the running values move by a share of 0.1": (
             "training",
             (
                 "running statistics with 0.9 for 0.1",
@@ -177,11 +189,11 @@ CLAUSES: dict = {
             ),
         ),
         "eps is 1e-5": ("flat", _EPS),
-        "inside the root": ("flat", ("eps outside the root",)),
+        "eps is inside the root": ("flat", ("eps outside the root",)),
         "training uses the batch's statistics": ("training", ("running statistics used in training",)),
-        "evaluation the running ones": ("evaluation", ("the batch's statistics in evaluation",)),
-        "and keeps them": ("evaluation", ("running statistics moved in evaluation",)),
-        "over samples, rows and columns": (
+        "evaluation uses the running statistics": ("evaluation", ("the batch's statistics in evaluation",)),
+        "evaluation keeps the running statistics": ("evaluation", ("running statistics moved in evaluation",)),
+        "statistics are over samples, rows and columns": (
             "training",
             ("statistics of each sample", "statistics of each pixel over the batch"),
         ),
@@ -189,52 +201,55 @@ CLAUSES: dict = {
             "training",
             ("statistics without gradient", "the variance without gradient"),
         ),
-        "weight, then bias": (
+        "the weight multiplies before the bias is added": (
             "training",
             ("weight and bias left out", "bias left out", "1 added to the weight", "the bias before the weight"),
         ),
         "the variance in one pass is accepted": ("far", ("variance in one pass, E[x^2] - E[x]^2",)),
     },
     "layer_norm": {
-        "the biased variance": ("ordinary", ("unbiased variance",)),
+        "normalised by the biased variance": ("ordinary", ("unbiased variance",)),
         "eps is 1e-5": ("flat", _EPS),
-        "inside the root": ("flat", ("eps outside the root",)),
-        "over the last axis": ("tokens", ("over the rows", "over all but the batch")),
-        "centred": ("ordinary", ("not centred, as RMS norm",)),
+        "eps is inside the root": ("flat", ("eps outside the root",)),
+        "statistics are over the last axis": ("tokens", ("over the rows", "over all but the batch")),
+        "the mean is subtracted": ("ordinary", ("not centred, as RMS norm",)),
         "the statistics have a gradient": ("ordinary", ("the variance without gradient",)),
-        "weight, then bias": ("ordinary", ("weight left out", "bias left out", "1 added to the weight")),
+        "the weight multiplies before the bias is added": (
+            "ordinary",
+            ("weight left out", "bias left out", "1 added to the weight"),
+        ),
         "the variance in one pass is accepted": ("far", ("variance in one pass, E[x^2] - E[x]^2",)),
     },
     "relu": {
-        "0 below 0": (
+        "the value is 0 below 0": (
             "ordinary",
             ("slope 0.01 below 0", "slope 0.1 below 0", "the absolute value", "ELU", "softplus", "GELU"),
         ),
-        "no cap above": ("wide", ("capped at 6",)),
-        "slope 0 at 0": ("wide", ("slope 1 at 0", "slope 1/2 at 0")),
+        "large values are not capped": ("wide", ("capped at 6",)),
+        "the slope at 0 is 0": ("wide", ("slope 1 at 0", "slope 1/2 at 0")),
     },
     "max_pool2d": {
-        "the largest": ("ordinary", ("average", "the smallest")),
+        "the value is the largest of its window": ("ordinary", ("average", "the smallest")),
         "windows do not overlap": ("ordinary", ("stride 1",)),
         "an odd last row or column is dropped": (
             "odd",
             ("the odd last row and column kept", "zeros in the odd last row and column"),
         ),
-        "no padding": ("negative", ("zeros around the picture",)),
+        "there is no padding": ("negative", ("zeros around the picture",)),
         "one of equal values has the gradient": ("ties", ("every equal value has the whole gradient",)),
-        "another one, or shares, are accepted": (
+        "the gradient at another of equal values, or in shares, is accepted": (
             "ties",
             ("the last of equal values has the gradient", "equal values share the gradient"),
         ),
     },
     "gelu": {
-        "exact, by erf": ("ordinary", ("tanh approximation", "QuickGELU", "SiLU", "ReLU")),
-        "of x / sqrt 2": ("ordinary", ("1 / sqrt 2 left out",)),
-        "times x": ("ordinary", ("Phi without x",)),
+        "the form is exact, by erf": ("ordinary", ("tanh approximation", "QuickGELU", "SiLU", "ReLU")),
+        "erf is of x / sqrt 2": ("ordinary", ("1 / sqrt 2 left out",)),
+        "Phi(x) is multiplied by x": ("ordinary", ("Phi without x",)),
     },
     "quick_gelu": {
-        "sigma, not erf": ("ordinary", ("GELU", "GELU by tanh", "ReLU")),
-        "of 1.702 x": ("ordinary", ("SiLU, without 1.702", "1.7 for 1.702")),
+        "the form is by sigma, not erf": ("ordinary", ("GELU", "GELU by tanh", "ReLU")),
+        "sigma is of 1.702 x": ("ordinary", ("SiLU, without 1.702", "1.7 for 1.702")),
     },
     "attention": {
         "token l sees 0..l": (
@@ -253,7 +268,10 @@ CLAUSES: dict = {
             "two-heads",
             ("1 / sqrt(d) left out", "divided by the root of the whole width", "divided by d, not its root"),
         ),
-        "with the queries' bias": ("two-heads", ("1 / sqrt(d) on the queries' weight, not on their bias",)),
+        "the scale reaches the queries' bias too": (
+            "two-heads",
+            ("1 / sqrt(d) on the queries' weight, not on their bias",),
+        ),
         "a head is a run of W / heads features": (
             "three-heads",
             (
@@ -267,12 +285,15 @@ CLAUSES: dict = {
             "two-heads",
             ("keys before queries in in_proj", "values before keys in in_proj", "in_proj read head by head"),
         ),
-        "with biases": ("two-heads", ("in_proj's bias left out", "the last bias left out")),
-        "and a last linear layer": ("two-heads", ("the last linear layer left out",)),
+        "in_proj and the last layer have biases": (
+            "two-heads",
+            ("in_proj's bias left out", "the last bias left out"),
+        ),
+        "a linear layer ends it": ("two-heads", ("the last linear layer left out",)),
     },
     "image_encoder": {
         "convolution, batch norm, ReLU": ("ebcnn", ("ReLU before batch norm", "no batch norm")),
-        "six times": (
+        "there are six blocks": (
             "ebcnn",
             ("no ReLU after the last batch norm", "a ReLU only after each second convolution"),
         ),
@@ -280,14 +301,14 @@ CLAUSES: dict = {
             "ebcnn",
             ("no second max-pool", "max-pool one convolution early"),
         ),
-        "the mean over rows and columns": (
+        "the mean is over rows and columns": (
             "ebcnn",
             ("sum for the mean over rows and columns", "largest for the mean over rows and columns"),
         ),
-        "in training mode": ("ebcnn", ("batch norm in evaluation mode",)),
+        "batch norm is in training mode": ("ebcnn", ("batch norm in evaluation mode",)),
     },
     "text_encoder": {
-        "the norm before each branch": (
+        "each branch begins with its norm": (
             "clip",
             ("norm after the residual sum", "residual taken after the norm", "one norm for both branches"),
         ),
@@ -300,7 +321,7 @@ CLAUSES: dict = {
                 "attention and MLP side by side",
             ),
         ),
-        "the row of EOT": (
+        "the feature is the row of EOT": (
             "clip",
             (
                 "the last position pooled",
@@ -309,7 +330,7 @@ CLAUSES: dict = {
                 "the mean over tokens",
             ),
         ),
-        "the first EOT": ("zeros", ("the last EOT pooled",)),
+        "of several EOT the first counts": ("zeros", ("the last EOT pooled",)),
         "id 0 is a token": (
             "zeros",
             (
@@ -319,12 +340,12 @@ CLAUSES: dict = {
                 "id 0 without gradient, as a padding index",
             ),
         ),
-        "positions from the first row": (
+        "positions count from the first row": (
             "clip",
             ("positions left out", "positions counted from 1", "positions from the end"),
         ),
-        "a norm at the end": ("clip", ("final norm left out",)),
-        "every block once, in order": (
+        "a norm is at the end": ("clip", ("final norm left out",)),
+        "every block is passed once, in order": (
             "clip",
             ("blocks in reverse order", "the last block left out", "one block's weights for all"),
         ),
@@ -334,50 +355,53 @@ CLAUSES: dict = {
             "ordinary",
             ("no normalisation", "only the images normalised", "only the texts normalised"),
         ),
-        "by the Euclidean norm": (
+        "the norm is Euclidean": (
             "ordinary",
             ("divided by the squared norm", "divided by the sum of absolute values"),
         ),
-        "of each sample": ("ordinary", ("normalised over the batch",)),
-        "features as they are": ("ordinary", ("features centred first",)),
-        "which is bounded from below": ("zero-feature", ("no bound below the norm",)),
-        "by 1e-12": ("between", ("bound 1e-8, as of torch.nn.CosineSimilarity", "bound 1e-6")),
-        "not added": ("tiny", ("epsilon inside the root", "epsilon added to the norm")),
+        "the norm is of each sample": ("ordinary", ("normalised over the batch",)),
+        "features enter as they are": ("ordinary", ("features centred first",)),
+        "the norm is bounded from below": ("zero-feature", ("no bound below the norm",)),
+        "the bound is 1e-12": ("between", ("bound 1e-8, as of torch.nn.CosineSimilarity", "bound 1e-6")),
+        "the bound is not added to the norm": ("tiny", ("epsilon inside the root", "epsilon added to the norm")),
         "S_i has a row for each image": ("ordinary", ("transposed",)),
         "S_hat_i is its transpose": ("ordinary", ("S_hat not transposed", "S_hat of its own")),
-        "from -1 to 1": (
+        "similarities are from -1 to 1": (
             "ordinary",
             ("negative similarities set to 0", "divided by a temperature of 0.07", "(1 + cos) / 2"),
         ),
     },
     "fuse": {
-        "times alpha": ("ordinary", ("alpha left out", "alpha applied twice", "divided by alpha")),
-        "which is an input": ("other-alpha", ("alpha 0.25 built in",)),
-        "a sum over the groups": (
+        "the sum is multiplied by alpha": (
+            "ordinary",
+            ("alpha left out", "alpha applied twice", "divided by alpha"),
+        ),
+        "alpha is an input": ("other-alpha", ("alpha 0.25 built in",)),
+        "groups are added": (
             "ordinary",
             ("mean over the groups", "mean over the groups without alpha"),
         ),
-        "over all of them": ("ordinary", ("last group left out", "the first group alone")),
-        "however many": ("other-alpha", ("7 groups built in",)),
+        "all groups are added": ("ordinary", ("last group left out", "the first group alone")),
+        "the number of groups is an input": ("other-alpha", ("7 groups built in",)),
     },
     "supervised_matrix": {
-        "1 where labels agree": (
+        "W is 1 where labels agree": (
             "duplicates",
             ("W is the identity", "0 where labels agree", "the first sample of a class alone has pairs"),
         ),
-        "0 where they differ": ("duplicates", ("all ones", "-1 where labels differ")),
-        "on the diagonal too": ("duplicates", ("W without its diagonal",)),
-        "on both sides of it": ("duplicates", ("only the part below the diagonal",)),
-        "labels with labels": ("duplicates", ("labels compared with column numbers",)),
-        "equal, not near": (
+        "W is 0 where labels differ": ("duplicates", ("all ones", "-1 where labels differ")),
+        "the diagonal is 1": ("duplicates", ("W without its diagonal",)),
+        "both sides of the diagonal are filled": ("duplicates", ("only the part below the diagonal",)),
+        "labels are compared with labels": ("duplicates", ("labels compared with column numbers",)),
+        "labels must be equal, not near": (
             "neighbours",
             ("labels that differ by one count as equal", "built and natural types alone told apart"),
         ),
         "rows are not weighted": ("duplicates", ("rows divided by their sums",)),
     },
     "bce": {
-        "the mean": ("ordinary", ("sum for mean",)),
-        "over all entries": (
+        "the loss is a mean": ("ordinary", ("sum for mean",)),
+        "the mean is over all entries": (
             "not-square",
             (
                 "sum over a row, mean over rows",
@@ -386,7 +410,7 @@ CLAUSES: dict = {
                 "the pair's own entry alone",
             ),
         ),
-        "with equal weights": (
+        "positives and negatives have equal weights": (
             "ordinary",
             (
                 "positives and negatives weighted alike",
@@ -394,17 +418,17 @@ CLAUSES: dict = {
                 "focal, (1 - p)^2",
             ),
         ),
-        "sigma of S": (
+        "probabilities are sigma(S)": (
             "ordinary",
             ("sigmoid twice", "softmax for sigmoid", "softmax cross-entropy over each row"),
         ),
-        "labels as they are": (
+        "labels are not smoothed": (
             "ordinary",
             ("labels smoothed by 0.1", "labels -1 and 1 for 0 and 1", "W and 1 - W exchanged"),
         ),
-        "the natural logarithm": ("ordinary", ("logarithm to base 2",)),
-        "without an epsilon": ("saturated", ("log(p + 1e-8)",)),
-        "without a bound": (
+        "the logarithm is natural": ("ordinary", ("logarithm to base 2",)),
+        "no epsilon is in the logarithms": ("saturated", ("log(p + 1e-8)",)),
+        "logarithms have no bound": (
             "beyond",
             (
                 "each logarithm at least -100",
@@ -412,49 +436,55 @@ CLAUSES: dict = {
                 "exponents at most 80",
             ),
         ),
-        "from logits": ("saturated", ("of probabilities in float32, as by torch.nn.BCELoss",)),
+        "the loss is computed from logits": (
+            "saturated",
+            ("of probabilities in float32, as by torch.nn.BCELoss",),
+        ),
     },
     "contrastive_loss": {
-        "half of each direction": ("ordinary", ("one direction dropped, the half kept", "the half left out")),
-        "of the mean": ("ordinary", ("sum for mean", "sum over a row, mean over rows")),
-        "of a BCE": ("ordinary", ("softmax cross-entropy in both directions, as CLIP",)),
-        "with W": ("ordinary", ("W is the identity",)),
-        "both with a gradient": ("ordinary", ("the other direction's gradient stopped",)),
+        "each direction counts half": ("ordinary", ("one direction dropped, the half kept", "the half left out")),
+        "each direction is a mean": ("ordinary", ("sum for mean", "sum over a row, mean over rows")),
+        "each direction is a BCE": ("ordinary", ("softmax cross-entropy in both directions, as CLIP",)),
+        "W is the target": ("ordinary", ("W is the identity",)),
+        "both directions have a gradient": ("ordinary", ("the other direction's gradient stopped",)),
     },
     "concat": {
-        "group after group": (
+        "features are put group after group": (
             "ordinary",
             ("feature-major", "batch and groups mixed by a reshape"),
         ),
-        "in the order of the prompts": (
+        "groups are in the order of the prompts": (
             "ordinary",
             ("SAR groups first", "groups from the last to the first", "groups in the order of the alphabet"),
         ),
-        "as they left the encoder": ("ordinary", ("features normalised",)),
-        "each with its gradient": ("ordinary", ("gradients to the groups stopped but for the first",)),
+        "features enter as they left the encoder": ("ordinary", ("features normalised",)),
+        "each group gets its own gradient": ("ordinary", ("gradients to the groups stopped but for the first",)),
     },
     "cross_entropy": {
-        "the mean": ("ordinary", ("sum for mean", "mean over classes too")),
-        "over all samples alike": (
+        "the loss is a mean": ("ordinary", ("sum for mean", "mean over classes too")),
+        "all samples count alike": (
             "ordinary",
             ("class 0 ignored", "classes weighted by their rarity", "focal, (1 - p)^2"),
         ),
-        "of logits": ("ordinary", ("a softmax before the cross-entropy", "logits normalised")),
-        "a softmax over the classes": (
+        "the inputs are logits": ("ordinary", ("a softmax before the cross-entropy", "logits normalised")),
+        "the softmax is over the classes": (
             "ordinary",
             ("softmax over the batch", "binary cross-entropy of one-hot labels", "squared error of the softmax"),
         ),
-        "classes counted from 0": ("ordinary", ("classes counted from 1",)),
-        "labels as they are": ("ordinary", ("labels smoothed by 0.1",)),
-        "the natural logarithm": ("ordinary", ("logarithm to base 2",)),
-        "without an epsilon": ("large", ("log(p + 1e-8)",)),
+        "classes are counted from 0": ("ordinary", ("classes counted from 1",)),
+        "labels are not smoothed": ("ordinary", ("labels smoothed by 0.1",)),
+        "the logarithm is natural": ("ordinary", ("logarithm to base 2",)),
+        "no epsilon is in the logarithm": ("large", ("log(p + 1e-8)",)),
         "the shift by the largest logit cancels": ("ordinary", ("the largest logit has no gradient",)),
     },
     "total_loss": {
-        "beta on L_con": ("ordinary", ("beta on the other term", "beta left out", "beta halved", "beta squared")),
-        "a sum": ("ordinary", ("a weighted mean", "(1 - beta) L_cls + beta L_con")),
+        "beta multiplies L_con": (
+            "ordinary",
+            ("beta on the other term", "beta left out", "beta halved", "beta squared"),
+        ),
+        "the two losses are added": ("ordinary", ("a weighted mean", "(1 - beta) L_cls + beta L_con")),
         "beta is an input": ("other-beta", ("beta 2 built in",)),
-        "both with a gradient": ("ordinary", ("L_con without gradient",)),
+        "both losses have a gradient": ("ordinary", ("L_con without gradient",)),
     },
     "sgd": {
         "v = momentum v + g": (
@@ -464,7 +494,7 @@ CLAUSES: dict = {
         "the first v is g": ("momentum", ("first velocity scaled by 1 - momentum",)),
         "momentum is an input": ("no-gradient", ("momentum 0.9 built in",)),
         "w -= lr v": ("momentum", ("Nesterov", "the gradient added, not taken off")),
-        "with the rate outside of v": ("rate-changes", ("rate inside the velocity",)),
+        "the rate is outside of v": ("rate-changes", ("rate inside the velocity",)),
         "decay w is added to the gradient": (
             "decay",
             (
@@ -475,15 +505,15 @@ CLAUSES: dict = {
                 "decay of the sign",
             ),
         ),
-        "whole": (
+        "the decay is whole": (
             "decay",
             (
                 "decay halved, as of a penalty without the 2",
                 "decay doubled, as of a penalty without the half",
             ),
         ),
-        "also where the gradient is 0": ("no-gradient", ("no decay where the gradient is 0",)),
-        "gradients are not cut": ("large", ("each gradient cut at 1",)),
+        "a weight decays also where its gradient is 0": ("no-gradient", ("no decay where the gradient is 0",)),
+        "gradients are not clipped": ("large", ("each gradient cut at 1",)),
     },
     "metrics": {
         "rows are the truth": ("unbalanced", ("rows are predictions",)),
@@ -492,8 +522,8 @@ CLAUSES: dict = {
             "unbalanced",
             ("overall accuracy for average", "precision for recall"),
         ),
-        "of the classes in the truth": ("unbalanced", ("absent classes counted as 0",)),
-        "kappa against the product of the marginals": (
+        "average accuracy is over the classes in the truth": ("unbalanced", ("absent classes counted as 0",)),
+        "kappa's chance is the product of the marginals": (
             "unbalanced",
             (
                 "kappa from the truth's marginals alone",
@@ -502,7 +532,7 @@ CLAUSES: dict = {
                 "overall accuracy for kappa",
             ),
         ),
-        "which may be below 0": ("worse-than-chance", ("kappa not below 0",)),
+        "kappa may be below 0": ("worse-than-chance", ("kappa not below 0",)),
     },
     "training": {
         "every parameter decays": (
@@ -515,11 +545,14 @@ CLAUSES: dict = {
                 "no decay for the text tower",
             ),
         ),
-        "every row of it": ("other-settings", ("no decay for rows without gradient",)),
+        "every row of a parameter decays": ("other-settings", ("no decay for rows without gradient",)),
         "every parameter is trained": ("three-steps", ("the text tower frozen", "the text embedding frozen")),
         "the velocity lasts": ("three-steps", ("velocity forgotten between steps",)),
         "gradients are of this step alone": ("three-steps", ("gradients added up over the steps",)),
-        "and as they come": ("three-steps", ("gradients clipped to norm 1", "gradients divided by B once more")),
+        "gradients are neither clipped nor scaled": (
+            "three-steps",
+            ("gradients clipped to norm 1", "gradients divided by B once more"),
+        ),
         "each step has its rate": ("three-steps", ("the first rate kept", "the rate of the step before")),
         "the settings are inputs": (
             "other-settings",
@@ -531,38 +564,38 @@ CLAUSES: dict = {
         ),
         "batch norm is in training mode": ("three-steps", ("batch norm in evaluation mode",)),
         "each sample has its class's prompts": ("three-steps", ("prompts of the next class",)),
-        "in the order of the groups": ("three-steps", ("prompts in the order of II-A, SAR first",)),
+        "prompts are in the order of the groups": ("three-steps", ("prompts in the order of II-A, SAR first",)),
     },
     "statistics": {
         "std is a root": ("ordinary", ("the variance for its root",)),
-        "of a mean over N": ("ordinary", ("divided by one less",)),
-        "over samples and pixels together": ("ordinary", ("mean of the samples' deviations",)),
+        "the variance is divided by N": ("ordinary", ("divided by one less",)),
+        "statistics are over samples and pixels together": ("ordinary", ("mean of the samples' deviations",)),
         "each channel by itself": ("ordinary", ("one mean for all channels",)),
     },
     "standardise": {
-        "centred": ("ordinary", ("not centred",)),
-        "divided by std": ("ordinary", ("divided by the variance", "not divided")),
-        "without an eps": ("constant", ("an eps added to std",)),
-        "by 1 where std is 0": ("constant", ("0 for a channel with std 0",)),
+        "the mean is subtracted": ("ordinary", ("not centred",)),
+        "the rest is divided by std": ("ordinary", ("divided by the variance", "not divided")),
+        "no eps is added to std": ("constant", ("an eps added to std",)),
+        "where std is 0, the divisor is 1": ("constant", ("0 for a channel with std 0",)),
     },
     "split": {
         "as many rows of each class in training": ("all", ("training rows in proportion to the classes",)),
-        "each once": ("all", ("training rows drawn with replacement",)),
-        "the test has none of them": ("all", ("test rows drawn from all rows",)),
-        "and is not balanced": ("all", ("a balanced test",)),
+        "each row is drawn once": ("all", ("training rows drawn with replacement",)),
+        "no training row is in the test": ("all", ("test rows drawn from all rows",)),
+        "the test is not balanced": ("all", ("a balanced test",)),
         "what cannot be drawn is refused": ("too-few", ("what cannot be drawn is drawn in part",)),
     },
     "predict": {
-        "the largest logit": ("ordinary", ("the smallest logit", "the largest size")),
-        "of a row": ("ordinary", ("over the rows",)),
-        "of equals the first": ("ties", ("of equals the last",)),
-        "classes counted from 0": ("ordinary", ("classes counted from 1",)),
+        "the class has the largest logit": ("ordinary", ("the smallest logit", "the largest size")),
+        "the largest is sought in a row": ("ordinary", ("over the rows",)),
+        "of equal logits the first counts": ("ties", ("of equals the last",)),
+        "classes are counted from 0": ("ordinary", ("classes counted from 1",)),
     },
     "inference": {
-        "evaluation mode for new images": ("two-batches", ("batch norm in training mode",)),
+        "new images are classified in evaluation mode": ("two-batches", ("batch norm in training mode",)),
         "running variances begin at 1": ("two-batches", ("running variance begins at 0",)),
-        "every batch moves them": ("two-batches", ("only the last batch remembered",)),
-        "and nothing else does": ("two-batches", ("the images counted among the batches",)),
+        "every training batch moves the running values": ("two-batches", ("only the last batch remembered",)),
+        "nothing else moves the running values": ("two-batches", ("the images counted among the batches",)),
     },
 }
 

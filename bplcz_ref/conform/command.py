@@ -165,7 +165,7 @@ def add_trace(action):
     a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     a.add_argument("out", type=files.path, metavar="OUT.npz")
     a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
-    a.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", type=tracing.setting,
+    a.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
     a.add_argument("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
     a.add_argument("--dtype", choices=tracing.PRECISIONS, default="float32",
@@ -177,7 +177,7 @@ def trace(options: argparse.Namespace) -> None:
     """Write a trace, after its size has been printed."""
     only = options.only or ["*"]
     found = tracing.from_files(
-        options.weights, options.batch, options.system, dict(options.set), print,
+        options.weights, options.batch, options.system, systems.chosen(options.set), print,
         steps=options.steps, dtype=options.dtype, only=only,
     )  # fmt: skip
     tracing.write(options.out, found, print)

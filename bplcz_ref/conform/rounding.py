@@ -15,7 +15,7 @@ def size(a: np.ndarray) -> np.ndarray:
 
 
 def rounded(x: np.ndarray, bits: int) -> np.ndarray:
-    """x with so many significant bits, to nearest.
+    """x rounded to nearest, with `bits` significant bits.
 
     >>> rounded(np.array([1 + 2**-7, 1 + 2**-9]), 8).tolist()
     [1.0078125, 1.0]

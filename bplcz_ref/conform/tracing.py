@@ -19,7 +19,6 @@ turns some of these gates and not all, and since a sum over a batch is one numbe
 the largest error.
 """
 
-import argparse
 import fnmatch
 import json
 from collections.abc import Callable, Iterable
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import archives, files, optim, paper, prompts, schema, systems, weights
+from bplcz_ref import archives, files, optim, paper, prompts, systems, weights
 from bplcz_ref.conform import tape
 from bplcz_ref.conform.kit import EPS, FACTOR
 from bplcz_ref.conform.rounding import size
@@ -214,25 +213,6 @@ def from_files(
     say(f"{name}, {weights.count(params):,} parameters, {len(x)} patches")
     rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
     return trace(network, params, state, (x, y), **rule, **options)
-
-
-def setting(word: str) -> tuple[str, Any]:
-    """A setting from the command line, "name=value".
-
-    >>> setting("learning_rate=0.5"), setting("vocabulary=merges.txt")
-    (('learning_rate', 0.5), ('vocabulary', 'merges.txt'))
-    """
-    name, _, text = word.partition("=")
-    if name not in systems.SETTINGS or not text:
-        raise argparse.ArgumentTypeError(
-            f"{word!r} is no setting; expected NAME=VALUE, a name of systems.Settings"
-        )
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    schema.check(value, systems.SETTINGS[name], name)
-    return name, value
 
 
 # Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the full method.

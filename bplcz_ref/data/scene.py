@@ -30,7 +30,6 @@ MATERIALS = {
     "water": ([0.04, 0.04, 0.03, 0.025, 0.022, 0.022, 0.020, 0.020, 0.012, 0.009], -24, -20.5),
 }
 NAMES = list(MATERIALS)
-NAMES = list(MATERIALS)
 
 
 class Zone(NamedTuple):

@@ -139,7 +139,7 @@ def open_file(
 
 
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
-    """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it has none for so many rows."""
+    """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it does not have N of them."""
     with layout.reading(path):
         layout.check_hdf5(path)
         with h5py.File(path, "r", locking="best-effort") as file:

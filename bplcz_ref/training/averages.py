@@ -76,7 +76,7 @@ def L_con_floor(config: dict, batches: list[np.ndarray]) -> float | None:
 
 @functools.lru_cache(maxsize=10_000)
 def floor(counts: tuple[int, ...], alpha_n: float, msm: bool) -> float:
-    """theory.batch_floor of a batch whose classes have so many samples each, whichever classes they are."""
+    """theory.batch_floor of a batch by the samples of each of its classes, whichever classes they are."""
     return theory.batch_floor(np.repeat(np.arange(len(counts)), counts), alpha_n, msm).lower
 
 
