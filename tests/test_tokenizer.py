@@ -181,6 +181,14 @@ def test_text_cannot_set_special_tokens(text):
         tiny().batch(["fine", text])
 
 
+def test_a_word_that_is_refused_is_refused_again():
+    """Ids are kept by word; nothing may be kept of one that was refused half-way."""
+    words = tiny()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="special token"):
+            words.encode("the<|endoftext|>")
+
+
 def test_special_tokens_are_found_wherever_the_pattern_finds_them():
     for text in ("!!<|endoftext|>", "<|\u017ftartoftext|>", "<| endoftext |>"):
         assert not {518, 519} & set(tiny().encode(text))
