@@ -19,7 +19,7 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.name == "guide.md":  # one doctest of many seconds, in a file that has no place for a mark
+        if item.name in ("guide.md", "6-exercises.md"):  # doctests of seconds, in files without a place for a mark
             item.add_marker(pytest.mark.slow)
 
 

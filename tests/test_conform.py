@@ -446,6 +446,7 @@ def test_regenerate_looks_at_its_target_first(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_defects_hide_no_divergence(right, tmp_path, capsys):
     folder = as_files(with_mutants(right, wrong("bce", "sum for mean")), tmp_path / "both")
     (folder / "3.json").unlink()
@@ -537,6 +538,7 @@ def test_all_that_was_not_run_is_on_the_screen(content, right, tmp_path, capsys)
     assert list(report["operations"]) == list(ops)
 
 
+@pytest.mark.slow
 def test_findings_are_left_out_before_what_was_not_run(right):
     given = {name: {o: x + 7 for o, x in right[name].items()} for name in right if KIT.suites[name] in (1, 3, 6)}
     text = str(report(given, suites=[1, 3, 6]))

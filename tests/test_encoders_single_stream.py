@@ -149,7 +149,9 @@ def case(network, shape, dtype=np.float64):
 # ------------------------------------------------------------------------------------- counts, names, literals
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize(
+    "name", [*FULL, *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED if name not in FULL)]
+)
 def test_parameter_counts(name):
     build, here, published = PUBLISHED[name]
     assert weights.count(outline(build())[0]) == here

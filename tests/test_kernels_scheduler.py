@@ -120,7 +120,7 @@ def test_tasks_run_with_one_blas_thread(threads):
 # ---------------------------------------------------------------------------------------------------- products
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (300, 40, 64), (40, 700, 64), (64, 64, 3000), (0, 3, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (5, 7, 3), (300, 40, 64), (40, 700, 64), (64, 64, 700), (0, 3, 2)])
 @pytest.mark.parametrize("piece", [1, 1 << 23])
 def test_products_are_products_however_they_are_cut(shape, piece, threads, monkeypatch):
     monkeypatch.setattr(products, "PIECE", piece)
