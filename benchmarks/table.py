@@ -14,7 +14,6 @@ disturb, and the ratio ours / PyTorch, in which smaller is better. BPLCZ_THREADS
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -117,18 +116,29 @@ def one_run(side, name, seconds):
 
 
 def peak(side, name):
-    """Peak resident memory of a process that takes three steps, and before them, in megabytes."""
+    """What a process holds before three steps, and at most during them, in megabytes."""
     ours = Ours(name, systems.PAPER, *batch(32))
     step = ours.step
     if side != "ours":
         step = Peer(
             name, systems.PAPER, ours.params, ours.state, ours.x, ours.y, channels_last=side == "NHWC"
         ).step
-    unit = 1e6 if sys.platform == "darwin" else 1e3  # bytes there, kilobytes on Linux
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    before = resident("VmRSS")
     for _ in range(3):
         step()
-    print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+    print(before, resident("VmHWM"))
+
+
+def resident(field):
+    """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
+
+    Not ru_maxrss of getrusage: that of a child begins with what its parent held.
+    """
+    try:
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1e3
+    except OSError:
+        raise SystemExit("memory: /proc/self/status is missing; this part runs on Linux only") from None
 
 
 def child(*arguments, **environment):

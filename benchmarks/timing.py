@@ -32,13 +32,17 @@ class Sampled:
 
 
 def others():
-    """CPU seconds that the machine has spent on anything but this process; 0 where /proc/stat is missing."""
+    """CPU seconds that the machine has spent on anything but this process and the children that it has waited for.
+
+    0 where /proc/stat is missing.
+    """
     try:
         with open("/proc/stat") as f:
             user, nice, system, _, _, *rest = map(int, f.readline().split()[1:9])
     except OSError:
         return 0.0
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - time.process_time()
+    children = os.times().children_user + os.times().children_system
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK") - time.process_time() - children
 
 
 def in_turns(calls, samples, seconds, tolerance=0.05):
