@@ -27,7 +27,7 @@ from peers import Peer
 from timing import in_turns, machine, others
 
 from bplcz_ref import systems, weights
-from bplcz_ref.kernels.cores import thread_count
+from bplcz_ref.kernels.cores import keep_memory, thread_count
 
 PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")
@@ -213,6 +213,7 @@ def rows(options):
 
 
 def main():
+    keep_memory()  # as training does; PyTorch takes its memory from the same place and gains as well
     if sys.argv[1:2] == ["--child"]:
         what, side, name, *rest = sys.argv[2:]
         one_run(side, name, float(rest[0])) if what == "run" else peak(side, name)

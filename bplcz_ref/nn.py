@@ -44,6 +44,7 @@ defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 # A context, and a decorator: after one product with more BLAS threads, these spin on the cores that the kernels'
 # own threads need, and on a busy machine they cost a multiple.
 one_blas_thread = cores.one_blas_thread
+keep_memory = cores.keep_memory
 
 
 class Network(NamedTuple):

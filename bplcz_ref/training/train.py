@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, metrics, model, optim, systems, weights
+from bplcz_ref import files, metrics, model, nn, optim, systems, weights
 from bplcz_ref.data import augment, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.streams import stream
@@ -86,6 +86,7 @@ def train(
             if found is not None:
                 report.line(f"{run}: complete already, not trained again")
                 return found
+            nn.keep_memory()
             rows, test_rows = split.parts(patches, settings, tested)
             if system in systems.NEED_TWO and (settings.batch == 1 or len(rows) % settings.batch == 1):
                 raise ValueError(
