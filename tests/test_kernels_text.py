@@ -61,13 +61,15 @@ CASES = {
         [(2, 5, 4)] * 3,
     ),
 }
-FORCED = [  # (scores a block, bytes kept): the two ways of attention, in blocks that do not divide the shapes
-    (1 << 18, 1 << 24),
-    (1 << 18, 0),
-    (20, 1 << 24),
-    (20, 0),
-    (1, 0),
-    (70, 0),
+FORCED = [  # (scores a block, bytes kept, safe): the ways of attention, in blocks that do not divide the shapes
+    (1 << 18, 1 << 24, 16),
+    (1 << 18, 0, 16),
+    (20, 1 << 24, 16),
+    (20, 0, 16),
+    (20, 0, 0),
+    (1, 0, 0),
+    (70, 1 << 24, 0),
+    (70, 0, 0),
 ]
 
 
@@ -93,6 +95,7 @@ def test_kernels_are_their_definitions(name):
 def test_attention_is_the_same_kept_or_computed_again_in_blocks_of_any_size(name, forced, monkeypatch):
     monkeypatch.setattr(attention_module, "BLOCK", forced[0])
     monkeypatch.setattr(attention_module, "KEEP", forced[1])
+    monkeypatch.setattr(attention_module, "SAFE", forced[2])
     kernel, definition, shapes = both(name)
     assert gap(kernel, definition, *draw(shapes)) < EXACT
 
@@ -238,6 +241,18 @@ def test_gelu_in_float32_is_within_two_roundings_of_the_exact_one():
     assert (abs(y - wide * ndtr(wide)) <= 2**-22 * abs(wide)).all()
     assert (abs(slope - ndtr(wide) - wide * density) <= 2**-22).all()
     assert onp.isnan(nn.gelu(onp.float32([onp.nan]))).all()
+
+
+@pytest.mark.parametrize("length", [15.9, 16.1, 400.0])
+def test_one_long_query_and_one_long_key_decide_whether_scores_are_safe(length):
+    rng = onp.random.default_rng(3)
+    q, k, v = (rng.standard_normal((2, 5, 4)).astype(onp.float32) * onp.float32(0.01) for _ in range(3))
+    q[1, 3], k[1, 2] = [2.0, 0, 0, 0], [length, 0, 0, 0]  # one score of `length` after the division by 2
+    y = attention_module.attention(q, k, v)
+    exact = nn.attention.definition(*(a.astype(onp.float64) for a in (q, k, v)))
+    assert abs(y - exact).max() < 1e-6 * abs(exact).max()
+    *_, top, _, _ = attention_module.forward(q, k, v, wanted=(0,), causal=False, mask=None)[1]
+    assert (top is None) == (length < 16), "the two passes are left out only where no score can overflow"
 
 
 @pytest.mark.parametrize("dtype", [onp.float32, onp.float64])

@@ -5,7 +5,8 @@
 The images are copied with their pixels first, (H, W, B, C), so that what a tap sees is a matrix of whole rows. On
 a 2x2 map a 3x3 kernel's taps meet 16 pixels, while columns have room for 36, and nothing is written out nine
 times. Measured on 256 channels at 2x2, B = 32, one thread: 0.95 + 2.15 ms forward and backward, against 2.7 + 5.5
-by columns. Outputs (in backward, channels) are cut into pieces that the cores share.
+by columns. The cores share pieces of the outputs and, where these are few, of the images; in backward, of the
+channels.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 from .scheduler import pieces, run
 
 LEAST = 128  # outputs or channels of a piece
+IMAGES = 16  # of a piece
 
 
 def overlaps(kernel: int, before: int, stride: int, outputs: int, pixels: int) -> list[tuple[int, slice, slice]]:
@@ -58,12 +60,14 @@ def forward(p, x, weight):
     x = _pixels_first(x)
     y = np.zeros((p.rows, p.columns, p.batch, p.outputs), x.dtype)
 
-    def work(o):
+    def work(b, o):
         for u, v, out, seen in _taps(p):
-            part = y[out][..., o]
-            part += np.matmul(_rows(x, seen), weight[u, v][:, o]).reshape(part.shape)
+            part = y[out][:, :, b, o]
+            part += np.matmul(_rows(x[:, :, b], seen), weight[u, v][:, o]).reshape(part.shape)
 
-    run([lambda o=o: work(o) for o in pieces(p.outputs, LEAST, 4)])
+    cuts = pieces(p.outputs, LEAST, 4)
+    images = pieces(p.batch, IMAGES, 4 // len(cuts))
+    run([lambda b=b, o=o: work(b, o) for b in images for o in cuts])
     return _images_first(y)
 
 
