@@ -10,13 +10,13 @@ Printed are the median time, and the peak resident set beyond what the process h
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import time
 
 import numpy as np
 from ours import Ours, batch
+from timing import resident
 
 from bplcz_ref import systems
 
@@ -28,11 +28,6 @@ ALONG = {
     "cores": (1, 2, 4, 8),
     "samples": (64, 256, 1024),
 }
-
-
-def megabytes():
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, kilobytes on Linux
 
 
 def measure(along, value, steps):
@@ -52,12 +47,12 @@ def measure(along, value, steps):
     call = side.step
     if along == "samples":
         side.x, call = batch(64)[0], lambda: [side.logits() for _ in range(value // 64)]
-    before, times = megabytes(), []
+    before, times = resident("VmRSS"), []
     for _ in range(steps):
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
-    return float(np.median(times)), megabytes() - before
+    return float(np.median(times)), resident("VmHWM") - before
 
 
 def main():

@@ -4,12 +4,15 @@
 
 Parts: `step` (paper preset, batch 32), `small` (the small preset), `inference` (evaluation, batch 64), `float64`
 (EB-CNN (BP-LCZ)), `tree` (the same in float32 against PyTorch given our tree of common beginnings), `side` (two
-runs at once, one thread each), `memory` (peak of a step). The peer is peers.py's, in NCHW and in channels-last,
-whichever is faster. Before anything is timed, both sides must agree: in the logits, and, without dropout, in loss
-and gradient.
+runs at once, one thread each), `memory` (peak of a step), `compile` (a step of PyTorch by torch.compile, which
+needs a C++ compiler and minutes for each network), `jax` (EB-CNN by jax.jit). The peer is peers.py's, in NCHW and
+in channels-last, whichever is faster. Before anything is timed, both sides must agree: in the logits, and, without
+dropout, in loss and gradient.
 
 Printed are medians in milliseconds with the 10th and 90th percentile of samples that other processes did not
-disturb, and the ratio ours / PyTorch, in which smaller is better. BPLCZ_THREADS sets the threads of both sides.
+disturb; the ratio ours / peer, in which smaller is better; and what part of our time its matrix products would
+take at the speed of one large product ("products"), which no arrangement of the same products could go below.
+BPLCZ_THREADS sets the threads of both sides.
 """
 
 import argparse
@@ -24,12 +27,12 @@ import numpy as np
 import torch
 from ours import Ours, batch
 from peers import Peer
-from timing import in_turns, machine, others
+from timing import in_turns, machine, multiplications, others, resident, sgemm
 
 from bplcz_ref import systems, weights
 from bplcz_ref.kernels.cores import keep_memory, thread_count
 
-PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory")
+PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "jax")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")
 SIDE_SECONDS = 15.0
 
@@ -81,15 +84,49 @@ def agree(name, ours, peer):
         )
 
 
-def timed(label, name, settings, size, call, options, **peer):
+def timed(label, name, settings, size, call, options, compiled=False, **peer):
     """A row of the table."""
     ours, peers = sides(name, settings, size, **peer)
+    if compiled:
+        peers = {f"{layout}, compiled": p for layout, p in peers.items()}
+        for p in peers.values():
+            p.compile()
     calls = {"ours": getattr(ours, call)} | {layout: getattr(p, call) for layout, p in peers.items()}
+    return row(label, calls, ours.x.dtype, options)
+
+
+def by_jax(options):
+    """EB-CNN's step beside JAX's, after their losses and parameters have been compared."""
+    from peer_jax import Peer as Jax
+
+    ours = Ours("ebcnn", systems.PAPER, *batch(32))
+    peer = Jax(systems.PAPER, ours.params, ours.state, ours.x, ours.y)
+    L, gradients, _ = ours.gradients()
+    before = {name: np.array(a) for name, a in weights.named(ours.params).items()}
+    peer.step()
+    step = systems.PAPER.learning_rate
+    far, norm = 0.0, 0.0
+    for name, g in weights.named(gradients).items():
+        expected = step * (g + systems.PAPER.weight_decay * before[name])
+        far += float(np.sum(np.square(before[name] - np.asarray(peer.params[name]) - expected)))
+        norm += float(np.sum(np.square(expected)))
+    if not (abs(float(L) - float(peer.loss)) < 1e-4 and far < 0.05**2 * norm):  # float32: see `agree`
+        raise SystemExit(
+            f"jax: losses {float(L):.6f}, {float(peer.loss):.6f}; updates {(far / norm) ** 0.5:.1e} apart"
+        )
+    return row("step, ebcnn, JAX", {"ours": ours.step, "jax.jit": peer.step}, ours.x.dtype, options)
+
+
+def row(label, calls, dtype, options):
+    """The calls timed in turns: ours, and the fastest of the others."""
     found = in_turns(calls, options.samples, options.seconds)
-    best = min(peers, key=lambda layout: found[layout].median)
+    best = min((name for name in calls if name != "ours"), key=lambda name: found[name].median)
     ratio = found["ours"].median / found[best].median
     kept = min(len(f.kept) for f in found.values())
-    return f"| {label} | {found['ours']} | {found[best]} {best} | {ratio:.2f} | {kept} |"
+    share = ""
+    if dtype == np.float32:
+        share = f"{multiplications(calls['ours']) / options.rate / found['ours'].median:.0%}"
+    return f"| {label} | {found['ours']} | {found[best]} {best} | {ratio:.2f} | {share} | {kept} |"
 
 
 # ------------------------------------------------------------------------------------- processes of their own
@@ -129,18 +166,6 @@ def peak(side, name):
     print(before, resident("VmHWM"))
 
 
-def resident(field):
-    """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
-
-    Not ru_maxrss of getrusage: that of a child begins with what its parent held.
-    """
-    try:
-        with open("/proc/self/status") as f:
-            return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1e3
-    except OSError:
-        raise SystemExit("memory: /proc/self/status is missing; this part runs on Linux only") from None
-
-
 def child(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, __file__, "--child", *map(str, arguments)],
@@ -170,7 +195,7 @@ def side_by_side(name):
     best = max(("NCHW", "NHWC"), key=rates.get)
     return (
         f"| two runs side by side, {name}, steps per second | {rates['ours']:.2f} | {rates[best]:.2f} {best} "
-        f"| {rates[best] / rates['ours']:.2f} | |"
+        f"| {rates[best] / rates['ours']:.2f} | | |"
     )
 
 
@@ -183,7 +208,7 @@ def memory(name):
     best = min(("NCHW", "NHWC"), key=taken.get)
     return (
         f"| peak memory of a step, {name}, MB | {taken['ours']:.0f} | {taken[best]:.0f} {best} "
-        f"| {taken['ours'] / taken[best]:.2f} | |"
+        f"| {taken['ours'] / taken[best]:.2f} | | |"
     )
 
 
@@ -202,10 +227,14 @@ def rows(options):
             yield step(f"step, small preset, {name}", name, systems.SMALL, 32)
         if "inference" in options.parts:
             yield timed(f"inference, {name}", name, systems.PAPER, 64, "logits", options)
+        if "compile" in options.parts:
+            yield step(f"step, {name}, torch.compile", name, systems.PAPER, 32, compiled=True)
         if "side" in options.parts:
             yield side_by_side(name)
         if "memory" in options.parts:
             yield memory(name)
+    if "ebcnn" in names and "jax" in options.parts:
+        yield by_jax(options)
     if bplcz in names and "tree" in options.parts:
         yield step(f"step, {bplcz}, PyTorch with our tree", bplcz, systems.PAPER, 32, tree=True)
     if bplcz in names and "float64" in options.parts:
@@ -229,13 +258,14 @@ def main():
     parser.add_argument("--out", help="write the table to this file as well")
     options = parser.parse_args()
     torch.set_num_threads(thread_count())
+    options.rate = sgemm()
     began, start = others(), time.perf_counter()
     lines = [
-        f"{date.today()}, {machine()}, PyTorch {torch.__version__}, {thread_count()} threads on each side. "
-        "Simulated patches.",
+        f"{date.today()}, {machine()}, PyTorch {torch.__version__}, {thread_count()} threads on each side; "
+        f"one large float32 product: {2e-9 * options.rate:.0f} GFLOP/s. Simulated patches.",
         "",
-        "| | ours, ms | PyTorch, ms | ratio | samples |",
-        "|---|---|---|---|---|",
+        "| | ours, ms | peer, ms | ratio | products | samples |",
+        "|---|---|---|---|---|---|",
     ]
     print("\n".join(lines), flush=True)
     for line in rows(options):

@@ -8,6 +8,7 @@ time of a step. Times of another day or machine compare with nothing here: only 
 import os
 import platform
 import time
+from unittest import mock
 
 import numpy as np
 
@@ -61,6 +62,51 @@ def in_turns(calls, samples, seconds, tolerance=0.05):
             if others() - before <= tolerance * took + 0.02:  # /proc/stat counts in hundredths of a second
                 found[name].kept.append(took)
     return found
+
+
+def resident(field):
+    """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
+
+    Not ru_maxrss of getrusage: that of a child begins with what its parent held.
+    """
+    try:
+        with open("/proc/self/status") as f:
+            return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1e3
+    except OSError:
+        raise SystemExit("memory: /proc/self/status is missing; it is measured on Linux only") from None
+
+
+def multiplications(call):
+    """Of the matrix products that `call` makes through np.matmul and np.dot, on one thread."""
+    total = 0
+
+    def counted(function):
+        def product(a, b, *rest, **options):
+            nonlocal total
+            y = function(a, b, *rest, **options)
+            total += y.size * a.shape[-1]
+            return y
+
+        return product
+
+    with (
+        mock.patch.dict(os.environ, BPLCZ_THREADS="1"),
+        mock.patch.object(np, "matmul", counted(np.matmul)),
+        mock.patch.object(np, "dot", counted(np.dot)),
+    ):
+        call()
+    return total
+
+
+def sgemm(n=2048, samples=5):
+    """Multiplications per second of one large float32 product, on all threads of BLAS: the best of some."""
+    a, b, y = (np.ones((n, n), np.float32) for _ in range(3))
+    took = []
+    for _ in range(samples):
+        start = time.perf_counter()
+        np.matmul(a, b, out=y)
+        took.append(time.perf_counter() - start)
+    return n**3 / min(took)
 
 
 def machine():
