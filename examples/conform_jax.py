@@ -15,6 +15,7 @@ from conform_text import pre_tokens, prompt, tokenizer
 from jax import numpy as jnp
 
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs once or three times
 vectors, folder = map(Path, sys.argv[1:])
 GROUPS = {"RGB": [8, 9, 10], "VRE": [11, 12, 13, 15], "NIR": [14], "SWIR": [16, 17]}  # in the order of Eq. (9)
 GROUPS |= {"VH": [0, 1, 4], "VV": [2, 3, 5], "PolSAR": [6, 7]}  # from 0: the 8 bands of sen1, then the 10 of sen2
@@ -67,10 +68,8 @@ def batch_norm(x, weight, bias, running_mean, running_var, train):
     return {"y": y, "new_running_mean": running_mean, "new_running_var": running_var}
 
 
-def max_pool2d(x):
-    rows, columns = x.shape[1] // 2, x.shape[2] // 2  # a last odd row or column is dropped
-    x = x[:, : 2 * rows, : 2 * columns]
-    return {"y": x.reshape(len(x), rows, 2, columns, 2, x.shape[3]).max((2, 4))}
+def max_pool2d(x):  # a last odd row or column is dropped
+    return {"y": jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")}
 
 
 def band_groups(sen1, sen2):
@@ -137,10 +136,10 @@ def chain(w, sen1, sen2, y, ids, alpha, beta, heads):  # Fig. 1: L, and every sy
 
 
 def training(sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
-    gradients = jax.jit(jax.grad(lambda w: chain(w, sen1, sen2, y, ids, alpha, beta, heads), has_aux=True))
+    gradients = jax.jit(jax.grad(chain, has_aux=True), static_argnums=7)
     v = jax.tree.map(jnp.zeros_like, w)
     for step, rate in enumerate(lr.tolist(), 1):
-        g, found = gradients(w)
+        g, found = gradients(w, sen1, sen2, y, ids, alpha, beta, heads.item())
         if step == 1:
             out = found | {f"grad.{name}": x for name, x in g.items()}
         else:
@@ -160,16 +159,15 @@ def inference(batches, x, **w):  # the running statistics after some batches, th
 
 
 def split(y, per_class, test, seed):  # our own draw; the answer counts its rows
-    order = jax.random.permutation(jax.random.key(seed), len(y))
-    train = jnp.concat([order[y[order] == k][:per_class] for k in range(17)])
-    rest = order[~jnp.isin(order, train)]
+    y, order = np.asarray(y), np.random.default_rng(int(seed)).permutation(len(y))
+    train = np.concatenate([order[y[order] == k][:per_class] for k in range(17)])
+    rest = order[~np.isin(order, train)]
     if len(train) < 17 * per_class or len(rest) < test:
         return {"refused": 1}
     rest = rest[:test]
-    count = lambda rows: jnp.bincount(y[rows], length=17)
-    repeated = len(train) - len(jnp.unique(train)) + len(rest) - len(jnp.unique(rest))
-    common = jnp.isin(rest, train).sum()
-    return {"train": count(train), "test": count(rest), "repeated": repeated, "common": common}
+    count = lambda rows: np.bincount(y[rows], minlength=17)
+    repeated = len(train) - len(np.unique(train)) + len(rest) - len(np.unique(rest))
+    return {"train": count(train), "test": count(rest), "repeated": repeated, "common": np.isin(rest, train).sum()}
 
 
 def metrics(y, y_hat, K):
