@@ -161,15 +161,16 @@ Tensors fresh(const Tensors& w) {  // running statistics before the first batch
   }
   return running;
 }
-Tensors branch(Tensor x, const Tensors& w, Tensors running, bool train = true, Tensors* moved = nullptr) {
-  Tensors out;  // EB-CNN: what every layer gives
+Tensors branch(Tensor x, const Tensors& w, Tensors& running, bool train = true) {  // of EB-CNN: what every layer gives
+  Tensors out;
   for (int k = 1; k <= 6; k++) {
     std::string n = std::to_string(k), bn = "bn" + n;
     out["conv" + n] = x = conv2d(x, w.at("conv" + n + ".weight"), 1, 1);
-    Tensors y = batch_norm(x, w.at(bn + ".weight"), w.at(bn + ".bias"), running.at(bn + ".running_mean"),
-                           running.at(bn + ".running_var"), train);
+    Tensor &mean = running.at(bn + ".running_mean"), &var = running.at(bn + ".running_var");
+    Tensors y = batch_norm(x, w.at(bn + ".weight"), w.at(bn + ".bias"), mean, var, train);
     out[bn] = x = y.at("y");
-    if (moved) (*moved)[bn + ".running_mean"] = y.at("new_running_mean"), (*moved)[bn + ".running_var"] = y.at("new_running_var");
+    mean = y.at("new_running_mean");
+    var = y.at("new_running_var");
     out["relu" + n] = x = each(x, relu);
     if (k == 2 || k == 4) out["pool" + n] = x = max_pool2d(x);
   }
@@ -183,13 +184,16 @@ Tensors branch(Tensor x, const Tensors& w, Tensors running, bool train = true, T
   out["I_i"] = linear(mean, w.at("proj.weight"), w.at("proj.bias"));
   return out;
 }
-Tensors image_encoder(Tensors& in) { return branch(in.at("x"), in, fresh(in)); }
+Tensors image_encoder(Tensors& in) {
+  Tensors running = fresh(in);
+  return branch(in.at("x"), in, running);
+}
 Tensors inference(Tensors& in) {  // the running statistics after some batches, then classes in evaluation mode
   Tensor batches = in.at("batches"), batch({batches.shape.begin() + 1, batches.shape.end()});
   Tensors running = fresh(in);
   for (auto from = batches.data.begin(); from != batches.data.end(); from += batch.data.size()) {
     std::copy_n(from, batch.data.size(), batch.data.begin());
-    branch(batch, in, running, true, &running);
+    branch(batch, in, running);
   }
   Tensors out = running;
   out["I_i"] = branch(in.at("x"), in, running, false).at("I_i");
@@ -380,7 +384,10 @@ Tensors split(Tensors& in) {  // our own draw; the answer counts its rows
   std::set<int> in_train(train.begin(), train.end()), in_test(rest.begin(), rest.end());
   double repeated = static_cast<double>(train.size() - in_train.size() + rest.size() - in_test.size()), common = 0;
   for (int row : in_test) common += in_train.count(row);
-  return {{"train", count(train)}, {"test", count(rest)}, {"repeated", scalar(number(repeated))}, {"common", scalar(number(common))}};
+  return {{"train", count(train)},
+          {"test", count(rest)},
+          {"repeated", scalar(number(repeated))},
+          {"common", scalar(number(common))}};
 }
 
 // ------------------------------------------------------------------------------------------------------ the training
@@ -405,8 +412,8 @@ Tensors chain(Tensors& in, const Tensors& w) {  // Fig. 1: every symbol
     Tensor prompts({B, L});
     for (int j = 0; j < B; j++)
       for (int l = 0; l < L; l++) prompts({j, l}) = ids({static_cast<int>(y.data[j].v), k, l});
-    Tensors own = part(w, "branches." + g + ".");
-    Tensors pair{{"I_i", branch(X.at("X_" + g), own, fresh(own)).at("I_i")},
+    Tensors own = part(w, "branches." + g + "."), running = fresh(own);
+    Tensors pair{{"I_i", branch(X.at("X_" + g), own, running).at("I_i")},
                  {"T_i", text_encoder(prompts, in.at("heads").integer(), part(w, "text.")).at("T_i")}};
     Tensors S = similarity(pair);
     join({{"I_" + g, pair["I_i"]}, {"T_" + g, pair["T_i"]}, {"S_" + g, S["S_i"]}, {"S_hat_" + g, S["S_hat_i"]}});

@@ -26,8 +26,8 @@ const exp = (x, y = Math.exp(x)) => made(y, [[x, y]]);
 const log = (x) => made(Math.log(x), [[x, 1 / x]]);
 const root = (x, y = Math.sqrt(x)) => made(y, [[x, 1 / (2 * y)]]);
 const sum = (x) => made(x.reduce((total, value) => total + value, 0), x.map((value) => [value, 1]));
-const dot = (x, y) => made(
-  x.reduce((total, value, d) => total + value * y[d], 0), x.flatMap((value, d) => [[value, +y[d]], [y[d], +value]]));
+const dot = (x, y) =>
+  made(x.reduce((total, value, d) => total + value * y[d], 0), x.flatMap((value, d) => [[value, +y[d]], [y[d], +value]]));
 const logistic = (x) => (x < 0 ? Math.exp(x) / (1 + Math.exp(x)) : 1 / (1 + Math.exp(-x)));
 const sigmoid = (x, y = logistic(x)) => made(y, [[x, y * (1 - y)]]);
 const softplus = (x) => made(Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))), [[x, logistic(x)]]);
@@ -59,9 +59,13 @@ const part = (w, prefix) => Object.fromEntries(
   Object.entries(w).filter(([name]) => name.startsWith(prefix)).map(([name, x]) => [name.slice(prefix.length), x]));
 
 // The equations.
-const GROUPS = { RGB: [9, 10, 11], VRE: [12, 13, 14, 16], NIR: [15], SWIR: [17, 18], VH: [1, 2, 5], VV: [3, 4, 6], PolSAR: [7, 8] };
-const bandGroups = (sen1, sen2) => each(GROUPS, (bands) => // counted from 1: the 8 of sen1, then the 10 of sen2
-  sen1.map((image, b) => image.map((line, i) => line.map((pixel, j) => bands.map((n) => [...pixel, ...sen2[b][i][j]][n - 1])))));
+const GROUPS = { // bands counted from 1: the 8 of sen1, then the 10 of sen2; in the order of Eq. (9)
+  RGB: [9, 10, 11], VRE: [12, 13, 14, 16], NIR: [15], SWIR: [17, 18], VH: [1, 2, 5], VV: [3, 4, 6], PolSAR: [7, 8],
+};
+function bandGroups(sen1, sen2) {
+  const joined = sen1.map((image, b) => image.map((line, i) => line.map((pixel, j) => [...pixel, ...sen2[b][i][j]])));
+  return each(GROUPS, (bands) => rows(joined, (pixel) => bands.map((n) => pixel[n - 1])));
+}
 function unit(x) {
   const square = dot(x, x), norm = square > 1e-24 ? root(square) : 1e-12;
   return x.map((value) => value.over(norm));
@@ -80,16 +84,20 @@ function softmax(x, top = Math.max(...x)) {
   const e = x.map((s) => exp(s.minus(top))), total = sum(e);
   return e.map((s) => s.over(total));
 }
-const window = (n, k, stride, padding) => range(Math.floor((n + 2 * padding - k) / stride) + 1).map((i) => i * stride - padding);
-const conv2d = ({ x, weight, stride, padding }) => x.map((image) =>
-  window(image.length, weight[0][0].length, stride, padding).map((r) =>
-    window(image[0].length, weight[0][0][0].length, stride, padding).map((s) => {
-      const pixels = weight[0].flatMap((kernel, c) => kernel.flatMap((line, u) => line.map((_, v) => image[r + u]?.[s + v]?.[c] ?? 0)));
-      return weight.map((w) => dot(w.flat(2), pixels)); // zeros outside
+const window = (n, k, stride, padding) => // where the windows begin
+  range(Math.floor((n + 2 * padding - k) / stride) + 1).map((i) => i * stride - padding);
+function conv2d({ x, weight, stride, padding }) {
+  const [kh, kw] = shape(weight).slice(2), outside = weight[0].map(() => 0);
+  const kernels = weight.map((w) => range(kh).flatMap((u) => range(kw).flatMap((v) => w.map((channel) => channel[u][v]))));
+  return x.map((image) => window(image.length, kh, stride, padding).map((r) =>
+    window(image[0].length, kw, stride, padding).map((s) => {
+      const pixels = range(kh).flatMap((u) => range(kw).flatMap((v) => image[r + u]?.[s + v] ?? outside));
+      return kernels.map((kernel) => dot(kernel, pixels));
     })));
+}
+const larger = (a, b) => (b > a ? b : a); // of equals the first
 const maxPool = (x) => x.map((image) => window(image.length, 2, 2, 0).map((r) => window(image[0].length, 2, 2, 0).map((s) =>
-  image[r][s].map((first, c) => [image[r][s + 1][c], image[r + 1][s][c], image[r + 1][s + 1][c]].reduce(
-    (best, value) => (value > best ? value : best), first))))); // of equals the first
+  image[r][s].map((_, c) => [image[r][s][c], image[r][s + 1][c], image[r + 1][s][c], image[r + 1][s + 1][c]].reduce(larger)))));
 function layerNorm({ x, weight, bias }) {
   return rows(x, (row) => {
     const m = mean(row), deviation = root(variance(row, m).plus(1e-5));
@@ -122,12 +130,12 @@ function attention({ x, in_proj_weight, in_proj_bias, out_weight, out_bias, head
 // The networks.
 const fresh = (w) => Object.fromEntries(range(6).flatMap((k) => [["mean", 0], ["var", 1]].map(([name, start]) =>
   [`bn${k + 1}.running_${name}`, w[`bn${k + 1}.bias`].map(() => new Num(start))])));
-function imageEncoder(x, w, running = fresh(w), train = 1) { // EB-CNN's branch, with what every layer gives; moves `running`
+function imageEncoder(x, w, running = fresh(w), train = 1) { // EB-CNN's branch, with what every layer gives
   const out = {};
   for (const k of [1, 2, 3, 4, 5, 6]) {
     out[`conv${k}`] = x = conv2d({ x, weight: w[`conv${k}.weight`], stride: 1, padding: 1 });
     const { y, ...moved } = batchNorm({ x, ...part(w, `bn${k}.`), ...part(running, `bn${k}.`), train });
-    for (const name in moved) running[`bn${k}.${name.slice(4)}`] = moved[name]; // new_running_mean
+    for (const name in moved) running[`bn${k}.${name.replace("new_", "")}`] = moved[name];
     out[`bn${k}`] = x = y;
     out[`relu${k}`] = x = deep(relu, x);
     if (k === 2 || k === 4) out[`pool${k}`] = x = maxPool(x);
@@ -162,11 +170,12 @@ function chain(w, { sen1, sen2, y, ids, alpha, beta, heads }) { // Fig. 1: every
     const { S_i, S_hat_i } = operations.similarity({ I_i, T_i });
     Object.assign(out, { [`I_${g}`]: I_i, [`T_${g}`]: T_i, [`S_${g}`]: S_i, [`S_hat_${g}`]: S_hat_i });
   });
-  const S = operations.fuse({ S_groups: all("S"), alpha }).S, S_hat = operations.fuse({ S_groups: all("S_hat"), alpha }).S;
-  const { W } = operations.supervised_matrix({ y }), { I } = operations.concat({ I_groups: all("I") });
-  const losses = operations.contrastive_loss({ S, W }), c_hat = linear({ x: I, ...part(w, "classifier.") });
+  const [S, S_hat] = ["S", "S_hat"].map((symbol) => operations.fuse({ S_groups: all(symbol), alpha }).S);
+  const { W } = operations.supervised_matrix({ y }), losses = operations.contrastive_loss({ S, W });
+  const { I } = operations.concat({ I_groups: all("I") }), c_hat = linear({ x: I, ...part(w, "classifier.") });
   const { L_cls } = operations.cross_entropy({ c_hat, c: y });
-  return { ...out, S, S_hat, W, ...losses, I, c_hat, L_cls, ...operations.total_loss({ L_cls, L_con: losses.L_con, beta }) };
+  const { L } = operations.total_loss({ L_cls, L_con: losses.L_con, beta });
+  return { ...out, S, S_hat, W, ...losses, I, c_hat, L_cls, L };
 }
 function training({ lr, momentum, weight_decay, sen1, sen2, y, ids, alpha, beta, heads, ...w }) {
   const out = {};
