@@ -15,7 +15,7 @@ from conform_text import pre_tokens, prompt, tokenizer
 from jax import numpy as jnp
 
 jax.config.update("jax_enable_x64", True)
-jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs once or three times
+jax.config.update("jax_disable_most_optimizations", True)  # what is compiled here runs three times at most
 vectors, folder = map(Path, sys.argv[1:])
 GROUPS = {"RGB": [8, 9, 10], "VRE": [11, 12, 13, 15], "NIR": [14], "SWIR": [16, 17]}  # in the order of Eq. (9)
 GROUPS |= {"VH": [0, 1, 4], "VV": [2, 3, 5], "PolSAR": [6, 7]}  # from 0: the 8 bands of sen1, then the 10 of sen2
@@ -68,7 +68,7 @@ def batch_norm(x, weight, bias, running_mean, running_var, train):
     return {"y": y, "new_running_mean": running_mean, "new_running_var": running_var}
 
 
-def max_pool2d(x):  # a last odd row or column is dropped
+def max_pool2d(x):  # a last odd row or column is dropped; of equals the first has the gradient
     return {"y": jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")}
 
 
