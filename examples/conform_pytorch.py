@@ -1,6 +1,7 @@
 """Answers the conformance kit with PyTorch's own layers, optimiser and autograd, in float32.
 
-Usage: python examples/conform_pytorch.py VECTORS/ ANSWERS/, then check ANSWERS/ --profile ANSWERS/profile.json
+Usage: python examples/conform_pytorch.py VECTORS/ ANSWERS/, then python -m bplcz_ref conform check ANSWERS/
+conform_text.py beside it answers for texts.
 """
 
 import hashlib
@@ -9,17 +10,29 @@ import sys
 from pathlib import Path
 
 import torch
+from conform_text import pre_tokens, prompt, tokenizer
 from torch.nn import functional as F
 
-PROFILE = {"suites": [0, 1, 2, 3, 4, 6, 7, 8, 9], "without": ["split"]}
+vectors, folder = map(Path, sys.argv[1:])
 GROUPS = {"RGB": [8, 9, 10], "VRE": [11, 12, 13, 15], "NIR": [14], "SWIR": [16, 17]}  # in the order of Eq. (9)
 GROUPS |= {"VH": [0, 1, 4], "VV": [2, 3, 5], "PolSAR": [6, 7]}  # from 0: the 8 bands of sen1, then the 10 of sen2
 DTYPES = {"int64": torch.int64, "float64": torch.float32}  # what we compute in
-tensor = lambda t: torch.tensor(t["data"], dtype=DTYPES[t["dtype"]]).reshape(t["shape"])
 first, last = (lambda x: x.movedim(-1, 1)), (lambda x: x.movedim(1, -1))  # channels; the kit has them last
 bce = lambda S, W: F.binary_cross_entropy_with_logits(S, W.to(S))
 first_largest = lambda c_hat: (c_hat == c_hat.amax(1, keepdim=True)).int().argmax(1)  # argmax takes any of equals
 L_con = lambda S, W: (bce(S, W) + bce(S.T, W)) / 2
+
+
+def tensor(t):
+    if t["dtype"] == "string":
+        return t["data"][0]
+    return torch.tensor(t["data"], dtype=DTYPES[t["dtype"]]).reshape(t["shape"])
+
+
+def written(y):
+    if isinstance(y, torch.Tensor):
+        return {"shape": list(y.shape), "data": y.flatten().tolist()}
+    return {"shape": [len(y)], "data": y} if isinstance(y, list) else {"shape": [], "data": [y]}
 
 
 def sgd(w, gradients, lr, momentum, weight_decay):
@@ -126,6 +139,19 @@ def inference(batches, x, **w):  # the running statistics after some batches, th
     return running | {"I_i": I_i, "c_hat": c_hat, "y_hat": first_largest(c_hat)}
 
 
+def split(y, per_class, test, seed):  # our own draw; the answer counts its rows
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed.item()))
+    train = torch.cat([order[y[order] == k][:per_class] for k in range(17)])
+    rest = order[~torch.isin(order, train)]
+    if len(train) < 17 * per_class or len(rest) < test:
+        return {"refused": 1}
+    rest = rest[:test]
+    count = lambda rows: torch.bincount(y[rows], minlength=17)
+    repeated = len(train) - len(train.unique()) + len(rest) - len(rest.unique())
+    common = torch.isin(rest, train).sum()
+    return {"train": count(train), "test": count(rest), "repeated": repeated, "common": common}
+
+
 def metrics(y, y_hat, K):
     C = torch.bincount(y * K + y_hat, minlength=int(K) ** 2).reshape(int(K), -1)
     p, rows, columns = C.diag().sum() / C.sum(), C.sum(1), C.sum(0)
@@ -134,9 +160,9 @@ def metrics(y, y_hat, K):
     return {"confusion": C, "overall_accuracy": p, "average_accuracy": each, "kappa": (p - chance) / (1 - chance)}
 
 
-OPERATIONS = {
-    f.__name__: f for f in (sgd, attention, batch_norm, image_encoder, text_encoder, training, inference, metrics)
-} | {
+FUNCTIONS = (sgd, attention, batch_norm, image_encoder, text_encoder, training, inference, split, metrics, prompt)
+OPERATIONS = {f.__name__: f for f in (*FUNCTIONS, pre_tokens)} | {
+    "tokenize": tokenizer((vectors / "merges.txt").read_text("utf-8")),
     "read_array": lambda a: {f"sum_{axis}": a.sum(axis) for axis in range(3)},
     "band_groups": lambda sen1, sen2: {f"X_{g}": torch.cat((sen1, sen2), -1)[..., i] for g, i in GROUPS.items()},
     "similarity": lambda I_i, T_i: {"S_i": (S_i := F.normalize(I_i) @ F.normalize(T_i).T), "S_hat_i": S_i.T},
@@ -158,23 +184,18 @@ OPERATIONS = {
     "standardise": lambda x, mean, std: {"y": (x - mean) / torch.where(std == 0, 1, std)},
     "predict": lambda c_hat: {"y_hat": first_largest(c_hat)},
 }
-vectors, folder = map(Path, sys.argv[1:])
 manifest = (vectors / "manifest.json").read_bytes()
 answers = {"kit": json.loads(manifest)["kit"], "manifest": hashlib.sha256(manifest).hexdigest(), "answers": {}}
-for case in [c for path in vectors.glob("[0-9]-*.json") for c in json.loads(path.read_bytes())["cases"]]:
-    if case["op"] in OPERATIONS:
-        inputs = {name: tensor(t) for name, t in case["inputs"].items()}
-        asked = {}
-        if "cotangents" in case:
-            asked = {
-                name: inputs[name[5:]].requires_grad_() for name in case["expect"] if name.startswith("grad.")
-            }
-        outputs = OPERATIONS[case["op"]](**inputs)
-        if asked:
-            L = sum((tensor(t) * outputs[name]).sum() for name, t in case["cotangents"].items())
-            outputs |= zip(asked, torch.autograd.grad(L, list(asked.values())), strict=True)
-        tensors = {name: {"shape": list(y.shape), "data": y.flatten().tolist()} for name, y in outputs.items()}
-        answers["answers"][case["id"]] = tensors
+cases = [case for path in vectors.glob("[0-9]-*.json") for case in json.loads(path.read_bytes())["cases"]]
+for case in [case for case in cases if case["op"] in OPERATIONS]:
+    inputs = {name: tensor(t) for name, t in case["inputs"].items()}
+    asked = {}
+    if "cotangents" in case:
+        asked = {name: inputs[name[5:]].requires_grad_() for name in case["expect"] if name.startswith("grad.")}
+    outputs = OPERATIONS[case["op"]](**inputs)
+    if asked:
+        L = sum((tensor(t) * outputs[name]).sum() for name, t in case["cotangents"].items())
+        outputs |= zip(asked, torch.autograd.grad(L, list(asked.values())), strict=True)
+    answers["answers"][case["id"]] = {name: written(y) for name, y in outputs.items()}
 folder.mkdir(exist_ok=True)
 (folder / "answers.json").write_text(json.dumps(answers))
-(folder / "profile.json").write_text(json.dumps(PROFILE))
