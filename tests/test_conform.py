@@ -339,10 +339,10 @@ BROKEN = {
     "no folder": (shutil.rmtree, "there is no such folder"),
     "empty folder": (lambda f: [p.unlink() for p in f.iterdir()], "holds no answers"),
     "a suite missing": (lambda f: (f / "3.json").unlink(), "incomplete: sgd/plain (not answered)"),
-    "empty file": (text_of("1.json", ""), "1.json: the file is empty"),
+    "empty file": (text_of("1.json", ""), "1.json: not valid JSON"),
     "truncated": (lambda f: (f / "1.json").write_text((f / "1.json").read_text()[:5000]), "not valid JSON"),
-    "bare NaN": (put_nan, 'NaN is not JSON; write the string "NaN"'),
-    "not UTF-8": (lambda f: (f / "1.json").write_bytes(b"\xff\xfe{}"), "cannot be read as UTF-8"),
+    "bare NaN": (put_nan, "NaN is no number of JSON, which can write it as text only"),
+    "not UTF-8": (lambda f: (f / "1.json").write_bytes(b"\xff\xfe{}"), "1.json: it is not UTF-8 text"),
     "nested deeply": (text_of("1.json", "[" * 100000), "not valid JSON"),
     "a list": (text_of("1.json", "[]"), 'expected {"kit", "manifest", "answers"'),
     "another kit": (head(kit="0.9.0"), "answers of kit '0.9.0'"),
@@ -355,7 +355,7 @@ BROKEN = {
         lambda f: shutil.copy(f / "3.json", f / "more.json"),
         "was already answered in another file",
     ),
-    "a key twice": (text_of("1.json", '{"kit": "2.0.0", "kit": "2.0.0"}'), "one object has the key 'kit' twice"),
+    "a key twice": (text_of("1.json", '{"kit": "2.0.0", "kit": "2.0.0"}'), "the name 'kit' twice in one object"),
     "no outputs": (case("bce/ordinary", {}), "bce/ordinary (no output L, grad.S)"),
     "outputs a list": (case("bce/ordinary", [1.0]), "bce/ordinary: expected {output: tensor}"),
     "a bare number": (bce(L=0.77), 'bce/ordinary: L: expected {"shape"'),
@@ -369,15 +369,15 @@ BROKEN = {
         case("prompt/1-RGB", {"text": {"shape": [], "data": [1]}}, suite=5),
         "prompt/1-RGB: text: numbers for text",
     ),
-    "an endless file": (lambda f: (f / "more.json").symlink_to("/dev/zero"), "more.json: it is no regular file"),
-    "a pipe": (lambda f: os.mkfifo(f / "more.json"), "more.json: it is no regular file"),
-    "a circle of links": (lambda f: (f / "more.json").symlink_to(f / "more.json"), "cannot be opened"),
+    "an endless file": (lambda f: (f / "more.json").symlink_to("/dev/zero"), "more.json is a device"),
+    "a pipe": (lambda f: os.mkfifo(f / "more.json"), "more.json is a device"),
+    "a circle of links": (lambda f: (f / "more.json").symlink_to(f / "more.json"), "more.json: it cannot be read"),
     "a link to nothing": (lambda f: (f / "more.json").symlink_to(f / "none"), "more.json: there is no such file"),
-    "a name that is no text": (lambda f: (f / "\udcff\n.json").write_text(""), "??.json: the file is empty"),
-    "a long key": (text_of("1.json", '{"%s": 1, "%s": 1}' % (("k" * 10**5,) * 2)), "one object has the key 'kkk"),
+    "a name that is no text": (lambda f: (f / "\udcff\n.json").write_text(""), "??.json: not valid JSON"),
+    "a long key": (text_of("1.json", '{"%s": 1, "%s": 1}' % (("k" * 10**5,) * 2)), "(the name 'kkk"),
     "many keys twice": (
         text_of("1.json", json.dumps({str(k): 1 for k in range(50000)})[:-1] + ', "49999": 1}'),
-        "one object has the key '49999' twice",
+        "the name '49999' twice in one object",
     ),
     "many axes": (bce(L={"shape": [1] * 100, "data": [0.7]}), "expected a list of whole numbers, at most 16"),
     "huge axes": (bce(L={"shape": [10**4000] * 16, "data": [0.7]}), "shape is "),
@@ -402,7 +402,7 @@ def test_a_huge_file_is_not_read(folder, capsys, monkeypatch):
     monkeypatch.setattr(grading, "LARGEST_FILE", 1000)
     code, text = check(capsys, folder)
     assert code == 2
-    assert "1.json: more than the 1,000 bytes that an answer file may have" in text
+    assert "1.json has more than the 1,000 bytes that are read" in text
 
 
 def test_a_profile_may_lie_beside_a_circle_of_links(folder, capsys):

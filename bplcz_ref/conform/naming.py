@@ -98,7 +98,7 @@ def _agreement(case, near, answer, outcomes, dtype):
         return {"refused": True}
     expect = {o: t for o, t in near["expect"].items() if o in answer}
     fits = {o: equals(t, case["expect"].get(o, t), answer[o], dtype) for o, t in expect.items()}
-    rest = {o: _unchanged(found, case["expect"][o]) for o, found in outcomes.items() if o not in expect}
+    rest = {o: slight(found, case["expect"][o]) for o, found in outcomes.items() if o not in expect}
     if OPS[case["op"]].tapped and all(fits.values()):  # stored in part
         wrong = next((w for w in WRONG if (w.op, w.name) == (case["op"], near["name"])), None)
         if wrong and "read" not in case:
@@ -109,10 +109,13 @@ def _agreement(case, near, answer, outcomes, dtype):
     return fits | rest
 
 
-def _unchanged(found, expected):
-    """Whether an output is right, or wrong by less than the vectors keep near misses for."""
-    slight = 2 / MARGIN * budget(expected, "float32") if "scale" in expected else 0.0
-    return found.passed or found.error <= slight
+def slight(found: Any, expected: dict) -> bool:
+    """Whether an output is right, or wrong by less than the vectors keep near misses for.
+
+    They keep what lies 1 / MARGIN budgets of float32 or more from the right value; up to twice that is slight.
+    """
+    most = 2 / MARGIN * budget(expected, "float32") if "scale" in expected else 0.0
+    return found.passed or found.error <= most
 
 
 def by_floats(case: dict, changes: dict, rounded: str | None = None, slopes: str | None = None) -> dict:
@@ -203,16 +206,13 @@ def _fit_in_full(case, out, answer, failing, outcomes, dtype):
 
 def _first_taps_fit(case, wrong, answer, first, dtype):
     """Whether the first symbol of the chain that fails is what a wrong reading gives, without any gradient."""
-    table = FORMULAS | {wrong.entry: wrong.function}
-    i = dict(case_of(case).inputs)
-    settings = {name: i.pop(name) for name in ("lr", "momentum", "weight_decay")}
-    del settings
-    images = {name: i.pop(name) for name in ("sen1", "sen2")}
-    labels, ids = i.pop("y"), i.pop("ids")
-    given = {name: i.pop(name) for name in ("alpha", "beta", "heads")}
+    table, given = FORMULAS | {wrong.entry: wrong.function}, dict(case_of(case).inputs)
+    sen1, sen2, y, ids = (given.pop(name) for name in ("sen1", "sen2", "y", "ids"))
+    alpha, beta, heads, *_ = (given.pop(n) for n in ("alpha", "beta", "heads", "lr", "momentum", "weight_decay"))
     try:
         with np.errstate(all="ignore"):
-            _, taps = networks.figure_1(table, i, table["band_groups"](table, **images), labels, ids, **given)
+            X = table["band_groups"](table, sen1=sen1, sen2=sen2)
+            _, taps = networks.figure_1(table, given, X, y, ids, alpha, beta, heads)
         return equals(kit.tensor(taps[first]), case["expect"][first], answer[first], dtype)
     except (ValueError, IndexError, TypeError):
         return False
@@ -275,7 +275,7 @@ def precision(case: dict, answer: dict, outcomes: dict, dtype: str) -> tuple:
         for out in _recomputed(case, c):
             if not rest:
                 break
-            rest -= {o for o in rest & set(out) if _is(out[o], answer[o], case["expect"][o], dtype)}
+            rest -= {o for o in rest & set(out) if equals(kit.tensor(out[o]), case["expect"][o], answer[o], dtype)}
         if not rest:
             found.append(f"{ROUNDED}{LABELS[c]}")
     return tuple(found)
@@ -298,11 +298,6 @@ def _on_grid(answer, expect, error, c):
     return bool(
         (coarse(answer.astype(float), c) == answer).all() and (coarse(right, c) != right)[wrong].mean() > 0.5
     )
-
-
-def _is(out, answer, expect, dtype):
-    """Whether an answer equals a recomputation; its scale and amplification are those of the right value."""
-    return equals(kit.tensor(out), expect, answer, dtype)
 
 
 def _recomputed(case, c) -> Iterator[dict]:

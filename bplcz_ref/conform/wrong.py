@@ -1,10 +1,9 @@
 """Wrong readings: mistakes that a competent person makes in a port, each as one function with a name.
 
 A wrong reading replaces one entry of a table of operations (ops.FORMULAS or reference.PARTS). Over Decimals it
-gives the near misses of the vectors, over floats the mutants of the self-test. The tables of wrong_equations.py,
-wrong_networks.py and wrong_data.py list them as {entry that is replaced: {name: function}}. Instead of a
-function, (function, reading, word) marks a choice that docs/readings.md names: who declares it in a profile is
-graded on it.
+gives the near misses of the vectors, over floats the mutants of the self-test. The tables of the files wrong_*.py
+list them as {entry that is replaced: {name: function}}. Instead of a function, (function, reading, word) marks a
+choice that docs/readings.md names: who declares it in a profile is graded on it.
 """
 
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 from bplcz_ref.conform.wrong_data import DATA, Accepted
 from bplcz_ref.conform.wrong_equations import EQUATIONS
+from bplcz_ref.conform.wrong_layers import LAYERS
 from bplcz_ref.conform.wrong_networks import NETWORKS
 
 
@@ -67,4 +67,4 @@ def _listed(tables):
             yield Wrong(op, name, function, entry, reading, isinstance(value, Accepted))
 
 
-WRONG = list(_listed(EQUATIONS | DATA | NETWORKS))
+WRONG = list(_listed(EQUATIONS | DATA | LAYERS | NETWORKS))
