@@ -19,8 +19,8 @@ from bplcz_ref.conform.exact import Array
 
 
 def varied(function: Callable, **options: Any) -> Callable:
-    """A function of a table with some of its options set: a wrong reading."""
-    return lambda f, **inputs: function(f, **inputs, **options)
+    """A function of a table with some of its inputs or options set: a wrong reading."""
+    return lambda f, **inputs: function(f, **(inputs | options))
 
 
 # ---------------------------------------------------------------- Eqs. (1), (2): the encoders

@@ -41,12 +41,14 @@ def looks(
     entry = meta["graph"].get(f"{name}.input", {}).get("same", f"{name}.input")
     if layer is None and entry in ours:  # from our own input, which theirs, where it is compared, agrees with
         layer = layers.alone(name, ours[entry], t, ours, meta["graph"], False, False)
+    c = multiple(o, t, fits)
     candidates = itertools.chain(
         after_a_step(name, ours, t, fits, meta),
-        scalings(o, t, fits, meta),
+        scalings(o, t, fits, factor_words(c, meta)),
         arrangements(o, t, fits),
         stored(o, t),
         layers.reading(layer, fits) if layer else (),
+        [f"{c:.6g} times ours"] if c and o.size > 1 else (),
         of_L(name, ours, t, fits),
         dropouts(o, t, fits),
         channels(o, t, fits),
@@ -71,21 +73,20 @@ def shapes(o: np.ndarray, t: np.ndarray, fits: Callable) -> str:
     return words
 
 
-def scalings(o: np.ndarray, t: np.ndarray, fits: Callable, meta: dict) -> Iterator[str]:
-    """Sign, factor, constant. Of a single number any factor would fit, so only a telling one is named."""
-    if fits(-t, o):
-        yield "ours with the sign flipped"
+def multiple(o: np.ndarray, t: np.ndarray, fits: Callable) -> float:
+    """The factor that makes theirs of ours, or 0. Unless it is telling, any other explanation says more."""
     square = float(np.sum(o * o))
     c = float(np.sum(o * t)) / square if square else 0.0
-    telling = factor_words(c, meta)
-    if (
-        c
-        and abs(c - 1) > 1e-6
-        and (o.size > 1 or telling)
-        and fits(t / c, o)
-        and fits((t - c * o) / max(1, abs(c)), 0 * o)
-    ):
-        yield telling or f"{c:.6g} times ours"
+    alike = c and abs(c - 1) > 1e-6 and fits(t / c, o) and fits((t - c * o) / max(1, abs(c)), 0 * o)
+    return c if alike else 0.0
+
+
+def scalings(o: np.ndarray, t: np.ndarray, fits: Callable, telling: str) -> Iterator[str]:
+    """Sign, telling factor, constant."""
+    if fits(-t, o):
+        yield "ours with the sign flipped"
+    if telling:
+        yield telling
     shift = float(np.mean(t - o))
     if o.size > 1 and fits(t - shift, o):
         yield f"ours shifted by {shift:.6g}"

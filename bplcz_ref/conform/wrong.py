@@ -22,6 +22,7 @@ class Wrong(NamedTuple):
     entry: str  # the entry of the table that it replaces
     reading: dict | None  # {reading: word} of docs/readings.md
     accepted: bool  # no mistake: recognised, listed, and passed
+    worst: Callable | None  # of an accepted way that cancels: see Accepted
 
 
 READINGS = {  # the project's own word for each reading that the kit can grade another way
@@ -63,8 +64,11 @@ def _listed(tables):
         op = "sgd" if entry == "sgd_step" else entry  # a step is an entry of the table without cases of its own
         for name, value in known.items():
             function, *choice = value if isinstance(value, tuple) else (value,)
-            reading = {choice[0]: choice[1]} if choice else None
-            yield Wrong(op, name, function, entry, reading, isinstance(value, Accepted))
+            if isinstance(value, Accepted):
+                yield Wrong(op, name, function, entry, None, True, value.worst)
+            else:
+                reading = {choice[0]: choice[1]} if choice else None
+                yield Wrong(op, name, function, entry, reading, False, None)
 
 
 WRONG = list(_listed(EQUATIONS | DATA | LAYERS | NETWORKS))

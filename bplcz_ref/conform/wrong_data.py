@@ -19,9 +19,13 @@ from bplcz_ref.conform.words import ROW, RULE, category, filled
 
 
 class Accepted(NamedTuple):
-    """Another way that is no mistake: it is recognised and listed, and passes."""
+    """Another way that is no mistake: it is recognised and listed, and passes.
+
+    worst(e) is the same way with what a rounding error of e makes of it, where it loses digits by cancellation.
+    """
 
     function: Callable
+    worst: Callable | None = None
 
 
 # ---------------------------------------------------------------- reading files

@@ -42,10 +42,14 @@ def rows_strided(f: dict, x: Array, weight: Array, stride: int, padding: int) ->
     return {"y": y[:, :: int(stride)]}
 
 
-def in_one_pass(x: Array, axes: Any) -> Array:
-    """E[x^2] - E[x]^2, at least 0: as in Flax. It is the variance, but cancels where the mean is far from 0."""
-    mean = xp.mean(x, axes, keepdims=True)
-    var = xp.mean(x * x, axes, keepdims=True) - mean * mean
+def in_one_pass(x: Array, axes: Any, error: float = 0.0) -> Array:
+    """E[x^2] - E[x]^2, at least 0: as in Flax. It is the variance, but cancels where the mean is far from 0.
+
+    `error` is that of the two terms, as a part of E[x^2].
+    """
+    mean, square = xp.mean(x, axes, keepdims=True), xp.mean(x * x, axes, keepdims=True)
+    var = square - mean * mean
+    var = var + error * xp.value(square) if error else var
     return var * xp.mask(xp.value(var) > 0, var)
 
 
@@ -64,6 +68,7 @@ def bn(
     kept: bool = True,
     affine: Callable = lambda z, weight, bias: z * weight + bias,
     one_pass: bool = False,
+    error: float = 0.0,
 ) -> Callable:
     """batch_norm with one of its parts changed.
 
@@ -75,7 +80,7 @@ def bn(
     def batch_norm(f, x, weight, bias, running_mean, running_var, train=1):
         n = int(numpy.prod([x.shape[a] for a in axes]))
         mean = centre(x, axes)
-        var = in_one_pass(x, axes) if one_pass else xp.mean((x - mean) * (x - mean), axes, keepdims=True)
+        var = in_one_pass(x, axes, error) if one_pass else xp.mean((x - mean) * (x - mean), axes, keepdims=True)
         mean = xp.without_history(mean) if "mean" in stop else mean
         var = xp.without_history(var) if "var" in stop else var
         unbiased_var, new, old = var * n / (n - 1), like(x, share), 1 - like(x, share)
@@ -102,6 +107,7 @@ def ln(
     stop: bool = False,
     affine: Callable = lambda z, weight, bias: z * weight + bias,
     one_pass: bool = False,
+    error: float = 0.0,
 ) -> Callable:
     """layer_norm with one of its parts changed."""
 
@@ -110,7 +116,7 @@ def ln(
         mean = xp.mean(x, axes, keepdims=True)
         c = x - mean if centred else x
         n = int(numpy.prod([x.shape[a] for a in numpy.atleast_1d(axes)]))
-        var = in_one_pass(x, axes) if one_pass else xp.sum(c * c, axes, keepdims=True) / (n - unbiased)
+        var = in_one_pass(x, axes, error) if one_pass else xp.sum(c * c, axes, keepdims=True) / (n - unbiased)
         return {"y": affine(c / root(xp.without_history(var) if stop else var), weight, bias)}
 
     return layer_norm
@@ -255,12 +261,12 @@ LAYERS = {
             _of(lambda i, n: min(max(abs(i) if i < n else 2 * (n - 1) - i, 0), n - 1))
         ),
         "edges wrapped around for zeros": edged(_of(lambda i, n: i % n)),
-        "no padding": lambda f, x, weight, stride, padding: right.conv2d(f, x, weight, stride, 0),
-        "padding 1 whatever is asked": lambda f, x, weight, stride, padding: right.conv2d(f, x, weight, stride, 1),
-        "stride 1 whatever is asked": lambda f, x, weight, stride, padding: right.conv2d(f, x, weight, 1, padding),
+        "no padding": varied(right.conv2d, padding=0),
+        "padding 1 whatever is asked": varied(right.conv2d, padding=1),
+        "stride 1 whatever is asked": varied(right.conv2d, stride=1),
         "stride for the rows alone": rows_strided,
-        "the stride also between the taps": lambda f, x, weight, stride, padding: right.conv2d(
-            f, x, weight, stride, padding, spread=int(stride)
+        "the stride also between the taps": lambda f, stride, **i: right.conv2d(
+            f, **i, stride=stride, spread=int(stride)
         ),
         "input and output channels of the kernel swapped": with_kernel(
             lambda weight: xp.transpose(weight, (1, 0, 2, 3)) if weight.shape[0] == weight.shape[1] else weight
@@ -286,7 +292,7 @@ LAYERS = {
         "bias left out": bn(affine=lambda z, weight, bias: z * weight + bias * 0),
         "1 added to the weight": bn(affine=lambda z, weight, bias: z * (weight + 1) + bias),
         "the bias before the weight": bn(affine=lambda z, weight, bias: (z + bias) * weight),
-        "variance in one pass, E[x^2] - E[x]^2": Accepted(bn(one_pass=True)),
+        "variance in one pass, E[x^2] - E[x]^2": Accepted(bn(one_pass=True), lambda e: bn(one_pass=True, error=e)),
     },
     "layer_norm": {
         "unbiased variance": ln(unbiased=True),
@@ -298,7 +304,7 @@ LAYERS = {
         "weight left out": ln(affine=lambda z, weight, bias: z + weight * 0 + bias),
         "bias left out": ln(affine=lambda z, weight, bias: z * weight + bias * 0),
         "1 added to the weight": ln(affine=lambda z, weight, bias: z * (weight + 1) + bias),
-        "variance in one pass, E[x^2] - E[x]^2": Accepted(ln(one_pass=True)),
+        "variance in one pass, E[x^2] - E[x]^2": Accepted(ln(one_pass=True), lambda e: ln(one_pass=True, error=e)),
     },
     "relu": {
         "slope 0.01 below 0": rectified(lambda v, x: xp.mask(v > 0, x) + xp.mask(v <= 0, x) * like(x, "0.01")),
@@ -355,7 +361,7 @@ LAYERS = {
         "heads split the other way": attend(split=split_other_way),
         "heads split by a reshape alone": attend(split=split_by_reshape),
         "heads joined by a reshape alone": attend(join=joined_by_reshape),
-        "one head whatever is asked": lambda f, heads, **i: right.attention(f, heads=1, **i),
+        "one head whatever is asked": varied(right.attention, heads=1),
         "keys before queries in in_proj": attend(order="kqv"),
         "values before keys in in_proj": attend(order="qvk"),
         "in_proj read head by head": interleaved,

@@ -145,12 +145,17 @@ def trained(**changes: Any) -> Callable:
     return varied(networks.training, how=networks.Steps(**changes))
 
 
-def touched(name: str, w: Array, g: Array) -> numpy.ndarray:
-    """1 for rows with a gradient, as of a sparse embedding."""
+def touched(name: str, w: Array, g: Array) -> numpy.ndarray | int:
+    """1 for rows with a gradient, as of a sparse embedding.
+
+    A vector has no rows: some of its gradients are 0 except for rounding, in which programs differ. In exact
+    arithmetic these are 0, and the near misses of kit 2 count them as rows.
+    """
     v = numpy.abs(xp.value(g).astype(float))
-    return numpy.broadcast_to(v.reshape(len(v), -1).max(1).reshape(-1, *[1] * (v.ndim - 1)) > 0, v.shape).astype(
-        int
-    )
+    if v.ndim == 1 and not isinstance(g, xp.Exact):
+        return 1
+    largest = v.reshape(len(v), -1).max(1).reshape(-1, *[1] * (v.ndim - 1))
+    return numpy.broadcast_to(largest > 0, v.shape).astype(int)
 
 
 def added_up(grads: dict, before: dict, B: int) -> dict:
@@ -166,10 +171,6 @@ def clipped(grads: dict, before: dict, B: int) -> dict:
 
 def divided(grads: dict, before: dict, B: int) -> dict:
     return {name: g / B for name, g in grads.items()}
-
-
-def built_in(**settings: float) -> Callable:
-    return lambda f, **i: networks.training(f, **(i | settings))
 
 
 def stopped(images: bool, texts: bool) -> Callable:
@@ -199,9 +200,9 @@ TRAINING = {
         "gradients divided by B once more": trained(gradients=divided),
         "the first rate kept": trained(rate=lambda lr, t: lr[0]),
         "the rate of the step before": trained(rate=lambda lr, t: lr[max(t - 1, 0)]),
-        "alpha 0.25 built in": built_in(alpha=0.25),
-        "beta 2 built in": built_in(beta=2.0),
-        "momentum 0.9 built in": built_in(momentum=0.9),
+        "alpha 0.25 built in": varied(networks.training, alpha=0.25),
+        "beta 2 built in": varied(networks.training, beta=2.0),
+        "momentum 0.9 built in": varied(networks.training, momentum=0.9),
         "no gradient from L_con to the images": stopped(images=True, texts=False),
         "no gradient from L_con to the texts": stopped(images=False, texts=True),
         "batch norm in evaluation mode": in_evaluation,

@@ -257,6 +257,7 @@ WRONG = [
     loss("clamped p", lambda S, W: F.binary_cross_entropy(p_of(S).clamp(1e-6, 1 - 1e-6), W)),
     loss("log p + 1e-12", lambda S, W: -(W * (p_of(S) + 1e-12).log() + (1 - W) * (1 - p_of(S) + 1e-12).log()).mean()),
     loss("naive", lambda S, W: (torch.log(1 + S.exp()) - S * W).mean()),
+    loss("slope 0 at S = 0 of relu and of abs", lambda S, W: (F.relu(S) - S * W + torch.log1p((-S.abs()).exp())).mean()),
     loss("hinge", lambda S, W: F.relu(1 - (2 * W - 1) * S).mean()),
     loss("squared", lambda S, W: (p_of(S) - W).square().mean()),
     loss("pos_weight 2", lambda S, W: F.binary_cross_entropy_with_logits(S, W, pos_weight=torch.tensor(2.0).to(S))),

@@ -322,7 +322,7 @@ RIGHT = [
     ("fuse", "Kahan's sums", {"fuse": lambda T, S_groups, alpha: {"S": alpha * kahan(S_groups.movedim(0, -1))}}),
     ("fuse", "one after another", {"fuse": lambda T, S_groups, alpha: {"S": sum(alpha * S for S in S_groups)}}),
     loss("softplus", lambda S, W: F.softplus((1 - 2 * W) * S, threshold=40).mean()),
-    loss("relu and log1p", lambda S, W: (F.relu(S) - S * W + torch.log1p((-S.abs()).exp())).mean()),
+    loss("maximum and log1p", lambda S, W: (torch.maximum(S, 0 * S) - S * W + torch.log1p((-S.abs()).exp())).mean()),
     loss("sums of rows", lambda S, W: F.binary_cross_entropy_with_logits(S, W, reduction="none").sum(1).sum(0) / S.numel()),
     cls("logaddexp of one class after another", lambda x, c: (
         reduce(torch.logaddexp, x.unbind(1)) - x.gather(1, c[:, None])[:, 0]).mean()),
