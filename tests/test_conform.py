@@ -13,7 +13,7 @@ from autograd import make_vjp
 
 from bplcz_ref import conform
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import command, generate, grading, kit, networks, reference, verdict
+from bplcz_ref.conform import command, generate, grading, kit, naming, networks, reference, verdict
 from bplcz_ref.conform.grading import Answers
 from bplcz_ref.conform.kit import SUITES
 from bplcz_ref.conform.ops import OPS
@@ -256,6 +256,42 @@ def test_a_dtype_that_cannot_discriminate_is_no_pass(right):
     assert f"{len(KIT.cases) - len(undecided)} of {len(KIT.cases)} cases pass" in str(r)
     assert "bfloat16 cannot discriminate in" in str(r)
     assert not report(right).of("cannot discriminate")
+
+
+def test_any_of_equal_values_in_a_pool_may_have_the_gradient(right):
+    case = "max_pool2d/ties"
+    x, g = (kit.floats(KIT.cases[case][part][name]) for part, name in (("inputs", "x"), ("cotangents", "y")))
+    largest, left, d = x.reshape(1, 2, 2, 3, 2, 2).max((2, 4)), np.ones_like(g), np.zeros_like(x)
+    for u, v in ((0, 0), (1, 0), (0, 1), (1, 1)):  # the first in the order of columns, as Julia's
+        chosen = left * (x[:, u::2, v::2] == largest)
+        d[:, u::2, v::2], left = chosen * g, left - chosen
+    r = report(right | {case: right[case] | {"grad.x": d}})
+    assert r.exit_code == 0, str(r)
+    assert "max_pool2d: another of equal values has the gradient" in str(r)
+    below = x < largest.repeat(2, 1).repeat(2, 2)
+    assert below.any()
+    for wrong_d in (2 * d, 0 * d, d + 1e-3 * below, d[:, ::-1]):
+        assert report(right | {case: right[case] | {"grad.x": wrong_d}}).exit_code == 1
+
+
+@pytest.mark.parametrize(("part", "state"), [(0.5, "pass"), (50, "fail")])
+def test_a_variance_in_one_pass_may_be_off_by_what_rounding_makes_of_it(part, state):
+    """A row without spread: E[x^2] - E[x]^2 is noise there, which eps = 1e-5 does not hide in float32."""
+    way = wrong("layer_norm", "variance in one pass, E[x^2] - E[x]^2")
+    case = KIT.cases["layer_norm/equal-features"]
+    off = part * kit.FACTOR * kit.EPS["float32"]
+    graded = grading.grade(case, naming.by_floats(case, {"layer_norm": way.worst(off)}), "float32")
+    assert graded.state == state
+    assert graded.accepted == ((way.name,) if state == "pass" else ()), "beyond the budget, and listed"
+
+
+@pytest.mark.slow
+def test_a_reading_that_hangs_on_exact_zeros_is_named_in_float64():
+    """No decay for rows without gradient: of a vector, gradients are 0 except for rounding."""
+    w = wrong("training", "no decay for rows without gradient")
+    given = {case: answered(case, {}, "float64") for case in reference.affected(KIT, "training", chain=True)}
+    m, r = reference.mutant(KIT, given, w, "float64", chain=True)
+    assert m.named, str(r)
 
 
 @pytest.mark.slow

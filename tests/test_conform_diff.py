@@ -197,6 +197,17 @@ def test_a_layer_is_computed_again_from_their_input(reading):
     assert looks.startswith(reading) if reading else looks == ""
 
 
+def test_a_layers_reading_is_named_before_a_factor_that_tells_nothing():
+    """Channels of one variance: another eps is a factor too."""
+    x = np.where(np.arange(96).reshape(2, 4, 4, 3) // 3 % 2, 1.0, -1.0)
+    call = {"op": "batch_norm", "arguments": {"weight": "bn.weight", "bias": "bn.bias"}, "options": {}}
+    y, given = normalised(x, ALL, 1e-3), {"step0.bn.weight": np.ones(3), "step0.bn.bias": np.zeros(3)}
+    layer = layers.alone("bn", x, y, given, {"bn": {"call": call}}, False, False)
+    right, limit = layers.output(layer, "float32")
+    looks = recognise.looks("bn", given, right, y, limit, layer, {"rule": RULE, "graph": {}})
+    assert looks.startswith("eps = 0.001")
+
+
 # ------------------------------------------------------------------------------------------ files of strangers
 
 

@@ -133,12 +133,14 @@ def _findings(cases, graded):
 def _finding(state, op, failed, cases, graded):
     """One Finding on an operation from its failing cases."""
     telling = [g for g in failed if not _overflowed(g) and not _slight(g, cases[g.id]["expect"])] or failed
-    telling = [g for g in telling if not _rounded(g)] or telling  # a wrong formula may also lose digits
-    fits = set(telling[0].fits).intersection(*(g.fits for g in telling))
+    common = lambda cases: set(cases[0].fits).intersection(*(g.fits for g in cases))
+    fits = common([g for g in telling if not _rounded(g)] or telling)  # a wrong formula may also lose digits
     own = [g for g in graded.values() if g.op == op]
     for g in own:
-        if g.state == PASS:  # a wrong reading that this case would have shown
+        if g.state == PASS or (g.state == FAIL and _rounded(g)):  # a wrong reading that this case would have shown
             fits -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
+    if fits and all(name.startswith(ROUNDED) for name in fits):
+        fits = common(telling)
     fits = told_apart(fits, not any(cases[g.id]["flag"] == "PRECISION" and g.state == PASS for g in own))
     worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
     output, first = next((o, found) for o, found in worst.outcomes.items() if not found.passed)

@@ -13,6 +13,7 @@ from bplcz_ref.conform.wrong_data import DATA, Accepted
 from bplcz_ref.conform.wrong_equations import EQUATIONS
 from bplcz_ref.conform.wrong_layers import LAYERS
 from bplcz_ref.conform.wrong_networks import NETWORKS
+from bplcz_ref.conform.wrong_text import TEXT
 
 
 class Wrong(NamedTuple):
@@ -71,4 +72,4 @@ def _listed(tables):
                 yield Wrong(op, name, function, entry, reading, False, None)
 
 
-WRONG = list(_listed(EQUATIONS | DATA | LAYERS | NETWORKS))
+WRONG = list(_listed(EQUATIONS | DATA | TEXT | LAYERS | NETWORKS))
