@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -310,13 +311,13 @@ def parse_json(text: str, where: str) -> Any:
 def _object(pairs):
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)[:80]!r} twice in one object")
+        times = Counter(name for name, _ in pairs)
+        raise ValueError(f"the name {next(n for n in times if times[n] > 1)[:80]!r} twice in one object")
     return made
 
 
 def _no_constant(name):
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is no number of JSON, which can write it as text only")
 
 
 def digest(array: np.ndarray) -> str:

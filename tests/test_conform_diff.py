@@ -8,7 +8,7 @@ import pytest
 from bplcz_ref import conform, model, nn
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import difference, layers, layouts, recognise, tracing
-from bplcz_ref.conform.rounding import rounded
+from bplcz_ref.conform.kit import coarse
 from bplcz_ref.encoders import resnet
 
 RULE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -133,8 +133,8 @@ LOOKS = {
     "permuted along axis 0 (entry 0 is at 1, 1 is at 0)": MAP[[1, 0, 2]],
     "permuted along axis 1 (rolled by 1)": np.roll(MAP, 1, 1),
     "shifted by 1 rows and 0 columns": np.concatenate([MAP[:, :1] * 0 + 7, MAP[:, :-1]], 1),
-    "stored in bfloat16": rounded(MAP, 8),
-    "stored in float16": rounded(MAP, 11),
+    "stored in bfloat16": coarse(MAP, "bfloat16"),
+    "stored in float16": coarse(MAP, "float16"),
     "dropout: ": np.where(KEPT, MAP / 0.8, 0),
     "ours shifted by a constant for each channel": MAP + np.arange(6),
     "ours times a factor for each channel": MAP * np.arange(1, 7),
@@ -195,6 +195,17 @@ def test_a_layer_is_computed_again_from_their_input(reading):
     assert not layouts.judged(right, y, limit).agrees
     looks = recognise.looks("bn", given, right, y, limit, layer, {"rule": RULE, "graph": {}})
     assert looks.startswith(reading) if reading else looks == ""
+
+
+def test_a_layers_reading_is_named_before_a_factor_that_tells_nothing():
+    """Channels of one variance: another eps is a factor too."""
+    x = np.where(np.arange(96).reshape(2, 4, 4, 3) // 3 % 2, 1.0, -1.0)
+    call = {"op": "batch_norm", "arguments": {"weight": "bn.weight", "bias": "bn.bias"}, "options": {}}
+    y, given = normalised(x, ALL, 1e-3), {"step0.bn.weight": np.ones(3), "step0.bn.bias": np.zeros(3)}
+    layer = layers.alone("bn", x, y, given, {"bn": {"call": call}}, False, False)
+    right, limit = layers.output(layer, "float32")
+    looks = recognise.looks("bn", given, right, y, limit, layer, {"rule": RULE, "graph": {}})
+    assert looks.startswith("eps = 0.001")
 
 
 # ------------------------------------------------------------------------------------------ files of strangers

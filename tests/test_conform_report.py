@@ -69,7 +69,8 @@ def test_what_is_no_report_is_refused(what, reports, tmp_path, capsys):
     path = tmp_path / "r.json"
     path.write_text(DAMAGE[what](reports[0].read_text("utf-8")), "utf-8")
     assert main(["conform", "report", str(path)]) == 2
-    assert "r.json: no report of `conform check --json`" in capsys.readouterr().err
+    kind = "not valid JSON" if what in ("not JSON", "deep") else "no report of `conform check --json`"
+    assert f"r.json: {kind}" in capsys.readouterr().err
 
 
 def test_two_of_one_name_and_two_kits_are_refused(reports, tmp_path):

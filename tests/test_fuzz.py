@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import conform, model, tokenizer, weights
+from bplcz_ref import archives, conform, model, tokenizer, weights
 from bplcz_ref.conform import difference, grading, kit, reference, verdict
 from bplcz_ref.data import inspection, so2sat
 from bplcz_ref.encoders import ebcnn
@@ -188,8 +188,8 @@ def trace_file(folder):
 
 def read_trace(path):
     """As ours, and as theirs; what is damaged may differ, and is then named."""
-    other = difference.read(path.parent / "whole.npz")
-    for pair in ((difference.read(path), other), (other, difference.read(path))):
+    other = archives.read_npz(path.parent / "whole.npz")
+    for pair in ((archives.read_npz(path), other), (other, archives.read_npz(path))):
         found = difference.diff(*pair)
         json.dumps(difference.as_json(found), allow_nan=False)
     return found.exit_code

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 from scipy.special import expit
 
-from bplcz_ref import files, systems
+from bplcz_ref import archives, files, systems
 from bplcz_ref.conform import (
     difference,
     generate,
@@ -91,11 +91,10 @@ def export(options: argparse.Namespace) -> None:
     texts = None if options.seed is None else drawn(options)[options.blind]
     vectors = kit.load() if texts is None else assembled(texts)
     with files.whole_folder(folder) as made:
-        for name in (*kit.listed(vectors.manifest), "manifest.json"):
-            if texts is None:
-                shutil.copyfile(kit.VECTORS / name, made / name)
-            else:
-                (made / name).write_text(texts[name], encoding="utf-8", newline="\n")
+        if texts is not None:
+            generate.write(made, texts)
+        for name in (*kit.listed(vectors.manifest), "manifest.json") if texts is None else ():
+            shutil.copyfile(kit.VECTORS / name, made / name)
     version = vectors.manifest["kit"]
     print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
 
@@ -195,7 +194,8 @@ def add_diff(action):
 
 def diff(options: argparse.Namespace) -> int:
     """From two files of arrays to the first name that differs."""
-    found = difference.diff(difference.read(options.ours), difference.read(options.theirs), dtype=options.dtype)
+    ours, theirs = map(archives.read_npz, (options.ours, options.theirs))
+    found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
     if options.json:
         files.write_json(options.json, difference.as_json(found))

@@ -9,36 +9,25 @@ recognise.py says what the difference looks like.
 
 import difflib
 import json
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import archives, schema
+from bplcz_ref import schema
 from bplcz_ref.conform import layers, recognise
 from bplcz_ref.conform.layouts import Comparison, compare, judged
 from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS, kind_of
 
-TOLERANCES = schema.Rule(
-    "an object of pairs of numbers by name",
-    lambda x: (
-        isinstance(x, dict)
-        and all(isinstance(p, list) and len(p) == 2 and all(map(schema.is_number, p)) for p in x.values())
-    ),
-)
-GRAPH = schema.Rule(
-    'an object of {"from": names, "by": text}',
-    lambda x: isinstance(x, dict) and all(is_way(way) for way in x.values()),
-)
-OPTIONS = schema.Rule(
-    "an object of numbers",
-    lambda x: isinstance(x, dict) and all(isinstance(v, (bool, int, float)) for v in x.values()),
-)
-NAMES = schema.Rule(
-    "an object of texts", lambda x: isinstance(x, dict) and all(isinstance(v, str) for v in x.values())
-)
-CALL = {"op": schema.one_of(layers.READINGS), "arguments": NAMES, "options": OPTIONS}
+
+def by_name(holds: Callable[[Any], bool], words: str) -> schema.Rule:
+    """An object whose values all hold."""
+    return schema.Rule(f"an object of {words}", lambda x: isinstance(x, dict) and all(map(holds, x.values())))
+
+
+def is_pair(x: Any) -> bool:
+    """Whether this is a tolerance: the root of the mean square and the largest magnitude."""
+    return isinstance(x, list) and len(x) == 2 and all(map(schema.is_number, x))
 
 
 def is_way(way: Any) -> bool:
@@ -50,15 +39,15 @@ def is_way(way: Any) -> bool:
     )
 
 
+NAMES = by_name(schema.TEXT.holds, "texts")
+OPTIONS = by_name(lambda x: isinstance(x, (bool, int, float)), "numbers")
+CALL = {"op": schema.one_of(layers.READINGS), "arguments": NAMES, "options": OPTIONS}
 TRACE = {  # what META holds
     "format": schema.whole(FORMAT, FORMAT),
     "dtype": schema.one_of(PRECISIONS),
     "names": [schema.TEXT],
-    "graph": GRAPH,
-    "tolerance": schema.Rule(
-        "tolerances by precision",
-        lambda x: isinstance(x, dict) and {*x} <= {*PRECISIONS} and all(map(TOLERANCES.holds, x.values())),
-    ),
+    "graph": by_name(is_way, 'ways, {"from": names, "by": text}'),
+    "tolerance": by_name(by_name(is_pair, "pairs of numbers").holds, "tolerances by name"),
     "arrays": NAMES,
     "rule": {name: schema.number() for name in ("learning_rate", "momentum", "weight_decay")},
     "steps": schema.whole(1, 10**6),
@@ -241,16 +230,12 @@ def read_meta(ours: dict) -> dict:
         strange += [name for name in made_of if name not in names and f"step0.{name}" not in names]
         floats = [name for name, a in ours.items() if np.asarray(a).dtype.kind == "f"]
         strange += [n for allowed in meta["tolerance"].values() for n in floats if n not in allowed]
+        strange += [precision for precision in meta["tolerance"] if precision not in PRECISIONS]
         if strange or not {*meta["graph"]} <= names:
             raise ValueError(f"{META}: it does not fit the arrays, such as {schema.brief([*strange, 'graph'][0])}")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{error}; it is damaged or of another version: trace again") from None
     return meta
-
-
-def read(path: str | Path) -> dict:
-    """The arrays of an .npz that anybody may have written."""
-    return archives.read_npz(path)
 
 
 # ------------------------------------------------------------------------------------------- names and their order

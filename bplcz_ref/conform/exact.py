@@ -66,26 +66,19 @@ class Exact:
         a, b = self, exact(other)
         A, B = Exact(a.value), Exact(b.value)  # without their history
         plain = not isinstance(other, Exact)
-        mass = a.mass * abs(b.value) if plain else None
         return Exact(
             a.value * b.value,
-            mass,
+            a.mass * abs(b.value) if plain else None,
             [(a, lambda g: _fit(g * B, a.shape)), (b, lambda g: _fit(g * A, b.shape))],
         )
 
     def __truediv__(self, other):
-        if not isinstance(other, Exact):
-            other = exact(other)
-            return Exact(
-                self.value / other.value,
-                self.mass / abs(other.value),
-                [(self, lambda g: _fit(g / Exact(other.value), self.shape))],
-            )
-        a, b = self, other
+        a, b = self, exact(other)
         A, B = Exact(a.value), Exact(b.value)
+        plain = not isinstance(other, Exact)
         return Exact(
             a.value / b.value,
-            None,
+            a.mass / abs(b.value) if plain else None,
             [(a, lambda g: _fit(g / B, a.shape)), (b, lambda g: _fit(-(g * (A / B / B)), b.shape))],
         )
 

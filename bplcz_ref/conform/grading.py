@@ -10,16 +10,14 @@ is guessed or repaired: a defect of the files is one line and makes the exit cod
 nevertheless.
 """
 
-import json
 import math
 import os
-from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref.archives import regular_file
+from bplcz_ref import files
 from bplcz_ref.conform import kit, naming
 from bplcz_ref.conform.kit import MARGIN, RANGES, SUITES, Kit, brief, budget, case_of, distance, floats
 from bplcz_ref.conform.ops import FORMULAS, OPS, rests_on
@@ -75,42 +73,16 @@ def read(folder: str | Path, vectors: Kit, skip: Path | None = None, also: tuple
 
 
 def _read_json(path):
-    """The JSON of a file that we did not write."""
-    name = _printable(path.name)
+    """The JSON of a file that we did not write; an error calls it by its name alone, on one line."""
     try:
-        with regular_file(path).open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            raise ValueError(f"{name}: more than the {LARGEST_FILE:,} bytes that an answer file may have")
-        text = data.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name}: cannot be read as UTF-8 text ({error})") from None
-    if not text.strip():
-        raise ValueError(f"{name}: the file is empty")
-    try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_unique_keys)
-    except RecursionError:
-        raise ValueError(f"{name}: not valid JSON here, as it is nested too deeply") from None
+        return files.read_json(path, LARGEST_FILE)
     except ValueError as error:
-        raise ValueError(f"{name}: not valid JSON ({error}); is it cut?") from None
+        raise ValueError(str(error).replace(str(path), _printable(path.name))) from None
 
 
 def _printable(name):
     """A file's name without bytes that are not text, and on one line."""
     return "".join(c if c.isprintable() else "?" for c in name)
-
-
-def _no_constant(word):
-    raise ValueError(f'{word} is not JSON; write the string "{word}"')
-
-
-def _unique_keys(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name, times in Counter(names).items() if times > 1)
-        raise ValueError(f"one object has the key {brief(twice)} twice")
-    return found
 
 
 def _answers_of(data, path, vectors, also=()):

@@ -37,7 +37,7 @@ SUITES = {
 # ---------------------------------------------------------------- the error that is allowed
 
 EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
-BITS = {"float32": 24, "float16": 11, "bfloat16": 8}  # of the mantissa; TF32 has float16's
+BITS = {"bfloat16": 8, "float16": 11, "float32": 24}  # of the mantissa; TF32 has float16's
 RANGES = {
     "float64": (2.0**-1022, 1.79e308),
     "float32": (2.0**-126, 3.4e38),

@@ -12,9 +12,8 @@ import numpy as np
 from autograd import make_vjp
 
 from bplcz_ref import nn
-from bplcz_ref.conform.kit import EPS, FACTOR
-from bplcz_ref.conform.rounding import BITS, rounded, size
-from bplcz_ref.conform.tracing import FEW
+from bplcz_ref.conform.kit import BITS, EPS, FACTOR, coarse
+from bplcz_ref.conform.tracing import FEW, size
 
 
 class Alone(NamedTuple):
@@ -137,12 +136,11 @@ def reading(layer: Alone, fits: Callable) -> Iterator[str]:
     if layer.y.shape != right.shape:
         return
     distance = size(layer.y - right)[0]
-    for precision, bits in BITS.items():
-        short = {key: rounded(a, bits) if key in ("x", "weight") else a for key, a in layer.given.items()}
-        result = computed(layer, short)
-        if any(size(layer.y - r)[0] < distance / 4 for r in (result, rounded(result, bits))):
-            also = ", as TF32 has them" if precision == "float16" else ""
-            yield f"computed in {precision}: it is ours with input and weight of {bits} bits{also}"
+    for short, also in (("bfloat16", ""), ("float16", ", as TF32 has them")):
+        given = {key: coarse(a, short) if key in ("x", "weight") else a for key, a in layer.given.items()}
+        result = computed(layer, given)
+        if any(size(layer.y - r)[0] < distance / 4 for r in (result, coarse(result, short))):
+            yield f"computed in {short}: it is ours with input and weight of {BITS[short]} bits{also}"
 
 
 # ------------------------------------------------------------------------------------------------- wrong readings

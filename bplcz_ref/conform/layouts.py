@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bplcz_ref.conform import layers
-from bplcz_ref.conform.rounding import size
+from bplcz_ref.conform.tracing import size
 
 SYMBOLS = ("I_i.", "T_i.", "S_i.", "S_hat_i.", "I", "c_hat", "S", "S_hat", "W")  # their layout is the paper's
 

@@ -19,8 +19,8 @@ from bplcz_ref.conform.exact import Array
 
 
 def varied(function: Callable, **options: Any) -> Callable:
-    """A function of a table with some of its options set: a wrong reading."""
-    return lambda f, **inputs: function(f, **inputs, **options)
+    """A function of a table with some of its inputs or options set: a wrong reading."""
+    return lambda f, **inputs: function(f, **(inputs | options))
 
 
 # ---------------------------------------------------------------- Eqs. (1), (2): the encoders
@@ -84,9 +84,7 @@ def image_encoder(
     return taps
 
 
-def inference(
-    f: dict, batches: Array, x: Array, start: float = 1.0, train: int = 0, last: bool = True, **w: Array
-) -> dict:
+def inference(f: dict, batches: Array, x: Array, start: float = 1.0, train: int = 0, **w: Array) -> dict:
     """batches (T, B, H, W, C) pass in training mode, then x in evaluation mode -> I_i -> c_hat -> y_hat
 
     One branch of EB-CNN and the classifier. No weight changes; the running statistics begin at mean 0, variance 1,
@@ -144,7 +142,6 @@ def text_encoder(
     final: bool = True,
     order: Callable = list,
     embedded: Callable = lambda table, ids: table[ids],
-    projected: bool = True,
     **w: Array,
 ) -> dict:
     """T_i = E_t(t_i), CLIP's text transformer, the row of EOT
@@ -161,11 +158,15 @@ def text_encoder(
         x = block(f, x, heads, under(blocks, str(k)), _recorder(taps, f"block{n}."))
     x = tap("ln_final", norm(f, x, w, "ln_final") if final else x)
     x = tap("at_eot", pooled(x, ids))
-    tap("T_i", f["matmul"](x, w["text_projection"]) if projected else x)
+    tap("T_i", f["matmul"](x, w["text_projection"]))
     return taps
 
 
 # ---------------------------------------------------------------- Fig. 1
+
+
+def as_they_are(I_i: Array, T_i: Array) -> tuple:
+    return I_i, T_i
 
 
 def figure_1(
@@ -177,7 +178,7 @@ def figure_1(
     alpha: Array,
     beta: Array,
     heads: int,
-    contrasted: Callable = lambda I_i, T_i: (I_i, T_i),
+    contrasted: Callable = as_they_are,
 ) -> tuple:
     """(L, every symbol of Fig. 1): bands X (group -> B H W C) and labels (B,) to the loss, by the weights w.
 
@@ -235,17 +236,16 @@ def training(
     heads: int,
     how: Steps = STEPS,
     prompts: Callable = lambda ids: ids,
-    **options: Any,
+    contrasted: Callable = as_they_are,
+    **w: Array,
 ) -> dict:
     """all of Fig. 1 on one batch, its gradients, and len(lr) steps of SGD
 
     Every symbol and gradient at the first step, then L at each step and the parameters after the last.
     """
-    figure = {"contrasted": options.pop("contrasted")} if "contrasted" in options else {}
-    w = options
     X = f["band_groups"](f, sen1=sen1, sen2=sen2)
     labels, ids = numpy.asarray(y), prompts(numpy.asarray(ids))
-    loss = lambda p: figure_1(f, p, X, labels, ids, alpha, beta, heads, **figure)
+    loss = lambda p: figure_1(f, p, X, labels, ids, alpha, beta, heads, contrasted)
     out: dict = {}
     velocity: dict = dict.fromkeys(w)
     before: dict = {}

@@ -254,12 +254,12 @@ operation(
 )(networks.text_encoder)
 
 
-def normalise(x: Array) -> Array:
-    """II-B2: x / max(||x||, 1e-12), row by row."""
+def normalise(x: Array, bound: str = EPS_NORM) -> Array:
+    """II-B2: x / max(||x||, bound), row by row."""
     square = xp.sum(x * x, axis=-1, keepdims=True)
-    above = xp.mask(xp.value(square) > like(x, EPS_NORM) ** 2, x)
+    above = xp.mask(xp.value(square) > like(x, bound) ** 2, x)
     norm = xp.sqrt(square * above + (1 - above))  # 1 under the root where the bound holds: its slope is finite
-    return x / (norm * above + (1 - above) * like(x, EPS_NORM))
+    return x / (norm * above + (1 - above) * like(x, bound))
 
 
 def _similarity_loops(i, g):

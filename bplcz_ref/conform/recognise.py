@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bplcz_ref.conform import layers
-from bplcz_ref.conform.kit import EPS, FACTOR
-from bplcz_ref.conform.rounding import BITS, rounded, size
+from bplcz_ref.conform.kit import BITS, EPS, FACTOR, coarse
+from bplcz_ref.conform.tracing import size
 
 SLACK = 2  # tolerances: a wrong reading may amplify rounding a little more than the right one
 
@@ -41,12 +41,14 @@ def looks(
     entry = meta["graph"].get(f"{name}.input", {}).get("same", f"{name}.input")
     if layer is None and entry in ours:  # from our own input, which theirs, where it is compared, agrees with
         layer = layers.alone(name, ours[entry], t, ours, meta["graph"], False, False)
+    c = multiple(o, t, fits)
     candidates = itertools.chain(
         after_a_step(name, ours, t, fits, meta),
-        scalings(o, t, fits, meta),
+        scalings(o, t, fits, factor_words(c, meta)),
         arrangements(o, t, fits),
         stored(o, t),
         layers.reading(layer, fits) if layer else (),
+        [f"{c:.6g} times ours"] if c and o.size > 1 else (),
         of_L(name, ours, t, fits),
         dropouts(o, t, fits),
         channels(o, t, fits),
@@ -71,21 +73,20 @@ def shapes(o: np.ndarray, t: np.ndarray, fits: Callable) -> str:
     return words
 
 
-def scalings(o: np.ndarray, t: np.ndarray, fits: Callable, meta: dict) -> Iterator[str]:
-    """Sign, factor, constant. Of a single number any factor would fit, so only a telling one is named."""
-    if fits(-t, o):
-        yield "ours with the sign flipped"
+def multiple(o: np.ndarray, t: np.ndarray, fits: Callable) -> float:
+    """The factor that makes theirs of ours, or 0. Unless it is telling, any other explanation says more."""
     square = float(np.sum(o * o))
     c = float(np.sum(o * t)) / square if square else 0.0
-    telling = factor_words(c, meta)
-    if (
-        c
-        and abs(c - 1) > 1e-6
-        and (o.size > 1 or telling)
-        and fits(t / c, o)
-        and fits((t - c * o) / max(1, abs(c)), 0 * o)
-    ):
-        yield telling or f"{c:.6g} times ours"
+    alike = c and abs(c - 1) > 1e-6 and fits(t / c, o) and fits((t - c * o) / max(1, abs(c)), 0 * o)
+    return c if alike else 0.0
+
+
+def scalings(o: np.ndarray, t: np.ndarray, fits: Callable, telling: str) -> Iterator[str]:
+    """Sign, telling factor, constant."""
+    if fits(-t, o):
+        yield "ours with the sign flipped"
+    if telling:
+        yield telling
     shift = float(np.mean(t - o))
     if o.size > 1 and fits(t - shift, o):
         yield f"ours shifted by {shift:.6g}"
@@ -148,9 +149,9 @@ def order_words(order: np.ndarray) -> str:
 
 def stored(o: np.ndarray, t: np.ndarray) -> Iterator[str]:
     """Every number of theirs is one of a short format, and ours are not."""
-    for precision, bits in BITS.items():
-        if np.array_equal(rounded(t, bits), t) and not np.array_equal(rounded(o, bits), o):
-            yield f"stored in {precision}: no number of theirs has more than {bits} significant bits"
+    for short in ("bfloat16", "float16"):
+        if np.array_equal(coarse(t, short), t) and not np.array_equal(coarse(o, short), o):
+            yield f"stored in {short}: no number of theirs has more than {BITS[short]} significant bits"
 
 
 def dropouts(o: np.ndarray, t: np.ndarray, fits: Callable) -> Iterator[str]:
@@ -198,10 +199,11 @@ def magnitudes(o: np.ndarray, t: np.ndarray, allowed: np.ndarray) -> Iterator[st
     """An error as large as a shorter format would make it; weaker evidence than the others."""
     times = float(size(t - o)[0]) / max(float(allowed[0]), np.finfo(float).tiny) * FACTOR
     unit = EPS["float32"] if allowed[0] > 1e-10 * max(size(o)[0], 1e-300) else EPS["float64"]
-    for precision, bits in (("bfloat16", 8), ("TF32 or float16", 11), ("float32", 24)):
-        here = 2.0 ** (1 - bits) / unit
+    for short in BITS:
+        here = EPS[short] / unit
         if here > FACTOR and here / 4 < times < here * 4:
-            yield f"about as far from ours as {precision} arithmetic would be"
+            words = "TF32 or float16" if short == "float16" else short
+            yield f"about as far from ours as {words} arithmetic would be"
 
 
 def of_L(name: str, ours: dict, t: np.ndarray, fits: Callable) -> Iterator[str]:
@@ -235,36 +237,31 @@ def after_a_step(name: str, ours: dict, t: np.ndarray, fits: Callable, meta: dic
     u = np.zeros_like(v) if k == 1 else np.asarray(last, np.float64)
     g = v - m * u  # with its decay
     raw = g - decay * w
-    forms = {
+    forms = {  # of the new velocity
         "the weight decay left out": m * u + raw,
         "the weight decay subtracted": m * u + raw - decay * w,
         "gradients times 1 - momentum": m * u + (1 - m) * g,
         "momentum 0": g,
         "the rate inside the velocity": rate * v,
     }
-    for words, other in forms.items():
-        if rest != own and fits(other, t):
-            yield words
-    for words, fixed, free in (("gradients times", m * u, g), ("a momentum of", g, u)):
-        square = float(np.sum(free * free))
-        c = float(np.sum((t - fixed) * free)) / square if square else 0.0
-        if rest != own and fits(fixed + c * free, t):
-            yield f"{words} {c:.4g}"
-    for words, other in forms.items():
-        if rest == own and fits(w - (other if "inside" in words else rate * other), t):
-            yield words
-    if rest == own:
-        for words, other in {
-            "Nesterov's momentum": w - rate * (g + m * v),
-            "decoupled weight decay, as in AdamW": w * (1 - rate * decay) - rate * (m * u + raw),
-            "no step taken": w,
-            "a step up the gradient": w + rate * v,
-        }.items():
-            if fits(other, t):
-                yield words
-        moved = float(np.sum((w - t) * v)), float(np.sum(v * v))
-        if moved[1] and fits(w - moved[0] / moved[1] * v, t):
-            yield f"a learning rate of {moved[0] / moved[1]:.4g}; ours is {rate:.6g}"
+    if rest != own:
+        yield from (words for words, other in forms.items() if fits(other, t))
+        for words, fixed, free in (("gradients times", m * u, g), ("a momentum of", g, u)):
+            square = float(np.sum(free * free))
+            c = float(np.sum((t - fixed) * free)) / square if square else 0.0
+            if fits(fixed + c * free, t):
+                yield f"{words} {c:.4g}"
+        return
+    forms = {words: w - (other if "inside" in words else rate * other) for words, other in forms.items()} | {
+        "Nesterov's momentum": w - rate * (g + m * v),
+        "decoupled weight decay, as in AdamW": w * (1 - rate * decay) - rate * (m * u + raw),
+        "no step taken": w,
+        "a step up the gradient": w + rate * v,
+    }
+    yield from (words for words, other in forms.items() if fits(other, t))
+    moved, square = float(np.sum((w - t) * v)), float(np.sum(v * v))
+    if square and fits(w - moved / square * v, t):
+        yield f"a learning rate of {moved / square:.4g}; ours is {rate:.6g}"
 
 
 def buffer_readings(

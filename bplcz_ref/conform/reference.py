@@ -137,16 +137,20 @@ PARTS = {
 # ---------------------------------------------------------------- the package's own networks
 
 
-def _whole_image_encoder(f, x, **w):
+def _branch(x, w):
+    """(EB-CNN's branch with the sizes of the weights, its first running statistics)."""
     network = ebcnn.encoder(x.shape[-1], width=w["conv1.weight"].shape[0], features=w["proj.bias"].shape[0])
-    _, state = network.init(numpy.random.default_rng(0), exact.value(x).dtype)
+    return network, network.init(numpy.random.default_rng(0), exact.value(x).dtype)[1]
+
+
+def _whole_image_encoder(f, x, **w):
+    network, state = _branch(x, w)
     I_i, _ = network.apply(weights.nested(w), state, x, train=True)
     return networks.image_encoder(f, x, **w) | {"I_i": I_i}
 
 
 def _whole_inference(f, batches, x, **w):
-    network = ebcnn.encoder(x.shape[-1], width=w["conv1.weight"].shape[0], features=w["proj.bias"].shape[0])
-    _, state = network.init(numpy.random.default_rng(0), x.dtype)
+    network, state = _branch(x, w)
     params = weights.nested(w)
     head = params.pop("classifier")
     for batch in batches:

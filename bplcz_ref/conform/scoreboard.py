@@ -4,10 +4,9 @@ A cell says how an operation fared: how many of its cases pass, or which wrong r
 implementation declares absent is "-", never a pass.
 """
 
-import json
 from pathlib import Path
 
-from bplcz_ref import archives, schema
+from bplcz_ref import files, schema
 from bplcz_ref.conform.kit import EPS, SUITES
 
 LARGEST = 1 << 26  # bytes of a report; one of the whole kit has under a million
@@ -34,12 +33,8 @@ def read(paths: list[Path]) -> dict[str, dict]:
 
 def one(path: Path) -> dict:
     """One report, checked as far as the table reads it."""
-    with archives.regular_file(path).open("rb") as file:
-        data = file.read(LARGEST + 1)
+    report = files.read_json(path, LARGEST)
     try:
-        if len(data) > LARGEST:
-            raise ValueError(f"it has more than {LARGEST:,} bytes")
-        report = json.loads(data.decode())
         wanted = {
             "kit": schema.TEXT,
             "dtype": schema.one_of(EPS),
@@ -55,7 +50,7 @@ def one(path: Path) -> dict:
         for each in report["findings"]:
             part = {"op": each["op"], "state": each["state"], "names": list(each["names"])}
             schema.check(part, finding, "findings")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{path}: no report of `conform check --json` ({said})") from None
     return report

@@ -28,7 +28,7 @@ def fresh(seed: int, size: str = "small") -> dict:
             with kit.salted(f"seed {seed} {size} {attempt} "):
                 if attempt not in draws:
                     draws[attempt] = [case for members in generate.all_cases().values() for case in members]
-                cases = [*_again(draws[attempt], op), *_drawn(op, *SIZES[size])]
+                cases = [*_again(draws[attempt], op), *_drawn(draws[attempt], op, *SIZES[size])]
                 try:
                     made = [generate.as_json(case, near=op != CHAIN) for case in cases]
                 except ValueError:  # a case that does not show what it is there for
@@ -61,25 +61,14 @@ def _again(cases, op) -> Iterator[Case]:
             yield case._replace(inputs={name: _moved(case, name) for name in case.inputs})
 
 
-FIXED = (
-    "heads",
-    "stride",
-    "padding",
-    "train",
-    "context",
-    "truncate",
-    "K",
-    "per_class",
-    "test",
-    "group",
-    "class_index",
-)
+FIXED = {"heads", "stride", "padding", "train", "context", "truncate", "K", "per_class", "test", "group"}
+FIXED |= {"class_index", "ids", "W"}  # what another number would make another kind of case, or would not fit
 
 
 def _moved(case, name):
     """An input that no salt reaches, changed so that its kind stays: another factor, other labels, other words."""
     x = case.inputs[name]
-    if case.flag == "CANARY" or name in (*FIXED, "ids", "W"):
+    if case.flag == "CANARY" or name in FIXED:
         return x
     drawn = f"{case.id} {name}"
     if isinstance(x, str):
@@ -105,49 +94,46 @@ def _text(case, text, drawn):
     return " ".join([*(words[i] for i in order), more[_integer(drawn + " more", 0, len(more) - 1)]])
 
 
-def _drawn(op, least, most) -> Iterator[Case]:
-    """Two more cases with drawn shapes, with all 53 bits and on the grid."""
+def _drawn(cases, op, least, most) -> Iterator[Case]:
+    """Two more cases with drawn shapes, with all 53 bits and on the grid; gradients as the package's cases ask."""
     if op not in SHAPES:
         return
-    for n, (kind, draw) in enumerate((("grid", grid), ("full", full))):
+    asked = next((case for case in cases if case.op == op and case.gradients), Case(op, "", {}))
+    of = next(iter(asked.cotangents)) if len(asked.cotangents) == 1 else None
+    for n, (draw, low, high) in enumerate(((grid, -48, 48), (full, -1.5, 1.5))):
         size = lambda name, n=n: _integer(f"{op} {n} {name}", least, most)
-        low_high = (-48, 48) if kind == "grid" else (-1.5, 1.5)
-        array = lambda name, *shape, n=n, draw=draw, low_high=low_high: draw(f"{op} {n} {name}", shape, *low_high)
-        inputs, gradients, of = SHAPES[op](size, array)
-        names = tuple(name for name in inputs if name in gradients)
-        if kind == "full":
-            yield precise(f"{op}/drawn-full", inputs, *names, of=of, why="drawn shapes, all 53 bits")
+        array = lambda name, *shape, n=n, draw=draw, ends=(low, high): draw(f"{op} {n} {name}", shape, *ends)
+        inputs = SHAPES[op](size, array)
+        if draw is full:
+            yield precise(f"{op}/drawn-full", inputs, *asked.gradients, of=of, why="drawn shapes, all 53 bits")
         else:
             case = Case(f"{op}/drawn", "drawn shapes", inputs)
-            yield with_gradient(case, *names, of=of) if names else case
+            yield with_gradient(case, *asked.gradients, of=of) if asked.gradients else case
 
 
-def _labels(size, rows, classes):
-    return np.array([size(f"label {j}") % classes for j in range(rows)])
+# ---------------------------------------------------------------- inputs by size(name) and array(name, *shape)
 
 
 def _conv(size, array):
     C, k, stride = size("C"), (size("kh") % 3 + 1, size("kw") % 3 + 1), size("stride") % 3 + 1
     x = {"x": array("x", size("B"), size("H") + 3, size("W") + 4, C), "weight": array("w", size("O"), C, *k)}
-    return x | {"stride": stride, "padding": size("padding") % 3}, x, None
+    return x | {"stride": stride, "padding": size("padding") % 3}
 
 
 def _linear(size, array):
     d, out = size("d"), size("out")
-    x = {"x": array("x", size("B"), d), "weight": array("w", out, d), "bias": array("b", out)}
-    return x, x, None
+    return {"x": array("x", size("B"), d), "weight": array("w", out, d), "bias": array("b", out)}
 
 
 def _batch_norm(size, array):
     C = size("C")
     x = {"x": array("x", size("B"), size("H"), size("W"), C), "weight": array("w", C), "bias": array("b", C)}
-    return x | {"running_mean": array("m", C), "running_var": array("v", C) ** 2 + 0.5, "train": 1}, x, "y"
+    return x | {"running_mean": array("m", C), "running_var": array("v", C) ** 2 + 0.5, "train": 1}
 
 
 def _layer_norm(size, array):
     d = size("d") + 1
-    x = {"x": array("x", size("B"), size("L"), d), "weight": array("w", d), "bias": array("b", d)}
-    return x, x, None
+    return {"x": array("x", size("B"), size("L"), d), "weight": array("w", d), "bias": array("b", d)}
 
 
 def _attention(size, array):
@@ -155,47 +141,46 @@ def _attention(size, array):
     W = heads * each
     x = {"x": array("x", size("B"), size("L"), W) / 4, "in_proj_weight": array("w", 3 * W, W) / 4}
     x |= {"in_proj_bias": array("b", 3 * W), "out_weight": array("ow", W, W), "out_bias": array("ob", W)}
-    return x | {"heads": heads}, x, None
+    return x | {"heads": heads}
 
 
 def _similarity(size, array):
     d = size("d") + 1
-    x = {"I_i": array("I", size("B"), d), "T_i": array("T", size("P"), d)}
-    return x, x, None
+    return {"I_i": array("I", size("B"), d), "T_i": array("T", size("P"), d)}
 
 
 def _fuse(size, array):
-    return (
-        {"S_groups": array("S", size("n"), size("B"), size("P")), "alpha": size("alpha") / 8},
-        ("S_groups",),
-        None,
-    )
+    return {"S_groups": array("S", size("n"), size("B"), size("P")), "alpha": size("alpha") / 8}
 
 
 def _bce(size, array):
     S = array("S", size("B"), size("P"))
-    return {"S": S, "W": np.array(array("W", *S.shape) > 0).astype(int)}, ("S",), None
+    return {"S": S, "W": np.array(array("W", *S.shape) > 0).astype(int)}
+
+
+def _labels(size, rows, classes):
+    return np.array([size(f"label {j}") % classes for j in range(rows)])
 
 
 def _contrastive(size, array):
     B = size("B")
     W = FORMULAS["supervised_matrix"](FORMULAS, y=_labels(size, B, 2))["W"]
-    return {"S": array("S", B, B), "W": W}, ("S",), None
+    return {"S": array("S", B, B), "W": W}
 
 
 def _cross_entropy(size, array):
     B, K = size("B"), size("K")
-    return {"c_hat": array("c_hat", B, K), "c": _labels(size, B, K)}, ("c_hat",), None
+    return {"c_hat": array("c_hat", B, K), "c": _labels(size, B, K)}
 
 
 def _sgd(size, array):
     n, steps = size("n"), size("steps")
-    settings = {"momentum": size("momentum") / 8, "weight_decay": size("decay") / 16}
-    return (
-        {"w": array("w", n), "gradients": array("g", steps, n), "lr": abs(array("lr", steps)) / 4} | settings,
-        (),
-        None,
-    )
+    drawn = {"w": array("w", n), "gradients": array("g", steps, n), "lr": abs(array("lr", steps)) / 4}
+    return drawn | {"momentum": size("momentum") / 8, "weight_decay": size("decay") / 16}
+
+
+def _rows(size, array):
+    return {"x": array("x", size("B"), size("d"))}
 
 
 SHAPES = {
@@ -210,14 +195,10 @@ SHAPES = {
     "contrastive_loss": _contrastive,
     "cross_entropy": _cross_entropy,
     "sgd": _sgd,
-    "concat": lambda size, array: ({"I_groups": array("I", size("n"), size("B"), size("d"))}, ("I_groups",), None),
-    "max_pool2d": lambda size, array: (
-        {"x": array("x", size("B"), 2 * size("H") + 1, size("W"), size("C"))},
-        ("x",),
-        None,
-    ),
-    "relu": lambda size, array: ({"x": array("x", size("B"), size("d"))}, ("x",), None),
-    "gelu": lambda size, array: ({"x": array("x", size("B"), size("d"))}, ("x",), None),
-    "quick_gelu": lambda size, array: ({"x": array("x", size("B"), size("d"))}, ("x",), None),
-    "statistics": lambda size, array: ({"x": array("x", size("B"), size("H"), size("W"), size("C"))}, (), None),
+    "concat": lambda size, array: {"I_groups": array("I", size("n"), size("B"), size("d"))},
+    "max_pool2d": lambda size, array: {"x": array("x", size("B"), 2 * size("H") + 1, size("W"), size("C"))},
+    "relu": _rows,
+    "gelu": _rows,
+    "quick_gelu": _rows,
+    "statistics": lambda size, array: {"x": array("x", size("B"), size("H"), size("W"), size("C"))},
 }

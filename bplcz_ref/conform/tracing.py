@@ -30,7 +30,6 @@ import numpy as np
 from bplcz_ref import archives, files, optim, paper, prompts, systems, weights
 from bplcz_ref.conform import tape
 from bplcz_ref.conform.kit import EPS, FACTOR
-from bplcz_ref.conform.rounding import size
 from bplcz_ref.model import Model
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON
@@ -99,6 +98,15 @@ def trace(
     arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
     meta["arrays"] = {name: kind_of(a) for name, a in arrays.items()}
     return arrays | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
+
+
+def size(a: np.ndarray) -> np.ndarray:
+    """(root of the mean square, largest magnitude).
+
+    >>> size(np.array([3.0, -4.0, 0.0, 0.0])).tolist()
+    [2.5, 4.0]
+    """
+    return np.array([np.sqrt(np.mean(np.square(a))), np.max(np.abs(a))]) if a.size else np.zeros(2)
 
 
 def kind_of(a: np.ndarray) -> str:

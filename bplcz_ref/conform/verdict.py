@@ -25,8 +25,8 @@ from bplcz_ref.conform.grading import (
     grade,
     under_readings,
 )
-from bplcz_ref.conform.kit import EPS, MARGIN, SUITES, Kit
-from bplcz_ref.conform.naming import ROUNDED, names, told_apart
+from bplcz_ref.conform.kit import SUITES, Kit
+from bplcz_ref.conform.naming import ROUNDED, names, slight, told_apart
 from bplcz_ref.conform.networks import origin
 from bplcz_ref.conform.ops import OPS, Op, rests_on
 
@@ -98,7 +98,7 @@ def report(vectors: Kit, answers: Answers, dtype: str, profile: Profile = EVERYT
         profile=profile,
         graded=graded,
         suites=vectors.suites,
-        findings=tuple(_findings(cases, graded, dtype)),
+        findings=tuple(_findings(cases, graded)),
         defects=tuple(defects),
         exit_code=exit_code,
     )
@@ -111,7 +111,7 @@ def _incomplete(g):
 # ---------------------------------------------------------------- findings
 
 
-def _findings(cases, graded, dtype):
+def _findings(cases, graded):
     """What fails, in topological order, guilty first."""
     failing = {}
     for g in graded.values():
@@ -122,7 +122,7 @@ def _findings(cases, graded, dtype):
     for op in OPS:
         if op in failing:
             state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
-            found.append(_finding(state, op, failing[op], cases, graded, dtype))
+            found.append(_finding(state, op, failing[op], cases, graded))
     named = [set(g.fits) for g in chains if g.fits]
     common = tuple(told_apart(set.intersection(*named) if named else set(), len(named) == len(chains)))
     for g in chains:
@@ -130,15 +130,17 @@ def _findings(cases, graded, dtype):
     return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
 
 
-def _finding(state, op, failed, cases, graded, dtype):
+def _finding(state, op, failed, cases, graded):
     """One Finding on an operation from its failing cases."""
-    telling = [g for g in failed if not _overflowed(g) and not _slight(g, dtype)] or failed
-    telling = [g for g in telling if not _rounded(g)] or telling  # a wrong formula may also lose digits
-    fits = set(telling[0].fits).intersection(*(g.fits for g in telling))
+    telling = [g for g in failed if not _overflowed(g) and not _slight(g, cases[g.id]["expect"])] or failed
+    common = lambda cases: set(cases[0].fits).intersection(*(g.fits for g in cases))
+    fits = common([g for g in telling if not _rounded(g)] or telling)  # a wrong formula may also lose digits
     own = [g for g in graded.values() if g.op == op]
     for g in own:
-        if g.state == PASS:  # a wrong reading that this case would have shown
+        if g.state == PASS or (g.state == FAIL and _rounded(g)):  # a wrong reading that this case would have shown
             fits -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
+    if fits and all(name.startswith(ROUNDED) for name in fits):
+        fits = common(telling)
     fits = told_apart(fits, not any(cases[g.id]["flag"] == "PRECISION" and g.state == PASS for g in own))
     worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
     output, first = next((o, found) for o, found in worst.outcomes.items() if not found.passed)
@@ -168,15 +170,9 @@ def _rounded(g):
     return bool(g.fits) and all(name.startswith(ROUNDED) for name in g.fits)
 
 
-def _slight(g, dtype):
-    """Whether a case fails by less than the vectors keep near misses for: it then fits none and denies none.
-
-    They keep what lies 1 / MARGIN budgets of float32 or more from the right value; up to twice that is slight.
-    """
-    slight = 2 / MARGIN * EPS["float32"] / EPS[dtype]  # in budgets of this dtype
-    return (not g.fits or _rounded(g)) and all(
-        o.passed or o.error <= o.allowed * slight for o in g.outcomes.values()
-    )
+def _slight(g, expect):
+    """Whether a case fails by less than the vectors keep near misses for: it then fits none and denies none."""
+    return (not g.fits or _rounded(g)) and all(slight(found, expect[o]) for o, found in g.outcomes.items())
 
 
 def _in_chain(g, case, guilty, graded):

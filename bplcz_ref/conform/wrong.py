@@ -1,10 +1,9 @@
 """Wrong readings: mistakes that a competent person makes in a port, each as one function with a name.
 
 A wrong reading replaces one entry of a table of operations (ops.FORMULAS or reference.PARTS). Over Decimals it
-gives the near misses of the vectors, over floats the mutants of the self-test. The tables of wrong_equations.py,
-wrong_networks.py and wrong_data.py list them as {entry that is replaced: {name: function}}. Instead of a
-function, (function, reading, word) marks a choice that docs/readings.md names: who declares it in a profile is
-graded on it.
+gives the near misses of the vectors, over floats the mutants of the self-test. The tables of the files wrong_*.py
+list them as {entry that is replaced: {name: function}}. Instead of a function, (function, reading, word) marks a
+choice that docs/readings.md names: who declares it in a profile is graded on it.
 """
 
 from collections.abc import Callable
@@ -12,7 +11,9 @@ from typing import NamedTuple
 
 from bplcz_ref.conform.wrong_data import DATA, Accepted
 from bplcz_ref.conform.wrong_equations import EQUATIONS
+from bplcz_ref.conform.wrong_layers import LAYERS
 from bplcz_ref.conform.wrong_networks import NETWORKS
+from bplcz_ref.conform.wrong_text import TEXT
 
 
 class Wrong(NamedTuple):
@@ -22,6 +23,7 @@ class Wrong(NamedTuple):
     entry: str  # the entry of the table that it replaces
     reading: dict | None  # {reading: word} of docs/readings.md
     accepted: bool  # no mistake: recognised, listed, and passed
+    worst: Callable | None  # of an accepted way that cancels: see Accepted
 
 
 READINGS = {  # the project's own word for each reading that the kit can grade another way
@@ -63,8 +65,11 @@ def _listed(tables):
         op = "sgd" if entry == "sgd_step" else entry  # a step is an entry of the table without cases of its own
         for name, value in known.items():
             function, *choice = value if isinstance(value, tuple) else (value,)
-            reading = {choice[0]: choice[1]} if choice else None
-            yield Wrong(op, name, function, entry, reading, isinstance(value, Accepted))
+            if isinstance(value, Accepted):
+                yield Wrong(op, name, function, entry, None, True, value.worst)
+            else:
+                reading = {choice[0]: choice[1]} if choice else None
+                yield Wrong(op, name, function, entry, reading, False, None)
 
 
-WRONG = list(_listed(EQUATIONS | DATA | NETWORKS))
+WRONG = list(_listed(EQUATIONS | DATA | TEXT | LAYERS | NETWORKS))

@@ -42,14 +42,7 @@ def by_absolute_sum(x: Array) -> Array:
 
 def at_least(bound: str) -> Callable:
     """x divided by its norm, which is at least `bound`."""
-
-    def normalised(x):
-        square = xp.sum(x * x, axis=-1, keepdims=True)
-        e = like(x, bound)
-        above = xp.mask(xp.value(square) > e**2, x)
-        return x / (xp.sqrt(square * above + (1 - above)) * above + (1 - above) * e)
-
-    return normalised
+    return lambda x: normalise(x, bound)
 
 
 def in_range(change: Callable) -> Callable:

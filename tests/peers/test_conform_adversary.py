@@ -10,7 +10,7 @@ adversary = pytest.importorskip("adversary")
 
 pytestmark = pytest.mark.slow
 CHEAP = [v for v in adversary.WRONG if v[0] != "training"]  # a mistake in the chain takes ten seconds to explain
-PARTS = {"float32": CHEAP[::2], "float64": CHEAP[1::4]}
+PARTS = {"float32": CHEAP[::3], "float64": CHEAP[1::5]}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def right():
 @pytest.mark.parametrize("dtype", PARTS)
 def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dtype, right):
     count, lines = adversary.tally(dtype, PARTS[dtype], right[dtype])
-    assert count["all"] >= 25
+    assert count["all"] >= 20
     assert count["caught"] >= 0.99 * count["all"], lines
     assert count["located"] >= 0.97 * count["all"], lines
     assert not count["misnamed"], lines
@@ -31,6 +31,7 @@ def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dty
 @pytest.mark.parametrize("dtype", PARTS)
 def test_right_variants_pass(dtype, right):
     count, lines = adversary.tally(dtype, adversary.RIGHT, right[dtype])
+    assert count["all"] >= 60
     assert count["caught"] == 0, lines
 
 
