@@ -7,8 +7,8 @@ are kept, and the backward pass makes the same block again with the same bits (t
 Dao et al. 2022, arXiv 2205.14135; its running maximum is not needed with whole rows). Both ways are exact and give
 the same bits on any number of threads. The definition is nn.attention.
 
-The largest score of a row is subtracted so that no exponential overflows. Where |q| |k| bounds every score by SAFE,
-none can, and the two passes that find and subtract it, a fifth of the forward pass, are left out.
+The largest score of a row is subtracted so that no exponential overflows. Where |q| |k| bounds every score by
+SAFE, none can, and the two passes that find and subtract it, a fifth of the forward pass, are left out.
 
 Index letters: N stacked problems, Q queries, L keys, d features of queries and keys, e features of values.
 """
@@ -31,9 +31,9 @@ def attention(
 ) -> np.ndarray:  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
     """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, and Q = L. `mask` (..., Q, L): True is seen.
 
-    With E = exp(scores - row maximum), or exp(scores) where that is safe, and n = row sum of E, the weights are P = E / n and y = (E v) / n.
-    Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y)); dq = dS k / sqrt(d);
-    dk = dS^T q / sqrt(d). P itself is never formed.
+    With E = exp(scores - row maximum), or exp(scores) where that is safe, and n = row sum of E, the weights are
+    P = E / n and y = (E v) / n. Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y));
+    dq = dS k / sqrt(d); dk = dS^T q / sqrt(d). P itself is never formed.
     """
     mask, causal = checked(np.shape(q), np.shape(k), np.shape(v), causal, mask)
     return _attention(q, k, v, causal=causal, mask=mask)
