@@ -100,10 +100,8 @@ def names(case: dict, answer: dict, outcomes: dict, dtype: str, kit_cases: dict)
         return known(case, answer, {}, dtype)
     found = known(case, answer, outcomes, dtype)
     slopes = [o for o in outcomes if o.startswith("grad.") and not OPS[case["op"]].tapped]
-    if (
-        found and slopes and all(outcomes[o].passed for o in slopes)
-    ):  # values alone: rounding may meet them by chance
-        return found + precision(case, answer, outcomes, dtype)
+    if found and slopes and all(outcomes[o].passed for o in slopes):
+        return found + precision(case, answer, outcomes, dtype)  # rounding may meet values by chance, not slopes
     return (
         found
         or inside(case, answer, outcomes, dtype)
