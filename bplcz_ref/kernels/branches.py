@@ -50,7 +50,7 @@ def value_and_gradients(function: Callable, params: dict) -> tuple:
         y, aux, vjp, _ = _traced(function, _Place(0), [params])
         if np.shape(y):
             raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
-        return y, vjp(np.ones_like(y))[0], aux
+        return y, vjp(np.ones_like(y), last=True)[0], aux
 
 
 # ------------------------------------------------------------------------------------------- trees of leaves
@@ -150,8 +150,8 @@ def _traced(function, tree, values):
     end = y._node if isbox(y) and y._trace == trace else None
     y = _plain_result(y._value if end is not None else y)
 
-    def vjp(g):
-        gradients = _backward(g, end) if end is not None else {}
+    def vjp(g, last=False):
+        gradients = _backward(g, end, last) if end is not None else {}
         flat = iter([gradients.get(node, None) for node, _ in roots])
 
         def gradient(leaf):  # `_map` meets the leaves in the same order again
@@ -178,8 +178,11 @@ def _plain_result(y):
     return y
 
 
-def _backward(g, end):
-    """Gradients of every root of the tape that ends in `end`, by node: autograd's backward_pass for many roots."""
+def _backward(g, end, last):
+    """Gradients of every root of the tape that ends in `end`, by node: autograd's backward_pass for many roots.
+
+    The `last` pass gives back what a node kept as soon as it is done, which makes room for the gradients to come.
+    """
     outgrads, roots = {end: (g, False)}, {}
     for node in toposort(end):
         outgrad = outgrads.pop(node)
@@ -188,4 +191,6 @@ def _backward(g, end):
             continue
         for parent, ingrad in zip(node.parents, node.vjp(outgrad[0]), strict=False):
             outgrads[parent] = add_outgrads(outgrads.get(parent), ingrad)
+        if last:
+            node.vjp = None
     return roots

@@ -11,10 +11,12 @@ channels.
 
 import numpy as np
 
+from .products import PIECE
 from .scheduler import pieces, run
 
 LEAST = 128  # outputs or channels of a piece
 IMAGES = 16  # of a piece
+WORTH = 4 * PIECE  # multiplications of a piece of images: each makes all its small products and sums once more
 
 
 def overlaps(kernel: int, before: int, stride: int, outputs: int, pixels: int) -> list[tuple[int, slice, slice]]:
@@ -66,7 +68,8 @@ def forward(p, x, weight):
             part += np.matmul(_rows(x[:, :, b], seen), weight[u, v][:, o]).reshape(part.shape)
 
     cuts = pieces(p.outputs, LEAST, 4)
-    images = pieces(p.batch, IMAGES, 4 // len(cuts))
+    multiplications = x.size * p.kh * p.kw * p.outputs
+    images = pieces(p.batch, IMAGES, max(1, min(4 // len(cuts), multiplications // WORTH)))
     run([lambda b=b, o=o: work(b, o) for b in images for o in cuts])
     return _images_first(y)
 
