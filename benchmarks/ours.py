@@ -5,7 +5,7 @@ Noise costs what images cost. A step is forward, backward and SGD on a batch in 
 
 import numpy as np
 
-from bplcz_ref import model, optim, systems
+from bplcz_ref import model, nn, optim, systems
 from bplcz_ref.streams import stream
 
 SEED = 47
@@ -21,6 +21,7 @@ class Ours:
     """A system on a batch; the weights begin as those of a run with this seed."""
 
     def __init__(self, name, settings, x, y):
+        nn.keep_memory()  # as training does; PyTorch takes its memory from the same place and gains as well
         self.network = systems.build(name, settings)
         self.params, self.state = self.network.init(stream(SEED, "init"), x.dtype)
         self.velocity, self.x, self.y, self.steps, self.settings = None, x, y, 0, settings

@@ -11,7 +11,7 @@ dropout, in loss and gradient.
 
 Printed are medians in milliseconds with the 10th and 90th percentile of samples that other processes did not
 disturb; the ratio ours / peer, in which smaller is better; and what part of our time its matrix products would
-take at the speed of one large product ("products"), which no arrangement of the same products could go below.
+take at the speed of one large product ("products").
 BPLCZ_THREADS sets the threads of both sides.
 """
 
@@ -30,7 +30,7 @@ from peers import Peer
 from timing import in_turns, machine, multiplications, others, resident, sgemm
 
 from bplcz_ref import systems, weights
-from bplcz_ref.kernels.cores import keep_memory, thread_count
+from bplcz_ref.kernels.cores import thread_count
 
 PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "jax")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")
@@ -242,7 +242,6 @@ def rows(options):
 
 
 def main():
-    keep_memory()  # as training does; PyTorch takes its memory from the same place and gains as well
     if sys.argv[1:2] == ["--child"]:
         what, side, name, *rest = sys.argv[2:]
         one_run(side, name, float(rest[0])) if what == "run" else peak(side, name)

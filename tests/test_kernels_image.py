@@ -8,7 +8,7 @@ from autograd.core import make_vjp
 from kernel_checks import by_hand, gap
 
 from bplcz_ref import nn
-from bplcz_ref.kernels import convolution
+from bplcz_ref.kernels import by_tap, convolution
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 2e-12  # float64, relative to the largest entry
@@ -132,7 +132,6 @@ STRATEGIES = {
             (1, 9, 8, 1, 1, 1, 3, 2, 1),
             (2, 6, 6, 2, 300, 1, 2, 2, 0),
             (2, 5, 4, 300, 2, 1, 5, 1, 2),
-            (37, 3, 2, 3, 4, 1, 3, 1, 1),
         ],
     ),
     "shifted": (
@@ -181,6 +180,18 @@ def test_the_choice():
     assert chosen(32, 8, 8, 96, 96, 96, 7, 1, 3) == "by_matrix"
     assert chosen(32, 32, 32, 16, 16, 16, 3, 1, 1) == "shifted"
     assert chosen(32, 8, 8, 64, 256, 1, 1, 1, 0) == chosen(32, 8, 8, 64, 256, 1, 1, 2, 0) == "pointwise"
+
+
+def test_images_are_cut_by_tap_where_it_is_worth_it(monkeypatch):
+    tasks = []
+    monkeypatch.setattr(by_tap, "run", lambda todo: tasks.append(len(todo)) or [task() for task in todo])
+    r = rng(11)
+    x, w = r.standard_normal((37, 3, 2, 3)), r.standard_normal((3, 3, 3, 4))
+    p = convolution.plan_of(x.shape, (4, 3, 3, 3), 1, 1, 1)
+    whole = by_tap.forward(p, x, w)
+    monkeypatch.setattr(by_tap, "WORTH", 1)
+    assert abs(by_tap.forward(p, x, w) - whole).max() < EXACT * abs(whole).max()
+    assert tasks == [1, 2]
 
 
 def test_bits_do_not_depend_on_the_memory_order_of_a_weight():
