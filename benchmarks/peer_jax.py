@@ -10,6 +10,7 @@ from jax import lax
 
 from bplcz_ref import bands, weights
 
+jax.config.update("jax_enable_x64", True)  # float32 arrays stay float32
 LAYOUT = ("NHWC", "OIHW", "NHWC")
 
 
