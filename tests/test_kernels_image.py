@@ -495,6 +495,29 @@ def test_a_mean_far_above_the_deviation_keeps_the_variance():
     assert abs(naive / true.var(0) - 1).max() > 1e-2  # the mistake that this input is made for
 
 
+@pytest.mark.parametrize("norm", [nn.batch_norm, nn.batch_norm_relu_pool], ids=["alone", "pool"])
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("mean", [0, 3.9, 4.1, 1e4], ids=str)
+def test_batch_norm_subtracts_a_mean_first_only_where_it_is_large(mean, train, norm):
+    """One channel has this mean, in deviations, and the other one a small mean: a large one alone decides."""
+    x = rng(4).standard_normal((8, 8, 8, 2)) + onp.array([0.5, mean])
+    args = x, onp.array([1.5, -0.7]), onp.array([0.2, 1.0])
+    state = {"running_mean": onp.array([0.5, mean]), "running_var": onp.ones(2)}
+    state["num_batches_tracked"] = onp.array(1)
+    g = rng(5).standard_normal(norm(*args, state, train=train)[0].shape)
+
+    # In float64 the definition's own mean is rounded by u times it; for float32 the definition is exact.
+    for dtype, u in ((onp.float64, 2**-53 * (1 + mean)), (onp.float32, 2**-24)):
+        given = [a.astype(dtype) for a in (*args, g)]
+        exact = [a.astype(onp.float64) for a in given]
+        found, right = (
+            by_hand(lambda *a, f=f: f(*a, state, train=train)[0], arrays[:3], arrays[3])
+            for f, arrays in ((norm, given), (norm.definition, exact))
+        )
+        for ours, true in zip(found, right, strict=True):
+            assert abs(ours - true).max() <= 64 * u * abs(true).max()
+
+
 def test_batch_norm_in_float32_by_the_whole_gradient():
     args, state = bn_case((8, 16, 16, 16), onp.float32)
     g = rng(5).standard_normal(args[0].shape).astype(onp.float32)

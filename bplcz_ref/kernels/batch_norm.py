@@ -12,6 +12,8 @@ from .lines import as_lines, blocks, per_channel, repeated
 from .scheduler import each
 from .tape import on_tape
 
+NEAR = 4.0  # deviations
+
 
 def batch_norm(
     x: np.ndarray,
@@ -96,22 +98,39 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., C) -> (
     return shift.astype(np.float64) + off, np.maximum(square - off**2, 0)
 
 
+def shift_of(mean: np.ndarray, inverse: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """What x is reduced by before it is multiplied: its mean in the dtype of x, or 0 where all means are small.
+
+    x * scale + offset rounds x * scale, which is up to NEAR deviations larger than (x - mean) * scale.
+    """
+    near = (np.abs(mean) * inverse <= NEAR).all()
+    return np.zeros(len(mean), dtype) if near else mean.astype(dtype)
+
+
+def along(lines: np.ndarray, shift: np.ndarray) -> np.ndarray | None:
+    """The shift repeated along a line; None where it is 0."""
+    return repeated(lines, shift)[0] if shift.any() else None
+
+
+def centred(lines: np.ndarray, shifts: np.ndarray | None, out: np.ndarray) -> np.ndarray:
+    """lines - shifts, in `out`; without shifts the lines as they are."""
+    return lines if shifts is None else np.subtract(lines, shifts, out=out)
+
+
 def forward(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     """(x - mean) * inverse * weight + bias + plus; `train` says whether mean and inverse move with x.
 
-    mean is float64 and x may be float32: shift is the mean in the dtype of x, and the offset makes up for its
-    rounding.
+    mean is float64 and x may be float32: the offset makes up for the rounding of the shift.
     """
     x = np.ascontiguousarray(x)
     y = np.empty(x.shape, x.dtype)
-    scale, shift = weight * inverse, mean.astype(x.dtype)
+    scale, shift = weight * inverse, shift_of(mean, inverse, x.dtype)
     lines, out, added = as_lines(x, y, x if plus is None else np.ascontiguousarray(plus))
-    values = shift, scale, bias - (mean - shift) * scale, np.zeros(len(shift))
-    shifts, scales, offsets, zeros = repeated(lines, *values)
+    shifts = along(lines, shift)
+    scales, offsets, zeros = repeated(lines, scale, bias - (mean - shift) * scale, np.zeros(len(shift)))
 
     def work(block):
-        part = np.subtract(lines[block], shifts, out=out[block])
-        np.multiply(part, scales, out=part)
+        part = np.multiply(centred(lines[block], shifts, out[block]), scales, out=out[block])
         np.add(part, offsets, out=part)
         if plus is not None:
             np.add(part, added[block], out=part)
@@ -135,18 +154,18 @@ def backward(g, wanted, kept, *, mean, inverse, train, relu):
     dtype, channels, n = g.dtype, len(weight), g.size // len(weight)
     d = np.empty(g.shape, dtype) if relu else g
     dx = np.empty(g.shape, dtype) if 3 in wanted or not relu else d  # d is dplus, or not needed afterwards
-    scale, shift = weight * inverse, mean.astype(dtype)
+    scale, shift = weight * inverse, shift_of(mean, inverse, dtype)
     x_lines, y_lines, g_lines, d_lines, dx_lines = as_lines(x, y if relu else x, g, d, dx)
     cuts = blocks(x_lines)
-    (shifts,) = repeated(x_lines, shift)
+    shifts = along(x_lines, shift)
 
     def sums(block):
         part = d_lines[block]
         if relu:
             mask = np.greater(y_lines[block], 0, out=workspace("mask", part.shape, bool))
             np.multiply(g_lines[block], mask, out=part)
-        centred = np.subtract(x_lines[block], shifts, out=workspace("deviation", part.shape, dtype))
-        return np.dot(np.ones(len(part), dtype), part), np.einsum("lk,lk->k", centred, part)
+        z = centred(x_lines[block], shifts, workspace("deviation", part.shape, dtype))
+        return np.dot(np.ones(len(part), dtype), part), np.einsum("lk,lk->k", z, part)
 
     totals, products = zip(*each(sums, cuts), strict=True)
     total, moment = per_channel(totals, channels), per_channel(products, channels)
@@ -154,15 +173,14 @@ def backward(g, wanted, kept, *, mean, inverse, train, relu):
     gradients = {1: moment * inverse, 2: total, 3: d}
     if 0 in wanted:
         slope = -scale * moment * inverse**2 / n
-        shifts, scales, slopes, offsets = repeated(
-            x_lines, shift, scale, slope, -scale * total / n - slope * (mean - shift)
-        )
+        values = scale, slope, -scale * total / n - slope * (mean - shift)
+        scales, slopes, offsets = repeated(x_lines, *values)
 
         def work(block):
             part = np.multiply(d_lines[block], scales, out=dx_lines[block])
             if train:
-                term = np.subtract(x_lines[block], shifts, out=workspace("deviation", part.shape, dtype))
-                np.multiply(term, slopes, out=term)
+                term = workspace("deviation", part.shape, dtype)
+                np.multiply(centred(x_lines[block], shifts, term), slopes, out=term)
                 np.add(term, offsets, out=term)
                 np.add(part, term, out=part)
 

@@ -14,7 +14,7 @@ count.
 
 import numpy as np
 
-from .batch_norm import moments
+from .batch_norm import along, centred, moments, shift_of
 from .cores import workspace
 from .lines import as_lines, repeated
 from .scheduler import NUMBERS, each, pieces
@@ -55,10 +55,10 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train):
     b, h, w, c = x.shape
     x = np.ascontiguousarray(x)
     t, y = np.empty((2, b, h // 2, w // 2, c), x.dtype)
-    scale, shift = weight * inverse, mean.astype(x.dtype)
+    scale, shift = weight * inverse, shift_of(mean, inverse, x.dtype)
     t_lines, y_lines = _lines(t), _lines(y)
-    values = shift, scale, bias - (mean - shift) * scale, np.zeros(c)
-    shifts, scales, offsets, zeros = repeated(t_lines[0], *values)
+    shifts = along(t_lines[0], shift)
+    scales, offsets, zeros = repeated(t_lines[0], scale, bias - (mean - shift) * scale, np.zeros(c))
 
     def work(images):
         rows = x[images].reshape(-1, h // 2, 2, w * c)
@@ -72,8 +72,8 @@ def _forward(x, weight, bias, *, wanted, mean, inverse, train):
             np.copyto(peak, least, where=weight < 0)
         if (weight == 0).any():
             np.copyto(peak, first, where=weight == 0)
-        out = np.subtract(t_lines[images], shifts, out=y_lines[images])
-        np.multiply(out, scales, out=out)
+        out = y_lines[images]
+        np.multiply(centred(t_lines[images], shifts, out), scales, out=out)
         np.add(out, offsets, out=out)
         np.maximum(out, zeros, out=out)
 
@@ -85,12 +85,12 @@ def _backward(g, wanted, kept, *, mean, inverse, train):
     x, t, y, weight = kept
     b, h, w, c = x.shape
     dtype, n = x.dtype, x.size // c
-    shift, scale = mean.astype(dtype), weight * inverse
+    shift, scale = shift_of(mean, inverse, dtype), weight * inverse
     d = np.multiply(g, y > 0)
     t_lines, d_lines = as_lines(t, d)
-    centred = t_lines - repeated(t_lines, shift)
+    peaks = centred(t_lines, along(t_lines, shift), np.empty_like(t_lines))
     total = np.dot(np.ones(len(d_lines), dtype), d_lines).reshape(-1, c).sum(0, dtype=np.float64)
-    moment = np.einsum("lk,lk->k", centred, d_lines).reshape(-1, c).sum(0, dtype=np.float64)
+    moment = np.einsum("lk,lk->k", peaks, d_lines).reshape(-1, c).sum(0, dtype=np.float64)
     moment -= (mean - shift) * total
     gradients = {1: moment * inverse, 2: total}
     if 0 not in wanted:
@@ -99,14 +99,13 @@ def _backward(g, wanted, kept, *, mean, inverse, train):
     dx = np.empty(x.shape, dtype)
     x_lines, dx_lines = _lines(x), _lines(dx)
     slope = -scale * moment * inverse**2 / n
-    values = shift, slope, -scale * total / n - slope * (mean - shift)
-    shifts, slopes, offsets = repeated(x_lines[0], *values)
+    shifts = along(x_lines[0], shift)
+    slopes, offsets = repeated(x_lines[0], slope, -scale * total / n - slope * (mean - shift))
 
     def work(images):
         out = dx_lines[images]
         if train:
-            np.subtract(x_lines[images], shifts, out=out)
-            np.multiply(out, slopes, out=out)
+            np.multiply(centred(x_lines[images], shifts, out), slopes, out=out)
             np.add(out, offsets, out=out)
         else:
             out[...] = 0
