@@ -6,20 +6,24 @@ On one thread, by cProfile on CPU time, as shares of the step: `products` (matmu
 (the rest of the kernels), `update` (SGD), `tape` (autograd, private tapes and trees), `rest` (encoders, losses,
 and what Python itself takes). cProfile adds to the parts with many small calls, so `tape` and `rest` are upper
 bounds. Without it: `text`, the share of the text tower's forward and backward pass; and on all threads `waiting`,
-the part of (threads x time) in which no thread of this process worked.
+the part of (threads x time) in which no thread of this process worked. Below the table: what training does before
+a step, reading and standardising a batch from a file (simulated, and in the system's page cache).
 """
 
 import argparse
 import cProfile
 import os
 import pstats
+import tempfile
 import time
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 from ours import Ours, batch
 
 from bplcz_ref import systems
+from bplcz_ref.data import simulate, so2sat, standardise
 from bplcz_ref.kernels import branches
 from bplcz_ref.kernels.cores import thread_count
 
@@ -93,6 +97,21 @@ def seconds(side, steps):
     return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
 
 
+def reading(size=32, batches=30):
+    """Median seconds of a batch of random rows, from the file to a network's input."""
+    with tempfile.TemporaryDirectory() as folder:
+        simulate.write_file(Path(folder) / "training.h5", per_class=10)
+        with so2sat.open_file(Path(folder) / "training.h5") as patches:
+            measured = standardise.statistics(patches, np.arange(len(patches)))
+            rng, times = np.random.default_rng(0), []
+            for _ in range(batches):
+                rows = rng.permutation(len(patches))[:size]
+                start = time.perf_counter()
+                standardise.standardise(patches.images(rows), measured)
+                times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], epilog="example: python benchmarks/profile_step.py --rows exvit"
@@ -118,6 +137,7 @@ def main():
         print(
             f"| {name} | {one * 1e3:.0f} | {shares} | {text:.0%} | {wall * 1e3:.0f} | {waiting:.0%} |", flush=True
         )
+    print(f"\nReading and standardising a batch of 32 from a file: {reading() * 1e3:.1f} ms")
 
 
 if __name__ == "__main__":
