@@ -5,6 +5,9 @@ counts). That threads wait for a core does not tell: idle threads of BLAS and Op
 time of a step. Times of another day or machine compare with nothing here: only ratios taken in turns do.
 """
 
+import contextlib
+import ctypes
+import gc
 import os
 import platform
 import time
@@ -67,8 +70,13 @@ def in_turns(calls, samples, seconds, tolerance=0.05):
 def resident(field):
     """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
 
+    Before the first, free memory is given back to the system, or what comes would not count where it fits in there.
     Not ru_maxrss of getrusage: that of a child begins with what its parent held.
     """
+    if field == "VmRSS":
+        gc.collect()
+        with contextlib.suppress(AttributeError, OSError):
+            ctypes.CDLL(None).malloc_trim(0)
     try:
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1e3
