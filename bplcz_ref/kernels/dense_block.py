@@ -82,7 +82,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
     n, layers = B * h * w, [arrays[i : i + PARTS] for i in range(0, len(arrays), PARTS)]
     total = c + sum(len(layer[-1]) for layer in layers)
     X, y = np.empty((total, n), x.dtype), np.empty((n, total), x.dtype)
-    mean, var = np.zeros(total), np.zeros(total)
+    mean, var, zeros = np.zeros(total), np.zeros(total), np.zeros(n, x.dtype)
     kept = []
 
     def take(pixels, first):  # (n, k): new channels, from `first` on
@@ -100,7 +100,7 @@ def _forward(x, *arrays, wanted, given, eps, measured):
         def work(s, A=A, scale=scale, offset=offset):
             out = np.multiply(X[s], scale[s, None], out=A[s])
             np.add(out, offset[s, None], out=out)
-            np.maximum(out, 0, out=out)
+            np.maximum(out, zeros, out=out)  # with the number 0 it takes twice as long
 
         each(work, _rows(c, n))
         z = product(A.T, convolution.in_kernel_order(W1)[0, 0]).reshape(B, h, w, -1)
