@@ -1,6 +1,6 @@
-"""Where the time of a training step goes, by part.
+"""Where the time of a training step goes, by part; or, with --inference, that of an evaluation of 64 patches.
 
-    python benchmarks/profile_step.py [--rows ebcnn exvit] [--preset paper] [--steps 5]
+    python benchmarks/profile_step.py [--rows ebcnn exvit] [--preset paper] [--steps 5] [--inference]
 
 On one thread, by cProfile on CPU time, as shares of the step: `products` (matmul, dot, einsum), `element-wise`
 (the rest of the kernels), `update` (SGD), `tape` (autograd, private tapes and trees), `rest` (encoders, losses,
@@ -51,14 +51,14 @@ def part_of(path, name):
     return "rest"
 
 
-def parts(side, steps):
-    """{part: CPU seconds of a step} on this thread alone."""
+def parts(call, steps):
+    """{part: CPU seconds of a call} on this thread alone."""
     profile = cProfile.Profile(time.process_time)
     with mock.patch.multiple(np, **{name: counted(getattr(np, name)) for name in PRODUCTS}):
-        side.step()
+        call()
         profile.enable()
         for _ in range(steps):
-            side.step()
+            call()
         profile.disable()
     found = dict.fromkeys(("products", "element-wise", "update", "tape", "rest"), 0.0)
     for (path, _, name), (_, _, own, _, _) in pstats.Stats(profile).stats.items():
@@ -66,8 +66,8 @@ def parts(side, steps):
     return found
 
 
-def text_seconds(side, steps):
-    """CPU seconds of the text branch in a step, forward and backward; this thread alone."""
+def text_seconds(call, steps):
+    """CPU seconds of the text branch in a call, forward and backward; this thread alone."""
     spent, traced = [0.0], branches._traced
 
     def timed(call, *arguments):
@@ -84,16 +84,16 @@ def text_seconds(side, steps):
 
     with mock.patch.object(branches, "_traced", spy):
         for _ in range(steps):
-            side.step()
+            call()
     return spent[0] / steps
 
 
-def seconds(side, steps):
-    """(wall, CPU) seconds of a step."""
-    side.step()
+def seconds(call, steps):
+    """(wall, CPU) seconds of a call."""
+    call()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(steps):
-        side.step()
+        call()
     return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
 
 
@@ -119,25 +119,30 @@ def main():
     parser.add_argument("--rows", nargs="+", choices=list(systems.SYSTEMS), default=list(systems.SYSTEMS))
     parser.add_argument("--preset", choices=list(systems.PRESETS), default="paper")
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--inference", action="store_true", help="an evaluation of 64 patches in place of a step")
     options = parser.parse_args()
     names = ["products", "element-wise", "update", "tape", "rest"]
-    print(f"| system | step, ms, 1 thread | {' | '.join(names)} | text | {thread_count()} threads, ms | waiting |")
+    what = "inference" if options.inference else "step"
+    columns = [f"{what}, ms, 1 thread", *names, "text", f"{thread_count()} threads, ms", "waiting"]
+    print(f"| system | {' | '.join(columns)} |")
     print("|---" * (len(names) + 5) + "|")
     for name in options.rows:
-        side = Ours(name, systems.PRESETS[options.preset], *batch(32))
+        side = Ours(name, systems.PRESETS[options.preset], *batch(64 if options.inference else 32))
+        call = side.logits if options.inference else side.step
         count = thread_count()
-        wall, cpu = seconds(side, options.steps)
+        wall, cpu = seconds(call, options.steps)
         with mock.patch.dict(os.environ, BPLCZ_THREADS="1"):
-            one = seconds(side, options.steps)[1]
-            text = text_seconds(side, options.steps) / one
-            found = parts(side, options.steps)
+            one = seconds(call, options.steps)[1]
+            text = text_seconds(call, options.steps) / one
+            found = parts(call, options.steps)
         whole = sum(found.values())
         shares = " | ".join(f"{found[part] / whole:.0%}" for part in names)
         waiting = max(0.0, 1 - cpu / (count * wall))
         print(
             f"| {name} | {one * 1e3:.0f} | {shares} | {text:.0%} | {wall * 1e3:.0f} | {waiting:.0%} |", flush=True
         )
-    print(f"\nReading and standardising a batch of 32 from a file: {reading() * 1e3:.1f} ms")
+    if not options.inference:
+        print(f"\nReading and standardising a batch of 32 from a file: {reading() * 1e3:.1f} ms")
 
 
 if __name__ == "__main__":

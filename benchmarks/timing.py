@@ -70,7 +70,7 @@ def in_turns(calls, samples, seconds, tolerance=0.05):
 def resident(field):
     """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
 
-    Before the first, free memory is given back to the system, or what comes would not count where it fits in there.
+    Before the first, free memory is given back to the system: what comes would not count where it fits in there.
     Not ru_maxrss of getrusage: that of a child begins with what its parent held.
     """
     if field == "VmRSS":
