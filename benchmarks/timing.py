@@ -70,13 +70,16 @@ def in_turns(calls, samples, seconds, tolerance=0.05):
 def resident(field):
     """Megabytes that this process holds (VmRSS), or held at most since it began its program (VmHWM).
 
-    Before the first, free memory is given back to the system: what comes would not count where it fits in there.
+    Before the first, free memory is given back to the system, as what comes would not count where it fits in
+    there; and the second begins anew.
     Not ru_maxrss of getrusage: that of a child begins with what its parent held.
     """
     if field == "VmRSS":
         gc.collect()
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)
+        with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as f:
+            f.write("5")
     try:
         with open("/proc/self/status") as f:
             return next(int(line.split()[1]) for line in f if line.startswith(field)) / 1e3

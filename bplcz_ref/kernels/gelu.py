@@ -50,10 +50,10 @@ def _inverse_cdf_in_float32(x, square):
 def fill_gelu(x, y, slope):
     square = x * x
     if x.dtype == np.float32:
-        Phi = _inverse_cdf_in_float32(x, square)
-        np.divide(x, Phi, out=y)
+        inverse = _inverse_cdf_in_float32(x, square)
+        np.divide(x, inverse, out=y)
         if slope is not None:
-            np.divide(1, Phi, out=Phi)
+            Phi = np.divide(1, inverse, out=inverse)
     else:
         Phi = erf(x * 2**-0.5)
         Phi += 1
