@@ -15,7 +15,7 @@ from torch import nn
 
 from bplcz_ref import bands, paper, systems, weights
 from bplcz_ref.encoders import exvit
-from bplcz_ref.encoders.text import pack
+from bplcz_ref.encoders.prefixes import pack
 
 sys.path += [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1] / "tests" / "peers")]
 from test_bplcz import BandEncoder  # noqa: E402

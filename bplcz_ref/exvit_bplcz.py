@@ -9,11 +9,9 @@ B  D is ExViT's attention over the tokens of all groups, so it needs no vectors;
    compares with the prompts come from a head of their own in each group.
 """
 
-import autograd.numpy as np
-
-from bplcz_ref import bands, equations, nn, paper
+from bplcz_ref import bands, paper
 from bplcz_ref.encoders import exvit
-from bplcz_ref.model import Model, bplcz, encode, init_branches, prompting
+from bplcz_ref.model import Model, bplcz
 
 SHARED = "pos_embedding"
 
@@ -45,60 +43,15 @@ def reading_b(
     grid: int = 4,
     classes: int = exvit.CLASSES,
     size: exvit.Size = exvit.SIZE,
-    *,
-    text=None,
-    tokens=None,
-    alpha: float = paper.ALPHA,
-    beta: float = paper.BETA,
-    contrastive: str = "paper",
+    **options,
 ) -> Model:
     """Seven ExViT branches with one position table; D attends to the tokens of all groups, Z = [Z_1, ..., Z_7].
 
     The trace has Z (B, 7 N, w) in the place of I; `fused` gives Eq. (9) of the vectors I_i.
     """
     encoders = {group: exvit.tokens(len(index), patch, grid, size) for group, index in bands.INDEX.items()}
-    vector, classifier = exvit.vector(features, size), exvit.joint(classes, size)
-    prompts = prompting(list(encoders), text, tokens, alpha, beta, contrastive)
-
-    def init(rng, dtype):
-        streams = rng.spawn(len(encoders) + 2)
-        params, state = init_branches(encoders, streams, dtype)
-        params["classifier"], _ = classifier.init(streams[len(encoders)], dtype)
-        params |= prompts.init(streams[-1], dtype)
-        if text is not None:
-            starts = zip(encoders, rng.spawn(len(encoders)), strict=True)
-            params["vectors"] = {group: vector.init(start, dtype)[0] for group, start in starts}
-        return params, state
-
-    def decide(params, Z_i, train, rng):  # {group: (B, N, w)} -> (B, 7 N, w), (B, K)
-        Z = np.concatenate(list(Z_i.values()), axis=1)
-        return Z, classifier.apply(params["classifier"], {}, Z, train=train, rng=rng)[0]
-
-    def vectors(params, Z_i, train):  # {group: (B, N, w)} -> {group: (B, d)}
-        return {group: vector.apply(params["vectors"][group], {}, Z, train=train)[0] for group, Z in Z_i.items()}
-
-    @nn.one_blas_thread()
-    def apply(params, state, x, *, train, rng=None):
-        Z_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
-        return decide(params, Z_i, train, rng)[1], state
-
-    @nn.one_blas_thread()
-    def fused(params, state, x):
-        if text is None:
-            raise ValueError("reading B without prompts has no I_i to fuse: its classifier takes tokens")
-        Z_i, _, _ = encode(encoders, params, state, x, train=False)
-        return equations.concat(list(vectors(params, Z_i, False).values()))
-
-    def loss(params, state, batch, *, rng=None):
-        x, y = batch
-        Z_i, T_i, state = encode(encoders, params, state, x, y, prompts, train=True, rng=rng)
-        I_i = {} if T_i is None else vectors(params, Z_i, True)
-        Z, c_hat = decide(params, Z_i, True, rng)
-        trace = prompts.objective(params, I_i, T_i, y, c_hat)
-        named = {"I_i": I_i, "T_i": T_i} if T_i is not None else {}
-        return trace["L"], named | {"I": Z, "c_hat": c_hat} | trace | {"state": state}
-
-    return with_one_position_table(Model(init, apply, loss, fused))
+    network = bplcz(encoders, exvit.joint(classes, size), vector=exvit.vector(features, size), **options)
+    return with_one_position_table(network)
 
 
 def with_one_position_table(network: Model) -> Model:

@@ -2,7 +2,7 @@
 
 A model computes what equations.py states on features that encoders/ computes; it adds no mathematics. Two exact
 savings are made here: each distinct prompt is encoded once and gathered (gradients add through the gather), and
-only the classes in the batch are encoded. encoders/text.py adds a third, the tree of common beginnings.
+only the classes in the batch are encoded. encoders/prefixes.py adds a third, the tree of common beginnings.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,9 @@ import autograd.numpy as np
 from autograd.tracer import getval
 from numpy.random import Generator
 
-from bplcz_ref import bands, equations, nn, paper
-from bplcz_ref.encoders.text import pack
+from bplcz_ref import bands, equations, layers, nn, paper
+from bplcz_ref.encoders import prefixes
+from bplcz_ref.layers import Job, Network, side_by_side
 from bplcz_ref.variants import VARIANTS
 
 DIGITAL = 0.02  # how far a float32 reflectance times 10,000 may be from the whole number that it was
@@ -44,10 +45,11 @@ class Model(NamedTuple):
 
 
 def bplcz(
-    encoders: dict[str, nn.Network],
-    classifier: nn.Network,
+    encoders: dict[str, Network],
+    classifier: Network,
     *,
-    text: nn.Network | None = None,
+    vector: Network | None = None,
+    text: Network | None = None,
     tokens: np.ndarray | None = None,
     alpha: float = paper.ALPHA,
     beta: float = paper.BETA,
@@ -57,15 +59,18 @@ def bplcz(
 
     encoders     {group: Network (B, H, W, C_i) -> (B, d)} in the paper's order, E_m of Eq. (1)
     classifier   Network (B, n d) -> (B, K), D of II-D
-    text         Network, Packed of (K, n) prompts -> (K, n, d), E_t of Eq. (2); None trains with Eq. (11) alone
-                 (Table III's first row)
+    vector       None; or a Network (B, N, w) -> (B, d), where the encoders give N tokens of width w: then D takes
+                 the tokens of all groups (B, n N, w), and each group has a `vector` of its own to make I_i, which
+                 the contrastive loss compares with the prompts (ExViT, reading B)
+    text         Network, token ids (N, L) -> (N, d), E_t of Eq. (2); None trains with Eq. (11) alone (Table III's
+                 first row)
     tokens       (K, n, L) token ids of the prompt of every class and group
     contrastive  "paper", or another name in variants.VARIANTS ("identity" is Table III's "without MSM")
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
     >>> small = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
-    >>> network = bplcz(small, nn.dense(7 * 3, 17))
+    >>> network = bplcz(small, layers.linear(7 * 3, 17))
     >>> params, state = network.init(numpy.random.default_rng(0), numpy.float64)
     >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
     >>> c_hat.shape
@@ -74,39 +79,59 @@ def bplcz(
     (2, 21)
     """
     prompts = prompting(list(encoders), text, tokens, alpha, beta, contrastive)
+    axis = -1 if vector is None else 1  # of Eq. (9): the features' axis, or that of the tokens
 
     def init(rng, dtype):
-        streams = rng.spawn(
-            len(encoders) + 2
-        )  # text is last, so adding it leaves the image side's start unchanged
-        params, state = init_branches(encoders, streams, dtype)
-        params["classifier"], _ = classifier.init(streams[len(encoders)], dtype)
-        return params | prompts.init(streams[-1], dtype), state
+        # Each part draws from a stream of its own; text comes last, so that without it the image side is the same.
+        streams = rng.spawn(len(encoders) + 2)
+        starts = zip(encoders.items(), streams, strict=False)
+        made = {group: network.init(stream, dtype) for (group, network), stream in starts}
+        params, state = ({"branches": {group: pair[k] for group, pair in made.items()}} for k in (0, 1))
+        params["classifier"], _ = classifier.init(streams[-2], dtype)
+        params |= prompts.init(streams[-1], dtype)
+        if vector is not None and text is not None:
+            starts = zip(encoders, rng.spawn(len(encoders)), strict=True)
+            params["vectors"] = {group: vector.init(stream, dtype)[0] for group, stream in starts}
+        return params, state
+
+    def decide(params, features, train, rng=None):  # {group: (B, d)} -> I (B, n d), c_hat (B, K)
+        I = np.concatenate(list(features.values()), axis=axis)
+        return I, layers.call("classifier", classifier, params["classifier"], {}, I, train=train, rng=rng)[0]
+
+    def vectors(params, features, train):  # {group: what its encoder gives} -> {group: I_i (B, d)}
+        if vector is None:
+            return features
+        own = params["vectors"]
+        return {
+            group: layers.call(f"vectors.{group}", vector, own[group], {}, Z, train=train)[0]
+            for group, Z in features.items()
+        }
 
     @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        I_i, _, state = encode(encoders, params, state, x, train=train, rng=rng)
-        I = equations.concat(list(I_i.values()))
-        return classifier.apply(params["classifier"], {}, I, train=train, rng=rng)[0], state
+        features, _, state = encode(encoders, params, state, x, train=train, rng=rng)
+        return decide(params, features, train, rng)[1], state
 
     @nn.one_blas_thread()
     def fused(params, state, x):
-        I_i, _, _ = encode(encoders, params, state, x, train=False)
-        return equations.concat(list(I_i.values()))
+        if vector is not None and text is None:
+            raise ValueError("reading B without prompts has no I_i to fuse: its classifier takes tokens")
+        features, _, _ = encode(encoders, params, state, x, train=False)
+        return equations.concat(list(vectors(params, features, False).values()))
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
-        I_i, T_i, state = encode(encoders, params, state, x, y, prompts, train=True, rng=rng)  # Eqs. (1), (2)
-        I = equations.concat(list(I_i.values()))  # Eq. (9)
-        c_hat, _ = classifier.apply(params["classifier"], {}, I, train=True, rng=rng)
+        features, T_i, state = encode(encoders, params, state, x, y, prompts, train=True, rng=rng)  # Eqs. (1), (2)
+        I_i = vectors(params, features, True) if vector is None or T_i is not None else {}
+        I, c_hat = decide(params, features, True, rng)  # Eq. (9), D
         trace = prompts.objective(params, I_i, T_i, y, c_hat)  # Eqs. (3)-(8), (10), (11)
-        named = {"I_i": I_i} | ({} if T_i is None else {"T_i": T_i}) | {"I": I, "c_hat": c_hat}
+        named = ({"I_i": I_i} if I_i else {}) | ({} if T_i is None else {"T_i": T_i}) | {"I": I, "c_hat": c_hat}
         return trace["L"], named | trace | {"state": state}
 
     return Model(init, apply, loss, fused)
 
 
-def classification(network: nn.Network) -> Model:
+def classification(network: Network) -> Model:
     """A Network of images to logits, trained with Eq. (11) alone: Table II's rows without band groups."""
 
     @nn.one_blas_thread()
@@ -143,15 +168,15 @@ def loss_and_gradients(
 class Prompting(NamedTuple):
     """The text side of a model: E_t, the prompts' tokens as trees, and the objective that joins the two sides."""
 
-    text: Any  # Network, or None without prompts
-    trees: Any  # Packed
+    text: Network | None  # of trees; None without prompts
+    trees: Any  # prefixes.Packed
     init: Callable  # rng, dtype -> params of the text side
     objective: Callable  # params, I_i, T_i, y, c_hat -> equations.objective's trace
 
 
 def prompting(
     groups: list[str],
-    text: nn.Network | None,
+    text: Network | None,
     tokens: np.ndarray | None,
     alpha: float,
     beta: float,
@@ -178,20 +203,13 @@ def prompting(
         compare = partial(variant.loss, params.get("contrastive", {}), alpha_n=alpha * len(groups))
         return equations.objective(I_i, T_i, y, c_hat, alpha, beta, matrix=variant.matrix, contrastive=compare)
 
-    return Prompting(text, None if tokens is None else pack(tokens), init, objective)
-
-
-def init_branches(encoders: dict[str, nn.Network], streams: list[Generator], dtype: np.dtype) -> tuple[dict, dict]:
-    """({"branches": {group: params}}, {"branches": {group: state}}), a stream for each group."""
-    made = {
-        g: network.init(stream, dtype) for (g, network), stream in zip(encoders.items(), streams, strict=False)
-    }
-    params, state = ({"branches": {g: pair[k] for g, pair in made.items()}} for k in (0, 1))
-    return params, state
+    if text is None or tokens is None:
+        return Prompting(None, None, init, objective)
+    return Prompting(prefixes.encoder(text), prefixes.pack(tokens), init, objective)
 
 
 def encode(
-    encoders: dict[str, nn.Network],
+    encoders: dict[str, Network],
     params: dict,
     state: dict,
     x: np.ndarray,
@@ -204,27 +222,24 @@ def encode(
     """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
     X_i = bands.split(*bands.separate(images(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
-
-    def branch(group, stream):
-        own = state["branches"][group]
-        return lambda p: encoders[group].apply(p, own, X_i[group], train=train, rng=stream)
-
-    functions = [branch(group, stream) for group, stream in zip(encoders, streams, strict=True)]
-    parameters = [params["branches"][group] for group in encoders]
+    own, measured = params["branches"], state["branches"]
+    jobs = [
+        Job(f"branches.{group}", network, own[group], measured[group], X_i[group], stream)
+        for (group, network), stream in zip(encoders.items(), streams, strict=True)
+    ]
+    T_i = None
     if prompts is None or prompts.text is None:
-        features, states = nn.concurrently(functions, parameters)
-        T_i = None
+        features, states = side_by_side(jobs, train=train)
     else:
         classes, place = np.unique(y, return_inverse=True)
-        trees = prompts.trees.of(classes)
-        functions.append(lambda p: prompts.text.apply(p, {}, trees, train=train))
-        (*features, T), (*states, _) = nn.concurrently(functions, [*parameters, params["text"]])
+        jobs.append(Job("text", prompts.text, params["text"], {}, prompts.trees.of(classes)))
+        (*features, T), (*states, _) = side_by_side(jobs, train=train)
         # T is (classes, n, d). Equal labels share their texts: sample j takes the row of its class.
         T = nn.embedding(np.reshape(T, (len(classes), -1)), place)
         T = np.reshape(T, (len(y), len(encoders), -1))
         T_i = {group: T[:, i] for i, group in enumerate(encoders)}
-    I_i = dict(zip(encoders, features, strict=True))
-    return I_i, T_i, {"branches": dict(zip(encoders, states, strict=True))}
+    new = {"branches": dict(zip(encoders, states, strict=True))}
+    return dict(zip(encoders, features, strict=True)), T_i, new
 
 
 def images(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)

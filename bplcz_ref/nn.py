@@ -14,7 +14,7 @@ The dtype of the result is the dtype of the arguments.
 import functools
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import autograd.numpy as np
 from autograd import make_vjp
@@ -27,15 +27,12 @@ from scipy import special
 from bplcz_ref.kernels import activation, branches, cores, pooling
 from bplcz_ref.kernels.attention import attention as attention_kernel
 from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
-from bplcz_ref.kernels.batch_norm_pool import batch_norm_relu_pool as batch_norm_relu_pool_kernel
 from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
-from bplcz_ref.kernels.dense_block import dense_block as dense_block_kernel
 from bplcz_ref.kernels.gelu import gelu as gelu_kernel
 from bplcz_ref.kernels.gelu import quick_gelu as quick_gelu_kernel
 from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
 from bplcz_ref.kernels.linear import embedding as embedding_kernel
 from bplcz_ref.kernels.linear import linear as linear_kernel
-from bplcz_ref.kernels.transformer import transformer_block as transformer_block_kernel
 
 # autograd.scipy has an erf too, but importing it takes all of scipy.stats, most of a second.
 erf = primitive(special.erf)
@@ -45,17 +42,6 @@ defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 # own threads need, and on a busy machine they cost a multiple.
 one_blas_thread = cores.one_blas_thread
 keep_memory = cores.keep_memory
-
-
-class Network(NamedTuple):
-    """A network as two pure functions.
-
-    init(rng, dtype) -> (params, state): nested dicts of arrays; params are trained, state is measured.
-    apply(params, state, x, *, train, rng=None) -> (y, new_state): rng is needed only for dropout in training.
-    """
-
-    init: Callable
-    apply: Callable
 
 
 # Whoever wants to see every layer sets this to a function of (definition, args, options), which then answers each
@@ -167,19 +153,17 @@ def batch_norm(
     train: bool,
     momentum: float = 0.1,
     eps: float = 1e-5,
-    relu: bool = False,
-    plus: np.ndarray | None = None,
 ) -> tuple[np.ndarray, dict]:  # (..., C), (C,), (C,) -> (..., C), new state
-    """y = z * weight + bias (+ plus), z = (x - mean) / sqrt(var + eps) per channel; then max(y, 0) if `relu`.
+    """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) per channel.
 
     Training: mean and var of this batch, var divided by N (biased); the running values move by
     running <- (1 - momentum) * running + momentum * batch, where the batch's var is divided by N - 1
     (PyTorch's rule; momentum 0.1 is the share of the new batch). Evaluation: the running values, unchanged.
     `state` holds running_mean, running_var and num_batches_tracked and carries no gradient. In training, N = 1 is
     an error: a variance needs two values.
-    Backward, with d = g where y passed the relu:  dplus = d,  dbias = sum d,  dweight = sum d z,  and in training
-    dx = weight / sqrt(var + eps) * (d - mean(d) - z mean(d z)): the statistics move with x. In evaluation,
-    dx = weight / sqrt(var + eps) * d.
+    Backward:  dbias = sum g,  dweight = sum g z,  and in training
+    dx = weight / sqrt(var + eps) * (g - mean(g) - z mean(g z)): the statistics move with x. In evaluation,
+    dx = weight / sqrt(var + eps) * g.
 
     >>> state = {"running_mean": np.zeros(1), "running_var": np.ones(1), "num_batches_tracked": np.array(0)}
     >>> y, state = batch_norm(np.array([[0.0], [2.0]]), np.ones(1), np.zeros(1), state, train=True, eps=0.0)
@@ -202,32 +186,7 @@ def batch_norm(
         }
     else:
         mean, var = state["running_mean"], state["running_var"]
-    y = (x - mean) / np.sqrt(var + eps) * weight + bias
-    y = y if plus is None else y + plus
-    return (np.where(y <= 0, 0, y) if relu else y), state  # y <= 0, so that nan stays nan
-
-
-@runs(batch_norm_relu_pool_kernel)
-def batch_norm_relu_pool(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    state: dict,
-    *,
-    train: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[np.ndarray, dict]:  # (B, H, W, C) -> (B, H / 2, W / 2, C), new state
-    """max_pool2d(batch_norm(x, relu=True), 2); H and W even. Backward: that of the two, one after the other.
-
-    >>> state = {"running_mean": np.zeros(1), "running_var": np.ones(1), "num_batches_tracked": np.array(0)}
-    >>> x = np.array([[-1.0, 3.0], [2.0, 0.0]]).reshape(1, 2, 2, 1)
-    >>> y, _ = batch_norm_relu_pool(x, np.array([-2.0]), np.zeros(1), state, train=False, eps=0.0)
-    >>> y.ravel().tolist()  # a negative weight: the smallest pixel
-    [2.0]
-    """
-    y, state = batch_norm(x, weight, bias, state, train=train, momentum=momentum, eps=eps, relu=True)
-    return max_pool2d(y, 2), state
+    return (x - mean) / np.sqrt(var + eps) * weight + bias, state
 
 
 @runs(layer_norm_kernel)
@@ -340,44 +299,6 @@ def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, 
     return np.stack([_under_tap(x, u, v, (size, size), stride) for u in range(size) for v in range(size)])
 
 
-# ------------------------------------------------------------------------------------------- a dense block
-
-
-@runs(dense_block_kernel)
-def dense_block(
-    x: np.ndarray,
-    layers: Sequence[dict],
-    states: Sequence[dict],
-    *,
-    train: bool,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> tuple[np.ndarray, list]:  # (B, H, W, c) -> (B, H, W, c + sum of growths), new states
-    """Layers in which each sees the outputs of all before it: x <- [x, conv2(relu(BN(conv1(relu(BN(x))))))].
-
-    `layers` have norm1, conv1 (1x1), norm2 and conv2 (3x3, padded by 1), `states` have norm1 and norm2; momentum
-    and eps are those of nn.batch_norm. New channels come last.
-    Backward: the chain rule; the gradient of a channel is the sum over the layers that see it.
-
-    >>> import numpy
-    >>> one = numpy.ones((1, 1, 1, 1))
-    >>> norm, state = batch_norm_init(1, "float64")
-    >>> nine = {"weight": numpy.ones((1, 1, 3, 3))}
-    >>> layer = {"norm1": norm, "conv1": {"weight": one}, "norm2": norm, "conv2": nine}
-    >>> x = numpy.array([1.0, 2.0]).reshape(1, 1, 2, 1)
-    >>> dense_block(x, [layer], [{"norm1": state, "norm2": state}], train=False, eps=0.0)[0].tolist()
-    [[[[1.0, 3.0], [2.0, 3.0]]]]
-    """
-    new = []
-    for p, s in zip(layers, states, strict=True):
-        options = {"train": train, "momentum": momentum, "eps": eps, "relu": True}
-        y, norm1 = batch_norm(x, **p["norm1"], state=s["norm1"], **options)
-        y, norm2 = batch_norm(conv2d(y, **p["conv1"]), **p["norm2"], state=s["norm2"], **options)
-        x = np.concatenate([x, conv2d(y, **p["conv2"], padding=1)], axis=-1)
-        new.append({"norm1": norm1, "norm2": norm2})
-    return x, new
-
-
 # ------------------------------------------------------------------------------------------------ attention
 
 
@@ -403,50 +324,6 @@ def attention(
     if mask is not None:
         scores = np.where(mask, scores, -np.inf)
     return np.matmul(softmax(scores), v)
-
-
-@runs(transformer_block_kernel)
-def transformer_block(
-    x: np.ndarray,
-    norm1: tuple,
-    qkv: tuple,
-    out: tuple,
-    norm2: tuple,
-    up: tuple,
-    down: tuple,
-    *,
-    heads: int,
-    activation: str,
-    causal: bool = False,
-    mask: np.ndarray | None = None,
-    keep: tuple | None = None,
-) -> np.ndarray:  # (N, L, W) -> (N, L, W)
-    """A pre-norm block: x <- x + attend(LN(x)), then x + perceive(LN(x)). Each pair is (weight, bias).
-
-    attend(h) = out(join(attention(q, k, v))); the rows of `qkv` are those of queries, keys and values, each split
-    into `heads`; its bias may be None. perceive(h) = down(activation(up(h))), "gelu" or "quick_gelu".
-    `causal` and `mask` are those of nn.attention, of (N, heads, L, L). `keep`: dropout's factors (dropout_factors)
-    for attend(h), for activation(...) and for perceive(h), or None.
-    Backward: the chain rule; at each sum g goes both ways.
-
-    >>> one, none = (np.ones((1, 1)), np.zeros(1)), (np.zeros((1, 1)), np.zeros(1))
-    >>> x = np.array([[[2.0]]])
-    >>> norm, qkv = (np.ones(1), np.ones(1)), (np.ones((3, 1)), None)
-    >>> transformer_block(x, norm, qkv, one, norm, none, none, heads=1, activation="gelu").tolist()  # 2 + 1
-    [[[3.0]]]
-    """
-    N, L, _ = x.shape
-
-    def split(part):  # (N, L, I) -> (N, heads, L, I / heads)
-        return np.transpose(np.reshape(part, (N, L, heads, -1)), (0, 2, 1, 3))
-
-    q, k, v = (split(part) for part in np.split(linear(layer_norm(x, *norm1), *qkv), 3, axis=-1))
-    y = np.transpose(attention(q, k, v, causal=causal, mask=mask), (0, 2, 1, 3))
-    y = linear(np.reshape(y, (N, L, -1)), *out)
-    x = x + (y if keep is None else y * keep[0])
-    y = {"gelu": gelu, "quick_gelu": quick_gelu}[activation](linear(layer_norm(x, *norm2), *up))
-    y = linear(y if keep is None else y * keep[1], *down)
-    return x + (y if keep is None else y * keep[2])
 
 
 # ------------------------------------------------------------------------------------- independent branches
@@ -519,73 +396,3 @@ def dropout_factors(rng: Generator | None, shape: tuple, rate: float, dtype: DTy
     keep = (rng.random(shape, dtype=np.float32) >= rate).astype(dtype)
     keep *= 1 / (1 - rate)
     return keep
-
-
-# ------------------------------------------------------------------------------------------- initial values
-
-
-def normal(rng: Generator, shape: tuple, std: float, dtype: DTypeLike) -> np.ndarray:
-    """Independent normal values of mean 0; drawn in float64, so both dtypes start from the same numbers."""
-    return (rng.standard_normal(shape) * std).astype(dtype)
-
-
-def linear_init(rng: Generator, inputs: int, outputs: int, dtype: DTypeLike) -> dict:
-    """PyTorch's default for linear layers: weight and bias uniform within 1 / sqrt(inputs)."""
-    bound = inputs**-0.5
-    return {
-        "weight": rng.uniform(-bound, bound, (outputs, inputs)).astype(dtype),
-        "bias": rng.uniform(-bound, bound, outputs).astype(dtype),
-    }
-
-
-def layer_norm_init(features: int, dtype: DTypeLike) -> dict:
-    """Weight 1, bias 0."""
-    return {"weight": np.ones(features, dtype), "bias": np.zeros(features, dtype)}
-
-
-def batch_norm_init(channels: int, dtype: DTypeLike) -> tuple[dict, dict]:
-    """(params, state): weight 1, bias 0; running mean 0, running variance 1, no batch seen."""
-    state = {
-        "running_mean": np.zeros(channels, dtype),
-        "running_var": np.ones(channels, dtype),
-        "num_batches_tracked": np.array(0),
-    }
-    return layer_norm_init(channels, dtype), state
-
-
-def conv_init(rng: Generator, inputs: int, outputs: int, kernel: int, dtype: DTypeLike, *, fan: int) -> dict:
-    # -> {"weight": (outputs, inputs, kernel, kernel)}
-    """A convolution without bias: normal with standard deviation sqrt(2 / fan), the rule of He et al. (2015).
-
-    `fan` is the number of weights that enter one output (fan_in) or leave one input (fan_out). With groups,
-    `inputs` counts the channels of one group.
-
-    >>> import numpy
-    >>> conv_init(numpy.random.default_rng(0), 3, 8, 5, np.float32, fan=3 * 5 * 5)["weight"].shape
-    (8, 3, 5, 5)
-    """
-    return {"weight": kernel_order(normal(rng, (outputs, inputs, kernel, kernel), (2 / fan) ** 0.5, dtype))}
-
-
-def kernel_order(weight: np.ndarray) -> np.ndarray:  # (O, C, kh, kw) -> the same
-    """The same weight, in memory as (kh, kw, C, O): convolutions multiply by it as it is, without a copy.
-
-    >>> weight = np.arange(12.0).reshape(3, 1, 2, 2)
-    >>> bool((kernel_order(weight) == weight).all()), kernel_order(weight).transpose(2, 3, 1, 0).flags.c_contiguous
-    (True, True)
-    """
-    return np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
-
-
-def dense(inputs: int, outputs: int) -> Network:  # (B, inputs) -> (B, outputs)
-    """A linear layer with bias as a Network.
-
-    >>> import numpy
-    >>> params, _ = dense(3, 2).init(numpy.random.default_rng(0), np.float32)
-    >>> params["weight"].shape, params["bias"].shape
-    ((2, 3), (2,))
-    """
-    return Network(
-        lambda rng, dtype: (linear_init(rng, inputs, outputs, dtype), {}),
-        lambda params, state, x, *, train, rng=None: (linear(x, params["weight"], params["bias"]), state),
-    )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, exvit_bplcz, model, nn, paper, prompts, schema
+from bplcz_ref import bands, exvit_bplcz, layers, model, paper, prompts, schema
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 from bplcz_ref.tokenizer import Tokenizer
 from bplcz_ref.variants import VARIANTS
@@ -349,7 +349,7 @@ def parts(system: System, settings: Settings) -> model.Model:
     if system.images == "ebcnn":
         d = settings.features
         encoders = {group: ebcnn.encoder(len(index), settings.width, d) for group, index in bands.INDEX.items()}
-        return model.bplcz(encoders, nn.dense(len(encoders) * d, len(paper.CLASSES)), **options)
+        return model.bplcz(encoders, layers.linear(len(encoders) * d, len(paper.CLASSES)), **options)
     reading = {"A": exvit_bplcz.reading_a, "B": exvit_bplcz.reading_b}[settings.reading]
     return reading(settings.features, grid=settings.grid, size=size, **options)
 

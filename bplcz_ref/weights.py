@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from bplcz_ref import archives, files, hdf5, nn, schema
+from bplcz_ref import archives, files, hdf5, layers, schema
 from bplcz_ref.archives import LIMIT, Entry, reading
 
 COUNT = "num_batches_tracked"
@@ -77,8 +77,8 @@ def like(tree: dict, flat: dict, source: str) -> dict:
 
 
 def placed(leaf: np.ndarray) -> np.ndarray:
-    """A leaf as the layers take it fastest: weights of convolutions in nn.kernel_order."""
-    return nn.kernel_order(leaf) if leaf.ndim == 4 else leaf
+    """A leaf as the layers take it fastest: weights of convolutions in layers.kernel_order."""
+    return layers.kernel_order(leaf) if leaf.ndim == 4 else leaf
 
 
 def check_like(want: dict, flat: dict, source: str) -> None:
@@ -138,8 +138,8 @@ def load(
     What a file declares must fit before any of it takes memory.
     Errors: ValueError that names the file and every array that does not fit, is not floating or is not finite.
 
-    >>> from bplcz_ref import nn
-    >>> params, state = load({"weight": np.ones((2, 3)), "bias": np.zeros(2)}, nn.dense(3, 2))
+    >>> from bplcz_ref import layers
+    >>> params, state = load({"weight": np.ones((2, 3)), "bias": np.zeros(2)}, layers.linear(3, 2))
     >>> params["weight"].shape, state
     ((2, 3), {})
     """

@@ -18,7 +18,7 @@ from autograd import grad
 
 from bplcz_ref import __version__, equations, metrics, model, nn, optim, paper, systems, theory, variants
 from bplcz_ref.data import simulate, so2sat, standardise
-from bplcz_ref.encoders.text import pack
+from bplcz_ref.encoders import prefixes
 from bplcz_ref.streams import stream
 from bplcz_ref.training import split
 
@@ -185,7 +185,8 @@ def one_run(system: str, settings: systems.Settings, training: tuple, test: tupl
     if by_step:
         n = len(paper.GROUPS)
         made = systems.prompting(systems.find(system), settings)
-        T, _ = made["text"].apply(params["text"], {}, pack(made["tokens"]), train=False)
+        trees = prefixes.pack(made["tokens"])
+        T, _ = prefixes.encoder(made["text"]).apply(params["text"], {}, trees, train=False)
         u = network.fused(params, state, test[0]).reshape(len(test[1]), n, -1)
         v, u = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (T, u))
         found["OA_by_prompts"] = accuracy(np.einsum("jid,kid->jk", u, v), test[1])

@@ -42,6 +42,7 @@ TESTS = {
     "explain.py": ["test_explain.py"],
     "hdf5.py": ["test_hdf5.py"],
     "encoders/text.py": ["test_encoders.py"],
+    "encoders/prefixes.py": ["test_encoders.py"],
     "data/so2sat.py": ["test_so2sat.py"],
     "data/layout.py": ["test_layout.py", "test_so2sat.py"],
     "data/inspection.py": ["test_inspection.py"],

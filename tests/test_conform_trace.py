@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bplcz_ref import model, nn, optim, systems, weights
+from bplcz_ref import layers, model, nn, optim, systems, weights
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import tape, tracing
 from bplcz_ref.encoders import resnet
@@ -141,7 +141,7 @@ def test_a_gate_that_rounding_may_turn_widens_what_its_gradient_may_be():
         def apply(params, state, x, *, train, rng=None):
             return nn.linear(nn.relu(nn.linear(nn.spatial_mean(x), **params["a"])), **params["b"]), state
 
-        network = model.classification(nn.Network(lambda rng, dtype: ({}, {}), apply))
+        network = model.classification(layers.Network(lambda rng, dtype: ({}, {}), apply))
         rng = np.random.default_rng(0)
         a = {"weight": rng.standard_normal((3, 18)), "bias": np.zeros(3)}
         x = np.repeat(rng.standard_normal((2, 1, 1, 18)), 4, 1)

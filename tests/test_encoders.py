@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from autograd import grad
 
-from bplcz_ref import bands, nn, weights
-from bplcz_ref.encoders import ebcnn, text
+from bplcz_ref import bands, layers, weights
+from bplcz_ref.encoders import ebcnn, prefixes, text
 from bplcz_ref.streams import stream
 
 
@@ -105,8 +105,8 @@ def test_bad_shapes_are_named():
 
 
 def test_dense_is_linear():
-    params, state = nn.dense(3, 2).init(stream(0, "init"), np.float64)
-    y, _ = nn.dense(3, 2).apply(params, state, np.eye(3), train=False)
+    params, state = layers.linear(3, 2).init(stream(0, "init"), np.float64)
+    y, _ = layers.linear(3, 2).apply(params, state, np.eye(3), train=False)
     assert np.abs(y - (params["weight"].T + params["bias"])).max() == 0
 
 
@@ -123,12 +123,12 @@ def test_the_prefix_tree_is_exact():
     network, params, state = small_text()
     ids = prompts_of_two_classes()
     weight = np.random.default_rng(3).standard_normal((2, 3, 5))
-    tree = text.pack(ids)
-    prefixes = [{tuple(row[: i + 1]) for row in rows for i in range(list(row).index(29) + 1)} for rows in ids]
-    assert tree.ids.shape[1] == max(map(len, prefixes))
+    tree = prefixes.pack(ids)
+    beginnings = [{tuple(row[: i + 1]) for row in rows for i in range(list(row).index(29) + 1)} for rows in ids]
+    assert tree.ids.shape[1] == max(map(len, beginnings))
 
     def packed(p):
-        return anp.sum(network.apply(p, state, tree, train=True)[0] * weight)
+        return anp.sum(prefixes.encoder(network).apply(p, state, tree, train=True)[0] * weight)
 
     def one_by_one(p):
         return sum(
@@ -146,7 +146,8 @@ def test_the_prefix_tree_is_exact():
 @pytest.mark.parametrize("wrong", ["position", "seen", "eot"])
 def test_a_wrong_tree_is_seen(wrong):
     network, params, state = small_text()
-    tree = text.pack(prompts_of_two_classes())
+    tree = prefixes.pack(prompts_of_two_classes())
+    network = prefixes.encoder(network)
     right = network.apply(params, state, tree, train=True)[0]
     broken = {
         "position": np.maximum(tree.position - 1, 0),  # counted from the token after SOT
@@ -186,12 +187,13 @@ def test_text_initial_values():
 
 def test_bad_tokens_are_named():
     network, params, state = small_text()
-    too_long = text.pack(np.arange(10)[None, None])
+    packed = prefixes.encoder(network)
+    too_long = prefixes.pack(np.arange(10)[None, None])
     with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
-        network.apply(params, state, too_long, train=False)
-    network.apply(params, state, text.pack(np.arange(9)[None, None]), train=False)
+        packed.apply(params, state, too_long, train=False)
+    packed.apply(params, state, prefixes.pack(np.arange(9)[None, None]), train=False)
     with pytest.raises(ValueError, match=r"found shape \(3,\), expected \(N, L\)"):
         network.apply(params, state, np.arange(3), train=False)
     for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int)):
         with pytest.raises(ValueError, match=r"expected integers \(K, n, L\)"):
-            text.pack(ids)
+            prefixes.pack(ids)

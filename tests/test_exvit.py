@@ -498,8 +498,8 @@ def test_only_in_reading_b_do_groups_meet_before_the_fusion():
         assert I.ndim == axes
     params = params["classifier"]
     x = np.random.default_rng(0).standard_normal((1, 6, TINY.width))
-    mixed = exvit._transformer(params["transformer"], x, TINY, False, None)
-    alone = exvit._transformer(params["transformer"], x[:, :3], TINY, False, None)
+    over_all = exvit.transformer(TINY.joint, TINY)
+    mixed, alone = (over_all.apply(params["transformer"], {}, part, train=False)[0] for part in (x, x[:, :3]))
     assert np.abs(mixed[:, :3] - alone).max() > 1e-3
 
 

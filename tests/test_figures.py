@@ -11,7 +11,7 @@ from drawings import IDS, shows, words
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, exvit_bplcz, files, model, nn, paper, systems
+from bplcz_ref import bands, exvit_bplcz, files, layers, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn, exvit
 from bplcz_ref.report import figures
@@ -57,7 +57,7 @@ def test_fused_is_what_the_classifier_sees_in_evaluation(dtype):
 
 def test_fused_has_the_groups_in_the_papers_order():
     encoders = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
-    made = model.bplcz(encoders, nn.dense(21, 17))
+    made = model.bplcz(encoders, layers.linear(21, 17))
     params, state, x = moved(made, "float64")
     I = made.fused(params, state, x)
     parts = bands.split(*bands.separate(x))

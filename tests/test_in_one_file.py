@@ -10,7 +10,7 @@ import pytest
 from autograd import make_vjp
 from comparing import agree, grid
 
-from bplcz_ref import bands, equations, in_one_file, model, nn, optim, paper, prompts, systems, weights
+from bplcz_ref import bands, equations, in_one_file, layers, model, nn, optim, paper, prompts, systems, weights
 from bplcz_ref.encoders import ebcnn, text
 from bplcz_ref.streams import stream
 
@@ -33,7 +33,7 @@ def one_blas_thread():
 def network():
     encoders = {group: ebcnn.encoder(len(i), width=2, features=d) for group, i in bands.INDEX.items()}
     tower = text.encoder(30, width=8, layers=2, heads=HEADS, features=d, context=9)
-    return model.bplcz(encoders, nn.dense(n * d, K), text=tower, tokens=TOKENS)
+    return model.bplcz(encoders, layers.linear(n * d, K), text=tower, tokens=TOKENS)
 
 
 def batch(seed):

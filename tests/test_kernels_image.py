@@ -1,6 +1,7 @@
 """The image kernels equal their definitions, value and gradient; and the comparison used here notices mistakes."""
 
 import autograd.numpy as np
+import fused
 import numpy as onp
 import pytest
 from autograd import grad
@@ -304,7 +305,8 @@ def bn_case(shape, dtype=onp.float64):
 def test_batch_norm_is_its_definition(shape, train, relu):
     args, state = bn_case(shape)
     kernel, definition = (
-        lambda *a, f=f: f(*a, state, train=train, relu=relu) for f in (nn.batch_norm, nn.batch_norm.definition)
+        lambda *a, f=f: f(*a, state, train=train, relu=relu)
+        for f in (fused.batch_norm, fused.batch_norm.definition)
     )
     assert gap(lambda *a: kernel(*a)[0], lambda *a: definition(*a)[0], *args) < 10 * EXACT
     ours, theirs = kernel(*args)[1], definition(*args)[1]
@@ -320,14 +322,14 @@ def test_batch_norm_with_a_sum_is_its_definition(shape, train, relu):
     args.append(rng(9).standard_normal(shape))
     kernel, definition = (
         lambda x, w, b, p, f=f: f(x, w, b, state, train=train, relu=relu, plus=p)[0]
-        for f in (nn.batch_norm, nn.batch_norm.definition)
+        for f in (fused.batch_norm, fused.batch_norm.definition)
     )
     assert gap(kernel, definition, *args) < 10 * EXACT
-    after = lambda x, w, b, p: nn.batch_norm.definition(x, w, b, state, train=train, relu=relu)[0] + p
+    after = lambda x, w, b, p: fused.batch_norm.definition(x, w, b, state, train=train, relu=relu)[0] + p
     if relu:  # the sum comes before the relu
         assert gap(kernel, after, *args) > 1e6 * EXACT
     with pytest.raises(ValueError, match="plus must have the shape of x"):
-        nn.batch_norm(*args[:3], state, train=False, plus=args[3][..., :1] if shape[-1] > 1 else args[3][:1])
+        fused.batch_norm(*args[:3], state, train=False, plus=args[3][..., :1] if shape[-1] > 1 else args[3][:1])
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -340,21 +342,21 @@ def test_pooling_before_batch_norm_is_the_definition_for_any_sign_of_the_weight(
     for pixels in (x, ties):
         kernel, definition = (
             lambda *a, f=f: f(*a, state, train=train)[0]
-            for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
+            for f in (fused.batch_norm_relu_pool, fused.batch_norm_relu_pool.definition)
         )
         for sign in (1, -1):
             assert gap(kernel, definition, pixels, sign * weight, bias) < 20 * EXACT
     new, right = (
         f(x, weight, bias, state, train=train)[1]
-        for f in (nn.batch_norm_relu_pool, nn.batch_norm_relu_pool.definition)
+        for f in (fused.batch_norm_relu_pool, fused.batch_norm_relu_pool.definition)
     )
     for key in right:
         onp.testing.assert_allclose(new[key], right[key], rtol=1e-12, atol=1e-14)
-    largest_only = lambda *a: nn.batch_norm(nn.max_pool2d(a[0], 2), *a[1:], state, train=False, relu=True)[0]
+    largest_only = lambda *a: fused.batch_norm(nn.max_pool2d(a[0], 2), *a[1:], state, train=False, relu=True)[0]
     if not train and shape[-1] > 3:
         assert gap(largest_only, lambda *a: definition(*a), x, weight, bias) > 1e6 * EXACT
     with pytest.raises(ValueError, match="even H and W"):
-        nn.batch_norm_relu_pool(x[:, 1:], weight, bias, state, train=train)
+        fused.batch_norm_relu_pool(x[:, 1:], weight, bias, state, train=train)
 
 
 def dense_case(c, depth, growth, m, dtype=onp.float64):
@@ -395,17 +397,17 @@ def test_dense_block_is_its_definition(shape, depth, growth, m, train):
     layers, states = dense_case(shape[-1], depth, growth, m)
     layers[0]["norm1"]["weight"][0] = 0
     x = rng(6).standard_normal(shape) + 2
-    kernel, arrays = dense(nn.dense_block, layers, states, train)
-    definition, _ = dense(nn.dense_block.definition, layers, states, train)
+    kernel, arrays = dense(fused.dense_block, layers, states, train)
+    definition, _ = dense(fused.dense_block.definition, layers, states, train)
     assert gap(kernel, definition, x, *arrays) < 100 * EXACT
     assert kernel(x, *arrays).shape == (*shape[:-1], shape[-1] + depth * growth)
-    new, right = (f(x, layers, states, train=train)[1] for f in (nn.dense_block, nn.dense_block.definition))
+    new, right = (f(x, layers, states, train=train)[1] for f in (fused.dense_block, fused.dense_block.definition))
     for ours, theirs in zip(new, right, strict=True):
         for norm in theirs:
             for key in theirs[norm]:
                 onp.testing.assert_allclose(ours[norm][key], theirs[norm][key], rtol=1e-11, atol=1e-13)
     if train and shape[1] > 1:  # the statistics move with x: the comparison sees it if they do not
-        frozen, _ = dense(nn.dense_block.definition, layers, new, False)
+        frozen, _ = dense(fused.dense_block.definition, layers, new, False)
         assert gap(kernel, frozen, x, *arrays) > 1e6 * EXACT
 
 
@@ -413,8 +415,8 @@ def test_dense_block_is_its_definition(shape, depth, growth, m, train):
 def test_dense_block_in_float32_is_as_near_to_float64_as_its_definition():
     layers, states = dense_case(16, 4, 8, 16, onp.float32)
     x = (rng(6).standard_normal((4, 8, 8, 16)) + 30).astype(onp.float32)  # a mean far above the deviation
-    kernel, arrays = dense(nn.dense_block, layers, states, True)
-    definition, _ = dense(nn.dense_block.definition, layers, states, True)
+    kernel, arrays = dense(fused.dense_block, layers, states, True)
+    definition, _ = dense(fused.dense_block.definition, layers, states, True)
     g = rng(7).standard_normal(kernel(x, *arrays).shape).astype(onp.float32)
     found = by_hand(kernel, (x, *arrays), g)
     assert all(a.dtype == onp.float32 for a in found)
@@ -430,9 +432,9 @@ def test_dense_block_in_float32_is_as_near_to_float64_as_its_definition():
 def test_dense_block_says_what_does_not_fit():
     layers, states = dense_case(4, 2, 3, 2)
     with pytest.raises(ValueError, match="layer 1 sees 5 channels; conv1 has 4"):
-        nn.dense_block(onp.zeros((2, 4, 4, 5)), layers, states, train=True)
+        fused.dense_block(onp.zeros((2, 4, 4, 5)), layers, states, train=True)
     with pytest.raises(ValueError, match="2 or more values per channel, got 1"):
-        nn.dense_block(onp.zeros((1, 1, 1, 4)), layers, states, train=True)
+        fused.dense_block(onp.zeros((1, 1, 1, 4)), layers, states, train=True)
 
 
 def test_the_comparison_notices_statistics_taken_for_constants():
@@ -495,7 +497,7 @@ def test_a_mean_far_above_the_deviation_keeps_the_variance():
     assert abs(naive / true.var(0) - 1).max() > 1e-2  # the mistake that this input is made for
 
 
-@pytest.mark.parametrize("norm", [nn.batch_norm, nn.batch_norm_relu_pool], ids=["alone", "pool"])
+@pytest.mark.parametrize("norm", [fused.batch_norm, fused.batch_norm_relu_pool], ids=["alone", "pool"])
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("mean", [0, 3.9, 4.1, 1e4], ids=str)
 def test_batch_norm_subtracts_a_mean_first_only_where_it_is_large(mean, train, norm):
@@ -521,9 +523,9 @@ def test_batch_norm_subtracts_a_mean_first_only_where_it_is_large(mean, train, n
 def test_batch_norm_in_float32_by_the_whole_gradient():
     args, state = bn_case((8, 16, 16, 16), onp.float32)
     g = rng(5).standard_normal(args[0].shape).astype(onp.float32)
-    y, *ours = by_hand(lambda *a: nn.batch_norm(*a, state, train=True, relu=True)[0], args, g)
+    y, *ours = by_hand(lambda *a: fused.batch_norm(*a, state, train=True, relu=True)[0], args, g)
     exact = [a.astype(onp.float64) for a in args]
-    _, *true = by_hand(lambda *a: nn.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
+    _, *true = by_hand(lambda *a: fused.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
     assert y.dtype == onp.float32
     assert all(d.dtype == onp.float32 for d in ours)
 
@@ -629,10 +631,10 @@ def layers(dtype):
         "conv2d stride": lambda x: nn.conv2d(x, w, padding=1, stride=2),
         "conv2d 1x1": lambda x: nn.conv2d(x, one),
         "conv2d depthwise": lambda x: nn.conv2d(x, v, padding=1, groups=4),
-        "batch_norm": lambda x: nn.batch_norm(x, gamma, beta, state, train=True, relu=True)[0],
-        "batch_norm_relu_pool": lambda x: nn.batch_norm_relu_pool(x, gamma, beta, state, train=True)[0],
-        "dense_block": lambda x: nn.dense_block(x, *dense_case(4, 2, 3, 2, dtype), train=True)[0],
-        "batch_norm evaluation": lambda x: nn.batch_norm(x, gamma, beta, state, train=False)[0],
+        "batch_norm": lambda x: fused.batch_norm(x, gamma, beta, state, train=True, relu=True)[0],
+        "batch_norm_relu_pool": lambda x: fused.batch_norm_relu_pool(x, gamma, beta, state, train=True)[0],
+        "dense_block": lambda x: fused.dense_block(x, *dense_case(4, 2, 3, 2, dtype), train=True)[0],
+        "batch_norm evaluation": lambda x: fused.batch_norm(x, gamma, beta, state, train=False)[0],
         "relu": nn.relu,
         "max_pool2d": lambda x: nn.max_pool2d(x, 2),
         "max_pool2d padded": lambda x: nn.max_pool2d(x, 3, 2, 1),

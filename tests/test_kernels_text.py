@@ -5,6 +5,7 @@ import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import autograd.numpy as np
+import fused
 import numpy as onp
 import pytest
 from autograd import elementwise_grad, grad
@@ -498,7 +499,9 @@ BLOCKS = {
 def test_transformer_block_is_its_definition(name):
     sizes, options = BLOCKS[name]
     arrays, call = block_case(*sizes)
-    kernel, definition = (call(f, **options) for f in (nn.transformer_block, nn.transformer_block.definition))
+    kernel, definition = (
+        call(f, **options) for f in (fused.transformer_block, fused.transformer_block.definition)
+    )
     assert gap(kernel, definition, *arrays) < 20 * EXACT
     x, *rest = arrays
     strided = onp.asfortranarray(onp.repeat(x, 2, axis=1))[:, ::2]
@@ -507,29 +510,29 @@ def test_transformer_block_is_its_definition(name):
     together = make_vjp(lambda a: kernel(*a), tuple(arrays))[0](value)
     assert all(onp.array_equal(a, b) for a, b in zip(alone, together, strict=True))
     single = [a.astype(onp.float32) for a in arrays]
-    sizes_in = block_case(*sizes)[1](nn.transformer_block, **options)
+    sizes_in = block_case(*sizes)[1](fused.transformer_block, **options)
     assert all(a.dtype == onp.float32 for a in by_hand(sizes_in, single, kernel(*arrays).astype(onp.float32)))
 
 
 def test_the_comparison_notices_a_wrong_block():
     sizes, options = BLOCKS["ExViT's"]
     arrays, call = block_case(*sizes)
-    definition = call(nn.transformer_block.definition, **options)
+    definition = call(fused.transformer_block.definition, **options)
 
     def wrong(change):
         return lambda *a, **o: call(lambda *b, **p: change(b, p), **options)(*a, **o)
 
     def post_norm(b, p):
-        return nn.transformer_block.definition(nn.layer_norm(b[0], *b[1]), *b[1:], **p)
+        return fused.transformer_block.definition(nn.layer_norm(b[0], *b[1]), *b[1:], **p)
 
     def keys_before_queries(b, p):
         w = b[2][0]
         k = len(w) // 3
         swapped = (np.concatenate([w[k : 2 * k], w[:k], w[2 * k :]]), b[2][1])
-        return nn.transformer_block.definition(b[0], b[1], swapped, *b[3:], **p)
+        return fused.transformer_block.definition(b[0], b[1], swapped, *b[3:], **p)
 
     def no_dropout(b, p):
-        return nn.transformer_block.definition(*b, **p | {"keep": None})
+        return fused.transformer_block.definition(*b, **p | {"keep": None})
 
     for change in (post_norm, keys_before_queries, no_dropout):
         assert gap(wrong(change), definition, *arrays) > 1e6 * EXACT
@@ -537,8 +540,8 @@ def test_the_comparison_notices_a_wrong_block():
 
 def test_transformer_block_says_what_does_not_fit():
     arrays, call = block_case(2, 5, 8, 2, 4, 9)
-    block = call(nn.transformer_block, activation="gelu")
+    block = call(fused.transformer_block, activation="gelu")
     with pytest.raises(ValueError, match=r"2 heads needs qkv \(3 I, 7\)"):
         block(arrays[0][..., :7], *arrays[1:])
     with pytest.raises(ValueError, match="a query without a key"):
-        call(nn.transformer_block, activation="gelu", mask=onp.zeros((5, 5), bool))(*arrays)
+        call(fused.transformer_block, activation="gelu", mask=onp.zeros((5, 5), bool))(*arrays)

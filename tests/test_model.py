@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bplcz_ref import bands, equations, loops, model, nn, optim, variants, weights
+from bplcz_ref import bands, equations, layers, loops, model, nn, optim, variants, weights
 from bplcz_ref.encoders import ebcnn, text
 from bplcz_ref.streams import stream
 
@@ -24,7 +24,7 @@ def tokens():
 
 def network(contrastive="paper", prompted=True):
     encoders = {group: ebcnn.encoder(len(i), width=2, features=d) for group, i in bands.INDEX.items()}
-    classifier = nn.dense(n * d, K)
+    classifier = layers.linear(n * d, K)
     if not prompted:
         return model.bplcz(encoders, classifier)
     tower = text.encoder(30, width=8, layers=2, heads=2, features=d, context=9)
@@ -225,7 +225,7 @@ def test_raw_reflectances_and_a_missing_batch_axis_are_named(dtype):
             made.loss(params, state, (x, batch()[1]))
     for other in (raw - np.float32(0.11), raw * np.float32(1.01), np.ones_like(raw)):
         made.apply(params, state, other, train=False)
-    single = model.classification(nn.Network(None, lambda p, s, x, **options: (np.zeros((len(x), 17)), s)))
+    single = model.classification(layers.Network(None, lambda p, s, x, **options: (np.zeros((len(x), 17)), s)))
     with pytest.raises(ValueError, match="as they are in the files"):
         single.apply({}, {}, raw, train=False)
 
@@ -237,9 +237,9 @@ def test_the_classifier_trains_in_training_alone():
         seen.append(train)
         return dense.apply(params, state, x, train=train)
 
-    dense = nn.dense(n * d, K)
+    dense = layers.linear(n * d, K)
     encoders = {group: ebcnn.encoder(len(i), width=1, features=d) for group, i in bands.INDEX.items()}
-    made = model.bplcz(encoders, nn.Network(dense.init, apply))
+    made = model.bplcz(encoders, layers.Network(dense.init, apply))
     params, state = start(made)
     made.loss(params, state, batch())
     made.apply(params, state, batch()[0], train=False)
@@ -253,7 +253,7 @@ def test_each_part_starts_from_its_own_stream():
     tower = text.encoder(30, width=8, layers=2, heads=2, features=d, context=9)
     made = [encoder.init(own, np.float64)[0] for encoder, own in zip(encoders, streams, strict=False)]
     parts = {"branches": dict(zip(bands.INDEX, made, strict=True))}
-    parts["classifier"] = nn.dense(n * d, K).init(streams[n], np.float64)[0]
+    parts["classifier"] = layers.linear(n * d, K).init(streams[n], np.float64)[0]
     parts["text"] = tower.init(streams[n + 1], np.float64)[0]
     expected, found = weights.named(parts), weights.named(params)
     assert list(found) == list(expected)

@@ -10,7 +10,7 @@ import pytest
 from autograd import core
 
 from bplcz_ref import model, nn, systems
-from bplcz_ref.encoders import text
+from bplcz_ref.encoders import prefixes
 
 # system: products, operations on tapes, megabytes at the peak (above parameters and images)
 BOUNDS = {
@@ -99,8 +99,8 @@ def test_the_guard_notices_a_float64_array_and_an_operation_more(monkeypatch):
 
 def test_the_text_tower_sees_each_distinct_beginning_of_the_classes_in_the_batch_once(monkeypatch):
     seen = []
-    embed = text.nn.embedding
-    monkeypatch.setattr(text.nn, "embedding", lambda table, ids: seen.append(ids) or embed(table, ids))
+    embed = prefixes.nn.embedding
+    monkeypatch.setattr(prefixes.nn, "embedding", lambda table, ids: seen.append(ids) or embed(table, ids))
     a_step("ebcnn-bplcz", B=3)()  # three classes
     words = systems.tokenizer(None)
     prompts = systems.prompt_tokens(words)[:3]

@@ -103,14 +103,10 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     dtype   "float32" or "float64", the precision of theirs; None: float64 if all their arrays are, else float32
     Layer outputs may be channels-first; the report says so. Errors: ValueError for what is no trace or no number.
 
-    >>> from bplcz_ref import nn
     >>> from bplcz_ref.conform.tracing import trace
+    >>> from bplcz_ref.layers import linear, serial, spatial_mean
     >>> from bplcz_ref.model import classification
-    >>> def apply(params, state, x, *, train, rng=None):
-    ...     return nn.linear(nn.spatial_mean(x), **params["fc"]), state
-    >>> def init(rng, dtype):
-    ...     return {"fc": nn.linear_init(rng, 18, 17, dtype)}, {}
-    >>> model = classification(nn.Network(init, apply))
+    >>> model = classification(serial(spatial_mean, ("fc", linear(18, 17))))
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> ours = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> theirs = {"c_hat": ours["fc"], "L": ours["L_cls"], "grad.c_hat": 2 * ours["grad.fc"]}  # names of one array

@@ -18,7 +18,20 @@ from typing import NamedTuple
 import autograd.numpy as np
 import numpy
 
-from bplcz_ref import bands, equations, files, metrics, model, nn, optim, paper, prompts, tokenizer, weights
+from bplcz_ref import (
+    bands,
+    equations,
+    files,
+    layers,
+    metrics,
+    model,
+    nn,
+    optim,
+    paper,
+    prompts,
+    tokenizer,
+    weights,
+)
 from bplcz_ref.conform import exact, kit, networks, ops, verdict
 from bplcz_ref.conform.clauses import CLAUSES, uncovered
 from bplcz_ref.conform.grading import FAIL, Answers, grade, read
@@ -180,7 +193,7 @@ def _whole_contrastive_loss(f, S, W):
 def _whole_training(f, sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
     d, width = w["branches.RGB.proj.bias"].shape[0], w["branches.RGB.conv1.weight"].shape[0]
     encoders = {name: ebcnn.encoder(len(i), width=width, features=d) for name, i in bands.INDEX.items()}
-    head = nn.dense(len(encoders) * d, len(ids))
+    head = layers.linear(len(encoders) * d, len(ids))
     text = _text_network(heads, networks.under(w, "text"))
     network = model.bplcz(encoders, head, text=text, tokens=ids, alpha=alpha, beta=beta)
     x = bands.join(sen1, sen2)

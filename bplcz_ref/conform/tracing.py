@@ -58,13 +58,9 @@ def trace(
     only    patterns of names to keep, such as "layer4.*" and "grad.*"; default: all
     Dropout is off, batch normalisation in training mode. The batch is the same in every step.
 
-    >>> from bplcz_ref import nn
+    >>> from bplcz_ref.layers import linear, serial, spatial_mean
     >>> from bplcz_ref.model import classification
-    >>> def apply(params, state, x, *, train, rng=None):
-    ...     return nn.linear(nn.spatial_mean(x), **params["fc"]), state
-    >>> def init(rng, dtype):
-    ...     return {"fc": nn.linear_init(rng, 18, 17, dtype)}, {}
-    >>> model = classification(nn.Network(init, apply))
+    >>> model = classification(serial(spatial_mean, ("fc", linear(18, 17))))
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> found = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
     >>> [name for name in found if not name.startswith(("grad.", "step"))]

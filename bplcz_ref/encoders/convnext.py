@@ -9,12 +9,17 @@ Index letters: B batch, H W rows and columns, d channels, K classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import autograd.numpy as np
 
-from bplcz_ref import nn
+from bplcz_ref import layers
+from bplcz_ref.layers import Network, add, gelu, parameter, plain, serial, spatial_mean
 
-EPS = 1e-6  # of every layer norm here; PyTorch's default is 1e-5
+START = layers.normal(0.02)  # the rule of all initial weights
+conv = partial(layers.conv, padding=0, bias=True, start=START)
+linear = partial(layers.linear, start=START)
+layer_norm = partial(layers.layer_norm, eps=1e-6)  # PyTorch's default is 1e-5
 
 
 def convnext(
@@ -24,7 +29,7 @@ def convnext(
     depths: Sequence[int],
     widths: Sequence[int],
     layer_scale: float = 1e-6,
-) -> nn.Network:  # (B, H, W, in_channels) -> (B, K)
+) -> Network:  # (B, H, W, in_channels) -> (B, K)
     """A ConvNeXt: stem, one stage per entry of `depths`, mean over the map, layer norm, linear.
 
     Stem: 4x4 convolution of stride 4, layer norm. Between stages: layer norm, 2x2 convolution of stride 2.
@@ -47,73 +52,40 @@ def convnext(
     >>> list(params["features"]), list(params["features"]["1"]["0"]), state
     (['0', '1', '2', '3'], ['layer_scale', 'block'], {})
     """
-    if len(depths) != len(widths) or not depths or min(depths) < 1:
-        raise ValueError(
-            f"depths and widths need one entry per stage, depths of 1 or more: got {depths} and {widths}"
-        )
     smallest = 4 * 2 ** (len(depths) - 1)
 
-    # In `features`, "0" is the stem, odd names are the stages, and even names the steps between them.
-    def init(rng, dtype):
-        stem = weight_init(rng, (widths[0], in_channels, 4, 4), dtype)
-        features = {"0": {"0": stem, "1": nn.layer_norm_init(widths[0], dtype)}}
-        for s, (depth, d) in enumerate(zip(depths, widths, strict=True)):
-            features[f"{2 * s + 1}"] = {str(k): block_init(rng, d, layer_scale, dtype) for k in range(depth)}
-            if s + 1 < len(depths):
-                down = weight_init(rng, (widths[s + 1], d, 2, 2), dtype)
-                features[f"{2 * s + 2}"] = {"0": nn.layer_norm_init(d, dtype), "1": down}
-        linear = weight_init(rng, (classes, widths[-1]), dtype)
-        classifier = {"0": nn.layer_norm_init(widths[-1], dtype), "2": linear}
-        return {"features": features, "classifier": classifier}, {}
-
-    def apply(params, state, x, *, train, rng=None):
+    def large_enough(x):
         if min(x.shape[1:3]) < smallest:
             raise ValueError(
                 f"ConvNeXt of {len(depths)} stages divides height and width by {smallest}: "
                 f"each must be {smallest} or more, got {x.shape}"
             )
-        features, classifier = params["features"], params["classifier"]
-        x = nn.conv2d(x, **features["0"]["0"], stride=4)
-        x = nn.layer_norm(x, **features["0"]["1"], eps=EPS)
-        for s, depth in enumerate(depths):
-            stage = features[f"{2 * s + 1}"]  # looked up once: in a traced dict each look-up costs its size
-            for k in range(depth):
-                x = x + branch(stage[str(k)], x)
-            if s + 1 < len(depths):
-                down = features[f"{2 * s + 2}"]
-                x = nn.conv2d(nn.layer_norm(x, **down["0"], eps=EPS), **down["1"], stride=2)
-        x = nn.layer_norm(nn.spatial_mean(x), **classifier["0"], eps=EPS)
-        return nn.linear(x, **classifier["2"]), state
+        return x
 
-    return nn.Network(init, apply)
+    stem = serial(("0", conv(in_channels, widths[0], 4, stride=4)), ("1", layer_norm(widths[0])))
+    stages = [("0", stem)]
+    for s, (depth, d) in enumerate(zip(depths, widths, strict=True), 1):
+        stages.append((f"{2 * s - 1}", serial(*((str(k), block(d, layer_scale)) for k in range(depth)))))
+        if s < len(depths):
+            stages.append((f"{2 * s}", serial(("0", layer_norm(d)), ("1", conv(d, widths[s], 2, stride=2)))))
+    classifier = serial(("0", layer_norm(d)), ("2", linear(d, classes)))
+    return serial(plain(large_enough), ("features", serial(*stages)), spatial_mean, ("classifier", classifier))
 
 
-def branch(p: dict, x: np.ndarray) -> np.ndarray:  # (B, H, W, d) -> (B, H, W, d)
-    """gamma * W2 gelu(W1 LN(dw(x))): what a block adds to x."""
-    block = p["block"]
-    y = nn.conv2d(x, **block["0"], padding=3, groups=x.shape[-1])
-    y = nn.layer_norm(y, **block["2"], eps=EPS)
-    y = nn.gelu(nn.linear(y, **block["3"]))  # (B, H, W, 4d)
-    y = nn.linear(y, **block["5"])
-    return np.reshape(p["layer_scale"], (-1,)) * y  # stored as (d, 1, 1), for channels-first images
+def block(d: int, layer_scale: float) -> Network:  # (B, H, W, d) -> (B, H, W, d)
+    """x + gamma * W2 gelu(W1 LN(dw(x)))."""
+    body = serial(
+        ("0", conv(d, d, 7, padding=3, groups=d)), ("2", layer_norm(d)),
+        ("3", linear(d, 4 * d)), gelu, ("5", linear(4 * d, d)),
+    )  # fmt: skip
+
+    def scaled(y, gamma):
+        return np.reshape(gamma, (-1,)) * y  # stored as (d, 1, 1), for channels-first images
+
+    gamma = parameter(scaled, (d, 1, 1), lambda rng, shape, dtype: (np.full(shape, layer_scale, dtype), None))
+    return add(("block", body), ("layer_scale", gamma), first="layer_scale")
 
 
-def block_init(rng: np.random.Generator, d: int, layer_scale: float, dtype: np.dtype) -> dict:
-    """Parameters of one block."""
-    block = {
-        "0": weight_init(rng, (d, 1, 7, 7), dtype),
-        "2": nn.layer_norm_init(d, dtype),
-        "3": weight_init(rng, (4 * d, d), dtype),
-        "5": weight_init(rng, (d, 4 * d), dtype),
-    }
-    return {"layer_scale": np.full((d, 1, 1), layer_scale, dtype), "block": block}
-
-
-def weight_init(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype) -> dict:
-    """A convolution or a linear map: weight normal with standard deviation 0.02, bias 0."""
-    return {"weight": nn.normal(rng, shape, 0.02, dtype), "bias": np.zeros(shape[0], dtype)}
-
-
-def convnext_tiny(in_channels: int = 18, classes: int = 17) -> nn.Network:
+def convnext_tiny(in_channels: int = 18, classes: int = 17) -> Network:
     """Table II, ConvNeXt: 27,856,241 parameters; 28,589,128 as published, with 3 channels and 1000 classes."""
     return convnext(in_channels, classes, depths=(3, 3, 9, 3), widths=(96, 192, 384, 768))

@@ -13,7 +13,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bplcz_ref import nn
+from bplcz_ref.layers import (
+    Network,
+    avg_pool,
+    batch_norm,
+    conv,
+    dense,
+    fan_in,
+    linear,
+    max_pool,
+    relu,
+    serial,
+    spatial_mean,
+    uniform,
+)
 
 
 def densenet(
@@ -24,7 +37,7 @@ def densenet(
     growth: int = 32,
     width: int = 64,
     bottleneck: int = 4,
-) -> nn.Network:  # (B, H, W, in_channels) -> (B, K)
+) -> Network:  # (B, H, W, in_channels) -> (B, K)
     """A DenseNet: stem, one dense block per entry of `depths`, transitions between them, BN, ReLU, mean, linear.
 
     Stem: 7x7 convolution of stride 2 to `width` channels, BN, ReLU, max pool 3x3 of stride 2 padded by 1.
@@ -48,64 +61,42 @@ def densenet(
     >>> list(params["features"])
     ['conv0', 'norm0', 'denseblock1', 'transition1', 'denseblock2', 'norm5']
     """
-    if not depths or min(depths) < 1:
-        raise ValueError(f"depths need one entry per block, each 1 or more, got {depths}")
 
-    def init(rng, dtype):
-        features, state, c = {}, {}, width
-        features["conv0"] = nn.conv_init(rng, in_channels, c, 7, dtype, fan=in_channels * 7**2)
-        features["norm0"], state["norm0"] = nn.batch_norm_init(c, dtype)
-        for b, depth in enumerate(depths, 1):
-            block, measured = features[f"denseblock{b}"], state[f"denseblock{b}"] = {}, {}
-            for k in range(1, depth + 1):
-                layer = f"denselayer{k}"
-                block[layer], measured[layer] = layer_init(rng, c, bottleneck * growth, growth, dtype)
-                c += growth
-            if b < len(depths):
-                conv = nn.conv_init(rng, c, c // 2, 1, dtype, fan=c)
-                norm, measured = nn.batch_norm_init(c, dtype)
-                features[f"transition{b}"], state[f"transition{b}"] = (
-                    {"norm": norm, "conv": conv},
-                    {"norm": measured},
-                )
-                c //= 2
-        features["norm5"], state["norm5"] = nn.batch_norm_init(c, dtype)  # torchvision's name for any depth
-        classifier = nn.linear_init(rng, c, classes, dtype) | {"bias": np.zeros(classes, dtype)}
-        return {"features": features, "classifier": classifier}, {"features": state}
+    def conv_in(inputs, outputs, kernel, stride=1):
+        return conv(inputs, outputs, kernel, stride, start=fan_in)
 
-    def apply(params, state, x, *, train, rng=None):
-        p, old, new = params["features"], state["features"], {}
-        x = nn.conv2d(x, **p["conv0"], stride=2, padding=3)
-        x, new["norm0"] = nn.batch_norm(x, **p["norm0"], state=old["norm0"], train=train, relu=True)
-        x = nn.max_pool2d(x, 3, stride=2, padding=1)
-        for b, depth in enumerate(depths, 1):
-            name = f"denseblock{b}"
-            names = [f"denselayer{k}" for k in range(1, depth + 1)]
-            block = p[name]  # looked up once: in a traced dict each look-up costs its size
-            x, states = nn.dense_block(x, [block[k] for k in names], [old[name][k] for k in names], train=train)
-            new[name] = dict(zip(names, states, strict=True))
-            if b < len(depths):
-                name = f"transition{b}"
-                x, measured = nn.batch_norm(x, **p[name]["norm"], state=old[name]["norm"], train=train, relu=True)
-                x, new[name] = nn.avg_pool2d(nn.conv2d(x, **p[name]["conv"]), 2), {"norm": measured}
-        x, new["norm5"] = nn.batch_norm(x, **p["norm5"], state=old["norm5"], train=train, relu=True)
-        return nn.linear(nn.spatial_mean(x), **params["classifier"]), {"features": new}
+    def layer(c):
+        m = bottleneck * growth
+        return dense(
+            ("norm1", batch_norm(c)), relu, ("conv1", conv_in(c, m, 1)),
+            ("norm2", batch_norm(m)), relu, ("conv2", conv_in(m, growth, 3)),
+        )  # fmt: skip
 
-    return nn.Network(init, apply)
+    def transition(c):
+        return serial(("norm", batch_norm(c)), relu, ("conv", conv_in(c, c // 2, 1)), avg_pool(2))
+
+    blocks, c = [], width
+    for b, depth in enumerate(depths, 1):
+        layers = [(f"denselayer{k + 1}", layer(c + k * growth)) for k in range(depth)]
+        blocks.append((f"denseblock{b}", serial(*layers)))
+        c += depth * growth
+        if b < len(depths):
+            blocks.append((f"transition{b}", transition(c)))
+            c //= 2
+    features = serial(
+        ("conv0", conv_in(in_channels, width, 7, stride=2)), ("norm0", batch_norm(width)), relu,
+        max_pool(3, stride=2, padding=1),
+        *blocks,
+        ("norm5", batch_norm(c)), relu,  # torchvision's name for any depth
+    )  # fmt: skip
+    return serial(("features", features), spatial_mean, ("classifier", linear(c, classes, start=bias_0)))
 
 
-def layer_init(
-    rng: np.random.Generator, inputs: int, middle: int, growth: int, dtype: np.dtype
-) -> tuple[dict, dict]:
-    """Parameters and state of one layer of a dense block."""
-    norm1, measured1 = nn.batch_norm_init(inputs, dtype)
-    conv1 = nn.conv_init(rng, inputs, middle, 1, dtype, fan=inputs)
-    norm2, measured2 = nn.batch_norm_init(middle, dtype)
-    conv2 = nn.conv_init(rng, middle, growth, 3, dtype, fan=middle * 3**2)
-    params = {"norm1": norm1, "conv1": conv1, "norm2": norm2, "conv2": conv2}
-    return params, {"norm1": measured1, "norm2": measured2}
+def bias_0(rng: np.random.Generator, shape: tuple, dtype: np.dtype) -> tuple:
+    """Weight uniform within 1 / sqrt(fan_in), bias 0."""
+    return uniform(rng, shape, dtype)[0], np.zeros(shape[0], dtype)
 
 
-def densenet121(in_channels: int = 18, classes: int = 17) -> nn.Network:
+def densenet121(in_channels: int = 18, classes: int = 17) -> Network:
     """Table II, DenseNet121: 7,018,321 parameters; 7,978,856 as published, with 3 channels and 1000 classes."""
     return densenet(in_channels, classes, depths=(6, 12, 24, 16))

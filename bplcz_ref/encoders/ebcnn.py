@@ -8,10 +8,12 @@ obtained with them can be compared with the paper's but does not reproduce it.
 Index letters: B batch, H W rows and columns, C_i channels of group i, d features, w width.
 """
 
-from bplcz_ref import nn
+import numpy as np
+
+from bplcz_ref.layers import Network, batch_norm, conv, linear, max_pool, plain, relu, serial, spatial_mean
 
 
-def encoder(in_channels: int, width: int = 32, features: int = 512) -> nn.Network:  # (B, H, W, C_i) -> (B, d)
+def encoder(in_channels: int, width: int = 32, features: int = 512) -> Network:  # (B, H, W, C_i) -> (B, d)
     """Eq. (1), E_m for one group: twice conv-BN-ReLU, max-pool, twice, max-pool, twice, mean, linear.
 
     Convolutions are 3x3, padding 1, without bias, of widths w, w, 2w, 2w, 4w, 4w; the linear map has a bias.
@@ -21,33 +23,25 @@ def encoder(in_channels: int, width: int = 32, features: int = 512) -> nn.Networ
     Initial values: convolutions normal with standard deviation sqrt(2 / fan_out), batch norm 1 and 0, linear
     uniform within 1 / sqrt(fan_in).
 
-    >>> import numpy as np
     >>> params, state = encoder(3, width=2, features=5).init(np.random.default_rng(0), np.float32)
     >>> list(params)[:3], params["conv1"]["weight"].shape
     (['conv1', 'bn1', 'conv2'], (2, 3, 3, 3))
     """
-    widths = [width, width, 2 * width, 2 * width, 4 * width, 4 * width]
+    w = width
+    return serial(
+        plain(divisible_by_4),
+        ("conv1", conv(in_channels, w)), ("bn1", batch_norm(w)), relu,
+        ("conv2", conv(w, w)), ("bn2", batch_norm(w)), relu, max_pool(2),
+        ("conv3", conv(w, 2 * w)), ("bn3", batch_norm(2 * w)), relu,
+        ("conv4", conv(2 * w, 2 * w)), ("bn4", batch_norm(2 * w)), relu, max_pool(2),
+        ("conv5", conv(2 * w, 4 * w)), ("bn5", batch_norm(4 * w)), relu,
+        ("conv6", conv(4 * w, 4 * w)), ("bn6", batch_norm(4 * w)), relu,
+        spatial_mean, ("proj", linear(4 * w, features)),
+    )  # fmt: skip
 
-    def init(rng, dtype):
-        params, state, channels = {}, {}, in_channels
-        for k, out in enumerate(widths, 1):
-            params[f"conv{k}"] = nn.conv_init(rng, channels, out, 3, dtype, fan=9 * out)
-            params[f"bn{k}"], state[f"bn{k}"] = nn.batch_norm_init(out, dtype)
-            channels = out
-        params["proj"] = nn.linear_init(rng, channels, features, dtype)
-        return params, state
 
-    def apply(params, state, x, *, train, rng=None):
-        if x.shape[1] % 4 or x.shape[2] % 4:
-            raise ValueError(f"EB-CNN pools twice by 2: height and width must be divisible by 4, got {x.shape}")
-        new = {}
-        for k in range(1, 7):
-            x = nn.conv2d(x, **params[f"conv{k}"], padding=1)
-            bn, options = params[f"bn{k}"], {"state": state[f"bn{k}"], "train": train}
-            if k in (2, 4):
-                x, new[f"bn{k}"] = nn.batch_norm_relu_pool(x, **bn, **options)
-            else:
-                x, new[f"bn{k}"] = nn.batch_norm(x, **bn, **options, relu=True)
-        return nn.linear(nn.spatial_mean(x), **params["proj"]), new
-
-    return nn.Network(init, apply)
+def divisible_by_4(x: np.ndarray) -> np.ndarray:
+    """x as it is; ValueError for a height or width that two pools by 2 would cut."""
+    if x.shape[1] % 4 or x.shape[2] % 4:
+        raise ValueError(f"EB-CNN pools twice by 2: height and width must be divisible by 4, got {x.shape}")
+    return x

@@ -64,7 +64,7 @@ def test_batch_norm_and_its_running_values(train):
     state = {"running_mean": mean, "running_var": var, "num_batches_tracked": np.array(0)}
     moved = torch.from_numpy(mean.copy()), torch.from_numpy(var.copy())
     compare(
-        lambda *a: nn.batch_norm(*a, state, train=train, relu=True)[0],
+        lambda *a: nn.relu(nn.batch_norm(*a, state, train=train)[0]),
         lambda x, w, b: F.relu(F.batch_norm(x, *(m.clone() for m in moved), w, b, training=train)),
         x,
         [w, b],

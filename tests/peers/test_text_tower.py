@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bplcz_ref import nn, prompts, weights
-from bplcz_ref.encoders import text
+from bplcz_ref.encoders import prefixes, text
 from bplcz_ref.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
@@ -113,6 +113,7 @@ def cast(params, dtype):
 def ours(sizes, params, ids, R):
     """{quantity: array}: the features of ids, an array or a Packed, and the gradients of sum(features * R)."""
     encoder = text.encoder(*sizes)
+    encoder = prefixes.encoder(encoder) if isinstance(ids, prefixes.Packed) else encoder
 
     def loss(p):
         T, _ = encoder.apply(p, {}, ids, train=True)
@@ -258,10 +259,10 @@ TREE = (30, 12, 3, 3, 5, 20)
 def test_prefix_trees_equal_torch_prompt_by_prompt():
     params, R = start(TREE), np.random.default_rng(4).standard_normal((3, 3, 5))
     rows, R_rows = PACKED.reshape(9, -1), R.reshape(9, -1)
-    error = worst(errors(ours(TREE, params, text.pack(PACKED), R), theirs(TREE, params, rows, R_rows)))
+    error = worst(errors(ours(TREE, params, prefixes.pack(PACKED), R), theirs(TREE, params, rows, R_rows)))
     assert error[0] < 1e-10, error
     some = [2, 0]  # the classes of a batch
-    found = ours(TREE, params, text.pack(PACKED).of(some), R[some])
+    found = ours(TREE, params, prefixes.pack(PACKED).of(some), R[some])
     error = worst(errors(found, theirs(TREE, params, PACKED[some].reshape(6, -1), R[some].reshape(6, -1))))
     assert error[0] < 1e-10, error
 
@@ -272,7 +273,7 @@ def test_the_119_prompts_equal_torch_padded_to_77():
     assert ids.shape == (119, 77)
     sizes = (words.vocab_size, 16, 2, 2, 8)
     params, R = start(sizes), np.random.default_rng(4).standard_normal((119, 8))
-    found = ours(sizes, params, text.pack(ids.reshape(17, 7, 77)), R.reshape(17, 7, 8))
+    found = ours(sizes, params, prefixes.pack(ids.reshape(17, 7, 77)), R.reshape(17, 7, 8))
     error = worst(errors(found, theirs(sizes, params, ids, R)))
     assert error[0] < 1e-10, error
 
@@ -319,7 +320,7 @@ def test_wrong_heads_a_wrong_order_and_a_transposed_projection_are_seen():
 
 @pytest.mark.parametrize("part", ["seen", "position", "eot"])
 def test_a_wrong_tree_is_seen(part):
-    tree, params, R = text.pack(PACKED), start(TREE), np.ones((3, 3, 5))
+    tree, params, R = prefixes.pack(PACKED), start(TREE), np.ones((3, 3, 5))
     S = tree.ids.shape[1]
     wrong = {
         "seen": np.tile(np.tri(S, dtype=bool), (3, 1, 1)),  # as if the tree were one sequence
@@ -398,7 +399,7 @@ def test_transformers_small(clip, eos):
     found = ours(SMALL, params, ids, R)
     error = worst(errors(found, huggingface(module, ids, R)))
     assert error[0] < 1e-10, error
-    error = worst(errors(ours(SMALL, params, text.pack(ids[None]), R[None]), theirs(SMALL, params, ids, R)))
+    error = worst(errors(ours(SMALL, params, prefixes.pack(ids[None]), R[None]), theirs(SMALL, params, ids, R)))
     assert error[0] < 1e-10, error
 
 
@@ -449,5 +450,5 @@ def test_transformers_at_the_size_of_vit_b_32(clip):
     R = rng.standard_normal((3, 512))
     params, _ = weights.load(arrays(module), text.encoder(*sizes))
     assert weights.count(params) == 63_428_096
-    error = worst(errors(ours(sizes, params, text.pack(ids[None]), R[None]), huggingface(module, ids, R)))
+    error = worst(errors(ours(sizes, params, prefixes.pack(ids[None]), R[None]), huggingface(module, ids, R)))
     assert error[0] < 1e-10, error

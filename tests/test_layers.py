@@ -1,0 +1,187 @@
+"""layers.py: lists and their names, what kernels compute at once against the same list unfused, and watching."""
+
+import autograd.numpy as anp
+import numpy as np
+import pytest
+
+from bplcz_ref import layers, model, nn, systems, weights
+from bplcz_ref.encoders import exvit, text
+from bplcz_ref.layers import add, batch_norm, conv, dense, layer_norm, linear, max_pool, relu, serial
+
+BN = ("norm", batch_norm(4))
+STEM = serial(BN, relu, max_pool(2))
+RESIDUAL = serial(add(("conv", conv(4, 4)), BN), relu)
+PROJECTED = serial(
+    add(("conv", conv(4, 6, stride=2)), ("norm", batch_norm(6)), shortcut=("down", conv(4, 6, 1, stride=2))), relu
+)
+((_, blocks),) = exvit.transformer(1, exvit.Size(width=6, heads=2, head=3, hidden=5)).parts
+((_, EXVIT_BLOCK),) = blocks.parts
+
+
+def dense_layer(channels):
+    first, second = ("norm1", batch_norm(channels)), ("norm2", batch_norm(8))
+    return dense(first, relu, ("conv1", conv(channels, 8, 1)), second, relu, ("conv2", conv(8, 3)))
+
+
+# name: (network, shape of x, how many steps its list runs in)
+ROWS = {
+    "batch norm, relu": (serial(BN, relu), (3, 5, 5, 4), 1),
+    "batch norm, relu, pool": (STEM, (3, 6, 4, 4), 1),
+    "batch norm, relu, pool, odd": (STEM, (3, 5, 4, 4), 1),
+    "sum, relu": (RESIDUAL, (3, 5, 5, 4), 1),
+    "projected sum, relu": (PROJECTED, (3, 6, 6, 4), 1),
+    "dense block": (serial(("a", dense_layer(4)), ("b", dense_layer(7)), relu), (3, 5, 5, 4), 2),
+    "CLIP's block": (text.block(8, 2, causal=True), (3, 5, 8), 1),
+    "ExViT's block": (EXVIT_BLOCK, (3, 5, 6), 1),
+    "a list in a list": (serial(("inner", serial(BN, relu)), ("outer", serial(("a", RESIDUAL)))), (3, 5, 5, 4), 2),
+}
+ALONE = {  # what looks like a row and is none: every part is computed by itself
+    "batch norm, pool": serial(BN, max_pool(2)),
+    "another pool": serial(max_pool(3, 2, 1), relu),
+    "sum without relu": serial(add(("conv", conv(4, 4)), BN)),
+    "sum of relus": serial(add(("conv", conv(4, 4)), BN, relu), relu),
+    "dense, other names": serial(
+        dense(BN, relu, ("a", conv(4, 8, 1)), ("n", batch_norm(8)), relu, ("b", conv(8, 3)))
+    ),
+    "dense, a bias": serial(
+        dense(
+            ("norm1", batch_norm(4)), relu, ("conv1", conv(4, 8, 1, bias=True)),
+            ("norm2", batch_norm(8)), relu, ("conv2", conv(8, 3)),
+        )
+    ),
+    "another eps": serial(
+        add(("ln", layer_norm(4, eps=1e-6)), ("qkv", linear(4, 12)), layers.attend(2), ("out", linear(4, 4))),
+        add(("ln2", layer_norm(4)), ("up", linear(4, 8)), layers.quick_gelu, ("down", linear(8, 4))),
+    ),
+}  # fmt: skip
+
+
+def started(network, dtype="float64"):
+    """Parameters and state away from their neutral values."""
+    rng = np.random.default_rng(3)
+    trees = network.init(rng, np.dtype(dtype))
+    moved = [
+        {n: a if a.dtype.kind == "i" else (a + 0.3 * rng.random(a.shape)).astype(a.dtype) for n, a in flat.items()}
+        for flat in map(weights.named, trees)
+    ]
+    return [weights.nested(flat) for flat in moved]
+
+
+def results(network, params, state, x, train):
+    """{quantity: array}: value, new state, and gradients by parameters and x."""
+    R = np.random.default_rng(4).standard_normal(network.apply(params, state, x, train=False)[0].shape)
+
+    def loss(given):
+        y, new = network.apply(given["p"], state, given["x"], train=train, rng=np.random.default_rng(5))
+        return anp.sum(R * y), {"y": y, "state": new}
+
+    _, gradients, found = nn.value_and_gradients(loss, {"p": params, "x": x})
+    return weights.named({"gradient": gradients} | found)
+
+
+def plainly(call):
+    return call.run()
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", ROWS)
+def test_what_is_computed_at_once_equals_the_list(name, train):
+    network, shape, steps = ROWS[name]
+    assert len(layers.fused(list(network.parts))) == steps
+    params, state = started(network)
+    x = np.random.default_rng(1).standard_normal(shape)
+    at_once = results(network, params, state, x, train)
+    with layers.watching(plainly):
+        one_by_one = results(network, params, state, x, train)
+    assert list(at_once) == list(one_by_one)
+    for key, right in one_by_one.items():
+        scale = max(np.abs(right).max(), 1e-3) if np.size(right) else 1
+        assert np.abs(at_once[key] - right).max(initial=0) < 1e-11 * scale, key
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_what_is_no_row_of_the_table_is_computed_part_by_part(name):
+    assert layers.fused(list(ALONE[name].parts)) == list(ALONE[name].parts)
+
+
+@pytest.mark.parametrize("name", [*systems.SYSTEMS, "exvit-bplcz, B"])
+def test_a_watched_system_gives_what_it_gives_unwatched(name):
+    """Nothing is fused, and prompts are encoded one by one; dropout draws the same numbers."""
+    settings = systems.SMALL._replace(width=2, features=4, text_width=8, text_layers=1)
+    settings = settings._replace(reading="B") if name.endswith("B") else settings
+    network = systems.build(name.split(",")[0], settings)
+    params, state = network.init(np.random.default_rng(0), np.dtype("float64"))
+    batch = np.random.default_rng(1).standard_normal((9, 32, 32, 18)), np.array([0, 3, 3, 16, 5, 5, 5, 9, 0])
+    names = []
+
+    def watch(call):
+        names.append(call.name)
+        return call.run()
+
+    def step():
+        return model.loss_and_gradients(network.loss, params, state, batch, rng=np.random.default_rng(2))
+
+    L, gradients, _ = step()
+    with layers.watching(watch):
+        L_plain, plain, _ = step()
+    assert abs(L - L_plain) < 1e-11 * abs(L)
+    plain = weights.named(plain)
+    largest = max(np.abs(g).max() for g in plain.values())
+    for key, g in weights.named(gradients).items():
+        assert np.abs(g - plain[key]).max() < 1e-8 * largest, key
+    with_weights = {key.rpartition(".")[0].removesuffix(".attn") for key in plain if key.endswith(".weight")}
+    assert {n for n in with_weights if "contrastive" not in n} <= set(names)
+
+
+def test_a_layer_is_answered_by_whoever_watches():
+    network = serial(("a", linear(3, 3)), relu, ("b", serial(("c", linear(3, 2)))))
+    params, state = network.init(np.random.default_rng(0), "float64")
+    x = np.array([[1.0, -2.0, 0.5]])
+    seen = {}
+
+    def watch(call):
+        seen[call.name, call.layer.kind] = call.x
+        if call.name == "b.c":
+            return call.run(call.x * 0)
+        return (call.x, {}) if call.name == "a" else call.run()
+
+    with layers.watching(watch):
+        y, _ = network.apply(params, state, x, train=True)
+    np.testing.assert_array_equal(y, params["b"]["c"]["bias"][None])
+    assert [*seen] == [("a", "linear"), ("", "relu"), ("b", "serial"), ("b.c", "linear")]
+    np.testing.assert_array_equal(seen["b.c", "linear"], [[1.0, 0.0, 0.5]])
+    assert not layers.watched()
+
+
+def test_a_probe_gives_the_gradient_at_a_layers_output():
+    network = serial(("a", linear(3, 4)), relu, ("b", linear(4, 2)))
+    params, state = network.init(np.random.default_rng(0), "float64")
+    x = np.array([[1.0, -2.0, 0.5]])
+
+    def loss(probe):
+        def watch(call):
+            y, new = call.run()
+            return (y + probe, new) if call.name == "a" else (y, new)
+
+        with layers.watching(watch):
+            return anp.sum(network.apply(params, state, x, train=True)[0])
+
+    _, g, _ = nn.value_and_gradients(loss, np.zeros((1, 4)))
+    before = x @ params["a"]["weight"].T + params["a"]["bias"]
+    np.testing.assert_allclose(g, (before > 0) * params["b"]["weight"].sum(0), rtol=1e-12)
+
+
+def test_names_and_initial_values_come_from_the_list():
+    network = serial(
+        ("in_proj_", linear(2, 6)), ("out", linear(6, 2, bias=False)), ("scale", scale(2)), first="scale"
+    )
+    params, _ = network.init(np.random.default_rng(0), "float32")
+    assert list(weights.named(params)) == ["scale", "in_proj_weight", "in_proj_bias", "out.weight"]
+    y, _ = network.apply(params, {}, np.ones((1, 2), "f"), train=False)
+    h = np.ones((1, 2), "f") @ params["in_proj_weight"].T + params["in_proj_bias"]
+    np.testing.assert_allclose(y, h @ params["out"]["weight"].T * params["scale"], rtol=1e-6)
+    assert {a.dtype for a in weights.named(params).values()} == {np.dtype("float32")}
+
+
+def scale(n):
+    return layers.parameter(lambda x, s: x * s, (n,), lambda rng, shape, dtype: (np.full(shape, 3, dtype), None))
