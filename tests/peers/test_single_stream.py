@@ -29,29 +29,23 @@ def conv_bn(i, o, k, stride=1, groups=1):
 
 
 class Residual(tnn.Module):
-    def __init__(self, i, planes, stride, groups, width, bottleneck):
+    def __init__(self, i, planes, stride, groups, width):
         super().__init__()
-        m = planes * width // 64 * groups
-        if bottleneck:
-            self.conv1, self.bn1 = conv_bn(i, m, 1)
-            self.conv2, self.bn2 = conv_bn(m, m, 3, stride, groups)
-            self.conv3, self.bn3 = conv_bn(m, 4 * planes, 1)
-        else:
-            self.conv1, self.bn1 = conv_bn(i, planes, 3, stride)
-            self.conv2, self.bn2 = conv_bn(planes, planes, 3)
-        self.bottleneck, self.o = bottleneck, 4 * planes if bottleneck else planes
+        m, self.o = planes * width // 64 * groups, 4 * planes
+        self.conv1, self.bn1 = conv_bn(i, m, 1)
+        self.conv2, self.bn2 = conv_bn(m, m, 3, stride, groups)
+        self.conv3, self.bn3 = conv_bn(m, self.o, 1)
         if stride != 1 or i != self.o:
             self.downsample = tnn.Sequential(*conv_bn(i, self.o, 1, stride))
 
     def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.bottleneck:
-            y = self.bn3(self.conv3(F.relu(y)))
+        y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        y = self.bn3(self.conv3(y))
         return F.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
 
 
 class ResNet(tnn.Module):
-    def __init__(self, c, classes, depths, widths, groups=1, width_per_group=64, bottleneck=True):
+    def __init__(self, c, classes, depths, widths, groups=1, width_per_group=64):
         super().__init__()
         self.conv1 = tnn.Conv2d(c, widths[0], 7, 2, 3, bias=False)
         self.bn1 = tnn.BatchNorm2d(widths[0])
@@ -60,7 +54,7 @@ class ResNet(tnn.Module):
             blocks = []
             for k in range(depth):
                 stride = 2 if s > 1 and k == 0 else 1
-                blocks.append(Residual(i, planes, stride, groups, width_per_group, bottleneck))
+                blocks.append(Residual(i, planes, stride, groups, width_per_group))
                 i = blocks[-1].o
             setattr(self, f"layer{s}", tnn.Sequential(*blocks))
         self.fc = tnn.Linear(i, classes)
@@ -213,10 +207,6 @@ RES = {"depths": (2, 1, 1), "widths": (8, 16, 24)}
 CNX = {"depths": (1, 2, 1), "widths": (8, 12, 20)}
 DNS = {"depths": (2, 1, 3), "growth": 6, "width": 10, "bottleneck": 3}
 SMALL = {  # name: (ours, theirs)
-    "basic": (
-        lambda: resnet.resnet(block=resnet.basic, **RES),
-        lambda: ResNet(18, 17, bottleneck=False, **RES),
-    ),
     "bottleneck": (lambda: resnet.resnet(**RES), lambda: ResNet(18, 17, **RES)),
     "grouped": (
         lambda: resnet.resnet(groups=4, width_per_group=32, **RES),
