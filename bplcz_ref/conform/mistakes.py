@@ -20,7 +20,7 @@ from autograd.tracer import getval
 
 from bplcz_ref import equations, nn, paper
 from bplcz_ref.conform.numbers import coarse
-from bplcz_ref.conform.ops import OPS, Case
+from bplcz_ref.conform.ops import OPS, Case, is_float
 
 # ---------------------------------------------------------------- by rule
 
@@ -113,7 +113,7 @@ def changes(name: str, x: Any) -> dict[str, Callable]:
 def as_if(run: Callable, inputs: dict) -> Iterator[tuple[str, Callable]]:
     """(name, way): the formula of inputs that are changed, alone, all together, or exchanged."""
     arrays = [name for name, x in inputs.items() if onp.ndim(x)]
-    floats = [name for name in arrays if inputs[name].dtype.kind == "f"]
+    floats = [name for name, x in inputs.items() if is_float(x)]
     for words, change in PRECISION.items() if len(floats) > 1 else ():
         yield f"all inputs {words}", lambda _c=change, **i: run(**i | {n: _c(i[n]) for n in floats})
     for name, x in inputs.items():

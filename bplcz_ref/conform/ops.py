@@ -218,8 +218,9 @@ def queries_keys_values(x, in_proj_weight, in_proj_bias, heads):  # (N, L, W) ->
 
 
 def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
+    """Eight times that of the scores, since each is a sum that is itself uncertain."""
     q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
-    return onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
+    return 8 * onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
 
 
 @operation("Eq. (2)", "MHA", "linear", exponent=largest_score)
