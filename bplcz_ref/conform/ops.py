@@ -205,7 +205,7 @@ def gelu(x):
     return {"y": nn.gelu.definition(x)}
 
 
-@operation("Eq. (2)", "QuickGELU", "read_array")
+@operation("Eq. (2)", "QuickGELU", "read_array", exponent=lambda x: 1.702 * onp.abs(x).max())
 def quick_gelu(x):
     """x sigma(1.702 x)"""
     return {"y": nn.quick_gelu.definition(x)}
@@ -218,12 +218,28 @@ def queries_keys_values(x, in_proj_weight, in_proj_bias, heads):  # (N, L, W) ->
 
 
 def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
-    """Eight times that of the scores, since each is a sum that is itself uncertain."""
+    """Beyond 100 the softmax is saturated and its slopes cancel: 32 times the scores, which are sums themselves."""
     q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
-    return 8 * onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
+    score = onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
+    return 32 * score if score > 100 else 0.0
 
 
-@operation("Eq. (2)", "MHA", "linear", exponent=largest_score)
+def attention_by_logarithms(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
+    """The softmax as e^(score - log sum e^score)."""
+    q, k, v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
+    scores = np.matmul(q, np.swapaxes(k, -1, -2)) * q.shape[-1] ** -0.5
+    scores = np.where(onp.tril(onp.ones(scores.shape[-2:], bool)), scores, -onp.inf)
+    y = np.matmul(np.exp(scores - log_sum_exp(scores)[..., None]), v)
+    y = np.reshape(np.transpose(y, (0, 2, 1, 3)), x.shape)
+    return {"y": nn.linear.definition(y, out_weight, out_bias)}
+
+
+def log_sum_exp(x):  # (..., K) -> (...)
+    shift = getval(x).max(-1)
+    return np.log(np.sum(np.exp(x - shift[..., None]), axis=-1)) + shift
+
+
+@operation("Eq. (2)", "MHA", "linear", exponent=largest_score, also=attention_by_logarithms)
 def attention(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
     """softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out"""
     q, k, v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
@@ -260,7 +276,12 @@ def largest_logit(S=0.0, c_hat=0.0, **_):
     return max(onp.abs(S).max(), onp.abs(c_hat).max())
 
 
-@operation("Eq. (7)", "L_i2t", "read_array", exponent=largest_logit)
+def bce_by_parts(S, W):
+    """The mean of log(1 + e^S) - W S."""
+    return {"L": np.sum(np.logaddexp(0, S) - W * S) / W.size}
+
+
+@operation("Eq. (7)", "L_i2t", "read_array", exponent=largest_logit, also=bce_by_parts)
 def bce(S, W):
     """mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise"""
     return {"L": equations.bce(S, W)}
@@ -278,7 +299,12 @@ def concat(I_groups):
     return {"I": equations.concat(listed(I_groups))}
 
 
-@operation("Eq. (11)", "L_cls", "read_array", exponent=largest_logit)
+def cross_entropy_by_parts(c_hat, c):
+    """The mean of log sum e^c_hat - c_hat[c], which cancels where the class is right."""
+    return {"L_cls": np.sum(log_sum_exp(c_hat) - c_hat[onp.arange(len(c)), c]) / len(c)}
+
+
+@operation("Eq. (11)", "L_cls", "read_array", exponent=largest_logit, also=cross_entropy_by_parts)
 def cross_entropy(c_hat, c):
     """mean over j of -log softmax(c_hat_j)[c_j]"""
     return {"L_cls": equations.cross_entropy(c_hat, c)}

@@ -338,8 +338,8 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
                         return False
         return True
 
-    found = sorted(word for word in words if holds(word))
-    return [f"{' and '.join(failing)} {word}" for word in found] if len(found) <= SHOWN else []
+    told = {tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)}
+    return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
 
 
 def shorter(own: list[Graded], dtype: str) -> list[str]:
@@ -381,24 +381,27 @@ def to_explain(r: Report, case: str) -> str:
 
 
 def _found(r, f):
-    """The line of a finding."""
+    """The lines of a finding; the last of a guilty one is to be run."""
     if f.state == "blocked":
-        return f"blocked  {place(f.op)}: ignore it until the guilty are mended"
+        return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
     first = r.graded[f.cases[0]]
     right, allowed = first.case.expect[f.output]
-    plain = lambda x: x.ravel().tolist() if isinstance(x, np.ndarray) else x
+    said = f'this is "{" | ".join(f.names)}"' if f.names else "no known mistake gives all its answers"
+    if allowed is None and not f.names:  # the cases that fail are the diagnosis
+        said = "fails at " + "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
+    lines = [f"GUILTY   {place(f.op)}: {said}; {len(f.cases)} of {f.total} cases"]
     if allowed is None or not math.isfinite(f.error):
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
-        if np.shape(answer) != np.shape(right) and is_float(right):
-            answer, right = f"of shape {list(np.shape(answer))}", f"shape {list(np.shape(right))}"
-        how = f"{f.output} is {brief(plain(answer))}, expected {brief(plain(right))}"
+        other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
+        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else _brief
+        lines.append(f"         {f.output} of {first.case.id} is {shown(answer)}, expected {shown(right)}")
     else:
-        how = f"first at {f.output}: error {f.error:.2g}, allowed {f.allowed:.2g}"
-    said = f'this is "{" | ".join(f.names)}"' if f.names else "no known mistake gives all its answers"
-    if allowed is None and not f.names:
-        points = [f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN]]
-        said = f"fails at {'; '.join(points)}"
-    return f"GUILTY   {place(f.op)}: {said}; {len(f.cases)} of {f.total} cases, {how}"
+        lines[0] += f", first at {f.output}: error {f.error:.2g}, allowed {f.allowed:.2g}"
+    return [*lines, f"         {to_explain(r, f.cases[0])}"]
+
+
+def _brief(x):
+    return brief(x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)())
 
 
 def text(r: Report) -> str:
@@ -421,19 +424,16 @@ def text(r: Report) -> str:
     last += [f"not run: {'; '.join(absent)}"] * bool(absent)
     if r.answers.readings:
         last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")
-    found, blocked = [], [f for f in r.findings if f.state == "blocked"]
-    for f in r.findings:
-        if f.state == "guilty":
-            found += [_found(r, f), f"         {to_explain(r, f.cases[0])}"]
-    found += [_found(r, f) for f in blocked[:3]]
-    if len(blocked) > 3:
-        found.append(f"blocked  {', '.join(f.op for f in blocked[3:])} too")
-    room = LINES - len(lines) - len(last)
-    if len(found) > room:  # only findings are left out: the first are the ones to mend
-        kept = (room - 1) // 2 * 2  # a finding and its line to be run
-        found = [*found[:kept], f"... {len(found) - kept} more lines; --json FILE has all of it"]
+    blocked = [f.op for f in r.findings if f.state == "blocked"]
+    found = [_found(r, f) for f in r.findings if f.state == "guilty" or f.op in blocked[:3]]
+    found += [[f"blocked  {', '.join(blocked[3:])} too"]] * (len(blocked) > 3)
+    room, kept = LINES - len(lines) - len(last), 0
+    if sum(map(len, found)) > room:  # only findings are left out: the first are the ones to mend
+        while sum(map(len, found[: kept + 1])) < room:
+            kept += 1
+        found = [*found[:kept], [f"... and {len(found) - kept} more findings; --json FILE has all of them"]]
     short = lambda line: line if len(line) <= WIDTH or "conform explain" in line else line[: WIDTH - 3] + "..."
-    return "\n".join(map(short, lines + found + last))
+    return "\n".join(map(short, [*lines, *(line for own in found for line in own), *last]))
 
 
 def as_json(r: Report) -> dict:
