@@ -1,59 +1,53 @@
-"""`python -m bplcz_ref conform export | check | report | explain | selftest | ...`, and the text of `explain`."""
+"""`python -m bplcz_ref conform export | check | explain | selftest | trace | diff`. The rest of the kit is imported
+when it is used. For maintainers: `regenerate` writes the public set anew, `report` puts reports side by side.
+"""
 
 import argparse
-import shutil
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from scipy.special import expit
+from bplcz_ref import files, systems
 
-from bplcz_ref import archives, files, systems
-from bplcz_ref.conform import (
-    difference,
-    generate,
-    grading,
-    kit,
-    naming,
-    reference,
-    scoreboard,
-    seeds,
-    tracing,
-    verdict,
-)
-from bplcz_ref.conform.kit import EPS, SUITES, Kit
-from bplcz_ref.conform.ops import OPS, bce_terms, log_softmax, normalise, pick
+DTYPES = ("float32", "float64")  # of a trace
+ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `conform`, each with the function that runs it."""
     actions = parser.add_subparsers(
-        dest="action", required=True, metavar="export|check|report|explain|selftest|regenerate|trace|diff"
+        dest="action", required=True, metavar="export|check|explain|selftest|trace|diff"
     )
 
-    def action(name, run, help):
-        a = actions.add_parser(name, help=help)
+    def action(run, example, **shown):
+        a = actions.add_parser(
+            example.split()[0],
+            description=run.__doc__,
+            epilog=f"example:\n  python -m bplcz_ref conform {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **({"help": run.__doc__} | shown),
+        )
         a.set_defaults(conform=run)
         return a
 
-    a = action("export", export, "write the vectors, or fresh ones of a seed, into a new folder")
-    a.add_argument("folder", type=files.path, metavar="VECTORS")
-    seeded(a)
+    a = action(export, "export SET.json")
+    a.add_argument("file", type=files.path, metavar="SET.json")
+    seeded(a, "fresh cases, drawn from this seed")
     a.add_argument("--blind", action="store_true", help="with --seed: leave out the expected values")
-    a = action("check", check, "grade a folder of answers: exit 0 all pass, 1 divergence, 2 incomplete")
-    a.add_argument("folder", type=files.path, metavar="ANSWERS")
-    a.add_argument("--dtype", choices=EPS, default="float32", help="default: %(default)s")
-    profile = "the consumer's readings, and what it does not answer"
-    a.add_argument("--profile", type=files.path, metavar="FILE", help=profile)
+    a = action(check, "check ANSWERS.json")
+    a.add_argument("file", type=files.path, metavar="ANSWERS.json")
+    seeded(a, "refuse answers of another seed; by default the file says it")
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
-    seeded(a)
-    a = action("explain", explain, "one case: formula, inputs, intermediates, expected values")
-    a.add_argument("case", nargs="?", metavar="CASE-ID", help="without one: the list of cases")
-    a.add_argument("--answers", type=files.path, metavar="ANSWERS", help="show this consumer's values beside them")
-    a.add_argument("--dtype", choices=EPS, default="float32", help="default: %(default)s")
-    a = action("selftest", selftest, "the reference passes, and every mutant fails under its own name")
-    a.add_argument("--chain", action="store_true", help="run the mutants through the chain too (slower)")
-    a = action("regenerate", regenerate, "write the vectors anew, byte for byte")
+    a = action(explain, "explain bce/saturated --answers ANSWERS.json")
+    a.add_argument("case", nargs="?", metavar="CASE", help="without one: all operations and cases")
+    a.add_argument("--answers", type=files.path, metavar="ANSWERS.json", help="show these values beside ours")
+    seeded(a, "the cases of this seed; by default those of the answers")
+    a = action(selftest, "selftest")
+    seeded(a, "with the cases of this seed")
+    a = actions.add_parser("regenerate", description=regenerate.__doc__)
+    a.set_defaults(conform=regenerate)
     a.add_argument("folder", type=files.path, metavar="DIR")
-    a = action("report", report, "reports of `check --json` side by side, as a table in Markdown")
+    a = actions.add_parser("report", description=report.__doc__)
+    a.set_defaults(conform=report)
     a.add_argument("reports", type=files.path, nargs="+", metavar="REPORT.json", help="its name heads its column")
     add_trace(action)
     add_diff(action)
@@ -64,102 +58,189 @@ def run(options: argparse.Namespace) -> int | None:
     return options.conform(options)
 
 
-def seeded(parser: argparse.ArgumentParser) -> None:
-    """The options that choose a fresh set of cases."""
-    parser.add_argument("--seed", type=int, metavar="N", help="fresh cases, drawn from this seed (under a minute)")
-    parser.add_argument(
-        "--size", choices=seeds.SIZES, default="small", help="of drawn shapes; default: %(default)s"
-    )
-
-
-def drawn(options: argparse.Namespace) -> tuple:
-    """({file: text} of the whole set of a seed, the same without expected values)."""
-    if options.seed < 0:
-        raise ValueError(f"--seed is {options.seed}; expected a whole number, 0 or more")
-    suites = seeds.fresh(options.seed, options.size)
-    head = {"seed": options.seed, "size": options.size}
-    return generate.contents(suites, **head), generate.contents(seeds.blind(suites), **head, blind=True)
+def seeded(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--seed", type=int, metavar="N", help=help)
 
 
 def export(options: argparse.Namespace) -> None:
-    """Write the packaged vectors, checked, or those of a seed, into a folder, which must be new or empty."""
-    folder = options.folder
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty; give a new folder")
-    if options.blind and options.seed is None:
-        raise ValueError("--blind needs --seed: everybody has the packaged answers")
-    texts = None if options.seed is None else drawn(options)[options.blind]
-    vectors = kit.load() if texts is None else assembled(texts)
-    with files.whole_folder(folder) as made:
-        if texts is not None:
-            generate.write(made, texts)
-        for name in (*kit.listed(vectors.manifest), "manifest.json") if texts is None else ():
-            shutil.copyfile(kit.VECTORS / name, made / name)
-    version = vectors.manifest["kit"]
-    print(f"{options.folder}: {len(vectors.cases)} cases of kit {version}, manifest {vectors.digest}")
+    """write the cases, the public ones or those of a seed, into a file"""
+    from bplcz_ref.conform import exchange
 
-
-def assembled(texts: dict) -> Kit:
-    """The Kit of the files' texts."""
-    data = {name: text.encode() for name, text in texts.items()}
-    return kit.assembled(data["manifest.json"], data)
+    if options.blind and not options.seed:
+        raise ValueError("--blind needs --seed: everybody has the public answers")
+    if Path(options.file).exists():
+        raise ValueError(f"{options.file} is there already; give a new name")
+    seed = options.seed or 0
+    cases = exchange.load(seed)
+    exchange.write(options.file, exchange.set_of(cases, seed, options.blind))
+    print(f"{options.file}: {len(cases)} cases of kit {exchange.VERSION}, seed {seed}")
 
 
 def check(options: argparse.Namespace) -> int:
-    """From a folder of answers to the verdict."""
-    also: tuple = ()
-    if options.seed is None:
-        vectors = kit.load()
-    else:
-        vectors, without = map(assembled, drawn(options))
-        also = (without.digest,)
-    profile = grading.read_profile(options.profile) if options.profile else grading.EVERYTHING
-    answers = grading.read(options.folder, vectors, skip=options.profile, also=also)
-    found = verdict.report(vectors, answers, options.dtype, profile)
-    print(verdict.text(found, options.folder))
+    """grade a file of answers: exit 0 all pass, 1 something diverges, 2 incomplete"""
+    from bplcz_ref.conform import exchange, verdict
+
+    answers = exchange.read(options.file, options.seed)
+    found = verdict.report(exchange.load(answers.seed), answers, str(options.file))
+    print(found)
     if options.json:
         files.write_json(options.json, verdict.as_json(found))
     return found.exit_code
 
 
+def explain(options: argparse.Namespace) -> None:
+    """one case in full, with an answer beside it, or the list of all"""
+    from bplcz_ref.conform import exchange, verdict
+
+    answers = exchange.read(options.answers, options.seed) if options.answers else None
+    cases = {case.id: case for case in exchange.load(answers.seed if answers else options.seed or 0)}
+    if options.case is None:
+        print(listing(list(cases.values())))
+        return
+    if options.case not in cases:
+        near = [name for name in cases if name.split("/")[0] == options.case.split("/")[0]]
+        raise ValueError(f"there is no case {options.case!r}; there are {', '.join(near or cases)}")
+    case, graded = cases[options.case], None
+    if answers:
+        for line in [line for line in answers.defects if options.case in line][:5]:
+            print(line)
+        answers = answers._replace(without=())
+        graded = verdict.report([case], answers).graded[case.id]
+    print(explained(graded.case if graded else case, graded, answers.dtype if answers else "float32"))
+
+
+def selftest(options: argparse.Namespace) -> int:
+    """the package passes, and every listed mistake is found, located and named"""
+    from bplcz_ref.conform import exchange, verdict
+    from bplcz_ref.conform.mistakes import LISTED
+    from bplcz_ref.conform.ops import OPS, worked_out
+
+    seed, good = options.seed or 0, True
+    cases = exchange.load(seed)
+    for dtype in ("float64", "float32"):
+        given = {case.id: worked_out(OPS[case.op].run, case, dtype) for case in cases}
+        found = verdict.report(cases, exchange.Answers(given, dtype, seed))
+        good = good and found.ok
+        print(f"the package: {verdict.head(found)}")
+    counts = {"found": 0, "located": 0, "named": 0}
+    for op, name, way in [(op, name, way) for op, ways in LISTED.items() for name, way in ways.items()]:
+        own = [case for case in cases if case.op == op or op in OPS[case.op].parents]
+        given |= {case.id: worked_out(way, case, "float32") for case in own if case.op == op}
+        found = verdict.report(own, exchange.Answers(given, "float32", seed))
+        given |= {case.id: worked_out(OPS[op].run, case, "float32") for case in own if case.op == op}
+        located = [f.op for f in found.findings] == [op]
+        named = located and found.findings[0].names == (name,)
+        counts = {
+            k: n + ok for (k, n), ok in zip(counts.items(), (found.exit_code > 0, located, named), strict=True)
+        }
+        if not named:
+            print(f"  not named: {op}: {name}; said: {[f.names for f in found.findings]}")
+    total = sum(map(len, LISTED.values()))
+    good = good and set(counts.values()) == {total}
+    print(f"{total} listed mistakes in float32: {', '.join(f'{n} {k}' for k, n in counts.items())}")
+    silent = [op for op in OPS if op not in LISTED]
+    print(
+        f"not run: mistakes by rule, and those of {', '.join(silent)}, which have no list; the cases that fail say"
+    )
+    print("  what is wrong there (tests/peers runs mistakes that are in no list)")
+    print("the self-test passes" if good else "THE SELF-TEST FAILS")
+    return 0 if good else 1
+
+
+def regenerate(options: argparse.Namespace) -> None:
+    """write the public set anew"""
+    from bplcz_ref.conform import cases, exchange, numbers
+
+    target = files.make_folder(options.folder) / exchange.PUBLIC.name
+    made = [numbers.solved(case) for case in cases.drawn()]
+    exchange.write(target, exchange.set_of(made))
+    print(f"{target}: {len(made)} cases of kit {exchange.VERSION}")
+
+
 def report(options: argparse.Namespace) -> int:
-    """A table of several implementations."""
+    """reports of `check --json` side by side, as a table in Markdown"""
+    from bplcz_ref.conform import scoreboard
+
     table = scoreboard.read(options.reports)
     print(scoreboard.markdown(table))
     return max(entry["exit_code"] for entry in table.values())
 
 
-def explain(options: argparse.Namespace) -> None:
-    """One case in full, or the list of all."""
-    vectors, answer = kit.load(), None
-    if options.case is None:
-        print(listing(vectors))
-        return
-    if options.answers:
-        answers = grading.read(options.answers, vectors)
-        answer = answers.given.get(options.case, {})
-        for line in [line for line in answers.defects if options.case in line or not answer][:5]:
-            print(line)
-    print(explained(vectors, options.case, answer, options.dtype))
+# ---------------------------------------------------------------- the text of `explain`
 
 
-def selftest(options: argparse.Namespace) -> int:
-    """The reference and every mutant through the kit."""
-    found = reference.selftest(chain=options.chain)
-    print(found)
-    return 0 if found.ok else 1
+def listing(cases: list) -> str:
+    """Every operation with its formula, its inputs and outputs, and its cases with their reasons."""
+    from bplcz_ref.conform.ops import OPS
+
+    lines = []
+    for op, o in OPS.items():
+        own = [case for case in cases if case.op == op]
+        outputs = [name for name in own[0].expect if not name.startswith("grad.")]
+        lines.append(f"{op}({', '.join(own[0].inputs)}) -> {', '.join(outputs)}: {o.formula}")
+        lines += [f"  {case.id}: {case.why}" for case in own]
+    return "\n".join(lines)
 
 
-def regenerate(options: argparse.Namespace) -> None:
-    """Write the vectors anew."""
-    print(f"{options.folder}: {generate.regenerate(options.folder)} cases of kit {kit.VERSION}")
+def explained(case: Any, graded: Any, dtype: str) -> str:
+    """The text on one case, with the answer to it if it is `graded`."""
+    from bplcz_ref.conform import verdict
+    from bplcz_ref.conform.ops import OPS
+
+    op = OPS[case.op]
+    lines = [f"{case.id}  {verdict.place(case.op)}", f"  {case.why}", f"  formula: {op.formula}"]
+    lines.append(f"  rests on: {', '.join(op.parents) or 'nothing'}")
+    for title, members in (("inputs", case.inputs), ("cotangents", case.cotangents)):
+        lines += [title] * bool(members)
+        lines += [line for name, x in members.items() for line in _shown(name, x)]
+    lines.append("expected")
+    for output, (x, allowed) in case.expect.items():
+        lines += _shown(output, x)
+        if graded:
+            lines += _compared(graded, output, x, verdict.limit(allowed, dtype), dtype)
+    if graded and graded.wrong:
+        names = verdict.explanations(case.op, [graded], dtype)
+        lines += [f"this answer alone equals: {' | '.join(names)}"] * bool(names)
+    return "\n".join(lines)
+
+
+def _compared(graded, output, right, allowed, dtype):
+    """Lines on one output of an answer."""
+    from bplcz_ref.conform.numbers import apart
+
+    if output not in graded.answer:
+        return ["    not answered" + ": refused" * ("refused" in graded.answer)]
+    x = graded.answer[output]
+    word = "DIFFERS" if output in graded.wrong else "agrees"
+    size = f": error {apart(x, right):.3g}, allowed {allowed:.3g} ({dtype})" if allowed else ""
+    lines = [f"    {word}{size}"]
+    if output in graded.wrong:
+        first, *rest = _shown(output, x)
+        lines += [f"  answered: {first.strip()}", *rest]
+    return lines
+
+
+def _shown(name, x):
+    """A name and its numbers, at most ROWS rows."""
+    import numpy as np
+
+    if isinstance(x, (str, list)):
+        return [f"  {name} = {x!r}"]
+    x = np.asarray(x)
+    shape = f" {x.shape}" if x.shape else ""
+    if x.ndim < 2 and x.size <= 8:
+        return [f"  {name}{shape} = {' '.join(f'{v:.9g}' for v in x.ravel())}"]
+    rows = x.reshape(-1, x.shape[-1])
+    lines = [f"  {name}{shape}"]
+    lines += ["    " + " ".join(f"{v:12.6g}" for v in row[:10]) + " ..." * (len(row) > 10) for row in rows[:ROWS]]
+    return lines + [f"    ... {len(rows) - ROWS} more rows"] * (len(rows) > ROWS)
 
 
 # ---------------------------------------------------------------- a real model, a real batch
 
 
 def add_trace(action):
-    a = action("trace", trace, "every symbol, layer and gradient of steps on your weights and batch, by name")
+    a = action(trace, "trace WEIGHTS BATCH.npz OURS.npz")
     a.add_argument("weights", type=files.path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
     a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     a.add_argument("out", type=files.path, metavar="OUT.npz")
@@ -167,147 +248,38 @@ def add_trace(action):
     a.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
     a.add_argument("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
-    a.add_argument("--dtype", choices=tracing.PRECISIONS, default="float32",
+    a.add_argument("--dtype", choices=DTYPES, default="float32",
                    help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip
     a.add_argument("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
 
 
 def trace(options: argparse.Namespace) -> None:
-    """Write a trace, after its size has been printed."""
-    only = options.only or ["*"]
+    """every symbol, layer and gradient of steps on your weights and batch, by name"""
+    from bplcz_ref.conform import tracing
+
     found = tracing.from_files(
         options.weights, options.batch, options.system, systems.chosen(options.set), print,
-        steps=options.steps, dtype=options.dtype, only=only,
+        steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
     )  # fmt: skip
     tracing.write(options.out, found, print)
 
 
 def add_diff(action):
-    a = action("diff", diff, "the first name in which another program's arrays part from a trace: exit 0, 1 or 2")
+    a = action(diff, "diff OURS.npz THEIRS.npz")
     a.add_argument("ours", type=files.path, metavar="OURS.npz", help="what `trace` wrote")
     a.add_argument("theirs", type=files.path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
-    a.add_argument(
-        "--dtype", choices=tracing.PRECISIONS, help="what theirs were computed in; default: their dtype"
-    )
+    a.add_argument("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
 
 
 def diff(options: argparse.Namespace) -> int:
-    """From two files of arrays to the first name that differs."""
+    """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
+    from bplcz_ref import archives
+    from bplcz_ref.conform import difference
+
     ours, theirs = map(archives.read_npz, (options.ours, options.theirs))
     found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
     if options.json:
         files.write_json(options.json, difference.as_json(found))
     return found.exit_code
-
-
-# ---------------------------------------------------------------- the text of `explain`
-
-ROWS = 8  # of a matrix; the files hold all of it
-
-
-def _between(case):
-    """[(symbol, value)] of what lies between inputs and outputs, in float64, only for reading."""
-    i, op = _arrays(case["inputs"]), case["op"]
-    if op == "similarity":
-        norms = [(f"||{name}||", np.sqrt(np.sum(x * x, axis=-1, keepdims=True))) for name, x in i.items()]
-        return [*norms, ("u", normalise(i["I_i"])), ("v", normalise(i["T_i"]))]
-    if op == "fuse":
-        return [("sum_i S_i", i["S_groups"].sum(0))]
-    if op in ("bce", "contrastive_loss"):
-        return [("sigma(S)", expit(i["S"])), ("terms", bce_terms(i["S"], i["W"]))]
-    if op == "cross_entropy":
-        z = log_softmax(i["c_hat"])
-        return [("softmax(c_hat)", np.exp(z)), ("log softmax at c", pick(z, i["c"]))]
-    if op == "sgd":
-        return [("gradient + decay w, first step", i["gradients"][0] + i["weight_decay"] * i["w"])]
-    if op == "metrics":
-        C = kit.array(case["expect"]["confusion"], "C")
-        rows, columns = C.sum(1), C.sum(0)
-        return [("row sums", rows), ("column sums", columns), ("p_e", (rows * columns).sum() / C.sum() ** 2)]
-    return []
-
-
-def _shown(name, value):
-    """A name and its numbers, at most ROWS rows."""
-    if isinstance(value, (str, list)):
-        return [f"  {name} = {value!r}"]
-    value = np.asarray(value)
-    shape = f" {value.shape}" if value.shape else ""
-    if value.ndim < 2 and value.size <= 8:
-        return [f"  {name}{shape} = {' '.join(f'{x:.9g}' for x in value.ravel())}"]
-    rows = value.reshape(-1, value.shape[-1])
-    lines = [f"  {name}{shape}"]
-    for row in rows[:ROWS]:
-        lines.append("    " + " ".join(f"{x:12.6g}" for x in row[:10]) + " ..." * (len(row) > 10))
-    return lines + [f"    ... {len(rows) - ROWS} more rows"] * (len(rows) > ROWS)
-
-
-def listing(vectors: Kit) -> str:
-    """Every operation with its formula, its inputs and outputs and its cases."""
-    lines = []
-    for op, o in OPS.items():
-        own = [case for case in vectors.cases.values() if case["op"] == op]
-        outputs = [name for name in own[0]["expect"] if not name.startswith(("grad.", "after."))]
-        lines.append(f"{op}({_brief(own[0]['inputs'])}) -> {_brief(outputs)}: {o.formula}")
-        lines += [f"  {case['id']}: {case['why']}" for case in own]
-    return "\n".join(lines)
-
-
-def _brief(names):
-    names = list(names)
-    return ", ".join(names[:12]) + ", ..." * (len(names) > 12)
-
-
-def _arrays(tensors):
-    return {name: kit.array(t, name) for name, t in tensors.items()}
-
-
-def explained(vectors: Kit, case_id: str, answer: dict | None = None, dtype: str = "float32") -> str:
-    """The text on one case; with `answer` ({output: array}) its values and errors too."""
-    if case_id not in vectors.cases:
-        near = [name for name in vectors.cases if case_id.split("/")[0] in name]
-        raise ValueError(f"there is no case {case_id!r}; there are {', '.join(near or vectors.cases)}")
-    case, suite = vectors.cases[case_id], vectors.suites[case_id]
-    where = verdict.place(OPS[case["op"]]) or "-"
-    lines = [
-        f"{case_id}  (suite {suite} {SUITES[suite]}, {where}, {case['flag']})",
-        f"  {case['why']}",
-        f"  formula: {case['formula']}",
-        f"  rests on: {', '.join(case['parents']) or 'nothing'}; expected values by {case['source']['method']}",
-    ]
-    for title, members in (
-        ("inputs", _arrays(case["inputs"]).items()),
-        ("cotangents", _arrays(case.get("cotangents", {})).items()),
-        ("between", _between(case)),
-    ):
-        if members:
-            lines += [title, *(line for name, value in members for line in _shown(name, value))]
-    lines.append("expected")
-    graded = None if answer is None else grading.grade(case, answer, dtype)
-    for name, value in _arrays(case["expect"]).items():
-        lines += _shown(name, value)
-        if graded:
-            lines += _compared(graded.outcomes.get(name), name, answer, dtype)
-    if case["near_misses"]:
-        lines.append("wrong readings that show here (distance in units of the scale)")
-        lines += [f"  {n['distance']:9.3g}  {n['name']}" for n in case["near_misses"] if n["shows"]]
-    if graded and graded.state == grading.FAIL:
-        found = naming.names(case, answer or {}, graded.outcomes, dtype, vectors.cases)
-        lines += [f"the answer equals: {', '.join(found)}"] if found else []
-    return "\n".join(lines)
-
-
-def _compared(outcome, name, answer, dtype):
-    """Lines on one answered output."""
-    if outcome is None:
-        return ["    not answered"]
-    size = (
-        f"error {outcome.error:.3g} of scale, budget {outcome.allowed:.3g} ({dtype}), {outcome.digits:.1f} digits"
-    )
-    lines = [f"    {'agrees' if outcome.passed else 'DIFFERS'}: {size} {outcome.note}"]
-    if not outcome.passed:
-        first, *rest = _shown(name, answer[name])
-        lines += [f"  answered: {first.strip()}", *rest]
-    return lines

@@ -12,7 +12,7 @@ import numpy as np
 from autograd import make_vjp
 
 from bplcz_ref import nn
-from bplcz_ref.conform.kit import BITS, EPS, FACTOR, coarse
+from bplcz_ref.conform.numbers import BITS, EPS, FACTOR, coarse
 from bplcz_ref.conform.tracing import FEW, size
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from bplcz_ref.conform import layers
-from bplcz_ref.conform.kit import BITS, EPS, FACTOR, coarse
+from bplcz_ref.conform.numbers import BITS, EPS, FACTOR, coarse
 from bplcz_ref.conform.tracing import size
 
 SLACK = 2  # tolerances: a wrong reading may amplify rounding a little more than the right one

@@ -29,7 +29,7 @@ import numpy as np
 
 from bplcz_ref import archives, files, optim, paper, prompts, systems, weights
 from bplcz_ref.conform import tape
-from bplcz_ref.conform.kit import EPS, FACTOR
+from bplcz_ref.conform.numbers import EPS, FACTOR
 from bplcz_ref.model import Model
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON

@@ -1,61 +1,72 @@
-"""From graded cases to a verdict: what is guilty, what is blocked by it, what drifts; never more than a screen.
+"""From answers to a verdict: each case passes or fails; an operation that fails although all that it rests on passes
+is guilty; and what its answers equal is its name.
 
-guilty   fails when fed the reference's own inputs, and nothing that it rests on fails
-blocked  fails below something that is guilty: ignore it until that is fixed
-drift    fails in the chain although it passes alone and what it is computed from passes: the parts are right, and
-         their joining, or a setting of the training program, is not
+    check(functions, ...)    in process: functions in, a Report out
+    report(cases, answers)   the same from answers that were read
+    grade, explanations      one case; the ways to run an operation that give all of its answers
 """
 
-import textwrap
+import math
+import shlex
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from bplcz_ref.conform.grading import (
-    EVERYTHING,
-    FAIL,
-    MISSING,
-    NOT_ASKED,
-    NOT_RUN,
-    PASS,
-    UNDECIDED,
-    Answers,
-    Graded,
-    Profile,
-    grade,
-    under_readings,
-)
-from bplcz_ref.conform.kit import SUITES, Kit
-from bplcz_ref.conform.naming import ROUNDED, names, slight, told_apart
-from bplcz_ref.conform.networks import origin
-from bplcz_ref.conform.ops import OPS, Op, rests_on
+import numpy as np
 
-LINES = 24
-WIDTH = 160
+from bplcz_ref.conform.exchange import VERSION, Answers, array, brief, load, tensor
+from bplcz_ref.conform.mistakes import LISTED, after, as_if, chosen, scales
+from bplcz_ref.conform.numbers import BITS, EPS, RANGES, apart, coarse, expected, largest, limit, reach, solved
+from bplcz_ref.conform.ops import OPS, Case, is_float, rests_on, worked_out
+
+PASS, FAIL, MISSING, NOT_RUN = "pass", "fail", "missing", "not run"
+UNDECIDED = "cannot discriminate"  # right, but the dtype cannot tell a listed mistake from it
+NOT_ASKED = "cannot be asked"  # the case needs numbers that the dtype does not have
+LINES, WIDTH = 24, 160  # of the screen
+SHOWN = 3  # names, or cases, of one finding
+OUR_OWN = "the paper as read here"
+
+
+class Graded(NamedTuple):
+    """One case."""
+
+    case: Case
+    state: str
+    answer: dict
+    wrong: dict  # {output: (error, the largest that passes)} of what fails, in the order of computation
+    lacking: tuple = ()  # outputs that are not answered
+    unseen: tuple = ()  # listed mistakes that no case of this dtype tells from the right answer
 
 
 class Finding(NamedTuple):
-    state: str  # guilty, blocked, drift
+    """One operation that fails."""
+
+    state: str  # guilty, blocked
     op: str
     output: str  # the first that fails
-    names: tuple  # the wrong reading that every failing case fits, or nothing
-    alike: tuple  # two or more that fit equally well: none of them is named
-    cases: tuple  # ids of the failing cases
+    names: tuple  # what gives all the answers
+    cases: tuple  # ids of the cases that fail, the most telling first
     total: int
     error: float
     allowed: float
-    note: str
 
 
 class Report(NamedTuple):
-    kit: str
-    dtype: str
-    profile: Profile
+    """The verdict; `str` of it is the screen."""
+
+    answers: Answers  # with its declarations
     graded: dict  # id -> Graded
-    suites: dict  # id -> number of its suite
     findings: tuple
     defects: tuple
-    exit_code: int
+    path: str | None = None  # of the answers, for the lines to be run
+
+    @property
+    def exit_code(self) -> int:
+        """0 all that is declared is answered and passes; 1 something diverges; 2 incomplete, odd or undecided."""
+        states = {g.state for g in self.graded.values()}
+        if self.defects or any(g.lacking for g in self.graded.values()) or not {PASS, FAIL} & states:
+            return 2
+        return 1 if FAIL in states else 0
 
     @property
     def ok(self) -> bool:
@@ -69,270 +80,377 @@ class Report(NamedTuple):
         return text(self)
 
 
-def report(vectors: Kit, answers: Answers, dtype: str, profile: Profile = EVERYTHING) -> Report:
-    """Grade answers under a profile: each case, then the findings, then the exit code."""
-    declared = {name for name, case in vectors.cases.items() if profile.declares(case, vectors.suites[name])}
-    cases = under_readings(vectors.cases, profile.readings, wanted=declared)
-    graded, defects = {}, list(answers.defects)
-    for name, case in cases.items():
-        if name in declared:
-            graded[name] = grade(case, answers.given.get(name), dtype, profile.gradients, profile.products)
-        else:
-            graded[name] = Graded(name, case["op"], NOT_RUN, {})
-            if name in answers.given:
-                defects.append(f"{name}: answered, but the profile declares it absent; change the profile")
-    failing = {g.op for g in graded.values() if g.state == FAIL}
-    for g in [g for g in graded.values() if g.state == FAIL and not (rests_on(g.op) - {g.op}) & failing]:
-        fits = names(cases[g.id], answers.given[g.id], g.outcomes, dtype, cases)  # of what is not blocked
-        graded[g.id] = g._replace(fits=fits)
-    for g in graded.values():
-        defects += [f"{g.id}: {name}: {o.note}" for name, o in g.outcomes.items() if o.malformed]
-    states = {g.state for g in graded.values()}
-    if defects or any(_incomplete(g) for g in graded.values()) or not {PASS, FAIL} & states:
-        exit_code = 2
-    else:
-        exit_code = 1 if FAIL in states else 0
-    return Report(
-        kit=vectors.manifest["kit"],
-        dtype=dtype,
-        profile=profile,
-        graded=graded,
-        suites=vectors.suites,
-        findings=tuple(_findings(cases, graded)),
-        defects=tuple(defects),
-        exit_code=exit_code,
-    )
+# ---------------------------------------------------------------- in process
 
 
-def _incomplete(g):
-    return g.state == MISSING or g.why.startswith("no output")
+def check(
+    functions: dict,
+    gradients: Callable | None = None,
+    from_numpy: Callable | None = None,
+    to_numpy: Callable = np.asarray,
+    dtype: str = "float32",
+    *,
+    seed: int = 0,
+    readings: dict | None = None,
+) -> Report:
+    """Grade functions of another implementation; operations that are not given are reported as not run.
+
+    functions   {operation: function}. A function takes the inputs of the case by name (arrays through
+                from_numpy, numbers, text) and returns its outputs: a dict by name, a tuple in the order of the
+                case, or the only one. `conform explain` lists the operations, with a case id their inputs.
+    gradients   function(f, inputs, names, cotangents) -> {input name: gradient} of sum over outputs of
+                sum(cotangent * output), cotangents by output name; None declares that there are no gradients.
+    from_numpy  from a NumPy array of floats or ints to the framework's; to_numpy is the way back
+    dtype       "float64", "float32", "tf32", "float16" or "bfloat16": what the functions compute in
+    seed        0 for the public cases, else fresh ones
+    readings    {reading: word} of docs/readings.md that the functions have in place of ours
+    Returns a Report: `ok`, `exit_code`, `findings`; str(report) is the verdict.
+
+    >>> print(check({"total_loss": lambda L_cls, L_con, beta: L_cls * beta + L_con}))  # doctest: +ELLIPSIS
+    DIVERGES: 0 of ... cases pass, 3 fail, ... not run (float32, kit ...)
+    GUILTY   Eq. (10) L [total_loss]: this is "beta on the other term"; 3 of 3 cases, first at L: error ...
+             python -m bplcz_ref conform explain total_loss/...
+    not run: gradients; read_array, band_groups, ...
+    """
+    if dtype not in EPS:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(EPS)}")
+    strange = [name for name in functions if name not in OPS]
+    if strange or not functions:
+        raise ValueError(f"functions: {strange or 'none given'}; expected names among {', '.join(OPS)}")
+    chosen(readings or {})
+    given, defects = {}, []
+    start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; k / 32 is exact in each
+    convert = lambda x: _converted(x, start, from_numpy)
+    for case in load(seed):
+        if case.op not in functions:
+            continue
+        wanted = [o for o in case.expect if not o.startswith("grad.")]
+        f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
+        try:  # a stranger's function may raise anything; that is a finding, not our crash
+            inputs = {name: convert(x) for name, x in case.inputs.items()}
+            out = f(**inputs)
+            if gradients and case.slopes:
+                cotangents = {o: convert(g) for o, g in case.cotangents.items()}
+                inputs = {name: convert(x) for name, x in case.inputs.items()}  # f may have changed them in place
+                slopes = gradients(f, inputs, list(case.slopes), cotangents)
+                out = out | {f"grad.{name}": g for name, g in slopes.items()}
+            given[case.id] = {
+                o: _plain(x, o, to_numpy) for o, x in out.items() if o in case.expect or o == "refused"
+            }
+        except Exception as error:
+            defects.append(f"{case.id}: raised {type(error).__name__}: {brief(str(error))}")
+    without = tuple(op for op in OPS if op not in functions)
+    answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects))
+    return report(load(seed), answers)
 
 
-# ---------------------------------------------------------------- findings
+def _converted(x, start, from_numpy):
+    if not isinstance(x, np.ndarray):
+        return x
+    x = x.astype(start) if x.dtype.kind == "f" else x.copy()
+    return from_numpy(x) if from_numpy else x
 
 
-def _findings(cases, graded):
-    """What fails, in topological order, guilty first."""
-    failing = {}
+def _named(out, wanted):
+    """{output: value} of what a function returned."""
+    if isinstance(out, dict):
+        return out
+    if isinstance(out, tuple):
+        return dict(zip(wanted, out, strict=True))
+    if len(wanted) != 1:
+        raise ValueError(f"expected a dict or a tuple of {', '.join(wanted)}")
+    return {wanted[0]: out}
+
+
+def _plain(x, output, to_numpy):
+    """A function's output as text or as an array of real numbers."""
+    if isinstance(x, str) or (isinstance(x, list) and all(isinstance(entry, str) for entry in x)):
+        return x
+    x = np.asarray(to_numpy(x))
+    if x.dtype.kind not in "biuf":
+        raise ValueError(f"{output} came as {x.dtype}; expected real numbers or a list of text")
+    return array(tensor(x), output) if x.dtype.kind in "iub" else x.astype(np.float64)
+
+
+# ---------------------------------------------------------------- grading
+
+
+def report(cases: Iterable[Case], answers: Answers, path: str | None = None) -> Report:
+    """Grade answers: each case, then the findings."""
+    ways, graded, defects = chosen(answers.readings), {}, list(answers.defects)
+    for case in cases:
+        if case.op in answers.without:
+            graded[case.id] = Graded(case, NOT_RUN, {}, {})
+            if case.id in answers.given:
+                defects.append(f"{case.id}: answered, but `without` declares {case.op} absent; change one of them")
+            continue
+        case = solved(case, ways[case.op]) if case.op in ways else case
+        if not answers.gradients:
+            case = case._replace(expect={o: x for o, x in case.expect.items() if not o.startswith("grad.")})
+        graded[case.id] = grade(case, answers.given.get(case.id), answers.dtype)
+    graded |= undecided(graded, answers.dtype)
+    return Report(answers, graded, tuple(_findings(graded, answers)), tuple(defects), path)
+
+
+def grade(case: Case, answer: dict | None, dtype: str) -> Graded:
+    """One solved case; `answer` is None where there is none."""
+    (smallest, most), (least, high) = reach(case), RANGES[dtype]
+    if smallest < least or most > high:
+        return Graded(case, NOT_ASKED, answer or {}, {})
+    if not answer:
+        return Graded(case, MISSING, {}, {}, tuple(case.expect))
+    if ("refused" in answer) != ("refused" in case.expect):
+        return Graded(case, FAIL, answer, {next(iter(case.expect)): (math.inf, 0.0)})
+    errors = {o: (apart(answer[o], x), limit(a, dtype)) for o, (x, a) in case.expect.items() if o in answer}
+    wrong = {o: pair for o, pair in errors.items() if not pair[0] <= pair[1]}
+    lacking = tuple(o for o in case.expect if o not in answer)
+    return Graded(case, FAIL if wrong else MISSING if lacking else PASS, answer, wrong, lacking)
+
+
+def undecided(graded: dict, dtype: str) -> dict:
+    """The cases whose passing says too little: a listed mistake that float32 shows there is hidden in this dtype
+    wherever the operation passes."""
+    found: dict = {}
+    if EPS[dtype] <= EPS["float32"]:
+        return found
+    for op in dict.fromkeys(g.case.op for g in graded.values() if g.state == PASS):
+        own = [g for g in graded.values() if g.case.op == op]
+        if any(g.state == FAIL for g in own):
+            continue
+        for name, way in LISTED.get(op, {}).items():
+            shows = {g.case.id: told(g.case, way, "float32") for g in own if g.state == PASS}
+            if any(shows.values()) and not any(told(g.case, way, dtype) for g in own if shows.get(g.case.id)):
+                for g in own:
+                    if shows.get(g.case.id):
+                        before = found.get(g.case.id, g)
+                        found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
+    return found
+
+
+def told(case: Case, way: Callable, dtype: str) -> bool:
+    """Whether no answer of this dtype can be within what is allowed of both the right value and another way."""
+    try:
+        out = worked_out(way, case)
+    except (ValueError, IndexError, TypeError):
+        return True
+    return any(o not in out or apart(out[o], x) > 2 * limit(a, dtype) for o, (x, a) in case.expect.items())
+
+
+# ---------------------------------------------------------------- what is guilty, and what it is
+
+
+def _findings(graded, answers):
+    """What fails in topological order, guilty first."""
+    failing: dict[str, list] = {}
     for g in graded.values():
         if g.state == FAIL:
-            failing.setdefault(g.op, []).append(g)
-    chains = failing.pop("training", [])
+            failing.setdefault(g.case.op, []).append(g)
     found = []
-    for op in OPS:
-        if op in failing:
-            state = "blocked" if (rests_on(op) - {op}) & set(failing) else "guilty"
-            found.append(_finding(state, op, failing[op], cases, graded))
-    named = [set(g.fits) for g in chains if g.fits]
-    common = tuple(told_apart(set.intersection(*named) if named else set(), len(named) == len(chains)))
-    for g in chains:
-        found += _in_chain(g._replace(fits=common), cases[g.id], set(failing), graded)
-    return sorted(found, key=lambda f: ("guilty", "drift", "blocked").index(f.state))
+    for op in [op for op in OPS if op in failing]:
+        blocked = bool((rests_on(op) - {op}) & set(failing))
+        own = [g for g in graded.values() if g.case.op == op and g.state in (PASS, FAIL)]
+        names = () if blocked else tuple(explanations(op, own, answers.dtype, answers.readings))
+        worst = max(failing[op], key=_clarity)
+        output, (error, allowed) = next(iter(worst.wrong.items()))
+        ids = (worst.case.id, *(g.case.id for g in failing[op] if g is not worst))
+        state = "blocked" if blocked else "guilty"
+        found.append(Finding(state, op, output, names, ids, len(own), error, allowed))
+    return sorted(found, key=lambda f: f.state == "blocked")
 
 
-def _finding(state, op, failed, cases, graded):
-    """One Finding on an operation from its failing cases."""
-    telling = [g for g in failed if not _overflowed(g) and not _slight(g, cases[g.id]["expect"])] or failed
-    common = lambda cases: set(cases[0].fits).intersection(*(g.fits for g in cases))
-    fits = common([g for g in telling if not _rounded(g)] or telling)  # a wrong formula may also lose digits
-    own = [g for g in graded.values() if g.op == op]
-    for g in own:
-        if g.state == PASS or (g.state == FAIL and _rounded(g)):  # a wrong reading that this case would have shown
-            fits -= {near["name"] for near in cases[g.id]["near_misses"] if near["shows"]}
-    if fits and all(name.startswith(ROUNDED) for name in fits):
-        fits = common(telling)
-    fits = told_apart(fits, not any(cases[g.id]["flag"] == "PRECISION" and g.state == PASS for g in own))
-    worst = max(failed, key=lambda g: (bool(g.fits), max(o.error for o in g.outcomes.values())))
-    output, first = next((o, found) for o, found in worst.outcomes.items() if not found.passed)
-    return Finding(
-        state,
-        op,
-        output,
-        names=tuple(fits) if len(fits) == 1 else (),
-        alike=tuple(sorted(fits)) if len(fits) > 1 else (),
-        cases=(worst.id, *(g.id for g in failed if g is not worst)),
-        total=sum(g.state != NOT_RUN for g in own),
-        error=first.error,
-        allowed=first.allowed,
-        note=first.note,
-    )
+def _clarity(g):
+    """How far beyond what passes a case is; what is not finite says less than any number."""
+    error, allowed = next(iter(g.wrong.values()))
+    whole = not allowed
+    return (whole or math.isfinite(error), 0.0 if whole or not math.isfinite(error) else error / allowed)
 
 
-def _overflowed(g):
-    """Whether an answer is not finite where a wrong reading in exact arithmetic is: it then fits none."""
-    return (not g.fits or _rounded(g)) and any(
-        o.error == float("inf") and o.note == "nan" for o in g.outcomes.values()
-    )
+def explanations(op: str, own: list[Graded], dtype: str, readings: dict | None = None) -> list[str]:
+    """Names of the ways to run an operation that give all its answers, in `own`: listed ones first, else by rule.
 
-
-def _rounded(g):
-    """Whether a coarse dtype would explain a case."""
-    return bool(g.fits) and all(name.startswith(ROUNDED) for name in g.fits)
-
-
-def _slight(g, expect):
-    """Whether a case fails by less than the vectors keep near misses for: it then fits none and denies none."""
-    return (not g.fits or _rounded(g)) and all(slight(found, expect[o]) for o, found in g.outcomes.items())
-
-
-def _in_chain(g, case, guilty, graded):
-    """Findings on the chain: the outputs that fail first, that is, while what they are computed from passes.
-
-    An output below anything guilty is blocked, whatever lies between: a small error may pass there and not here.
+    A way counts only if it accounts for what is wrong (fits). More than three of a kind say nothing: no name then.
+    Where no way fits in all, values alone decide: gradients of a wrong formula depend on how it is worked out.
     """
-    failed = {o for o, found in g.outcomes.items() if not found.passed}
-    out, below, before = [], set(), []
-    for output in case["expect"]:
-        op, parents = origin(output, tuple(before))
-        before.append(output)
-        fed_by = {"band_groups"} if op == "image_encoder" else set()  # its images in the chain are the groups
-        if guilty & (rests_on(op) | fed_by) or below & set(parents):
-            below.add(output)
-        if output not in failed or failed & set(parents):
+    run = chosen(readings or {}).get(op, OPS[op].run)
+    ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
+    listed = LISTED.get(op, {}) | ({f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {})
+    finite = [g for g in own if all(np.isfinite(x).all() for x in g.answer.values() if is_float(x))]
+    own = finite if any(g.wrong for g in finite) else own  # overflow hides the way
+    own = sorted(own, key=lambda g: (g.state == PASS, -len(g.wrong)))
+    if any("refused" in {*g.answer, *g.case.expect} for g in own if g.wrong):
+        return []
+    outputs = [o for o in own[0].case.expect if not o.startswith("grad.")]
+    inputs = own[0].case.inputs
+    values_fail = any(not o.startswith("grad.") for g in own for o in g.wrong)
+    for values_alone in (False, True) if values_fail else (False,):
+        for ways in (listed.items(), as_if(run, inputs), after(run, outputs, inputs)):
+            if names := [name for name, way in ways if fits(way, own, dtype, values_alone)]:
+                return names if len(names) <= SHOWN else []
+    return scaled(own, dtype) or shorter(own, dtype)
+
+
+def fits(way: Callable, own: list[Graded], dtype: str, values_alone: bool = False) -> bool:
+    """Whether a way gives every answer within its own rounding, and leaves little of each error."""
+    for g in own:
+        case = g.case._replace(slopes=(), cotangents={}) if values_alone else g.case
+        try:
+            out = worked_out(way, case)
+            asked = [o for o in g.case.expect if o in g.answer and not (values_alone and o.startswith("grad."))]
+            if not all(o in out and _near(way, case, g, o, out[o], dtype) for o in asked):
+                return False
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, AttributeError, KeyError):
+            return False  # a way that makes no sense of these inputs
+    return True
+
+
+def _near(way, case, g, o, x, dtype):
+    """Whether the answer to output o is x, what a way gives; what is wrong has to be wrong because of it."""
+    error = apart(g.answer[o], x)
+    if o in g.wrong and not error <= min(g.wrong[o][0] / 4, 1e300):
+        return False
+    allowed = g.case.expect[o][1]
+    if allowed is None:
+        return error == 0 or (is_float(x) and error <= 8 * EPS[dtype] * largest(x))
+    if error <= 4 * limit(allowed + largest(x), dtype):
+        return True
+    value, own = expected(case, way)[o]  # the rounding of the wrong way itself, which takes longer to find
+    return apart(g.answer[o], value) <= limit(own, dtype)
+
+
+def scaled(own: list[Graded], dtype: str) -> list[str]:
+    """ "L and grad.S times the size of W": one factor, told by the case, that makes all answers of what fails."""
+    failing = list(dict.fromkeys(o for g in own for o in g.wrong))
+    words = set(scales(next(g for g in own if g.wrong).case))
+
+    def holds(word):
+        for g in own:
+            c = scales(g.case).get(word)
+            for o in failing if c is not None else ():
+                if o in g.answer:
+                    right, allowed = g.case.expect[o]
+                    if not is_float(right) or np.shape(right) != np.shape(g.answer[o]):
+                        return False
+                    gap = apart(g.answer[o], c * right)
+                    if (
+                        not gap <= 4 * max(1.0, abs(c)) * limit(allowed, dtype)
+                        or gap > g.wrong.get(o, (math.inf,))[0] / 4
+                    ):
+                        return False
+        return True
+
+    told = {tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)}
+    return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
+
+
+def shorter(own: list[Graded], dtype: str) -> list[str]:
+    """ "computed in float32" where all numbers that fail have no more bits than those of a coarser dtype."""
+    for short in ("bfloat16", "float16", "float32"):
+        if EPS[short] <= EPS[dtype]:
             continue
-        state = "blocked" if output in below else "drift"
-        run = [other.state for other in graded.values() if other.op == op != "training"]
-        note = (
-            f"{op} passes alone" if run and {PASS, UNDECIDED, NOT_ASKED} >= set(run) else f"{op} was not run alone"
-        )
-        if any((f.state, f.note) == (state, note) for f in out):
-            continue  # the same operation in another group says nothing new
-        o = g.outcomes[output]
-        fits = g.fits if state == "drift" else ()
-        named = (fits, ()) if len(fits) == 1 else ((), fits)
-        out.append(Finding(state, "training", output, *named, (g.id,), 1, o.error, o.allowed, note))
-    return out
+        pairs = [(g.answer[o], *g.case.expect[o]) for g in own for o in g.wrong]
+        near = lambda x, right, a, _s=short: is_float(x) and apart(x, right) <= limit(a, _s)
+        if all(near(*p) and np.array_equal(coarse(p[0], short), p[0]) for p in pairs):
+            return [f"computed in {short}: no number that is wrong has more than {BITS[short]} bits"]
+    return []
 
 
 # ---------------------------------------------------------------- the screen
 
 
-def place(op: Op) -> str | None:
-    """Where the paper has an operation: Eq. (7), or a section."""
-    return f"Eq. ({op.equation})" if isinstance(op.equation, int) else op.equation
-
-
-def _label(op):
+def place(op: str) -> str:
     """Eq. (7) L_i2t [bce]."""
-    return f"{place(OPS[op]) or 'reading'} {OPS[op].symbol} [{op}]"
-
-
-def _line(f):
-    if f.state == "blocked":
-        where = f" at {f.output}" if f.op == "training" else ""
-        return f"blocked  {_label(f.op)}{where}: ignore it until the guilty are fixed"
-    meaning = "no known wrong reading fits"
-    if f.names:
-        meaning = f'this is "{f.names[0]}"'
-    elif f.alike:
-        meaning = f"these fit alike: {', '.join(f.alike[:3])}"
-    size = f.note if f.error == float("inf") and f.note else f"error {f.error:.2g}, budget {f.allowed:.2g}"
-    if f.state == "drift":
-        return f"drift    {f.output} in {f.cases[0]} ({f.note}): {meaning}; {size}"
-    return f"GUILTY   {_label(f.op)}: {meaning}; {len(f.cases)} of {f.total} cases, first at {f.output}: {size}"
+    return f"{OPS[op].place} {OPS[op].symbol} [{op}]".strip()
 
 
 def head(r: Report) -> str:
     """The first line: the verdict and how many cases are in which state."""
-    counts = {state: len(r.of(state)) for state in (PASS, FAIL, MISSING, UNDECIDED, NOT_ASKED, NOT_RUN)}
+    counts = Counter(g.state for g in r.graded.values())
     word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
-    if r.exit_code == 0 and counts[NOT_RUN]:
+    if r.ok and (counts[NOT_RUN] or not r.answers.gradients):
         word = "PASS of the declared part"
-    rest = "".join(f", {n} {state}" for state, n in counts.items() if n and state != PASS)
-    return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({r.dtype}, kit {r.kit})"
+    rest = "".join(f", {counts[s]} {s}" for s in (FAIL, MISSING, UNDECIDED, NOT_ASKED, NOT_RUN) if counts[s])
+    which = f"{r.answers.dtype}, kit {VERSION}" + f", seed {r.answers.seed}" * (r.answers.seed > 0)
+    return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({which})"
 
 
-def _not_run(r):
-    """([suites of which nothing ran], {operation that lacks cases in the others: (cases not run, of all)})."""
-    ran = {r.suites[g.id] for g in r.graded.values() if g.state != NOT_RUN}
-    absent, every = Counter(g.op for g in r.of(NOT_RUN)), Counter(g.op for g in r.graded.values())
-    ops = dict.fromkeys(g.op for g in r.of(NOT_RUN) if r.suites[g.id] in ran)
-    return [s for s in SUITES if s not in ran], {op: (absent[op], every[op]) for op in ops}
+def to_explain(r: Report, case: str) -> str:
+    """The line to be run for a case; it runs as it stands."""
+    words = ["python", "-m", "bplcz_ref", "conform", "explain", case]
+    words += ["--answers", r.path] if r.path else ["--seed", str(r.answers.seed)] if r.answers.seed else []
+    return shlex.join(words)
 
 
-def _absent_lines(r):
-    """All that was not run: nothing passes by being cut from the screen."""
-    suites, ops = _not_run(r)
-    names = [f"all of suite {s} {SUITES[s]}" for s in suites]
-    names += [f"{op} {n} of {m} cases" for op, (n, m) in ops.items()]
-    lines = _wrapped("not run, as the profile declares:", names) if names else []
-    if not r.profile.gradients:
-        lines.append("not run, as the profile declares: gradients, and the training steps that need them")
-    return lines
+def _found(r, f):
+    """The lines of a finding; the last of a guilty one is to be run."""
+    if f.state == "blocked":
+        return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
+    first = r.graded[f.cases[0]]
+    right, allowed = first.case.expect[f.output]
+    said = f'this is "{" | ".join(f.names)}"' if f.names else "no known mistake gives all its answers"
+    if allowed is None and not f.names:  # the cases that fail are the diagnosis
+        said = "fails at " + "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
+    lines = [f"GUILTY   {place(f.op)}: {said}; {len(f.cases)} of {f.total} cases"]
+    if allowed is None or not math.isfinite(f.error):
+        answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
+        other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
+        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else _brief
+        lines.append(f"         {f.output} of {first.case.id} is {shown(answer)}, expected {shown(right)}")
+    else:
+        lines[0] += f", first at {f.output}: error {f.error:.2g}, allowed {f.allowed:.2g}"
+    return [*lines, f"         {to_explain(r, f.cases[0])}"]
 
 
-def _wrapped(start, items):
-    """Lines of at most WIDTH, broken between items only (textwrap does not break at U+00A0)."""
-    line = f"{start} {', '.join(item.replace(' ', chr(0xA0)) for item in items)}"
-    lines = textwrap.wrap(line, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return [part.replace(chr(0xA0), " ") for part in lines]
+def _brief(x):
+    return brief(x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)())
 
 
-def text(r: Report, folder: str | Path | None = None) -> str:
-    """The report as at most LINES lines; `folder` is where the answers are, if they are files."""
-    where = f" --answers {folder}" if folder else ""
-    lines = [head(r)]
-    lines += [f"  {line}" for line in r.defects[:5]]
+def text(r: Report) -> str:
+    """The report as at most LINES lines. Lines to be run are never cut."""
+    lines = [head(r), *(f"  {line}" for line in r.defects[:5])]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
-    missing = [g for g in r.graded.values() if _incomplete(g)]
+    missing = [f"{g.case.id} ({', '.join(g.lacking[:2])})" for g in r.graded.values() if g.lacking]
     if missing:
-        lines.append(f"incomplete: {', '.join(f'{g.id} ({g.why})' for g in missing[:3])}")
-        lines[-1] += f" and {len(missing) - 3} more" * (len(missing) > 3)
-    found, last = [], []
-    for f in r.findings:
-        found.append(_line(f))
-        if f.state != "blocked":
-            found.append(f"         python -m bplcz_ref conform explain {f.cases[0]}{where}")
-    if undecided := r.of(UNDECIDED):
-        unseen = sorted({name for g in undecided for name in g.unseen})
-        last.append(
-            f"{r.dtype} cannot discriminate in {len(undecided)} cases, not counted as passes: {', '.join(unseen)}"
+        lines.append(
+            f"missing: {', '.join(missing[:SHOWN])}" + f" and {len(missing) - 3} more" * (len(missing) > 3)
         )
+    last = []
+    if hidden := r.of(UNDECIDED):
+        unseen = dict.fromkeys(f"{g.case.op}: {name}" for g in hidden for name in g.unseen)
+        last.append(f"{r.answers.dtype} cannot tell these from what is right: {'; '.join(unseen)}")
     if unasked := r.of(NOT_ASKED):
-        last += _wrapped(f"{r.dtype} has not the range for", [g.id for g in unasked])
-    ways = dict.fromkeys((g.op, name) for g in r.graded.values() for name in g.accepted)
-    if ways:
-        last += _wrapped("accepted differences:", [f"{op}: {name}" for op, name in ways])
-    last += _absent_lines(r)
-    if r.profile.readings:
-        last += _wrapped("graded on the readings", [f"{n}: {w}" for n, w in r.profile.readings.items()])
-    agreed = [o.digits for g in r.of(PASS) for o in g.outcomes.values() if o.allowed]
-    if agreed:
-        last.append(
-            f"digits agreed in what passes: {min(agreed):.1f} at least, {sorted(agreed)[len(agreed) // 2]:.1f} mid"
-        )
-    room = LINES - len(lines) - len(last)
-    if len(found) > room:  # only findings are left out: the first are the ones to fix
-        found = [*found[: room - 1], f"... {len(found) - room + 1} more lines; --json FILE has all of it"]
-    lines += found + last
-    return "\n".join(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in lines)
+        last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
+    absent = ["gradients"] * (not r.answers.gradients)
+    absent += [", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))] * bool(r.of(NOT_RUN))
+    last += [f"not run: {'; '.join(absent)}"] * bool(absent)
+    if r.answers.readings:
+        last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")
+    blocked = [f.op for f in r.findings if f.state == "blocked"]
+    found = [_found(r, f) for f in r.findings if f.state == "guilty" or f.op in blocked[:3]]
+    found += [[f"blocked  {', '.join(blocked[3:])} too"]] * (len(blocked) > 3)
+    room, kept = LINES - len(lines) - len(last), 0
+    if sum(map(len, found)) > room:  # only findings are left out: the first are the ones to mend
+        while sum(map(len, found[: kept + 1])) < room:
+            kept += 1
+        found = [*found[:kept], [f"... and {len(found) - kept} more findings; --json FILE has all of them"]]
+    short = lambda line: line if len(line) <= WIDTH or "conform explain" in line else line[: WIDTH - 3] + "..."
+    return "\n".join(map(short, [*lines, *(line for own in found for line in own), *last]))
 
 
 def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
-    return {
-        "kit": r.kit,
-        "dtype": r.dtype,
-        "exit_code": r.exit_code,
-        "verdict": head(r),
-        "profile": r.profile._asdict(),
-        "defects": list(r.defects),
-        "not_run": dict(zip(("suites", "operations"), _not_run(r), strict=True)),
-        "findings": [f._asdict() | {"error": _finite(f.error)} for f in r.findings],
-        "cases": {g.id: _case_json(g, r.suites[g.id]) for g in r.graded.values()},
+    finite = lambda x: x if math.isfinite(x) else "Infinity"
+    wrong = lambda g: {o: {"error": finite(e), "allowed": a} for o, (e, a) in g.wrong.items()}
+    cases = {
+        id: {
+            "op": g.case.op,
+            "state": g.state,
+            "wrong": wrong(g),
+            "lacking": list(g.lacking),
+            "unseen": list(g.unseen),
+        }
+        for id, g in r.graded.items()
     }
-
-
-def _case_json(g, suite):
-    outputs = {
-        name: {"passed": o.passed, "error": _finite(o.error), "budget": o.allowed}
-        | {"digits": round(o.digits, 2), "note": o.note}
-        for name, o in g.outcomes.items()
-    }
-    case = {"op": g.op, "suite": suite, "state": g.state, "why": g.why, "fits": list(g.fits)}
-    case |= {"accepted": list(g.accepted)}
-    return case | {"cannot_discriminate": list(g.unseen), "outputs": outputs}
-
-
-def _finite(x):
-    return x if abs(x) < float("inf") else "Infinity"
+    declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects")}
+    findings = [f._asdict() | {"error": finite(f.error)} for f in r.findings]
+    head_ = {"kit": VERSION, "exit_code": r.exit_code, "verdict": head(r)} | declared
+    return head_ | {"defects": list(r.defects), "findings": findings, "cases": cases}
