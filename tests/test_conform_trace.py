@@ -1,13 +1,13 @@
-"""conform/tape.py and tracing.py: every layer is seen, with training's gradients; tolerances are measured."""
+"""conform/tracing.py, given.py, chain.py: every layer is seen, with training's gradients; tolerances are measured."""
 
 import json
 
 import numpy as np
 import pytest
 
-from bplcz_ref import layers, model, nn, optim, systems, weights
+from bplcz_ref import layers, model, optim, systems, weights
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import tape, tracing
+from bplcz_ref.conform import chain, given, tracing
 from bplcz_ref.encoders import resnet
 
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=8, text_layers=1, grid=8)
@@ -36,63 +36,48 @@ def meta(found):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", systems.SYSTEMS)
-def test_the_tape_sees_every_layer_of_every_system_and_changes_nothing(name, monkeypatch):
+def test_a_step_shows_every_layer_of_every_system_and_changes_nothing(name):
     network = systems.build(name, SMALL)
     params, state = network.init(np.random.default_rng(0), np.float64)
-    x, y = batch()
-    step = tape.step(network.loss, params, state, (x, y))
-    monkeypatch.setattr(nn, "dropout", lambda x, rate, **_: x)  # the tape leaves it out
-    monkeypatch.setattr(nn, "dropout_factors", lambda rng, shape, rate, dtype: np.ones(shape, dtype))
-    L, gradients, trace = model.loss_and_gradients(network.loss, params, state, (x, y))
-    assert step.values["L"] == pytest.approx(L, rel=1e-12)
+    step = tracing.step(network.loss, params, state, batch(), [])
+    with layers.watching(lambda call: (call.x, {}) if call.layer.kind == "dropout" else call.run()):
+        L, gradients, trace = model.loss_and_gradients(network.loss, params, state, batch())
+    assert step.values[step.same.get("L", "L")] == pytest.approx(L, rel=1e-12)
     flat = weights.named(gradients)
     rounding = 2.0**-50 * max(np.abs(g).max() for g in flat.values())  # all that a bias before a batch norm has
     for parameter, g in flat.items():
         assert np.abs(step.gradients[parameter] - g).max() <= 1e-9 * np.abs(g).max() + rounding, parameter
-    modules = {n.removesuffix(".weight") for n in weights.named(params) if n.endswith(".weight")}
-    assert modules <= {*step.graph}, "every module with a weight has its output there"
-    for each in modules - {n for n in modules if n.endswith("token_embedding")}:
-        assert f"{each}.input" in step.graph
-        assert {f"{each}.weight"} <= {*step.graph[each]["from"]}, each
-    assert {"state"}.isdisjoint(step.values)
-    assert weights.named(trace["state"]).keys() == step.state.keys()
+    modules = {n.removesuffix("weight").rstrip("._") for n in weights.named(params) if n.endswith("weight")}
+    assert modules <= {*step.layers}, "every module with a weight has its output there"
+    assert {n for layer in step.layers.values() for n in layer["parameters"].values()} <= {*flat}
+    assert weights.named(trace["state"]).keys() == weights.named(step.state).keys()
+    assert not layers.watched()
 
 
-def test_gradients_of_outputs_are_finite_differences(monkeypatch):
+def test_gradients_of_outputs_are_finite_differences():
     """dL/d(conv2's output), by adding a small constant to one entry of it."""
     network, params, state = small()
-    x, y = batch(side=16)
-    step = tape.step(network.loss, params, state, (x, y))
-
-    class Nudged(tape.Tap):
-        def note(self, op, given, y):
-            super().note(op, given, y)
-            if self.events[-1].name == "layer1.0.conv2":
-                y._value[0, 1, 2, 1] += self.nudge  # before anything has read it
+    step = tracing.step(network.loss, params, state, batch(side=16), [])
 
     def loss(nudge):
-        Nudged.nudge = nudge
-        monkeypatch.setattr(tape, "Tap", Nudged)
-        return float(tape.step(network.loss, params, state, (x, y)).values["L"])
+        def watch(call):
+            y, new = call.run()
+            if call.name == "layer1.0.conv2":
+                y[0, 1, 2, 1] += nudge
+            return y, new
+
+        with layers.watching(watch):
+            return float(network.loss(params, state, batch(side=16))[0])
 
     slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
     assert slope == pytest.approx(step.gradients["layer1.0.conv2"][0, 1, 2, 1], rel=1e-5)
-
-
-def test_the_tap_is_gone_after_a_step_even_after_an_error():
-    def fails(params, state, batch):
-        raise ValueError("of the model")
-
-    with pytest.raises(ValueError, match="of the model"):
-        tape.step(fails, {"w": np.ones(2)}, {}, batch())
-    assert nn.TAP.get() is None
 
 
 def test_a_batch_norm_shows_what_it_gives_before_its_relu_and_the_next_layer_takes_it_after(traced):
     y, x = traced["layer1.0.bn1"], traced["layer1.0.conv2.input"]
     assert (y < 0).any()
     np.testing.assert_array_equal(x, np.maximum(y, 0))
-    assert meta(traced)["graph"]["layer1.0.conv2.input"] == {"from": ["layer1.0.bn1"], "by": "relu"}
+    assert meta(traced)["same"]["layer1.0.bn1.input"] == "layer1.0.conv1", "an array is stored once"
 
 
 def test_names_come_in_the_order_of_computation(traced):
@@ -103,11 +88,10 @@ def test_names_come_in_the_order_of_computation(traced):
     assert sorted(expected, key=names.index) == expected
 
 
-def test_the_steps_are_those_of_SGD(traced):
-    v, w, g = (traced[f"step{k}"] for k in ("1.velocity.fc.weight", "0.fc.weight", "0.fc.weight"))
-    g = traced["grad.fc.weight"] + 0.01 * w
-    np.testing.assert_allclose(v, g, rtol=1e-12)
-    np.testing.assert_allclose(traced["step1.fc.weight"], w - 0.1 * g, rtol=1e-12)
+def test_the_steps_are_those_of_sgd_and_the_last_name_is_an_evaluation(traced):
+    g = traced["grad.fc.weight"] + 0.01 * traced["step0.fc.weight"]
+    np.testing.assert_allclose(traced["step1.velocity.fc.weight"], g, rtol=1e-12)
+    np.testing.assert_allclose(traced["step1.fc.weight"], traced["step0.fc.weight"] - 0.1 * g, rtol=1e-12)
     network, params, state = small()
     velocity = None
     for _ in range(2):
@@ -116,6 +100,8 @@ def test_the_steps_are_those_of_SGD(traced):
         state = trace["state"]
     np.testing.assert_allclose(traced["step2.conv1.weight"], params["conv1"]["weight"], rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(traced["step2.bn1.running_var"], state["bn1"]["running_var"], rtol=1e-9)
+    c_hat, _ = network.apply(params, state, batch(side=16)[0], train=False)
+    np.testing.assert_allclose(traced["eval.c_hat"], c_hat, rtol=1e-7)
 
 
 def test_tolerances_cover_float32_and_are_far_below_the_values(traced):
@@ -125,10 +111,7 @@ def test_tolerances_cover_float32_and_are_far_below_the_values(traced):
     _, gradients, _ = model.loss_and_gradients(network.loss, params, state, (x.astype("f"), y))
     tolerance = meta(traced)["tolerance"]["float32"]
     for name, g in weights.named(gradients).items():
-        ours = traced[f"grad.{name}"]
-        rms, largest = tracing.size(g - ours)
-        assert rms <= tolerance[f"grad.{name}"][0], name
-        assert largest <= tolerance[f"grad.{name}"][1], name
+        assert (tracing.size(g - traced[f"grad.{name}"]) <= tolerance[f"grad.{name}"]).all(), name
     for name in ("conv1", "layer1.0.bn2", "fc", "L_cls"):
         assert tolerance[name][0] < 1e-4 * tracing.size(traced[name])[0], name
         assert meta(traced)["tolerance"]["float64"][name][0] < 1e-6 * tolerance[name][0], name
@@ -137,119 +120,116 @@ def test_tolerances_cover_float32_and_are_far_below_the_values(traced):
 def test_a_gate_that_rounding_may_turn_widens_what_its_gradient_may_be():
     """One pre-activation within rounding of 0: the gradient there may be all or nothing, and is allowed to be."""
 
-    def run(distance):
-        def apply(params, state, x, *, train, rng=None):
-            return nn.linear(nn.relu(nn.linear(nn.spatial_mean(x), **params["a"])), **params["b"]), state
+    def allowed(distance):
+        gate = layers.serial(layers.spatial_mean, ("a", layers.linear(18, 1)), layers.relu)
+        network = model.classification(layers.serial(gate, ("fc", layers.linear(1, 17))))
+        params, state = network.init(np.random.default_rng(0), "float64")
+        x, y = batch(B=1, side=4)
+        params["a"]["bias"] = -x.mean((1, 2))[0] @ params["a"]["weight"][0] + np.array([distance])
+        found = tracing.trace(network, params, state, (x, y), dtype="float32")
+        return meta(found)["tolerance"]["float32"]["grad.a.weight"][0] / tracing.size(found["grad.a.weight"])[0]
 
-        network = model.classification(layers.Network(lambda rng, dtype: ({}, {}), apply))
-        rng = np.random.default_rng(0)
-        a = {"weight": rng.standard_normal((3, 18)), "bias": np.zeros(3)}
-        x = np.repeat(rng.standard_normal((2, 1, 1, 18)), 4, 1)
-        a["bias"][1] = distance - a["weight"][1] @ x[0, 0, 0]
-        params = {"a": a, "b": {"weight": rng.standard_normal((17, 3)), "bias": np.zeros(17)}}
-        found = tracing.trace(network, params, {}, (x, np.array([1, 2])), steps=1)
-        return meta(found)["tolerance"]["float32"]["grad.a"][1] / np.abs(found["grad.a"]).max()
-
-    assert run(distance=0.5) < 1e-4
-    assert run(distance=1e-8) > 0.1
+    assert allowed(1e-9) > 1
+    assert allowed(1e-2) < 1e-3
 
 
-def test_only_patterns_are_kept_and_a_pattern_without_names_is_an_error():
-    network, params, state = small()
-    found = tracing.trace(network, params, state, batch(side=16), steps=1, only=["layer1.*", "L"])
-    kept = {name.split(".")[0] for name in found if name != tracing.META}
-    assert kept == {"layer1"}, "L is L_cls here, which is not asked for"
-    with pytest.raises(ValueError, match="no name matches layer9"):
-        tracing.trace(network, params, state, batch(side=16), steps=1, only=["layer9.*"])
+def test_only_patterns_are_kept_and_other_arguments_are_refused():
+    arguments = *small(), batch(side=16)
+    found = tracing.trace(*arguments, steps=1, only=("conv1*", "grad.fc.*"))
+    assert {n.removeprefix("grad.").partition(".")[0] for n in found if n != tracing.META} == {"conv1", "fc"}
+    for options, said in (
+        ({"only": ("cnv*",)}, "no name matches cnv"),
+        ({"steps": 0}, "steps is 0"),
+        ({"dtype": "float16"}, "'float16'"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            tracing.trace(*arguments, **options)
 
 
-@pytest.mark.parametrize(("options", "said"), [({"steps": 0}, "steps is 0"), ({"dtype": "float16"}, "'float16'")])
-def test_other_arguments_are_refused(options, said):
-    with pytest.raises(ValueError, match=said):
-        tracing.trace(*small(), batch(side=16), **options)
+# ------------------------------------------------------------------------------------------- what a trace is given
 
 
-# ----------------------------------------------------------------------------------------------------- from files
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("ebcnn", {"width": 2, "features": 6}),
-        ("ebcnn-bplcz", {"width": 2, "features": 6, "text_width": 8, "text_layers": 1, "text_heads": 1}),
-        ("exvit", {"grid": 8, "published": False}),
-        ("exvit-bplcz", {"grid": 16, "published": True, "reading": "A", "features": 6}),
-        ("exvit-bplcz", {"grid": 16, "published": False, "reading": "B", "features": 6}),
-        ("resnet50", {"published": False}),
-        ("resnext50", {"published": False}),
-        ("densenet121", {"published": False}),
-        ("convnext", {"published": False}),
+        ("ebcnn-bplcz", SMALL._replace(preset="paper", text_heads=1)),
+        ("exvit-bplcz", SMALL._replace(preset="paper", reading="B", text_heads=1)),
+        ("resnext50", SMALL._replace(preset="paper")),
     ],
 )
-def test_system_and_sizes_are_told_from_the_weights(name, settings, tmp_path):
-    text = {"text_width": 8, "text_layers": 1, "text_heads": 1}
-    network = systems.build(name, systems.PAPER._replace(**{**text, **settings}))
-    params, state = network.init(np.random.default_rng(0), "float32")
+def test_system_and_sizes_are_told_from_the_weights(name, settings):
+    params, state = systems.build(name, settings).init(np.random.default_rng(0), np.float32)
     arrays = weights.named(params) | weights.named(state)
-    assert tracing.system_of(arrays, "w.npz") == name
-    found = tracing.settings_of(arrays, name, {})
-    assert {key: getattr(found, key) for key in settings} == settings
-    weights.load(arrays, systems.build(name, found))
+    assert given.system_of(arrays, "w.npz") == name
+    weights.load(arrays, systems.build(name, given.settings_of(arrays, name, {})))
+    assert given.settings_of(arrays, name, {"beta": 3.0}).beta == 3.0
 
 
-def test_the_heads_are_CLIPs_and_a_setting_outranks_what_is_told():
-    arrays = {"text.token_embedding.weight": np.zeros((3, 512))}
-    arrays["text.transformer.resblocks.0.ln_1.weight"] = np.ones(512)
-    assert tracing.settings_of(arrays, "ebcnn-bplcz", {}).text_heads == 8
-    assert tracing.settings_of(arrays, "ebcnn-bplcz", {"text_heads": 4}).text_heads == 4
-
-
-def test_weights_of_no_system_are_refused(tmp_path, capsys):
-    np.savez(tmp_path / "w.npz", a=np.ones(2))
-    assert main(["conform", "trace", str(tmp_path / "w.npz"), "b.npz", str(tmp_path / "o.npz")]) == 2
-    assert "its names fit no system; give --system" in capsys.readouterr().err
-    assert not (tmp_path / "o.npz").exists()
-
-
-X, Y = np.zeros((2, 32, 32, 18), "f"), np.array([0, 16])
-WRONG = {
-    "no labels": ({"x": X}, "found x; expected y"),
-    "half of it": ({"sen1": X[..., :8], "y": Y}, "expected y, and x or both sen1 and sen2"),
-    "channels first": ({"x": np.moveaxis(X, -1, 1), "y": Y}, "channels last"),
-    "not a number": ({"x": np.full_like(X, np.nan), "y": Y}, "expected finite floats"),
-    "classes from 1": ({"x": X, "y": Y + 1}, "classes from 0 to 16"),
-    "one-hot": ({"x": X, "y": np.eye(17)[Y]}, "expected 2 whole numbers"),
-    "few tokens": ({"x": X, "y": Y, "tokens": np.zeros((17, 7, 3), int)}, r"expected whole numbers \(17, 7\)"),
-}
-
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_batch_that_does_not_fit_is_named(what, tmp_path):
-    arrays, said = WRONG[what]
-    np.savez(tmp_path / "b.npz", **arrays)
-    with pytest.raises(ValueError, match=said):
-        tracing.read_batch(tmp_path / "b.npz", "ebcnn-bplcz", systems.PAPER)
-
-
-def test_the_two_sensors_are_joined_and_tokens_may_have_more_padding(tmp_path):
-    tokens = systems.prompt_tokens(systems.tokenizer(None))
-    longer = np.pad(tokens, ((0, 0), (0, 0), (0, 77 - tokens.shape[-1])))
-    rng = np.random.default_rng(0)
-    sen1, sen2 = rng.standard_normal((2, 32, 32, 8)), rng.standard_normal((2, 32, 32, 10))
-    np.savez(tmp_path / "b.npz", sen1=sen1, sen2=sen2, y=Y, tokens=longer)
-    x, y = tracing.read_batch(tmp_path / "b.npz", "ebcnn-bplcz", systems.PAPER)
-    np.testing.assert_array_equal(x, np.concatenate([sen1, sen2], -1))
-    longer[3, 4, 2] += 1
-    np.savez(tmp_path / "b.npz", sen1=sen1, sen2=sen2, y=Y, tokens=longer)
-    with pytest.raises(ValueError, match="differ from ours in 1 of 119 prompts, first in 'a photo of a "):
-        tracing.read_batch(tmp_path / "b.npz", "ebcnn-bplcz", systems.PAPER)
-
-
-def test_a_setting_that_does_not_exist_is_refused(capsys):
-    for word, message in (
-        ("epoch=3", "did you mean epochs?"),
-        ("width", "'width' is no setting; expected name=value"),
+def test_files_that_do_not_fit_are_told_in_one_line(tmp_path, capsys):
+    network = systems.build("ebcnn", SMALL)
+    weights.save(tmp_path / "w.npz", *network.init(np.random.default_rng(0), np.float32))
+    x, y = batch()
+    sen = {"sen1": x[..., :8], "sen2": x[..., 8:]}
+    for arrays, said in (
+        ({"x": x}, "expected y, and x or both sen1 and sen2"),
+        ({"x": np.moveaxis(x, -1, 1), "y": y}, "channels last: 8 of sen1, then 10 of sen2"),
+        ({"x": np.full_like(x, np.nan), "y": y}, "expected finite floats"),
+        (sen | {"y": y + 15}, "classes from 0 to 16"),
     ):
-        assert main(["conform", "trace", "w.npz", "b.npz", "o.npz", "--set", word]) == 2
-        assert message in capsys.readouterr().err
+        np.savez(tmp_path / "b.npz", **arrays)
+        assert main(["conform", "trace", *(str(tmp_path / f) for f in ("w.npz", "b.npz", "o.npz"))]) == 2
+        said_here = capsys.readouterr().err
+        assert said in said_here
+        assert said_here.count("\n") == 1
+    np.savez(tmp_path / "b.npz", **sen, y=y)
+    assert main(["conform", "trace", *(str(tmp_path / f) for f in ("w.npz", "b.npz", "o.npz"))]) == 0
+    assert "ebcnn, " in capsys.readouterr().out
+    weights.save(tmp_path / "strange.npz", {"a": np.ones(3)})
+    with pytest.raises(ValueError, match="its names fit no system; give --system"):
+        given.system_of({"a": np.ones(3)}, "strange.npz")
+
+
+def test_other_prompts_than_ours_are_told(tmp_path):
+    words = systems.prompt_tokens(systems.tokenizer(None))
+    settings, (x, y) = systems.SMALL, batch()
+    padded = np.pad(words, ((0, 0), (0, 0), (0, 4)))
+    np.savez(tmp_path / "b.npz", x=x, y=y, tokens=padded)
+    assert given.read_batch(tmp_path / "b.npz", "ebcnn-bplcz", settings)[0].shape == x.shape
+    padded[2, 3, 4] += 1
+    np.savez(tmp_path / "b.npz", x=x, y=y, tokens=padded)
+    with pytest.raises(ValueError, match="tokens differ from ours in 1 of 119 prompts, first in 'a photo of"):
+        given.read_batch(tmp_path / "b.npz", "ebcnn-bplcz", settings)
+
+
+# ---------------------------------------------------------------------------------------------- the chain of a set
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_float32_program_passes_the_chain_and_a_wrong_step_is_found(seed):
+    """The kernels in float32 against the trace; then with another rate."""
+    made, found = chain.drawn(seed), {}
+    cast = lambda tree: optim.leaves(lambda a: a.astype("f") if a.dtype.kind == "f" else a, tree)
+
+    def run(rate):
+        params, state, velocity = cast(made.params), cast(made.state), None
+        for k in range(2):
+            _, gradients, trace = model.loss_and_gradients(
+                made.network.loss, params, state, (made.x.astype("f"), made.y)
+            )
+            state = trace.pop("state")
+            found.update(weights.named(trace) if k == 0 else {})
+            params, velocity = optim.sgd(params, velocity, gradients, **chain.RULE | {"learning_rate": rate})
+            found.update(
+                {f"step{k + 1}.{n}": a for n, a in (weights.named(params) | weights.named(state)).items()}
+            )
+            found.update({f"step{k + 1}.velocity.{n}": a for n, a in weights.named(velocity).items()})
+        found["eval.c_hat"] = made.network.apply(params, state, made.x.astype("f"), train=False)[0]
+        return chain.judge(found, seed, "float32")
+
+    difference, lacking = run(chain.RULE["learning_rate"])
+    assert difference.ok, str(difference)
+    assert lacking == []
+    difference, _ = run(0.05)
+    assert difference.guilty[0].name.startswith("step1.")
+    assert chain.judge({}, seed, "bfloat16") is None
+    assert chain.judge({"L": found["L"]}, seed, "float32")[1][0] == "S"

@@ -343,7 +343,9 @@ def attention(d):
         w = weights(d, 6, 24)
         w["in_proj_weight"][:12] = steep * np.array([[1.0]] * 6 + [[sign]] * 6)
         w["in_proj_bias"] *= 0
-        asked = "" if name == "large-scores" else f"x {' '.join(parts)}"  # where several saturate, slopes are noise
+        asked = (
+            "" if name == "large-scores" else f"x {' '.join(parts)}"
+        )  # where several saturate, slopes are noise
         yield name, why, {"x": (x * np.array(times)[:, None])[None]} | w | {"heads": heads}, asked
 
 

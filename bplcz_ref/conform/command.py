@@ -255,13 +255,13 @@ def add_trace(action):
 
 def trace(options: argparse.Namespace) -> None:
     """every symbol, layer and gradient of steps on your weights and batch, by name"""
-    from bplcz_ref.conform import tracing
+    from bplcz_ref.conform import given
 
-    found = tracing.from_files(
+    found = given.from_files(
         options.weights, options.batch, options.system, systems.chosen(options.set), print,
         steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
     )  # fmt: skip
-    tracing.write(options.out, found, print)
+    given.write(options.out, found, print)
 
 
 def add_diff(action):

@@ -1,71 +1,41 @@
 """`conform diff`: where do two runs of one model on one batch part? Ours is a trace, theirs a part of its names.
 
-Every name that both have is compared within the tolerance that the trace has measured (tracing.py). A name is
-guilty if it differs while all that it is made of agrees, or if its layer, computed again from their own input
-(layers.py), gives something else; what differs only because of something before it is blocked. Names come in order
-of computation, so the first guilty one is where the two part: in value, then in gradient, then after the step.
-recognise.py says what the difference looks like.
+Two questions are asked. Which name is the first, in the order of computation, that differs by more than the trace
+allows (tracing.py)? And which relation between names is wrong by itself: a layer, the gradients of its
+parameters, an equation, SGD's rule? Each is an operation of the kit, worked out again from THEIR inputs, so that
+what happened before does not matter, and a mistake has a name (mistakes.py).
+
+A name is guilty if its relation is wrong by itself, or if it is the first that differs and no relation before it
+is wrong. All others that differ are consequences, or unseen behind the first: mend that, and look again.
 """
 
 import difflib
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import schema
-from bplcz_ref.conform import layers, recognise
-from bplcz_ref.conform.layouts import Comparison, compare, judged
-from bplcz_ref.conform.tracing import FORMAT, META, PRECISIONS, kind_of
-
-
-def by_name(holds: Callable[[Any], bool], words: str) -> schema.Rule:
-    """An object whose values all hold."""
-    return schema.Rule(f"an object of {words}", lambda x: isinstance(x, dict) and all(map(holds, x.values())))
-
-
-def is_pair(x: Any) -> bool:
-    """Whether this is a tolerance: the root of the mean square and the largest magnitude."""
-    return isinstance(x, list) and len(x) == 2 and all(map(schema.is_number, x))
-
-
-def is_way(way: Any) -> bool:
-    """Whether this can say how a name is made."""
-    rule = {"from": [schema.TEXT], "by": schema.TEXT}
-    optional = {"same": schema.TEXT, "call": CALL}
-    return isinstance(way, dict) and not schema.first_broken(
-        way, rule | {key: part for key, part in optional.items() if key in way}
-    )
-
-
-NAMES = by_name(schema.TEXT.holds, "texts")
-OPTIONS = by_name(lambda x: isinstance(x, (bool, int, float)), "numbers")
-CALL = {"op": schema.one_of(layers.READINGS), "arguments": NAMES, "options": OPTIONS}
-TRACE = {  # what META holds
-    "format": schema.whole(FORMAT, FORMAT),
-    "dtype": schema.one_of(PRECISIONS),
-    "names": [schema.TEXT],
-    "graph": by_name(is_way, 'ways, {"from": names, "by": text}'),
-    "tolerance": by_name(by_name(is_pair, "pairs of numbers").holds, "tolerances by name"),
-    "arrays": NAMES,
-    "rule": {name: schema.number() for name in ("learning_rate", "momentum", "weight_decay")},
-    "steps": schema.whole(1, 10**6),
-}
+from bplcz_ref import nn, paper, schema
+from bplcz_ref.conform.layouts import Comparison, as_ours, compare
+from bplcz_ref.conform.mistakes import LISTED
+from bplcz_ref.conform.numbers import EPS, expected
+from bplcz_ref.conform.ops import OPS, Case
+from bplcz_ref.conform.tracing import FEW, FORMAT, META, kind_of
+from bplcz_ref.conform.verdict import FAIL, Graded, grade, named_ways
 
 SHOWN = 3  # guilty names in the report; further ones are counted
 
 
 class Finding(NamedTuple):
-    """A name that differs although all that it is made of agrees."""
+    """A name that differs, and not because of what came before it."""
 
     name: str
+    names: tuple  # what gives exactly this
     error: float  # root mean square of theirs - ours, as a part of that of ours
     allowed: float  # what rounding may make of it, likewise
-    looks: str  # what the difference looks like; "" if like nothing known
-    made_of: tuple  # the nearest names before it that were compared; they agree
-    by: str  # the layer, or the functions on the way from there
-    itself: bool = False  # whether it was found by computing a layer again from their own input
+    op: str  # the operation that is wrong by itself; "" for a name that is the first to differ
 
 
 class Difference(NamedTuple):
@@ -76,19 +46,19 @@ class Difference(NamedTuple):
     blocked: list[str]
     agree: list[str]
     undecided: list[str]  # they agree, but rounding alone may change them by as much as they are
-    layouts: dict[str, str]  # what had to be rearranged, and in how many names: {words: first name}
+    layouts: dict[str, str]  # what had to be rearranged: {in words: first name}
     unknown: dict[str, str]  # names of theirs that are not in the trace, with the nearest one that is
     missing: int  # names of the trace that theirs has not
-
-    @property
-    def ok(self) -> bool:
-        """Whether something was compared and nothing differs."""
-        return bool(self.agree) and not self.guilty
 
     @property
     def exit_code(self) -> int:
         """0 all that was compared agrees, 1 something differs, 2 nothing could be compared."""
         return 1 if self.guilty else 0 if self.agree else 2
+
+    @property
+    def ok(self) -> bool:
+        """Whether something was compared and nothing differs."""
+        return self.exit_code == 0
 
     def __str__(self) -> str:
         return text(self)
@@ -109,107 +79,273 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     >>> model = classification(serial(spatial_mean, ("fc", linear(18, 17))))
     >>> params, state = model.init(np.random.default_rng(0), "float64")
     >>> ours = trace(model, params, state, (np.ones((2, 4, 4, 18)), np.array([3, 5])), steps=1)
-    >>> theirs = {"c_hat": ours["fc"], "L": ours["L_cls"], "grad.c_hat": 2 * ours["grad.fc"]}  # names of one array
+    >>> theirs = {"c_hat": ours["fc"], "L": ours["L_cls"], "grad.c_hat": 2 * ours["grad.fc"]}
     >>> print(diff(ours, theirs))  # doctest: +ELLIPSIS
     DIVERGES in gradient: grad.c_hat is the first of 3 compared names that differs (float32)
-    GUILTY   grad.c_hat: this is 2 times ours; error 1 of ours, rounding allows 3...e-06
-             made by the backward pass of c_hat, from L, c_hat, which agree
-    2 agree, 0 differ as a consequence, 14 of ours are not in theirs
+    GUILTY   grad.c_hat: this is "ours doubled"; error 1 of ours, rounding allows 3...e-06
+    2 agree, 0 more differ, 15 of ours are not in theirs
     """
     meta = read_meta(ours)
-    names, graph = meta["names"], meta["graph"]
-    floats = [
-        np.asarray(a).dtype for name, a in theirs.items() if name != META and np.asarray(a).dtype.kind == "f"
-    ]
-    judged = [*meta["tolerance"]]
+    mine = {name: meta["same"].get(name, name) for name in meta["names"]}
+    mine |= {f"grad.{name}": f"grad.{own}" for name, own in meta["same"].items()}
+    floats = [np.asarray(a).dtype for n, a in theirs.items() if n != META and np.asarray(a).dtype.kind == "f"]
     if dtype is None:
-        dtype = "float64" if "float64" in judged and all(d == np.float64 for d in floats) else "float32"
-    if dtype not in judged:
-        raise ValueError(f"this trace judges {' and '.join(judged)}; for {dtype} trace again with --dtype {dtype}")
-    tolerance = {name: np.array(allowed) for name, allowed in meta["tolerance"][dtype].items()}
-    mine = {name: stored(name, graph) for name in names}
+        dtype = "float64" if "float64" in meta["tolerance"] and {*floats} == {np.dtype("f8")} else "float32"
+    if dtype not in meta["tolerance"]:
+        judges = " and ".join(meta["tolerance"])
+        raise ValueError(f"this trace judges {judges}; for {dtype} trace again with --dtype {dtype}")
     given, unknown = resolved(theirs, mine, ours)
-    shown: dict[str, str] = {}  # a second name that stands for the first, where theirs has no other
-    for name in [name for name in given if mine[name] not in given]:
-        given.setdefault(mine[name], given.pop(name))
-        shown.setdefault(mine[name], name)
+    limits = {name: np.array(pair) for name, pair in meta["tolerance"][dtype].items()}
     labels = np.asarray(ours["y"]) if "y" in ours else None
-    comparison = {
-        name: compare(name, np.asarray(ours[mine[name]]), np.asarray(a), tolerance.get(mine[name]), labels, graph)
-        for name, a in given.items()
+    compared: dict[str, Comparison] = {}
+    for name in (name for name in mine if name in given):
+        o, layer = np.asarray(ours[mine[name]]), name.removeprefix("grad.").removesuffix(".input")
+        free = layer in meta["layers"] or layer == "x"  # parameters and symbols have one layout
+        compared[name] = compare(name, o, np.asarray(given[name]), limits.get(mine[name]), labels, free)
+    differ = [name for name, c in compared.items() if not c.agrees]
+    here = {name: as_ours(np.asarray(given[name]), c, compared) for name, c in compared.items()}
+    known = {name: np.asarray(ours[own]) for name, own in mine.items() if own in ours}
+    wrong = wrong_relations(meta, known, here, dtype)
+    place = {name: k for k, name in enumerate(mine)}
+    if not wrong and (not differ or differ[0].startswith("step") and not differ[0].startswith("step0.")):
+        for name, found in wrong_step(meta, known, here, dtype, limits).items():
+            wrong = {min([name, *differ[:1]], key=lambda n: place[n]): found}
+    if differ and all(place[name] > place[differ[0]] for name in wrong):
+        # Nothing before it differs, so what theirs lacks may be taken from ours.
+        found = wrong_relations(meta, known, known | here, dtype, only=differ[0])
+        wrong = (found or {differ[0]: ("", looks(differ[0], compared[differ[0]], dtype))}) | wrong
+    guilty = [
+        Finding(name, tuple(names), compared[name].error, compared[name].allowed, op)
+        for name, (op, names) in sorted(wrong.items(), key=lambda item: place[item[0]])
+    ]
+    layouts: dict[str, str] = {}
+    for name, c in compared.items():
+        if c.layout:
+            layouts.setdefault(c.layout, name)
+    agree = [name for name, c in compared.items() if c.agrees and name not in wrong]
+    return Difference(
+        dtype,
+        guilty,
+        [name for name in differ if name not in wrong],
+        agree,
+        [name for name in agree if compared[name].allowed > 1],
+        layouts,
+        unknown,
+        len({*mine.values()} - {mine[name] for name in compared}),
+    )
+
+
+# ------------------------------------------------------------------------------- relations: names worked out again
+
+
+class Relation(NamedTuple):
+    """Names that one operation makes of others: its case, and what each of its outputs is called."""
+
+    case: Case
+    run: Callable
+    outputs: dict  # output of the operation -> name
+    standard: bool = True  # whether the mistakes listed for the operation apply
+
+
+def wrong_relations(
+    meta: dict, ours: dict, here: dict, dtype: str, only: str | None = None
+) -> dict[str, tuple[str, list[str]]]:
+    """{name: (operation, what gives exactly this)} of the relations that are wrong in `here`, or of `only` one."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    theirs, right = ({r.case.id: r for r in relations(meta, ours, arrays) if r} for arrays in (here, ours))
+    for id, relation in theirs.items():
+        if only and only not in relation.outputs.values():
+            continue
+        g = judged(relation, here, dtype, only is not None)
+        if g is None or not g.wrong:
+            continue
+        check = judged(right[id], ours, dtype, only is not None)
+        if check is None:
+            continue
+        holds = {o: name for o, name in relation.outputs.items() if o not in check.wrong}  # what ours has too
+        g = judged(relation._replace(outputs=holds), here, dtype, only is not None)
+        if g is not None and g.wrong:
+            listed = LISTED.get(g.case.op, {}) if relation.standard else {}
+            first = relation.outputs[next(iter(g.wrong))]
+            found[first] = g.case.op, named_ways(relation.run, listed, [g], dtype) or fitted(g)
+    return found
+
+
+def judged(relation: Relation, arrays: dict, dtype: str, strict: bool) -> Graded | None:
+    """A relation, graded; None where its names are not all there.
+
+    strict: without the rounding of other right ways (ops.Op.also), which hides small mistakes.
+    """
+    answer = {output: arrays[name] for output, name in relation.outputs.items() if name in arrays}
+    if not answer:
+        return None
+    case = relation.case
+    try:
+        right = expected(case, (lambda **i: relation.run(**i)) if strict else relation.run)
+    except ValueError:
+        return None  # shapes that do not fit are seen by name
+    x = case.inputs.get("x")
+    # Another program may add term by term, with an error of sqrt(terms) / 4 times that of sums by pairs.
+    wide = 1.0 if x is None else max(1.0, (x.size / x.shape[-1]) ** 0.5 / 16)
+    allowed = lambda o: (right[o][1] or 0.0) * wide * (FEW if o.startswith("grad.") else 1)
+    fits = {
+        o: np.asarray(a, np.float64) for o, a in answer.items() if o in right and a.size == np.size(right[o][0])
     }
-    itself = dict(by_itself(given, mine, ours, comparison, meta, dtype))
-    above = ancestors(names, graph, meta["steps"])
-    found = Difference(dtype, [], [], [], [], {}, unknown, 0)
-    differs: dict[str, bool] = {}  # whether a name does, or, where it was not compared, one of those before it
-    for name in above:
-        before = any(differs.get(n, False) for n in above[name])
-        if name not in comparison:
-            differs[name] = before
-            continue
-        this, alone, label = comparison[name], itself.get(name), shown.get(name, name)
-        weights = [n for n in above[name] if n.startswith("step0.")]
-        wrong_itself = alone is not None and not alone.agrees and not any(differs.get(n, False) for n in weights)
-        differs[name] = wrong_itself or not this.agrees
-        if this.layout and this.agrees:
-            found.layouts.setdefault(this.layout, label)
-        if not differs[name]:
-            found.agree.append(label)
-            found.undecided.extend([label] * (this.undecided and alone is None))
-        elif before and not wrong_itself:
-            found.blocked.append(label)
-        else:
-            made_of = [shown.get(n, n) for n in nearest(name, above, comparison)]
-            known = alone if alone is not None and wrong_itself else this
-            looks = recognise.looks(name, ours, known.ours, known.theirs, known.limit, known.layer, meta)
-            by = graph.get(name, {}).get("by", "")
-            found.guilty.append(
-                Finding(label, known.error, known.allowed, looks, tuple(made_of), by, wrong_itself)
-            )
-    kept = {mine[name] for name in names if mine[name] in ours}
-    return found._replace(missing=len(kept - {mine[name] for name in comparison}))
+    answer = {o: a.reshape(np.shape(right[o][0])) for o, a in fits.items()}
+    return grade(case._replace(expect={o: (right[o][0], allowed(o)) for o in answer}), answer, dtype)
 
 
-def by_itself(
-    given: dict, mine: dict, ours: dict, comparison: dict, meta: dict, dtype: str
-) -> Iterator[tuple[str, Comparison]]:
-    """(name, Comparison) of what each layer gives from their own input, and of its parameters' gradients."""
-    graph = meta["graph"]
-    theirs = {mine[name]: array for name, array in given.items()} | given
-    first = any(found.layout.startswith("channels first") for found in comparison.values())
-    for name, way in graph.items():
-        entry = f"{name}.input"
-        x = theirs.get(entry, theirs.get(mine.get(entry)))
-        if "call" not in way or name not in given or x is None:
-            continue
-        x_first = channels_first(
-            comparison.get(entry, comparison.get(mine[entry])), np.shape(x), ours, mine[entry], first
+def relations(meta: dict, ours: dict, here: dict) -> Iterator[Relation | None]:
+    """Every relation between names, with inputs from `here`; None where one of them is not there."""
+    for name, layer in meta["layers"].items():
+        yield layer_relation(name, layer, ours, here)
+    groups = list(paper.GROUPS)
+    for g in groups:
+        yield equation(
+            "similarity",
+            here,
+            {"I_i": f"I_i.{g}", "T_i": f"T_i.{g}"},
+            {"S_i": f"S_i.{g}", "S_hat_i": f"S_hat_i.{g}", "grad.T_i": f"grad.T_i.{g}"},
         )
-        y_first = channels_first(comparison[name], np.shape(given[name]), ours, mine[name], x_first)
-        layer = layers.alone(name, x, given[name], ours, graph, x_first, y_first)
-        if layer is None:
-            continue
-        right, limit = layers.output(layer, dtype)
-        if layer.y.shape != right.shape and comparison[name].agrees:
-            continue  # laid out otherwise than its input, and right
-        output = judged(right, layer.y, limit, layer=layer)
-        yield name, output
-        if not output.agrees:
-            continue  # its gradients are those of another layer
-        g = given.get(f"grad.{name}")  # not that of a second name, which may be laid out otherwise
-        for parameter, (slope, allowed) in ({} if g is None else layers.gradients(layer, g, dtype)).items():
-            if f"grad.{parameter}" in given:
-                array = np.asarray(given[f"grad.{parameter}"], np.float64)
-                yield f"grad.{parameter}", judged(slope, array, allowed)
+    for S in ("S", "S_hat"):
+        parts = [f"{S}_i.{g}" for g in groups]
+        if {S, *parts} <= {*ours} and {*parts} <= {*here}:
+            total = sum(ours[part] for part in parts)
+            inputs = {"S_groups": np.stack([here[part] for part in parts])}
+            inputs["alpha"] = float(np.vdot(total, ours[S]) / np.vdot(total, total))
+            yield Relation(Case(f"fuse/{S}", "", inputs), OPS["fuse"].run, {"S": S})
+    yield equation("supervised_matrix", here, {"y": "y"}, {"W": "W"})
+    yield equation("bce", here, {"S": "S", "W": "W"}, {"L": "L_i2t", "grad.S": "grad.S"})
+    yield equation("bce", here, {"S": "S_hat", "W": "W"}, {"L": "L_t2i", "grad.S": "grad.S_hat"})
+    yield equation(
+        "cross_entropy", here, {"c_hat": "c_hat", "c": "y"}, {"L_cls": "L_cls", "grad.c_hat": "grad.c_hat"}
+    )
+    if {"L", "L_cls", "L_con"} <= {*ours}:
+        beta = float((ours["L"] - ours["L_cls"]) / ours["L_con"])
+        yield equation("total_loss", here, {"L_cls": "L_cls", "L_con": "L_con"}, {"L": "L"}, beta=beta)
 
 
-def channels_first(found: Comparison | None, shape: tuple, ours: dict, name: str, otherwise: bool) -> bool:
-    """Whether their array has its channels first: as it agrees, else as its shape says, else `otherwise`."""
-    if found is not None and found.agrees:
-        return found.layout.startswith("channels first")
-    last = np.shape(ours[name]) if name in ours else shape
-    first = (last[0], last[-1], *last[1:-1]) if len(last) == 4 else last
-    return otherwise if first == last or shape not in (first, last) else shape == first
+def equation(op: str, here: dict, inputs: dict, outputs: dict, **numbers: float) -> Relation | None:
+    """An operation of the kit between symbols; "grad.X" among its outputs needs the gradients of the others."""
+    if not {*inputs.values()} <= {*here}:
+        return None
+    given = {key: here[name] for key, name in inputs.items()}
+    given = {key: a.astype(int) if key in ("W", "y", "c") else a for key, a in given.items()}
+    values = {o: name for o, name in outputs.items() if not o.startswith("grad.")}
+    slopes = {o: name for o, name in outputs.items() if o.startswith("grad.") and name in here}
+    cotangents = {o: here[f"grad.{name}"] for o, name in values.items() if f"grad.{name}" in here}
+    whole = slopes and len(cotangents) == len(values)
+    case = Case(f"{op}/{next(iter(values.values()))}", "", given | numbers)
+    if whole:
+        asked = tuple(o.removeprefix("grad.") for o in slopes)
+        case = case._replace(slopes=asked, cotangents=cotangents)
+    return Relation(case, OPS[op].run, values | slopes if whole else values)
+
+
+def layer_relation(name: str, layer: dict, ours: dict, here: dict) -> Relation | None:
+    """A layer from their input: its output, the gradients at its input and parameters, new running statistics."""
+    op, options, parameters = layer["op"], layer["options"], layer["parameters"]
+    weights = {key: here.get(f"step0.{n}", ours.get(f"step0.{n}")) for key, n in parameters.items()}
+    if f"{name}.input" not in here or any(a is None for a in weights.values()):
+        return None
+    inputs = {"x": here[f"{name}.input"]} | weights
+    outputs = {"y": name}
+    if op == "batch_norm":
+        running = [f"{name}.running_mean", f"{name}.running_var"]
+        if not all(f"step0.{n}" in ours for n in running):
+            return None
+        inputs |= {n.rpartition(".")[2]: here.get(f"step0.{n}", ours[f"step0.{n}"]) for n in running}
+        outputs |= {f"new_{n.rpartition('.')[2]}": f"step1.{n}" for n in running}
+        inputs["train"] = 1
+    standard = {
+        "linear": "bias" in weights,
+        "conv2d": "bias" not in weights and options.get("groups", 1) == 1,
+        "batch_norm": not options,
+        "layer_norm": options.get("eps", 1e-5) == 1e-5,
+    }[op]
+    if standard and op == "conv2d":
+        inputs |= {key: options[key] for key in ("stride", "padding")}
+        options = {}
+    run = OPS[op].run if standard and op != "conv2d" else lambda **i: with_options(op, options, **i)
+    case = Case(f"{op}/{name}", "", inputs)
+    if f"grad.{name}" in here:
+        case = case._replace(slopes=("x", *weights), cotangents={"y": here[f"grad.{name}"]})
+        outputs |= {"grad.x": f"grad.{name}.input"} | {f"grad.{key}": f"grad.{n}" for key, n in parameters.items()}
+    return Relation(case, run, outputs, standard)
+
+
+def with_options(op: str, options: dict, **given: Any) -> dict:
+    """A layer by its kernel, also one that is no operation of the kit: in groups, with a bias, another eps."""
+    if op != "batch_norm":
+        return {"y": getattr(nn, op)(**given, **options)}
+    state = {key: given.pop(key) for key in ("running_mean", "running_var")} | {"num_batches_tracked": 0}
+    y, new = nn.batch_norm(**given | options | {"state": state, "train": True})
+    return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
+
+
+def wrong_step(meta: dict, ours: dict, here: dict, dtype: str, limits: dict) -> dict:
+    """{name: ("sgd", names)} of the first parameter that SGD's rule does not move as theirs moves.
+
+    Their gradients of later steps are not known; they are those by which the rule moves ours.
+    """
+    names = [n.removeprefix("step0.") for n in here if n.startswith("step0.") and f"grad.{n[6:]}" in here]
+    for steps in dict.fromkeys((1, meta["steps"])):
+        for name in names:
+            after = {"v": f"step{{}}.velocity.{name}", "w": f"step{{}}.{name}"}
+            after = {o: [n.format(k + 1) for k in range(steps)] for o, n in after.items()}
+            if not {*after["v"], *after["w"]} <= {*ours}:
+                continue
+            g = moved(name, after, meta["rule"], ours, here, dtype, limits)
+            for k in range(steps):
+                for o, own in after.items():
+                    error = np.abs(g.answer[o][k] - g.case.expect[o][0][k]).max(initial=0)
+                    if own[k] in here and o in g.wrong and error > g.wrong[o][1]:
+                        sure = steps == 1  # later gradients are known too roughly for a name
+                        ways = named_ways(OPS["sgd"].run, LISTED["sgd"], [g], dtype) if sure else []
+                        return {own[k]: ("sgd", ways)}
+    return {}
+
+
+def moved(name: str, after: dict, rule: dict, ours: dict, here: dict, dtype: str, limits: dict) -> Graded:
+    """One parameter's steps by SGD's rule, graded; `after` has the names of velocity and parameter by step."""
+    flat = lambda n: here.get(n, ours[n]).ravel()
+    gradients = [flat(f"grad.{name}")]
+    for (_, v), (before, w) in zip(pairwise(after["v"]), zip(after["v"], after["w"], strict=True), strict=False):
+        gradients.append((ours[v] - rule["momentum"] * ours[before] - rule["weight_decay"] * ours[w]).ravel())
+    inputs = {"w": flat(f"step0.{name}"), "gradients": np.stack(gradients)}
+    inputs |= {"lr": np.full(len(gradients), rule["learning_rate"])}
+    case = Case(f"sgd/{name}", "", inputs | {key: rule[key] for key in ("momentum", "weight_decay")})
+    right = expected(case)
+    later = {o: [limits[n][1] / EPS[dtype] for n in own[1:]] for o, own in after.items()}
+    case = case._replace(expect={o: (x, max(a, *later[o], 0.0)) for o, (x, a) in right.items()})
+    return grade(case, {o: np.stack([flat(n) for n in own]) for o, own in after.items()}, dtype)
+
+
+def fitted(g: Graded) -> list[str]:
+    """ "y times 4", or "y shifted by 0.5": one number that makes their first wrong output of the right one."""
+    output, (error, allowed) = next(iter(g.wrong.items()))
+    right, answer = g.case.expect[output][0], g.answer[output]
+    if right.shape != answer.shape or right.size < 2:
+        return []
+    factor, shift = float(np.vdot(right, answer) / np.vdot(right, right)), float(np.mean(answer - right))
+    close = lambda x, words: (
+        [words] * bool(np.abs(answer - x).max() <= min(4 * max(1, abs(factor)) * allowed, error / 50))
+    )
+    return close(factor * right, f"{output} times {factor:.4g}") or close(
+        right + shift, f"{output} shifted by {shift:.4g}"
+    )
+
+
+def looks(name: str, c: Comparison, dtype: str) -> list[str]:
+    """What a difference looks like, where no operation is known: ours, changed by rule."""
+    if c.limit is None or c.ours.dtype.kind != "f":
+        return []
+    case = Case(f"read_array/{name}", "", {"ours": c.ours}, expect={"ours": (c.ours, c.limit[1] / EPS[dtype])})
+    g = Graded(case, FAIL, {"ours": c.theirs}, {"ours": (c.error, c.limit[1])})
+    return named_ways(lambda ours: {"ours": ours}, {}, [g], dtype) or fitted(g)
+
+
+# ------------------------------------------------------------------------------------------- names on both sides
 
 
 def read_meta(ours: dict) -> dict:
@@ -218,30 +354,12 @@ def read_meta(ours: dict) -> dict:
         raise ValueError(f"the first file is no trace: it has no entry {META}; make one with `conform trace`")
     try:
         meta = json.loads(bytes(np.asarray(ours[META])).decode())
-        schema.check(meta, TRACE, META)
-        names = set(meta["names"])
         found = {name: kind_of(np.asarray(a)) for name, a in ours.items() if name != META}
-        strange = [name for name in found if name not in names or meta["arrays"].get(name) != found[name]]
-        made_of = {n for way in meta["graph"].values() for n in (*way["from"], way.get("same", "x"))}
-        strange += [name for name in made_of if name not in names and f"step0.{name}" not in names]
-        floats = [name for name, a in ours.items() if np.asarray(a).dtype.kind == "f"]
-        strange += [n for allowed in meta["tolerance"].values() for n in floats if n not in allowed]
-        strange += [precision for precision in meta["tolerance"] if precision not in PRECISIONS]
-        if strange or not {*meta["graph"]} <= names:
-            raise ValueError(f"{META}: it does not fit the arrays, such as {schema.brief([*strange, 'graph'][0])}")
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{error}; it is damaged or of another version: trace again") from None
+        if meta["format"] != FORMAT or any(meta["arrays"].get(name) != kind for name, kind in found.items()):
+            raise ValueError("it does not fit the arrays beside it")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{META}: {error}; it is damaged or of another version: trace again") from None
     return meta
-
-
-# ------------------------------------------------------------------------------------------- names and their order
-
-
-def stored(name: str, graph: dict) -> str:
-    """The name under which the trace has an array."""
-    head = "grad." * name.startswith("grad.")
-    own = name.removeprefix(head)
-    return head + graph.get(own, {}).get("same", own)
 
 
 # Modules that call no layer for what they give and take: PyTorch's MultiheadAttention uses the weights directly.
@@ -273,74 +391,18 @@ def container(name: str, mine: dict) -> bool:
     return part == "" or any(n.startswith(f"{part}.") for n in mine) or part in mine
 
 
-def ancestors(names: list, graph: dict, steps: int) -> dict[str, list]:
-    """{name: the names that it is made of}, in the order of computation; "after 1" stands for all of step 1."""
-    value = lambda n: n if n in graph or n in ("x", "y") else f"step0.{n}"  # a parameter, as it was given
-    same = lambda n: graph.get(n, {}).get("same", n)
-    constants = {"L_i2t": "W", "L_t2i": "W", "L_con": "W", "L_cls": "y"}  # what carries no gradient
-    above: dict[str, list] = {name: [] for name in names}
-    for name, way in graph.items():
-        entry = [f"{name}.input"] if f"{name}.input" in above else []
-        above[name] = [value(n) for n in way["from"]] + entry + [n for n in [constants.get(name)] if n in above]
-        for n in way["from"] if "same" not in way else ():
-            if f"grad.{n}" in above:
-                above[f"grad.{n}"] += [f"grad.{name}", name, *(value(m) for m in way["from"])]
-    for name, way in graph.items():
-        if "same" in way and f"grad.{name}" in above:  # what uses one of the two names uses the other
-            above[f"grad.{name}"] += above[f"grad.{way['same']}"]
-    for name in names:
-        place, _, rest = name.partition(".")
-        if place == "grad":
-            above[name].append(same("L"))
-        if not place.startswith("step") or place == "step0" or not place[4:].isdigit():
-            continue
-        k = int(place[4:])
-        if rest.startswith("velocity."):
-            own = rest.removeprefix("velocity.")
-            above[name] = [f"grad.{own}", f"step0.{own}"] if k == 1 else [f"step{k - 1}.{rest}", f"after {k - 1}"]
-        elif f"step{k}.velocity.{rest}" in above:
-            above[name] = [f"step{k}.velocity.{rest}", f"step{k - 1}.{rest}"]
-        else:  # running statistics
-            entry = rest.rpartition(".")[0] + ".input"
-            layer = [same(entry), entry, entry.removesuffix(".input")]
-            above[name] = [f"step{k - 1}.{rest}", *(layer if k == 1 else [f"after {k - 1}"])]
-    ordered: dict[str, list] = {}
-    for name in names:
-        place = name.partition(".")[0]
-        if name.startswith("step") and place != "step0" and f"after {int(place[4:]) - 1}" not in ordered:
-            ordered[f"after {int(place[4:]) - 1}"] = [
-                n for n in ordered if n.startswith(f"step{int(place[4:]) - 1}.")
-            ]
-        ordered[name] = above[name]
-    return ordered
-
-
-def nearest(name: str, above: dict, compared: dict) -> list[str]:
-    """The nearest names before `name` that were compared."""
-    found: dict[str, None] = {}
-    queue, seen = list(above[name]), {name}
-    while queue:
-        n = queue.pop(0)
-        if n in seen:
-            continue
-        seen.add(n)
-        if n in compared:
-            found[n] = None
-        else:
-            queue += above.get(n, [])
-    return list(found)
-
-
 # ------------------------------------------------------------------------------------------------------ the report
 
 
 def stage(name: str) -> str:
     """Where in a step a name belongs."""
     if name.startswith("step0.") or name in ("x", "y"):
-        return "what was given"
+        return "in what was given"
     if name.startswith("step"):
         return f"after step {name.partition('.')[0][4:]}"
-    return "gradient" if name.startswith("grad.") else "value"
+    if name.startswith("eval."):
+        return "in evaluation"
+    return "in gradient" if name.startswith("grad.") else "in value"
 
 
 def text(found: Difference) -> str:
@@ -350,23 +412,22 @@ def text(found: Difference) -> str:
         lines = ["NOTHING COMPARED: no name of theirs is in the trace"]
     elif found.guilty:
         first = found.guilty[0].name
-        where = stage(first) if stage(first).startswith("after") else f"in {stage(first)}"
-        lines = [f"DIVERGES {where}: {first} is the first of {total} compared names that differs ({found.dtype})"]
+        lines = [
+            f"DIVERGES {stage(first)}: {first} is the first of {total} compared names that differs ({found.dtype})"
+        ]
     else:
         lines = [f"AGREES: all {total} compared names, within what rounding allows ({found.dtype})"]
     for each in found.guilty[:SHOWN]:
-        looks = f"this is {each.looks}" if each.looks else "like nothing known here"
-        lines.append(
-            f"GUILTY   {each.name}: {looks}; error {each.error:.2g} of ours, rounding allows {each.allowed:.2g}"
-        )
-        lines.append(f"         {made(each)}")
+        said = f'this is "{" | ".join(each.names)}"' if each.names else "like nothing known here"
+        size = f"error {each.error:.2g} of ours, rounding allows {each.allowed:.2g}"
+        lines.append(f"GUILTY   {each.name}: {said}; {size}")
+        if each.op:
+            lines.append(f"         {each.op}, worked out again from their own input, gives something else")
     if len(found.guilty) > SHOWN:
         lines.append(f"         and {len(found.guilty) - SHOWN} more that do not depend on these")
     if total:
-        lines.append(
-            f"{len(found.agree)} agree, {len(found.blocked)} differ as a consequence, "
-            f"{found.missing} of ours are not in theirs"
-        )
+        counts = f"{len(found.agree)} agree, {len(found.blocked)} more differ"
+        lines.append(f"{counts}, {found.missing} of ours are not in theirs")
     if found.undecided:
         lines.append(
             f"{len(found.undecided)} of those that agree show nothing, as rounding may change them by their own "
@@ -380,27 +441,8 @@ def text(found: Difference) -> str:
     return "\n".join(lines)
 
 
-def made(finding: Finding) -> str:
-    """How a guilty name is made, and from what that agrees."""
-    if finding.name.startswith("grad."):
-        how = f"made by the backward pass of {finding.name.removeprefix('grad.')}"
-    elif finding.by:
-        how = f"made by {finding.by}"
-    else:
-        how = "given" if stage(finding.name) == "what was given" else f"made {stage(finding.name)}"
-    listed = ", ".join(finding.made_of[:4]) + f" and {len(finding.made_of) - 4} more" * (len(finding.made_of) > 4)
-    if finding.itself:
-        return f"{how}; computed again from their own input it is another"
-    verb = "agrees" if len(finding.made_of) == 1 else "agree"
-    return f"{how}, from {listed}, which {verb}" if listed else f"{how}; nothing before it was compared"
-
-
 def as_json(found: Difference) -> dict[str, Any]:
     """The report for programs."""
+    finite = lambda x: float(x) if np.isfinite(x) else schema.brief(str(x))
     guilty = [f._asdict() | {"stage": stage(f.name), "error": finite(f.error)} for f in found.guilty]
     return found._asdict() | {"guilty": guilty, "ok": found.ok, "exit_code": found.exit_code}
-
-
-def finite(x: float) -> float | str:
-    """A number as JSON can write it."""
-    return float(x) if np.isfinite(x) else str(x)

@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref.conform import layers
 from bplcz_ref.conform.tracing import size
 
-SYMBOLS = ("I_i.", "T_i.", "S_i.", "S_hat_i.", "I", "c_hat", "S", "S_hat", "W")  # their layout is the paper's
+FIRST = "channels first (B, C, H, W), ours last"
 
 
 class Comparison(NamedTuple):
@@ -18,62 +17,44 @@ class Comparison(NamedTuple):
     theirs: np.ndarray
     limit: np.ndarray | None  # root mean square and largest magnitude of what rounding may change; None: nothing
     agrees: bool
-    error: float
-    allowed: float
+    error: float  # root mean square of the difference, as a part of that of ours
+    allowed: float  # likewise
     layout: str = ""
-    layer: layers.Alone | None = None
-
-    @property
-    def undecided(self) -> bool:
-        """Whether rounding may change it by its own size."""
-        return bool(self.allowed > 1)
-
-
-def judged(
-    o: np.ndarray, t: np.ndarray, limit: np.ndarray, layout: str = "", layer: layers.Alone | None = None
-) -> Comparison:
-    """Two arrays, compared."""
-    scale = max(size(o)[0], np.finfo(np.float64).tiny)
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = size(t - o) if o.shape == t.shape else np.full(2, np.inf)
-    agrees = bool(np.isfinite(t).all() and (error <= limit).all())
-    return Comparison(o, t, limit, agrees, float(error[0] / scale), float(limit[0] / scale), layout, layer)
+    free: bool = False  # whether it may be laid out otherwise
 
 
 def compare(
-    name: str, o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, labels: np.ndarray | None, graph: dict
+    name: str, o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, labels: np.ndarray | None, free: bool
 ) -> Comparison:
     """The first layout in which the two agree, or the first whose shapes fit; whole numbers have to be equal."""
     whole = o.dtype.kind != "f" or limit is None
-    o, t, best = o.astype(np.float64), t.astype(np.float64), None
-    limit = np.zeros(2) if limit is None else limit
-    for words, mine, other in layouts(name, o, t, labels, graph):
-        this = judged(mine, other, limit, words)
-        if this.agrees:
-            return this
-        best = best or this
-    best = best or judged(o, t, limit)
-    return best._replace(limit=None) if whole else best
+    o, t = o.astype(np.float64), t.astype(np.float64)
+    found = [judged(o, t, limit)] if o.size != 1 else [judged(o.ravel(), t.ravel(), limit)]
+    if free:
+        found += [judged(mine, other, limit, words) for words, mine, other in layouts(name, o, t, labels)]
+    fits = [c for c in found if c.ours.shape == c.theirs.shape] or found
+    best = next((c for c in fits if c.agrees), min(fits, key=lambda c: c.error))
+    return best._replace(limit=None if whole else limit, free=free)
+
+
+def judged(o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, layout: str = "") -> Comparison:
+    """Two arrays, compared."""
+    bound = np.zeros(2) if limit is None else limit
+    scale = max(size(o)[0], np.finfo(np.float64).tiny)
+    error = size(t - o) if o.shape == t.shape else np.full(2, np.inf)
+    agrees = bool(np.isfinite(t).all() and (error <= bound).all())
+    return Comparison(o, t, limit, agrees, float(error[0] / scale), float(bound[0] / scale), layout)
 
 
 def layouts(
-    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray | None, graph: dict
+    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray | None
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(words, ours, theirs) for each way in which theirs may be laid out: images, tokens, rows of prompts."""
-    if o.shape == t.shape:
-        yield "", o, t
-    if o.size == t.size == 1:
-        yield "", o.reshape(()), t.reshape(())
-    own = name.removeprefix("grad.")
-    if own not in ("x", *graph) or own.startswith(SYMBOLS[:4]) or own in SYMBOLS:
-        return  # parameters and symbols have one layout
-    if o.ndim == 4 and t.ndim == 4 and np.moveaxis(t, 1, -1).shape == o.shape:
-        yield "channels first (B, C, H, W), ours last", o, np.moveaxis(t, 1, -1)
-    if o.ndim == 3 and t.ndim == 3 and t.shape[0] != o.shape[0]:
-        t_ = np.swapaxes(t, 0, 1)
-        if t_.shape[0] == o.shape[0] and t_.shape[1] >= o.shape[1] and t_.shape[2] == o.shape[2]:
-            yield "tokens first (L, N, d), ours second", o, t_[:, : o.shape[1]]
-    if own.startswith("text.") and o.ndim == 3 and labels is not None and t.shape[-1] == o.shape[-1]:
+    """(words, ours, theirs) for each other way to lay them out: images, tokens, rows of prompts."""
+    if o.ndim == 4 and t.ndim == 4:
+        yield FIRST, o, np.moveaxis(t, 1, -1)
+    if o.ndim == 3 and t.ndim == 3:
+        yield "tokens first (L, N, d), ours second", o, np.swapaxes(t, 0, 1)[:, : o.shape[1]]
+    if "text." in name and o.ndim == 3 and labels is not None and t.shape[-1] == o.shape[-1] and t.ndim > 2:
         yield from prompt_rows(name, o, t, labels)
 
 
@@ -88,13 +69,12 @@ def prompt_rows(
     classes, place = np.unique(labels, return_inverse=True)
     n, L, d = len(o) // len(classes), *o.shape[1:]
     each = o.reshape(len(classes), n, L, d)
-    longer = t.shape[-2] >= L
-    if longer and t.ndim == 3 and len(t) == len(o):
+    if t.ndim == 3:
         yield "more padding after EOT than ours", o, t[:, :L]
-    for order, axes in (("samples, then groups", (0, 1)), ("groups, then samples", (1, 0))):
-        shape = (len(labels), n) if axes == (0, 1) else (n, len(labels))
-        if longer and t.size == len(labels) * n * t.shape[-2] * d and t.shape[-2:] == t.shape[-2:]:
-            rows = np.moveaxis(t.reshape(*shape, t.shape[-2], d), axes, (0, 1))[:, :, :L]
+    for order, shape in (("samples, then groups", (len(labels), n)), ("groups, then samples", (n, len(labels)))):
+        if t.shape[-2] >= L and t.size == len(labels) * n * t.shape[-2] * d:
+            rows = t.reshape(*shape, t.shape[-2], d)[:, :, :L]
+            rows = rows if shape[0] == len(labels) else np.swapaxes(rows, 0, 1)
             words = f"the prompts of every sample ({order}), ours of every class once"
             if not name.startswith("grad."):
                 yield words, each[place], rows
@@ -102,3 +82,13 @@ def prompt_rows(
                 folded = np.zeros_like(each)
                 np.add.at(folded, place, rows)
                 yield words, each, folded
+
+
+def as_ours(t: np.ndarray, c: Comparison, compared: dict[str, Comparison]) -> np.ndarray:
+    """Their array with its channels last; rows of prompts stay, as they are alike in what enters and leaves."""
+    if c.free and t.ndim == 4 == c.ours.ndim:
+        moved = np.moveaxis(t, 1, -1)
+        either = t.shape == moved.shape and not c.agrees and any(d.layout == FIRST for d in compared.values())
+        if c.layout == FIRST or either:
+            t = moved
+    return t.astype(np.float64) if t.dtype.kind == "f" else t

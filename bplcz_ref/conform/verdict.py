@@ -266,14 +266,19 @@ def _clarity(g):
 
 
 def explanations(op: str, own: list[Graded], dtype: str, readings: dict | None = None) -> list[str]:
-    """Names of the ways to run an operation that give all its answers, in `own`: listed ones first, else by rule.
+    """Names of the ways to run an operation that give all its answers, in `own`."""
+    run = chosen(readings or {}).get(op, OPS[op].run)
+    ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
+    listed = LISTED.get(op, {}) | ({f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {})
+    return named_ways(run, listed, own, dtype)
+
+
+def named_ways(run: Callable, listed: dict, own: list[Graded], dtype: str) -> list[str]:
+    """Names of the ways that give all answers where `run` is right: listed ones first, else by rule.
 
     A way counts only if it accounts for what is wrong (fits). More than three of a kind say nothing: no name then.
     Where no way fits in all, values alone decide: gradients of a wrong formula depend on how it is worked out.
     """
-    run = chosen(readings or {}).get(op, OPS[op].run)
-    ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
-    listed = LISTED.get(op, {}) | ({f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {})
     finite = [g for g in own if all(np.isfinite(x).all() for x in g.answer.values() if is_float(x))]
     own = finite if any(g.wrong for g in finite) else own  # overflow hides the way
     own = sorted(own, key=lambda g: (g.state == PASS, -len(g.wrong)))
@@ -338,7 +343,9 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
                         return False
         return True
 
-    told = {tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)}
+    told = {
+        tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)
+    }
     return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
 
 
@@ -401,7 +408,9 @@ def _found(r, f):
 
 
 def _brief(x):
-    return brief(x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)())
+    return brief(
+        x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)()
+    )
 
 
 def text(r: Report) -> str:

@@ -151,7 +151,6 @@ def unshifted(s):
     return e / e.sum(-1, keepdim=True)
 
 
-
 class Mean(torch.autograd.Function):
     """A hand-written backward pass that takes means over the batch."""
 
@@ -299,7 +298,9 @@ def tally(dtype, variants, seed=0):
         names = names_of(r)
         caught, located = r.exit_code != 0, fault == [op]
         false = [name for name in names if not true_of(name, op, what)]
-        count.update({"all": 1, "caught": caught, "located": located, "named": bool(names), "misnamed": bool(false)})
+        count.update(
+            {"all": 1, "caught": caught, "located": located, "named": bool(names), "misnamed": bool(false)}
+        )
         if caught != (variants is not RIGHT) or caught != located or false:
             lines.append(f"{op}: {what}: caught {caught}, guilty {fault}, named {names}\n{r}")
     return count, lines

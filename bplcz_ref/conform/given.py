@@ -1,0 +1,135 @@
+"""What `conform trace` is given: weights and a batch from files, and the system that the weights belong to."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bplcz_ref import archives, files, paper, prompts, systems, weights
+from bplcz_ref.conform.tracing import trace
+
+
+def from_files(
+    weights_file: Path,
+    batch_file: Path,
+    name: str | None,
+    chosen: dict,
+    say: Callable[[str], None],
+    **options: Any,
+) -> dict[str, np.ndarray]:
+    """`trace` of a system of systems.py with weights and a batch from files."""
+    arrays = weights.read_arrays(weights_file)
+    name = name or system_of(arrays, weights_file)
+    settings = settings_of(arrays, name, chosen)
+    network = systems.build(name, settings)
+    params, state = weights.load(arrays, network, dtype="float64")
+    x, y = read_batch(batch_file, name, settings)
+    say(f"{name}, {weights.count(params):,} parameters, {len(x)} patches")
+    rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
+    return trace(network, params, state, (x, y), **rule, **options)
+
+
+# Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the full method.
+TELLTALE = {
+    "branches.RGB.conv1.weight text.ln_final.weight": "ebcnn-bplcz",
+    "branches.RGB.conv1.weight": "ebcnn",
+    "shared.pos_embedding": "exvit-bplcz",
+    "pos_embedding": "exvit",
+    "features.0.0.weight": "convnext",
+    "features.conv0.weight": "densenet121",
+    "layer1.0.conv3.weight": "resnet50",
+}
+
+
+def system_of(arrays: dict, source: Path) -> str:
+    """The system that has these names."""
+    for names, system in TELLTALE.items():
+        if all(name in arrays for name in names.split()):
+            grouped = system == "resnet50" and len({*arrays["layer1.0.conv2.weight"].shape[:2]}) > 1
+            return "resnext50" if grouped else system
+    raise ValueError(f"{source}: its names fit no system; give --system, one of {', '.join(systems.SYSTEMS)}")
+
+
+def settings_of(arrays: dict, name: str, chosen: dict) -> systems.Settings:
+    """The settings with the sizes that the weights have, as far as these tell them; `chosen` outranks them."""
+    found: dict[str, Any] = {}
+    if "branches.RGB.conv1.weight" in arrays:
+        found["width"] = len(arrays["branches.RGB.conv1.weight"])
+    for vector in (
+        "branches.RGB.proj.weight",
+        "branches.RGB.mlp_head1.1.weight",
+        "vectors.RGB.mlp_head1.1.weight",
+    ):
+        if vector in arrays:
+            found["features"] = len(arrays[vector])
+    if "vectors.RGB.mlp_head1.1.weight" in arrays:
+        found["reading"] = "B"
+    for positions in ("shared.pos_embedding", "pos_embedding"):
+        if positions in arrays and arrays[positions].ndim == 3:
+            found["grid"] = max(1, round(paper.PATCH / max(1, arrays[positions].shape[1]) ** 0.5))
+            found["published"] = arrays[positions].shape[2] == systems.exvit.SIZE.width
+    if name in systems.PUBLISHED:
+        network, _ = systems.PUBLISHED[name]().init(np.random.default_rng(0), np.float32)
+        found["published"] = {*weights.named(network)} <= {*arrays}
+    if "text.token_embedding.weight" in arrays:
+        width = arrays["text.token_embedding.weight"].shape[-1]
+        blocks = {n.split(".")[3] for n in arrays if n.startswith("text.transformer.resblocks.")}
+        heads = width // 64 if width % 64 == 0 else 1  # CLIP's rule
+        found |= {"text_width": width, "text_layers": len(blocks), "text_heads": heads}
+    settings = systems.PAPER._replace(**found | chosen)
+    systems.check(settings)
+    return settings
+
+
+def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
+    """(x, y) of an .npz with x, or sen1 and sen2, and y; its `tokens`, if any, must be those of our prompts."""
+
+    def accept(entries):
+        names = {entry.name for entry in entries}
+        if "y" not in names or not ({"x"} <= names or {"sen1", "sen2"} <= names):
+            raise ValueError(f"{path}: found {', '.join(sorted(names))}; expected y, and x or both sen1 and sen2")
+
+    arrays = archives.read_npz(path, accept, only=("x", "sen1", "sen2", "y", "tokens"))
+    x = arrays["x"] if "x" in arrays else np.concatenate([arrays["sen1"], arrays["sen2"]], axis=-1)
+    y = arrays["y"]
+    patch = (paper.PATCH, paper.PATCH, sum(paper.CHANNELS.values()))
+    if x.dtype.kind != "f" or x.shape[1:] != patch or not np.isfinite(x).all():
+        raise ValueError(
+            f"{path}: x is {x.dtype} of shape {x.shape}; expected finite floats (B, {str(patch)[1:-1]}), "
+            "standardised, channels last: 8 of sen1, then 10 of sen2"
+        )
+    if y.dtype.kind not in "iu" or y.shape != (len(x),) or not len(y) or y.min() < 0 or y.max() > 16:
+        raise ValueError(
+            f"{path}: y is {y.dtype} of shape {y.shape}; expected {len(x)} whole numbers, classes from 0 to 16"
+        )
+    if "tokens" in arrays and systems.find(name).prompting:
+        check_tokens(path, arrays["tokens"], systems.prompt_tokens(systems.tokenizer(settings.vocabulary)))
+    return x, y.astype(int)
+
+
+def check_tokens(path: Path, theirs: np.ndarray, ours: np.ndarray) -> None:
+    """ValueError that names the first prompt whose token ids differ; padding may have any length."""
+    length = ours.shape[-1]
+    if theirs.dtype.kind not in "iu" or theirs.shape[:-1] != ours.shape[:-1] or theirs.shape[-1] < length:
+        raise ValueError(
+            f"{path}: tokens are {theirs.dtype} of shape {theirs.shape}; expected whole numbers {ours.shape[:-1]} "
+            f"+ (L,) with L of {length} or more: the prompt of every class and band group"
+        )
+    wrong = np.argwhere((theirs[..., :length] != ours).any(-1))
+    if len(wrong):
+        k, i = wrong[0]
+        text = prompts.prompts()[k * ours.shape[1] + i]
+        raise ValueError(
+            f"{path}: tokens differ from ours in {len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: "
+            f"found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}; for another vocabulary give "
+            "--set vocabulary=MERGES"
+        )
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], say: Callable[[str], None]) -> None:
+    """The trace as .npz, whole or not at all; its size is said first."""
+    total = sum(a.nbytes for a in arrays.values())
+    say(f"{path}: {len(arrays) - 1} arrays, {total / 1e6:,.0f} MB")
+    with files.whole(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
