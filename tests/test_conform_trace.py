@@ -1,4 +1,4 @@
-"""conform/tracing.py, given.py, chain.py: every layer is seen, with training's gradients; tolerances are measured."""
+"""conform/tracing.py, given.py, chain.py: every layer is seen; tolerances are measured; what a trace is given."""
 
 import json
 
