@@ -131,7 +131,7 @@ BY_HAND = {
 
 
 def has_by_hand(case):
-    """What in_one_file.py has: 3 by 3 convolutions of stride 1 padded by 1, batch norm in training, whole windows."""
+    """What in_one_file.py has: 3 by 3 convolutions padded by 1, batch norm in training, whole windows."""
     i = case.inputs
     if case.op == "conv2d":
         return (i["stride"], i["padding"], *i["weight"].shape[2:]) == (1, 1, 3, 3)

@@ -8,7 +8,7 @@ import pytest
 from bplcz_ref import conform, model, nn
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import difference, layers, layouts, recognise, tracing
-from bplcz_ref.conform.kit import coarse
+from bplcz_ref.conform.numbers import coarse
 from bplcz_ref.encoders import resnet
 
 RULE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a case a line)
 """The cases: inputs, and the reason for each. No expected value is typed in.
 
 Seed 0 is the public set. Another seed draws other numbers, labels, words and longer axes by the same rules, so that
@@ -42,8 +43,7 @@ def cases_of(op: str, seed: int) -> Iterator[Case]:
     rows = list(MAKERS[op](Draw(seed, op)))
     for place in range(len(rows)):
         for attempt in range(ATTEMPTS):
-            name, why, inputs, *rest = rows[place]
-            slopes, needs = [*rest, *("", 1.0)[len(rest) :]]
+            name, why, inputs, slopes, needs = rows[place] + ("", 1.0)[len(rows[place]) - 3 :]
             case = Case(f"{op}/{name}", why, inputs, tuple(slopes.split()), needs=needs)
             case = with_cotangents(case, Draw(seed, f"{case.id} {attempt}"))
             if not any(alike(case, other) for other in public.values()):
@@ -286,13 +286,12 @@ def batch_norm(d):
 def layer_norm(d):
     n, *_ = d.sizes(5)
     small, far = d(3, n, low=-8, high=8), np.array([[4.0], [-6.0], [3.0]])
-    why = "a row without any spread: y is the bias"
     for name, why, x, needs in (
         ("ordinary", "the last axis: centred, divided by the root of the biased variance, which has a gradient", d(3, n), 1.0),
         ("tokens", "2 texts of 3 tokens: each token by itself", d(2, 3, n), 1.0),
         ("flat", "features that hardly differ: eps shows, 1e-5 inside the root", small / 64, 1.0),
         ("far", "means of 3 to 6, a small spread: E[x^2] - E[x]^2 cancels, and passes", small / 8 + far, 1.0),
-        ("equal-features", why, d(3, n) * [[1], [0], [1]] + d.near([[0], [0.75], [0]]), 1e-5),
+        ("equal-features", "a row without any spread: y is the bias", d(3, n) * [[1], [0], [1]] + d.near([[0], [0.75], [0]]), 1e-5),
     ):  # fmt: skip
         yield name, why, {"x": x} | affine(d, n), "x weight bias", needs
     yield (
@@ -343,7 +342,9 @@ def attention(d):
         w = weights(d, 6, 24)
         w["in_proj_weight"][:12] = steep * np.array([[1.0]] * 6 + [[sign]] * 6)
         w["in_proj_bias"] *= 0
-        asked = "" if name == "large-scores" else f"x {' '.join(parts)}"  # where several saturate, slopes are noise
+        asked = (
+            "" if name == "large-scores" else f"x {' '.join(parts)}"
+        )  # where several saturate, slopes are noise
         yield name, why, {"x": (x * np.array(times)[:, None])[None]} | w | {"heads": heads}, asked
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a mistake a line)
 """How answers may have come about that are not the right ones. A mistake is another way to run an operation:
 {output: array} of the same inputs, like `run` in ops.OPS. It is named if it gives all the answers (verdict.py).
 
@@ -91,7 +92,7 @@ WHOLE = {"0": lambda n: 0, "1": lambda n: 1, "1 more": lambda n: n + 1}
 LABELS = {
     "1 less": lambda c: c - 1,
     "taken from 1": lambda W: 1 - W,
-    "the identity": lambda W: onp.eye(*W.shape, dtype=int),
+    "the identity": lambda W: onp.eye(*W.shape).astype(int),
     "1 everywhere": lambda W: W * 0 + 1,
     "in reverse order": lambda y: y[::-1],
 }
@@ -174,11 +175,11 @@ def again(op: str, **others: Callable) -> Callable:
     return lambda **i: OPS[op].run(**i | {name: f(i[name]) for name, f in others.items()})
 
 
-def grouped(**bands: tuple) -> Callable:
-    """The band groups with other sensors and bands, counted from 1 or, with `first`, from another number."""
+def grouped(first: int = 1, **bands: tuple) -> Callable:
+    """The band groups with other sensors and bands, or with bands counted from another number than 1."""
 
     def band_groups(sen1, sen2):
-        out, first = {}, bands.get("first", 1)
+        out = {}
         for name, group in paper.GROUPS.items():
             sensor, numbers = bands.get(name, (group["sensor"], group["bands"]))
             pixels = sen1 if sensor == "sen1" else sen2
@@ -258,10 +259,10 @@ def as_in(train: int) -> Callable:
     return changed("batch_norm", lambda out, **i: {"y": OPS["batch_norm"].run(**i | {"train": train})["y"]})
 
 
-EPS = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
+EPS: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
     "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5}
 }
-NORM = EPS | {
+NORM: dict[str, dict] = EPS | {
     "the variance divided by one less": {"less": 1},
     "the variance without gradient": {"stop": "var"},
     "statistics without gradient": {"stop": "mean var"},
@@ -697,7 +698,9 @@ READINGS = {  # reading of docs/readings.md -> our word
     "momentum": "pytorch",
     "weight-decay": "coupled",
 }
-OTHERS = {  # reading -> {word: (operations, the mistake that it then is not)}
+OTHERS: dict[
+    str, dict[str, tuple[tuple, str]]
+] = {  # reading -> {word: (operations, the mistake that it then is not)}
     "similarity-eps": {
         "inside": (("similarity",), "epsilon inside the root"),
         "added": (("similarity",), "epsilon added to the norm"),

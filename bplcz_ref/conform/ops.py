@@ -1,6 +1,7 @@
-"""Every operation that the kit asks for: its place in the paper, its formula, what it rests on, and how this package
-computes it. The yardstick is the package itself, by its definitions and not by its kernels; tests hold these to
-loops.py in Decimal, to in_one_file.py, and to programs in other languages. A mistake is another `run`.
+"""Every operation that the kit asks for: its place in the paper, its formula, what it rests on, its computation.
+
+The yardstick is the package itself, by its definitions and not by its kernels. Tests hold these to loops.py in
+Decimal, to in_one_file.py, and to programs in other languages. A mistake is another `run`.
 
 Index letters: B images, P prompts, N sequences, L tokens, d features, n groups, H W rows and columns, C channels,
 K classes.
@@ -33,7 +34,7 @@ class Op(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is computed, from what, and what it is there for. The operation is the part of the id before the slash."""
+    """What is computed, from what, and what it is there for; the id is operation/name."""
 
     id: str
     why: str
@@ -218,7 +219,7 @@ def queries_keys_values(x, in_proj_weight, in_proj_bias, heads):  # (N, L, W) ->
 
 
 def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
-    """Beyond 100 the softmax is saturated and its slopes cancel: 32 times the scores, which are sums themselves."""
+    """Beyond 100 the softmax is saturated, and its slopes cancel: 32 times the scores, which are sums."""
     q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
     score = onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
     return 32 * score if score > 100 else 0.0

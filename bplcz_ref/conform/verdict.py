@@ -1,5 +1,6 @@
-"""From answers to a verdict: each case passes or fails; an operation that fails although all that it rests on passes
-is guilty; and what its answers equal is its name.
+"""From answers to a verdict: each case passes or fails, and the first operation that fails is guilty.
+
+An operation that fails although all that it rests on passes is guilty; what all its answers equal is its name.
 
     check(functions, ...)    in process: functions in, a Report out
     report(cases, answers)   the same from answers that were read
@@ -338,7 +339,9 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
                         return False
         return True
 
-    told = {tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)}
+    told = {
+        tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)
+    }
     return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
 
 
@@ -401,7 +404,9 @@ def _found(r, f):
 
 
 def _brief(x):
-    return brief(x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)())
+    return brief(
+        x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)()
+    )
 
 
 def text(r: Report) -> str:
