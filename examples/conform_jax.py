@@ -79,12 +79,6 @@ def similarity(I_i, T_i):
     return {"S_i": unit(I_i) @ unit(T_i).T, "S_hat_i": unit(T_i) @ unit(I_i).T}
 
 
-
-
-
-
-
-
 def split(y, per_class, test, seed):  # our own draw; the answer counts its rows
     y, order = np.asarray(y), np.random.default_rng(int(seed)).permutation(len(y))
     train = np.concatenate([order[y[order] == k][:per_class] for k in range(17)])

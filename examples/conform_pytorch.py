@@ -56,12 +56,6 @@ def batch_norm(x, weight, bias, running_mean, running_var, train):
     return {"y": last(y), "new_running_mean": running_mean, "new_running_var": running_var}
 
 
-
-
-
-
-
-
 def split(y, per_class, test, seed):  # our own draw; the answer counts its rows
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed.item()))
     train = torch.cat([order[y[order] == k][:per_class] for k in range(17)])

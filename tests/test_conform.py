@@ -127,7 +127,7 @@ def test_where_numbers_leave_no_doubt_the_cases_that_fail_are_the_diagnosis():
     (finding,) = r.findings
     assert finding.cases == ("pre_tokens/entities", "pre_tokens/entities-thrice")
     _, first, second, _ = str(r).split("\n")
-    assert "[pre_tokens]: fails at entities (entities are resolved twice); entities-thrice (" in first
+    assert "[pre_tokens]: 2 of 50 cases fail: entities (entities are resolved twice); entities-thrice (" in first
     assert "pieces of pre_tokens/entities is ['built', '&', 'amp', ';'" in second
 
 

@@ -307,8 +307,11 @@ def fits(way: Callable, own: list[Graded], dtype: str, values_alone: bool = Fals
 def _near(way, case, g, o, x, dtype):
     """Whether the answer to output o is x, what a way gives; what is wrong has to be wrong because of it."""
     error = apart(g.answer[o], x)
-    if o in g.wrong and not error <= min(g.wrong[o][0] / 4, 1e300):
-        return False
+    if o in g.wrong:
+        if error <= 1e-6 * g.wrong[o][0] < math.inf:
+            return True  # another form of the way, with other rounding
+        if not error <= min(g.wrong[o][0] / 4, 1e300):
+            return False
     allowed = g.case.expect[o][1]
     if allowed is None:
         return error == 0 or (is_float(x) and error <= 8 * EPS[dtype] * largest(x))
@@ -389,10 +392,12 @@ def _found(r, f):
         return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
     first = r.graded[f.cases[0]]
     right, allowed = first.case.expect[f.output]
-    said = f'this is "{" | ".join(f.names)}"' if f.names else "no known mistake gives all its answers"
-    if allowed is None and not f.names:  # the cases that fail are the diagnosis
-        said = "fails at " + "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
-    lines = [f"GUILTY   {place(f.op)}: {said}; {len(f.cases)} of {f.total} cases"]
+    said, count = "no known mistake gives all its answers", f"{len(f.cases)} of {f.total} cases"
+    if f.names:
+        said = f'this is "{" | ".join(f.names)}"'
+    elif allowed is None:  # the cases that fail are the diagnosis
+        said = "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
+    lines = [f"GUILTY   {place(f.op)}: " + (f"{count} fail: {said}" if allowed is None and not f.names else f"{said}; {count}")]
     if allowed is None or not math.isfinite(f.error):
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
