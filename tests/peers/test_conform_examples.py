@@ -118,7 +118,7 @@ def test_each_example_passes_a_blind_set_of_a_seed(name, run, tmp_path, capsys):
 # example, the operation, the right line's part, the wrong one, what the report has to say
 WRONG = [
     (TORCH, "bce", "logits(S, W.to(S))", 'logits(S, W.to(S), reduction="sum")', "sum for mean"),
-    (TORCH, "pre_tokens", "html.unescape(html.unescape(text))", "html.unescape(text)", "entities are resolved twice"),
+    (TORCH, "pre_tokens", "html.unescape(html.unescape(text))", "html.unescape(text)", "(entities are resolved"),
     (TORCH, "metrics", "[rows > 0].mean()", ".nan_to_num().mean()", "absent classes counted as 0"),
     (TORCH, "split", "order[~torch.isin(order, train)]", "order", "cases fail: all (2 rows of each class"),
     (JAX, "sgd", "+ gradient + weight_decay * w", "+ (1 - momentum) * (gradient + weight_decay * w)",
