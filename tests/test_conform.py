@@ -500,7 +500,7 @@ def test_functions_that_raise_or_answer_oddly_are_findings():
         assert "total_loss/ordinary: raised ValueError: 'L came as" in str(r)
     r = conform.check({"contrastive_loss": lambda S, W: 1.0})
     assert "expected a dict or a tuple of L_i2t, L_t2i, L_con" in str(r)
-    never = lambda text, context, truncate: OPS["tokenize"].run(text, context, 1)  # what is too long is not refused
+    never = lambda text, context, truncate: OPS["tokenize"].run(text, context, 1)  # refuses nothing that is long
     assert [f.op for f in conform.check({"tokenize": never}).findings] == ["tokenize"]
     r = conform.check({"bce": lambda S, W: equations.bce(S, W)}, gradients=lambda *a: {})
     assert r.exit_code == 2, "gradients that were promised are missing"

@@ -394,7 +394,8 @@ def _found(r, f):
         said = f'this is "{" | ".join(f.names)}"'
     elif allowed is None:  # the cases that fail are the diagnosis
         said = "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
-    lines = [f"GUILTY   {place(f.op)}: " + (f"{count} fail: {said}" if allowed is None and not f.names else f"{said}; {count}")]
+    said = f"{said}; {count}" if f.names or allowed is not None else f"{count} fail: {said}"
+    lines = [f"GUILTY   {place(f.op)}: {said}"]
     if allowed is None or not math.isfinite(f.error):
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
