@@ -304,7 +304,10 @@ def layer_norm(d):
 
 def activation(d: Draw, *more: str) -> Iterator:
     numbers = [[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]]
-    wide = [[-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0], [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0]]
+    wide = [
+        [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0],
+        [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0],
+    ]
     yield "ordinary", "both signs, up to 4: the form of the curve", {"x": d.near(numbers)}, "x"
     yield "wide", "0 itself and its slope, and sizes up to 24, not capped", {"x": d.near(wide)}, "x"
     yield "full", "all 53 bits", {"x": d.full(*d.sizes(3, 5), low=-96, high=96)}, "x"

@@ -172,7 +172,7 @@ class Draw:
         """A word that is none: it has no meaning in any language that we know.
 
         >>> Draw(5, "a text").word()
-        'redona'
+        'fisu'
         """
         letter = lambda letters: letters[self.bits() % len(letters)]
         return "".join(letter(CONSONANTS) + letter(VOWELS) for _ in range(self.one(2, 3)))

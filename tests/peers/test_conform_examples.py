@@ -28,10 +28,13 @@ def run(tmp_path_factory):
 
     @functools.cache
     def compiled(program):
-        header = '#include <nlohmann/json.hpp>\n'
-        there = shutil.which("g++") and not subprocess.run(
-            ["g++", "-x", "c++", "-fsyntax-only", "-"], input=header, text=True, capture_output=True
-        ).returncode
+        header = "#include <nlohmann/json.hpp>\n"
+        there = (
+            shutil.which("g++")
+            and not subprocess.run(
+                ["g++", "-x", "c++", "-fsyntax-only", "-"], input=header, text=True, capture_output=True
+            ).returncode
+        )
         if not there:
             return None
         binary = tmp_path_factory.mktemp("compiled") / program.stem
