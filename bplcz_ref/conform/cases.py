@@ -302,7 +302,8 @@ def layer_norm(d):
     )
 
 
-def activation(d: Draw, *more: str) -> Iterator:
+def activation(d: Draw, *more: str) -> Iterator[tuple]:
+    """The cases of an activation, with `more` for those that use e^x."""
     numbers = [[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]]
     wide = [
         [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0],
@@ -317,8 +318,8 @@ def activation(d: Draw, *more: str) -> Iterator:
         yield "small", "near 0, where the curves differ least", {"x": d.near(small) / 16}, "x"
 
 
-made_by_name = {"relu": (), "gelu": ("far", "small"), "quick_gelu": ("far", "small")}
-MAKERS |= {op: lambda d, _more=more: activation(d, *_more) for op, more in made_by_name.items()}
+MAKERS["relu"] = activation
+MAKERS["gelu"] = MAKERS["quick_gelu"] = lambda d: activation(d, "far", "small")
 
 
 @made_by

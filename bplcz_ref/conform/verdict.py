@@ -241,7 +241,7 @@ def told(case: Case, way: Callable, dtype: str) -> bool:
 
 def _findings(graded, answers):
     """What fails in topological order, guilty first."""
-    failing: dict[str, list] = {}
+    failing = {}
     for g in graded.values():
         if g.state == FAIL:
             failing.setdefault(g.case.op, []).append(g)
