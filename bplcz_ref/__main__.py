@@ -420,12 +420,12 @@ def run_tables(options) -> None:
 
 
 def add_conform(commands) -> None:
-    c = command(commands, run_conform, "conform check ANSWERS --dtype float32")
+    c = command(commands, run_conform, "conform check ANSWERS.json")
     conform.add_arguments(c)
 
 
 def run_conform(options) -> int | None:
-    """Does another implementation compute BP-LCZ? Vectors out, answers graded."""
+    """Does another implementation compute BP-LCZ? A set of cases out, answers graded."""
     return conform.run(options)
 
 

@@ -6,8 +6,7 @@ mix with float. This file is the yardstick for equations.py and for other implem
 and never NumPy. It checks lengths alone (zip(strict=True) stops); equations.py says what is wrong with an input.
 
 Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size, n band groups
-(index i), K classes. A matrix is a list of rows. Each `X_vjp` is the hand-derived gradient of `X`: it takes the
-inputs of `X`, then dL/d(output), and returns dL/d(input) for each differentiable input.
+(index i), K classes. A matrix is a list of rows. Gradients are derived by hand in in_one_file.py.
 
 >>> from decimal import Decimal
 >>> S_i, S_hat_i = similarity([[3.0, 4.0]], [[1.0, 0.0], [0.0, 2.0]])
@@ -158,12 +157,6 @@ def total_loss(L_cls: Number, L_con: Number, beta: float) -> Number:
     return L_cls + number(beta, L_con) * L_con
 
 
-def softmax(x: Vector) -> Vector:  # (K,) -> (K,)
-    m = max(x)  # cancels; keeps e^x in the range of float
-    e = [exp(x_k - m) for x_k in x]
-    return [e_k / sum(e) for e_k in e]
-
-
 def cross_entropy(c_hat: Matrix, c: list[int]) -> Number:  # (B, K), (B,) -> scalar
     """Eq. (11)  CE(c_hat, c) = mean of -log softmax(c_hat_j)[c_j], classes counted from 0."""
     total = 0
@@ -217,87 +210,3 @@ def sgd(
     else:
         v = [number(momentum, v_q) * v_q + g_q for v_q, g_q in zip(v, g, strict=True)]
     return [w_q - number(lr, w_q) * v_q for w_q, v_q in zip(w, v, strict=True)], v
-
-
-# ---------------------------------------------------------------- gradients, by hand
-
-
-def normalise_vjp(x: Vector, g: Vector, eps: str = "1e-12") -> Vector:  # (d,), (d,) -> (d,)
-    """u = x / ||x||:  dL/dx = (g - u (u . g)) / ||x||;  below eps u = x / eps, so dL/dx = g / eps."""
-    norm = sqrt(sum(x_q * x_q for x_q in x))
-    bound = number(eps, x[0])
-    if norm <= bound:
-        return [g_q / bound for g_q in g]
-    u = [x_q / norm for x_q in x]
-    along = sum(u_q * g_q for u_q, g_q in zip(u, g, strict=True))
-    return [(g_q - u_q * along) / norm for u_q, g_q in zip(u, g, strict=True)]
-
-
-def similarity_vjp(
-    I_i: Matrix, T_i: Matrix, G: Matrix, G_hat: Matrix
-) -> tuple[Matrix, Matrix]:  # (B, d), (P, d), (B, P), (P, B) -> (B, d), (P, d)
-    """dL/du_j = sum_k (G + G_hat^T)[j][k] v_k, dL/dv_k = sum_j (G + G_hat^T)[j][k] u_j, then through the norms."""
-    u = [normalise(x) for x in I_i]
-    v = [normalise(x) for x in T_i]
-    both = [
-        [a + b for a, b in zip(row, column, strict=True)] for row, column in zip(G, transpose(G_hat), strict=True)
-    ]
-
-    def weighted(weights, vectors):
-        return [sum(a * x for a, x in zip(weights, column, strict=True)) for column in transpose(vectors)]
-
-    dI = [normalise_vjp(x, weighted(row, v)) for x, row in zip(I_i, both, strict=True)]
-    dT = [normalise_vjp(x, weighted(column, u)) for x, column in zip(T_i, transpose(both), strict=True)]
-    return dI, dT
-
-
-def fuse_vjp(
-    S_groups: list[Matrix], alpha: float, G: Matrix
-) -> tuple[list[Matrix], Number]:  # -> n x (B, P), and dL/dalpha
-    """dL/dS_i = alpha G, the same for every group;  dL/dalpha = sum_i sum_jk G S_i."""
-    dS_i = [[number(alpha, g) * g for g in row] for row in G]
-    dalpha = sum(
-        g * s for S_i in S_groups for G_j, S_j in zip(G, S_i, strict=True) for g, s in zip(G_j, S_j, strict=True)
-    )
-    return [[list(row) for row in dS_i] for _ in S_groups], dalpha
-
-
-def bce_vjp(S: Matrix, W: Matrix, g: Number) -> Matrix:  # (B, P), (B, P), scalar -> (B, P)
-    """dL/dS = g (sigma(S) - W) / (B P); for W = 1 as -sigma(-S), which keeps its digits."""
-    count = sum(len(row) for row in S)
-    return [
-        [g * (w * -sigmoid(-s) + (1 - w) * sigmoid(s)) / count for s, w in zip(S_j, W_j, strict=True)]
-        for S_j, W_j in zip(S, W, strict=True)
-    ]
-
-
-def contrastive_loss_vjp(
-    S: Matrix, S_hat: Matrix, W: Matrix, g: Number
-) -> tuple[Matrix, Matrix]:  # cotangent of L_con -> (B, B), (B, B)
-    """L_con = (L_i2t + L_t2i) / 2: half of g goes to each side."""
-    return bce_vjp(S, W, g / 2), bce_vjp(S_hat, W, g / 2)
-
-
-def concat_vjp(I_groups: list[Matrix], G: Matrix) -> list[Matrix]:  # n x (B, d_i), (B, sum d_i) -> n x (B, d_i)
-    """Each group gets back its own columns of G."""
-    start, grads = 0, []
-    for I_i in I_groups:
-        width = len(I_i[0])
-        grads.append([list(row[start : start + width]) for row in G])
-        start += width
-    return grads
-
-
-def total_loss_vjp(L_cls: Number, L_con: Number, beta: float, g: Number) -> tuple[Number, Number, Number]:
-    """dL/dL_cls = g, dL/dL_con = beta g, dL/dbeta = L_con g."""
-    return g, number(beta, g) * g, L_con * g
-
-
-def cross_entropy_vjp(c_hat: Matrix, c: list[int], g: Number) -> Matrix:  # (B, K), (B,), scalar -> (B, K)
-    """dL/dc_hat = g (softmax(c_hat) - onehot(c)) / B."""
-    grads = []
-    for x, c_j in zip(c_hat, c, strict=True):
-        p = softmax(x)
-        own = -sum(p_k for k, p_k in enumerate(p) if k != c_j)  # p - 1, without the subtraction
-        grads.append([g * (own if k == c_j else p_k) / len(c) for k, p_k in enumerate(p)])
-    return grads

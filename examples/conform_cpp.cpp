@@ -1,11 +1,112 @@
-// Answers the conformance kit in C++17 with the standard library alone, gradients included, in float64.
+// Answers the conformance kit in C++17, gradients included, in float64. JSON is read with nlohmann-json3-dev.
 //
-//     g++ -std=c++17 -O1 -o conform_cpp examples/conform_cpp.cpp && ./conform_cpp VECTORS/ ANSWERS/
-//     python -m bplcz_ref conform check ANSWERS/ --dtype float64 --profile ANSWERS/profile.json
+//     g++ -std=c++17 -O1 -o conform_cpp examples/conform_cpp.cpp && ./conform_cpp SET.json ANSWERS.json
 //
-// Every formula is written once, on numbers that remember how they were made (Var of conform_cpp.hpp); one sweep backward
-// over that list gives all gradients. The tokenizer is left out: the standard library lacks Unicode's tables.
-#include "conform_cpp.hpp"
+// Every formula is written once, on numbers that remember how they were made (Var); one sweep backward over that list
+// gives all gradients. The tokenizer is left out: the standard library lacks Unicode's tables.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+using Json = nlohmann::json;
+
+// ------------------------------------------------------------------------------------- numbers that have gradients
+struct Step {  // one number: what it is made of, and its slope with respect to each
+  int a, b;
+  double slope_a, slope_b;
+};
+std::vector<Step> tape;
+
+struct Var {
+  double v = 0;
+  int n = -1;  // its place on the tape; -1: a constant
+};
+
+Var made(double v, Var a, double slope_a, Var b = {}, double slope_b = 0) {
+  if (a.n < 0 && b.n < 0) return {v, -1};
+  tape.push_back({a.n, b.n, slope_a, slope_b});
+  return {v, static_cast<int>(tape.size()) - 1};
+}
+Var operator+(Var a, Var b) { return made(a.v + b.v, a, 1, b, 1); }
+Var operator-(Var a, Var b) { return made(a.v - b.v, a, 1, b, -1); }
+Var operator*(Var a, Var b) { return made(a.v * b.v, a, b.v, b, a.v); }
+Var operator/(Var a, Var b) { return made(a.v / b.v, a, 1 / b.v, b, -a.v / (b.v * b.v)); }
+Var number(double x) { return {x, -1}; }
+Var exp(Var a) { return made(std::exp(a.v), a, std::exp(a.v)); }
+Var log(Var a) { return made(std::log(a.v), a, 1 / a.v); }
+Var sqrt(Var a) { return made(std::sqrt(a.v), a, 0.5 / std::sqrt(a.v)); }
+Var sigmoid(Var a) {
+  double s = a.v < 0 ? std::exp(a.v) / (1 + std::exp(a.v)) : 1 / (1 + std::exp(-a.v));
+  return made(s, a, s * (1 - s));
+}
+Var softplus(Var a) { return made(std::max(a.v, 0.0) + std::log1p(std::exp(-std::abs(a.v))), a, sigmoid(number(a.v)).v); }
+Var relu(Var a) { return a.v > 0 ? a : made(0, a, 0); }
+Var gelu(Var a) {
+  double Phi = 0.5 * std::erfc(-a.v / std::sqrt(2.0)), phi = std::exp(-a.v * a.v / 2) / std::sqrt(2 * std::acos(-1.0));
+  return made(a.v * Phi, a, Phi + a.v * phi);
+}
+Var quick_gelu(Var a) { return a * sigmoid(number(1.702) * a); }
+
+struct Tensor {
+  std::vector<int> shape;
+  std::vector<Var> data;
+  std::string text;  // in place of numbers
+  explicit Tensor(std::vector<int> shape_ = {}) : shape(std::move(shape_)) {
+    data.resize(std::accumulate(shape.begin(), shape.end(), 1, std::multiplies<>()));
+  }
+  Var& operator()(std::initializer_list<int> index) {
+    int at = 0, axis = 0;
+    for (int i : index) at = at * shape[axis++] + i;
+    return data[at];
+  }
+  double item() const { return data[0].v; }
+  int integer() const { return static_cast<int>(data[0].v); }
+  int width() const { return shape.back(); }
+  int rows() const { return static_cast<int>(data.size()) / shape.back(); }
+};
+using Tensors = std::map<std::string, Tensor>;
+
+void remember(Tensor& x) {  // its numbers will have gradients
+  for (Var& a : x.data) {
+    a.n = static_cast<int>(tape.size());
+    tape.push_back({-1, -1, 0, 0});
+  }
+}
+void backward(std::vector<double>& slope) {  // from the slopes of outputs to those of all that they are made of
+  for (size_t n = slope.size(); n-- > 0;) {
+    if (tape[n].a >= 0) slope[tape[n].a] += slope[n] * tape[n].slope_a;
+    if (tape[n].b >= 0) slope[tape[n].b] += slope[n] * tape[n].slope_b;
+  }
+}
+Tensor gradient(Tensor x, const std::vector<double>& slope) {
+  for (Var& a : x.data) a = number(slope[a.n]);
+  return x;
+}
+Tensor each(const Tensor& x, Var (*f)(Var)) {
+  Tensor y = x;
+  for (Var& a : y.data) a = f(a);
+  return y;
+}
+Tensor scalar(Var x) {
+  Tensor y;
+  y.data[0] = x;
+  return y;
+}
+Tensor transposed(Tensor x) {
+  Tensor y({x.shape[1], x.shape[0]});
+  for (int i = 0; i < x.shape[0]; i++)
+    for (int j = 0; j < x.shape[1]; j++) y({j, i}) = x({i, j});
+  return y;
+}
 
 // ---------------------------------------------------------------------------------------------------- the equations
 Tensor unit(Tensor x) {  // x / max(||x||, 1e-12), row by row
@@ -149,87 +250,6 @@ Tensor largest(Tensor x) {  // the place of each row's largest; of equals the fi
   return places;
 }
 
-// ----------------------------------------------------------------------------------------------------- the networks
-Tensors fresh(const Tensors& w) {  // running statistics before the first batch
-  Tensors running;
-  for (int k = 1; k <= 6; k++) {
-    std::string bn = "bn" + std::to_string(k);
-    Tensor zeros(w.at(bn + ".bias").shape), ones = zeros;
-    for (Var& one : ones.data) one = number(1);
-    running[bn + ".running_mean"] = zeros;
-    running[bn + ".running_var"] = ones;
-  }
-  return running;
-}
-Tensors branch(Tensor x, const Tensors& w, Tensors& running, bool train = true) {  // of EB-CNN: what every layer gives
-  Tensors out;
-  for (int k = 1; k <= 6; k++) {
-    std::string n = std::to_string(k), bn = "bn" + n;
-    out["conv" + n] = x = conv2d(x, w.at("conv" + n + ".weight"), 1, 1);
-    Tensor &mean = running.at(bn + ".running_mean"), &var = running.at(bn + ".running_var");
-    Tensors y = batch_norm(x, w.at(bn + ".weight"), w.at(bn + ".bias"), mean, var, train);
-    out[bn] = x = y.at("y");
-    mean = y.at("new_running_mean");
-    var = y.at("new_running_var");
-    out["relu" + n] = x = each(x, relu);
-    if (k == 2 || k == 4) out["pool" + n] = x = max_pool2d(x);
-  }
-  Tensor mean({x.shape[0], x.width()});
-  int pixels = x.shape[1] * x.shape[2];
-  for (int b = 0; b < x.shape[0]; b++)
-    for (int p = 0; p < pixels; p++)
-      for (int c = 0; c < x.width(); c++)
-        mean({b, c}) = mean({b, c}) + x.data[(b * pixels + p) * x.width() + c] / number(pixels);
-  out["mean"] = mean;
-  out["I_i"] = linear(mean, w.at("proj.weight"), w.at("proj.bias"));
-  return out;
-}
-Tensors image_encoder(Tensors& in) {
-  Tensors running = fresh(in);
-  return branch(in.at("x"), in, running);
-}
-Tensors inference(Tensors& in) {  // the running statistics after some batches, then classes in evaluation mode
-  Tensor batches = in.at("batches"), batch({batches.shape.begin() + 1, batches.shape.end()});
-  Tensors running = fresh(in);
-  for (auto from = batches.data.begin(); from != batches.data.end(); from += batch.data.size()) {
-    std::copy_n(from, batch.data.size(), batch.data.begin());
-    branch(batch, in, running);
-  }
-  Tensors out = running;
-  out["I_i"] = branch(in.at("x"), in, running, false).at("I_i");
-  out["c_hat"] = linear(out["I_i"], in.at("classifier.weight"), in.at("classifier.bias"));
-  out["y_hat"] = largest(out["c_hat"]);
-  return out;
-}
-Tensors text_encoder(Tensor ids, int heads, const Tensors& w) {  // CLIP's text transformer, with what every part gives
-  Tensors out;
-  Tensor embedding = w.at("token_embedding.weight"), positions = w.at("positional_embedding");
-  int N = ids.shape[0], L = ids.shape[1], W = embedding.width();
-  Tensor x({N, L, W}), at_eot({N, W}), end = largest(ids), none({0});
-  for (int n = 0; n < N; n++)
-    for (int l = 0; l < L; l++)
-      for (int k = 0; k < W; k++) x({n, l, k}) = embedding({static_cast<int>(ids({n, l}).v), k}) + positions({l, k});
-  out["embedding"] = x;
-  for (int k = 0; w.count("transformer.resblocks." + std::to_string(k) + ".ln_1.weight"); k++) {
-    std::string n = std::to_string(k), tap = "block" + n + ".";
-    Tensors own = part(w, "transformer.resblocks." + n + ".");
-    Tensor y = out[tap + "ln_1"] = layer_norm(x, own.at("ln_1.weight"), own.at("ln_1.bias"));
-    y = out[tap + "attn"] = attention(y, own.at("attn.in_proj_weight"), own.at("attn.in_proj_bias"),
-                                      own.at("attn.out_proj.weight"), own.at("attn.out_proj.bias"), heads);
-    x = out[tap + "residual_1"] = x + y;
-    y = out[tap + "ln_2"] = layer_norm(x, own.at("ln_2.weight"), own.at("ln_2.bias"));
-    y = out[tap + "gelu"] = each(linear(y, own.at("mlp.c_fc.weight"), own.at("mlp.c_fc.bias")), quick_gelu);
-    y = out[tap + "mlp"] = linear(y, own.at("mlp.c_proj.weight"), own.at("mlp.c_proj.bias"));
-    x = out[tap + "residual_2"] = x + y;
-  }
-  out["ln_final"] = x = layer_norm(x, w.at("ln_final.weight"), w.at("ln_final.bias"));
-  for (int n = 0; n < N; n++)
-    for (int k = 0; k < W; k++) at_eot({n, k}) = x({n, static_cast<int>(end.data[n].v), k});
-  out["at_eot"] = at_eot;
-  out["T_i"] = linear(at_eot, transposed(w.at("text_projection")), none);
-  return out;
-}
-
 // --------------------------------------------------------------------------------------------------- the operations
 Tensors read_array(Tensors& in) {
   Tensor a = in.at("a");
@@ -271,15 +291,12 @@ Tensors band_groups(Tensors& in) {
   }
   return out;
 }
-const std::map<int, std::string> DESCRIPTIONS{  // of the three classes that the paper prints
-    {0, "dense clusters of vertical edifices with limited spatial gaps, representing urban centers"},
-    {8, "areas with minimal building density, characterized by isolated structures and significant open spaces"},
-    {16, "bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images"}};
+std::vector<std::string> descriptions;  // of the classes, from the set
 Tensors prompt(Tensors& in) {
   Tensor t;
   for (const Group& g : GROUPS)
     if (g.name == in.at("group").text)
-      t.text = "a photo of a " + DESCRIPTIONS.at(in.at("class_index").integer()) + " with " + g.words + " bands";
+      t.text = "a photo of a " + descriptions.at(in.at("class_index").integer()) + " with " + g.words + " bands";
   return {{"text", t}};
 }
 Tensors similarity(Tensors& in) {
@@ -390,73 +407,6 @@ Tensors split(Tensors& in) {  // our own draw; the answer counts its rows
           {"common", scalar(number(common))}};
 }
 
-// ------------------------------------------------------------------------------------------------------ the training
-Tensor stacked(const Tensors& found, const std::string& symbol) {  // of all groups
-  std::vector<int> shape = found.at(symbol + "_" + GROUPS[0].name).shape;
-  shape.insert(shape.begin(), static_cast<int>(GROUPS.size()));
-  Tensor all(shape);
-  auto to = all.data.begin();
-  for (const Group& g : GROUPS) {
-    const Tensor& x = found.at(symbol + "_" + g.name);
-    to = std::copy(x.data.begin(), x.data.end(), to);
-  }
-  return all;
-}
-Tensors chain(Tensors& in, const Tensors& w) {  // Fig. 1: every symbol
-  Tensor y = in.at("y"), ids = in.at("ids");
-  Tensors out, X = band_groups(in);
-  auto join = [&](const Tensors& more) { out.insert(more.begin(), more.end()); };
-  int B = y.shape[0], L = ids.shape[2];
-  for (int k = 0; k < static_cast<int>(GROUPS.size()); k++) {
-    const std::string& g = GROUPS[k].name;
-    Tensor prompts({B, L});
-    for (int j = 0; j < B; j++)
-      for (int l = 0; l < L; l++) prompts({j, l}) = ids({static_cast<int>(y.data[j].v), k, l});
-    Tensors own = part(w, "branches." + g + "."), running = fresh(own);
-    Tensors pair{{"I_i", branch(X.at("X_" + g), own, running).at("I_i")},
-                 {"T_i", text_encoder(prompts, in.at("heads").integer(), part(w, "text.")).at("T_i")}};
-    Tensors S = similarity(pair);
-    join({{"I_" + g, pair["I_i"]}, {"T_" + g, pair["T_i"]}, {"S_" + g, S["S_i"]}, {"S_hat_" + g, S["S_hat_i"]}});
-  }
-  for (const std::string symbol : {"S", "S_hat"}) {
-    Tensors groups{{"S_groups", stacked(out, symbol)}, {"alpha", in.at("alpha")}};
-    out[symbol] = fuse(groups).at("S");
-  }
-  Tensors features{{"I_groups", stacked(out, "I")}};
-  join(concat(features));
-  join(supervised_matrix(in));
-  join(contrastive_loss(out));
-  out["c_hat"] = linear(out["I"], w.at("classifier.weight"), w.at("classifier.bias"));
-  out["L_cls"] = scalar(cross_entropy(out["c_hat"], y));
-  out["L"] = scalar(out["L_cls"].data[0] + in.at("beta").data[0] * out["L_con"].data[0]);
-  return out;
-}
-Tensors training(Tensors& in) {  // every symbol and gradient of the first step, then SGD
-  Tensors out, w, velocity;
-  for (auto& [name, x] : in)
-    if (name.find('.') != std::string::npos) w[name] = x;  // the settings have no dot
-  for (size_t t = 0; t < in.at("lr").data.size(); t++) {
-    tape.clear();
-    for (auto& [name, x] : w) remember(x);
-    Tensors found = chain(in, w);
-    std::vector<double> slope(tape.size());
-    slope[found.at("L").data[0].n] = 1;
-    backward(slope);
-    if (t == 0) out = found;
-    else out["L_step" + std::to_string(t + 1)] = found.at("L");
-    for (auto& [name, x] : w) {
-      Tensor g = gradient(x, slope), &v = velocity.emplace(name, Tensor(x.shape)).first->second;
-      if (t == 0) out["grad." + name] = g;
-      for (size_t i = 0; i < x.data.size(); i++) {
-        v.data[i].v = in.at("momentum").item() * v.data[i].v + g.data[i].v + in.at("weight_decay").item() * x.data[i].v;
-        x.data[i].v -= in.at("lr").data[t].v * v.data[i].v;
-      }
-    }
-  }
-  for (auto& [name, x] : w) out["after." + name] = x;
-  return out;
-}
-
 using Operation = std::function<Tensors(Tensors&)>;
 Operation activation(Var (*f)(Var)) {
   return [f](Tensors& in) { return Tensors{{"y", each(in.at("x"), f)}}; };
@@ -464,10 +414,8 @@ Operation activation(Var (*f)(Var)) {
 const std::map<std::string, Operation> OPERATIONS{
     {"read_array", read_array}, {"band_groups", band_groups}, {"similarity", similarity}, {"fuse", fuse},
     {"supervised_matrix", supervised_matrix}, {"contrastive_loss", contrastive_loss}, {"concat", concat}, {"sgd", sgd},
-    {"metrics", metrics}, {"image_encoder", image_encoder}, {"relu", activation(relu)}, {"gelu", activation(gelu)},
-    {"quick_gelu", activation(quick_gelu)}, {"statistics", statistics}, {"standardise", standardise}, {"split", split},
-    {"inference", inference}, {"training", training}, {"prompt", prompt},
-    {"text_encoder", [](Tensors& in) { return text_encoder(in.at("ids"), in.at("heads").integer(), in); }},
+    {"metrics", metrics}, {"relu", activation(relu)}, {"gelu", activation(gelu)}, {"quick_gelu", activation(quick_gelu)},
+    {"statistics", statistics}, {"standardise", standardise}, {"split", split}, {"prompt", prompt},
     {"predict", [](Tensors& in) { return Tensors{{"y_hat", largest(in.at("c_hat"))}}; }},
     {"bce", [](Tensors& in) { return Tensors{{"L", scalar(bce(in.at("S"), in.at("W")))}}; }},
     {"cross_entropy", [](Tensors& in) { return Tensors{{"L_cls", scalar(cross_entropy(in.at("c_hat"), in.at("c")))}}; }},
@@ -494,77 +442,56 @@ const std::map<std::string, Operation> OPERATIONS{
 
 // -------------------------------------------------------------------------------------------- cases in, answers out
 Tensor tensor(const Json& t) {
-  std::vector<int> shape;
-  for (const Json& n : t.at("shape").list) shape.push_back(std::stoi(n.text));
-  Tensor x(shape);
-  if (t.at("dtype").text == "string") return x.text = t.at("data").list.at(0).text, x;
-  for (size_t i = 0; i < x.data.size(); i++) x.data[i].v = std::stod(t.at("data").list.at(i).text);
+  Tensor x(t.at("shape").get<std::vector<int>>());
+  if (t.at("dtype") == "string") return x.text = t.at("data").at(0), x;
+  for (size_t i = 0; i < x.data.size(); i++) x.data[i].v = t.at("data").at(i);
   return x;
 }
-void write(std::ostream& out, const std::string& name, const Tensor& x) {
-  out << '"' << name << "\": {\"shape\": [";
-  for (size_t i = 0; i < x.shape.size(); i++) out << (i ? ", " : "") << x.shape[i];
-  out << "], \"data\": [";
-  if (!x.text.empty()) out << '"' << x.text << '"';
+Json written(const Tensor& x) {
+  Json data = Json::array();
+  if (!x.text.empty()) data.push_back(x.text);
   else
-    for (size_t i = 0; i < x.data.size(); i++) {
-      double v = x.data[i].v;
-      out << (i ? ", " : "");
-      if (std::isfinite(v)) out << v;
-      else out << (std::isnan(v) ? "\"NaN\"" : v > 0 ? "\"Infinity\"" : "\"-Infinity\"");
+    for (Var a : x.data) {
+      if (std::isfinite(a.v)) data.push_back(a.v);
+      else data.push_back(std::isnan(a.v) ? "NaN" : a.v > 0 ? "Infinity" : "-Infinity");
     }
-  out << "]}";
+  return {{"shape", x.shape}, {"data", data}};
 }
 Tensors answer(const Json& c) {
   tape.clear();
   Tensors in;
-  for (auto& [name, t] : c.at("inputs").object) in[name] = tensor(t);
-  if (!c.object.count("cotangents")) return OPERATIONS.at(c.at("op").text)(in);
+  for (auto& [name, t] : c.at("inputs").items()) in[name] = tensor(t);
+  const Operation& operation = OPERATIONS.at(c.at("op"));
+  if (!c.contains("cotangents")) return operation(in);
   std::vector<std::string> asked;  // inputs whose gradients are wanted
-  for (auto& [name, expected] : c.at("expect").object)
+  for (auto& [name, expected] : c.at("expect").items())
     if (name.rfind("grad.", 0) == 0) asked.push_back(name.substr(5));
   for (auto& name : asked) remember(in.at(name));
-  Tensors out = OPERATIONS.at(c.at("op").text)(in);
+  Tensors out = operation(in);
   std::vector<double> slope(tape.size());  // of the sum of cotangent times output
-  for (auto& [name, t] : c.at("cotangents").object)
+  for (auto& [name, t] : c.at("cotangents").items())
     for (size_t i = 0; i < out.at(name).data.size(); i++)
-      if (Var y = out.at(name).data[i]; y.n >= 0) slope[y.n] += std::stod(t.at("data").list.at(i).text);
+      if (Var y = out.at(name).data[i]; y.n >= 0) slope[y.n] += t.at("data").at(i).get<double>();
   backward(slope);
   for (auto& name : asked) out["grad." + name] = gradient(in.at(name), slope);
   return out;
 }
 int main(int count, char** arguments) {
-  if (count != 3) return std::cerr << "usage: conform_cpp VECTORS/ ANSWERS/\n", 2;
+  if (count != 3) return std::cerr << "usage: conform_cpp SET.json ANSWERS.json\n", 2;
   try {
-    std::filesystem::path vectors = arguments[1], folder = arguments[2];
-    std::string head = file(vectors / "manifest.json");
-    Json manifest = Reader{head}.value();
-    std::filesystem::create_directories(folder);
-    std::ofstream out(folder / "answers.json"), profile(folder / "profile.json");
-    out << std::setprecision(17) << "{\"kit\": \"" << manifest.at("kit").text << "\", \"manifest\": \"" << sha256(head)
-        << "\", \"answers\": {";
-    bool first = true;
-    for (auto& entry : std::filesystem::directory_iterator(vectors)) {  // the suites: 0-canaries.json and so on
-      std::string name = entry.path().filename().string();
-      if (!std::isdigit(static_cast<unsigned char>(name[0])) || entry.path().extension() != ".json") continue;
-      std::string text = file(entry.path());
-      Json suite = Reader{text}.value();
-      for (const Json& c : suite.at("cases").list) {
-        if (!OPERATIONS.count(c.at("op").text)) continue;
-        out << (first ? "\n\"" : ",\n\"") << c.at("id").text << "\": ";
-        first = false;
-        char separator = '{';
-        for (auto& [name, x] : answer(c)) {
-          out << separator;
-          write(out, name, x);
-          separator = ',';
-        }
-        out << '}';
-      }
+    std::ifstream file(arguments[1]);
+    Json set = Json::parse(file), answers = Json::object();
+    descriptions = set.at("descriptions").get<std::vector<std::string>>();
+    for (const Json& c : set.at("cases")) {
+      if (!OPERATIONS.count(c.at("op"))) continue;
+      Json outputs = Json::object();
+      for (auto& [name, x] : answer(c)) outputs[name] = written(x);
+      answers[c.at("id").get<std::string>()] = outputs;
     }
-    out << "}}\n";
-    profile << "{\"without\": [\"pre_tokens\", \"tokenize\"]}\n";
-    return out.flush() && profile.flush() ? 0 : 1;
+    Json all{{"kit", set.at("kit")}, {"seed", set.at("seed")}, {"dtype", "float64"}, {"answers", answers}};
+    all["without"] = {"pre_tokens", "tokenize"};
+    std::ofstream out(arguments[2]);
+    return (out << all << std::endl) ? 0 : 1;
   } catch (const std::exception& error) {
     return std::cerr << "conform_cpp: " << error.what() << '\n', 1;
   }

@@ -1,19 +1,18 @@
 """Answers the conformance kit with PyTorch's own layers, optimiser and autograd, in float32.
 
-Usage: python examples/conform_pytorch.py VECTORS/ ANSWERS/, then python -m bplcz_ref conform check ANSWERS/
+Usage: python examples/conform_pytorch.py SET.json ANSWERS.json
 conform_text.py beside it answers for texts.
 """
 
-import hashlib
 import json
 import sys
 from pathlib import Path
 
 import torch
-from conform_text import pre_tokens, prompt, tokenizer
+from conform_text import pre_tokens, prompter, tokenizer
 from torch.nn import functional as F
 
-vectors, folder = map(Path, sys.argv[1:])
+given, out = json.loads(Path(sys.argv[1]).read_bytes()), Path(sys.argv[2])
 GROUPS = {"RGB": [8, 9, 10], "VRE": [11, 12, 13, 15], "NIR": [14], "SWIR": [16, 17]}  # in the order of Eq. (9)
 GROUPS |= {"VH": [0, 1, 4], "VV": [2, 3, 5], "PolSAR": [6, 7]}  # from 0: the 8 bands of sen1, then the 10 of sen2
 DTYPES = {"int64": torch.int64, "float64": torch.float32}  # what we compute in
@@ -57,88 +56,6 @@ def batch_norm(x, weight, bias, running_mean, running_var, train):
     return {"y": last(y), "new_running_mean": running_mean, "new_running_var": running_var}
 
 
-def image_encoder(x, running=None, train=True, **w):  # EB-CNN's branch, with what every layer gives
-    out, running = {}, running or {}
-    for k in "123456":
-        out[f"conv{k}"] = x = last(F.conv2d(first(x), w[f"conv{k}.weight"], padding=1))
-        mean_var = running.get(f"bn{k}.running_mean"), running.get(f"bn{k}.running_var")
-        y = F.batch_norm(first(x), *mean_var, w[f"bn{k}.weight"], w[f"bn{k}.bias"], training=train)
-        out[f"bn{k}"] = x = last(y)
-        out[f"relu{k}"] = x = F.relu(x)
-        if k in "24":
-            out[f"pool{k}"] = x = last(F.max_pool2d(first(x), 2))
-    out["mean"] = x.mean((1, 2))
-    return out | {"I_i": F.linear(out["mean"], w["proj.weight"], w["proj.bias"])}
-
-
-def text_encoder(ids, heads, **w):  # CLIP's text transformer, with what every part gives
-    x = w["token_embedding.weight"][ids] + w["positional_embedding"][: ids.shape[1]]
-    out = {"embedding": x}
-    norm = lambda x, own: F.layer_norm(x, x.shape[-1:], own["weight"], own["bias"])
-    linear = lambda x, own: F.linear(x, own["weight"], own["bias"])
-    for k in range(sum(name.endswith("ln_1.weight") for name in w)):
-        own = part(w, f"transformer.resblocks.{k}.")
-        y = norm(x, part(own, "ln_1."))
-        attn = [
-            own[f"attn.{name}"] for name in ("in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias")
-        ]
-        out |= {f"block{k}.ln_1": y, f"block{k}.attn": (y := attention(y, *attn, heads)["y"])}
-        out[f"block{k}.residual_1"] = x = x + y
-        out[f"block{k}.ln_2"] = y = norm(x, part(own, "ln_2."))
-        y = linear(y, part(own, "mlp.c_fc."))
-        out[f"block{k}.gelu"] = y = y * torch.sigmoid(1.702 * y)
-        out[f"block{k}.mlp"] = y = linear(y, part(own, "mlp.c_proj."))
-        out[f"block{k}.residual_2"] = x = x + y
-    out["ln_final"] = x = norm(x, part(w, "ln_final."))
-    out["at_eot"] = x = x[torch.arange(len(ids)), ids.argmax(1)]
-    return out | {"T_i": x @ w["text_projection"]}
-
-
-def part(w, prefix):
-    return {name.removeprefix(prefix): x for name, x in w.items() if name.startswith(prefix)}
-
-
-def chain(sen1, sen2, y, ids, alpha, beta, heads, w):  # Fig. 1: every symbol
-    x, out, S, S_hat = torch.cat((sen1, sen2), -1), {}, 0, 0
-    for k, (g, index) in enumerate(GROUPS.items()):
-        out[f"I_{g}"] = I_i = image_encoder(x[..., index], **part(w, f"branches.{g}."))["I_i"]
-        out[f"T_{g}"] = T_i = text_encoder(ids[y, k], heads, **part(w, "text."))["T_i"]
-        out[f"S_{g}"] = S_i = F.normalize(I_i) @ F.normalize(T_i).T
-        out[f"S_hat_{g}"] = S_i.T
-        S, S_hat = S + alpha * S_i, S_hat + alpha * S_i.T
-    W = (y[:, None] == y).long()
-    out |= {"S": S, "S_hat": S_hat, "W": W, "L_i2t": bce(S, W), "L_t2i": bce(S_hat, W), "L_con": L_con(S, W)}
-    out["I"] = I = torch.cat([out[f"I_{g}"] for g in GROUPS], 1)
-    out["c_hat"] = c_hat = F.linear(I, w["classifier.weight"], w["classifier.bias"])
-    out["L_cls"] = F.cross_entropy(c_hat, y)
-    return out | {"L": out["L_cls"] + beta * out["L_con"]}
-
-
-def training(sen1, sen2, y, ids, lr, momentum, weight_decay, alpha, beta, heads, **w):
-    w = {name: x.clone().requires_grad_() for name, x in w.items()}
-    optimiser = torch.optim.SGD(w.values(), momentum=momentum.item(), weight_decay=weight_decay.item())
-    for step, rate in enumerate(lr.tolist(), 1):
-        found = chain(sen1, sen2, y, ids, alpha, beta, heads, w)
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad()
-        found["L"].backward()
-        if step == 1:
-            out = found | {f"grad.{name}": x.grad.clone() for name, x in w.items()}
-        out |= {f"L_step{step}": found["L"]} if step > 1 else {}
-        optimiser.step()
-    return out | {f"after.{name}": x for name, x in w.items()}
-
-
-def inference(batches, x, **w):  # the running statistics after some batches, then classes in evaluation mode
-    running = {f"bn{k}.running_mean": torch.zeros_like(w[f"bn{k}.bias"]) for k in "123456"}
-    running |= {f"bn{k}.running_var": torch.ones_like(w[f"bn{k}.bias"]) for k in "123456"}
-    for batch in batches:
-        image_encoder(batch, running, **w)
-    I_i = image_encoder(x, running, train=False, **w)["I_i"]
-    c_hat = F.linear(I_i, w["classifier.weight"], w["classifier.bias"])
-    return running | {"I_i": I_i, "c_hat": c_hat, "y_hat": first_largest(c_hat)}
-
-
 def split(y, per_class, test, seed):  # our own draw; the answer counts its rows
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed.item()))
     train = torch.cat([order[y[order] == k][:per_class] for k in range(17)])
@@ -160,9 +77,9 @@ def metrics(y, y_hat, K):
     return {"confusion": C, "overall_accuracy": p, "average_accuracy": each, "kappa": (p - chance) / (1 - chance)}
 
 
-FUNCTIONS = (sgd, attention, batch_norm, image_encoder, text_encoder, training, inference, split, metrics, prompt)
-OPERATIONS = {f.__name__: f for f in (*FUNCTIONS, pre_tokens)} | {
-    "tokenize": tokenizer((vectors / "merges.txt").read_text("utf-8")),
+OPERATIONS = {f.__name__: f for f in (sgd, attention, batch_norm, split, metrics, pre_tokens)} | {
+    "prompt": prompter(given["descriptions"]),
+    "tokenize": tokenizer(given["merges"]),
     "read_array": lambda a: {f"sum_{axis}": a.sum(axis) for axis in range(3)},
     "band_groups": lambda sen1, sen2: {f"X_{g}": torch.cat((sen1, sen2), -1)[..., i] for g, i in GROUPS.items()},
     "similarity": lambda I_i, T_i: {"S_i": (S_i := F.normalize(I_i) @ F.normalize(T_i).T), "S_hat_i": S_i.T},
@@ -184,10 +101,8 @@ OPERATIONS = {f.__name__: f for f in (*FUNCTIONS, pre_tokens)} | {
     "standardise": lambda x, mean, std: {"y": (x - mean) / torch.where(std == 0, 1, std)},
     "predict": lambda c_hat: {"y_hat": first_largest(c_hat)},
 }
-manifest = (vectors / "manifest.json").read_bytes()
-answers = {"kit": json.loads(manifest)["kit"], "manifest": hashlib.sha256(manifest).hexdigest(), "answers": {}}
-cases = [case for path in vectors.glob("[0-9]-*.json") for case in json.loads(path.read_bytes())["cases"]]
-for case in [case for case in cases if case["op"] in OPERATIONS]:
+answers = {}
+for case in given["cases"]:
     inputs = {name: tensor(t) for name, t in case["inputs"].items()}
     asked = {}
     if "cotangents" in case:
@@ -196,6 +111,6 @@ for case in [case for case in cases if case["op"] in OPERATIONS]:
     if asked:
         L = sum((tensor(t) * outputs[name]).sum() for name, t in case["cotangents"].items())
         outputs |= zip(asked, torch.autograd.grad(L, list(asked.values())), strict=True)
-    answers["answers"][case["id"]] = {name: written(y) for name, y in outputs.items()}
-folder.mkdir(exist_ok=True)
-(folder / "answers.json").write_text(json.dumps(answers))
+    answers[case["id"]] = {name: written(y) for name, y in outputs.items()}
+head = {"kit": given["kit"], "seed": given["seed"], "dtype": "float32"}
+out.write_text(json.dumps(head | {"answers": answers}))

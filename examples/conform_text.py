@@ -1,6 +1,6 @@
 """Prompts, pieces of text and token ids by the rule of docs/conformance.md, with Python's standard library alone.
 
-conform_pytorch.py and conform_jax.py answer suite 5 of the kit with it.
+conform_pytorch.py and conform_jax.py answer the kit's texts with it.
 """
 
 import html
@@ -8,19 +8,17 @@ import re
 import unicodedata
 from itertools import pairwise
 
-DESCRIPTIONS = {  # of the classes 0, 8 and 16, the three that the paper prints
-    0: "dense clusters of vertical edifices with limited spatial gaps, representing urban centers",
-    8: "areas with minimal building density, characterized by isolated structures and significant open spaces",
-    16: "bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images",
-}
 WORDS = {"RGB": "red green blue", "VRE": "vegetation red edge", "NIR": "near infrared"}
 WORDS |= {"SWIR": "short wave infrared", "VH": "vh", "VV": "vv", "PolSAR": "pol"}
 CONTRACTION, RUN = re.compile("'(?:s|t|re|ve|m|ll|d)"), re.compile(" +|L+|N|O+")
 SPECIAL = re.compile(r"<\|(?:start|end)oftext\|>")
 
 
-def prompt(class_index, group):
-    return {"text": f"a photo of a {DESCRIPTIONS[int(class_index)]} with {WORDS[group]} bands"}
+def prompter(descriptions):
+    """The operation `prompt` by the descriptions that the set holds, of class 0, 1, ..."""
+    return lambda class_index, group: {
+        "text": f"a photo of a {descriptions[int(class_index)]} with {WORDS[group]} bands"
+    }
 
 
 def cleaned(text):
@@ -47,11 +45,11 @@ def pre_tokens(text):
 
 
 def tokenizer(merges):
-    """The operation `tokenize` by the text of merges.txt."""
+    """The operation `tokenize` by the merges that the set holds."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]  # bytes that are their own character
     others = sorted(set(range(256)) - set(own))
     character = {b: chr(b) for b in own} | {b: chr(256 + n) for n, b in enumerate(others)}
-    pairs = [tuple(line.split(" ")) for line in merges.strip().split("\n")[1:]]
+    pairs = [tuple(line.split(" ")) for line in merges]
     symbols = [*character.values(), *(c + "</w>" for c in character.values()), *map("".join, pairs)]
     rank, ids = ({x: n for n, x in enumerate(names)} for names in (pairs, symbols))
     SOT, EOT = len(symbols), len(symbols) + 1

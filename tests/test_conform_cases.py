@@ -131,7 +131,7 @@ BY_HAND = {
 
 
 def has_by_hand(case):
-    """What in_one_file.py has: 3 by 3 convolutions of stride 1 padded by 1, batch norm in training, whole windows."""
+    """What in_one_file.py has: 3 by 3 convolutions padded by 1, batch norm in training, whole windows."""
     i = case.inputs
     if case.op == "conv2d":
         return (i["stride"], i["padding"], *i["weight"].shape[2:]) == (1, 1, 3, 3)
@@ -209,7 +209,7 @@ def test_the_public_set_is_what_the_package_writes(tmp_path):
         for output, (x, allowed) in exchange.case_of(new).expect.items():
             right, wide = PUBLIC[new["id"]].expect[output]
             assert numbers.apart(x, right) <= numbers.limit(wide, "float64"), (new["id"], output)
-            assert allowed is None or 0.5 * wide <= allowed <= 2 * wide, (new["id"], output)
+            assert allowed is None or 0.25 * wide <= allowed <= 4 * wide, (new["id"], output)
 
 
 def test_the_public_set_is_small_and_strict_json():

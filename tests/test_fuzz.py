@@ -28,7 +28,8 @@ import numpy as np
 import pytest
 
 from bplcz_ref import archives, conform, model, tokenizer, weights
-from bplcz_ref.conform import difference, grading, kit, reference, verdict
+from bplcz_ref.conform import difference, exchange, verdict
+from bplcz_ref.conform.ops import OPS, worked_out
 from bplcz_ref.data import inspection, so2sat
 from bplcz_ref.encoders import ebcnn
 from bplcz_ref.report import figures
@@ -38,7 +39,6 @@ from bplcz_ref.training import evaluate, runs
 SHORT = {"own": 120, "run": 90}  # cases of the normal run: about 3 seconds
 SEED, LINES = 47, 6  # of the damage; of a reader's failures that are shown
 NETWORK = ebcnn.encoder(3, width=1, features=2)
-KIT = kit.load()
 
 
 class Reader(NamedTuple):
@@ -134,31 +134,24 @@ def merges_file(packed):
 
 
 def answers_file(folder):
-    """Answers to the suite of equations."""
-    names = [name for name, suite in KIT.suites.items() if suite == 1][:12]
-    answers = {name: reference.answer(KIT.cases[name], reference.PARTS, "float32") for name in names}
-    reference.write(folder, KIT, {name: reference.as_read(given) for name, given in answers.items()})
-    path = next(iter(folder.iterdir()))
-    data = json.loads(path.read_text())
-    data["answers"]["prompt/1-RGB"] = {"text": {"shape": [], "data": ["a photo"]}}
-    path.write_text(json.dumps(data))
-    return path
+    """Answers to a few equations, with readings and absences."""
+    answers = {
+        case.id: worked_out(OPS[case.op].run, case, "float32") for case in exchange.load() if "bce" in case.id
+    }
+    answers["prompt/1-RGB"] = {"text": "a photo"}
+    tensors = {id: {o: exchange.tensor(x) for o, x in out.items()} for id, out in answers.items()}
+    head = {"kit": exchange.VERSION, "seed": 0, "dtype": "float32", "without": ["sgd"], "gradients": True}
+    content = head | {"readings": {"ce": "logits", "bce-reduction": "sum"}, "answers": tensors}
+    (folder / "answers.json").write_text(json.dumps(content))
+    return folder / "answers.json"
 
 
 def read_answers(path):
-    answers = grading.read(path.parent, KIT)
-    suite = {name: case for name, case in KIT.cases.items() if name in answers.given}
-    small = KIT._replace(cases=suite, suites={name: KIT.suites[name] for name in suite})
-    report = verdict.report(small, answers, "float32")
+    answers = exchange.read(path, seed=0)
+    report = verdict.report([case for case in exchange.load() if case.id in answers.given], answers, str(path))
     assert len(verdict.text(report).split("\n")) <= verdict.LINES
     verdict.text(report).encode()  # can be printed
     json.dumps(verdict.as_json(report), allow_nan=False)
-
-
-def profile_file(folder):
-    content = {"bce-reduction": "sum", "ce": "logits", "suites": [1, 2], "without": ["sgd"], "gradients": False}
-    (folder / "profile.json").write_text(json.dumps(content))
-    return folder / "profile.json"
 
 
 def geo_file(cities):
@@ -219,7 +212,6 @@ OWN = {
     "geo, numbers": Reader(geo_file([3, 7, 7]), read_geo, damage.spoil_hdf5, protected=False),
     "trace": Reader(trace_file, read_trace, damage.spoil_npz),
     "answers": Reader(answers_file, read_answers, damage.spoil_json_file, protected=False),
-    "profile": Reader(profile_file, grading.read_profile, damage.spoil_json_file, protected=False),
 }
 if importlib.util.find_spec("safetensors") is None:  # an optional library
     del OWN["weights .safetensors"]

@@ -39,8 +39,8 @@ def test_the_wheel_works_without_the_checkout(installed, tmp_path):
     assert Path(where).is_relative_to(site)
     assert text.strip() == "short wave infrared"
     assert "Eq. (5)" in run("-m", "bplcz_ref", "explain", cwd=tmp_path, env=environment)
-    run("-m", "bplcz_ref", "conform", "export", "VECTORS", cwd=tmp_path, env=environment)
-    assert (tmp_path / "VECTORS" / "manifest.json").exists()
+    run("-m", "bplcz_ref", "conform", "export", "SET.json", cwd=tmp_path, env=environment)
+    assert (tmp_path / "SET.json").exists()
 
 
 @pytest.mark.slow
@@ -50,7 +50,7 @@ def test_the_wheel_holds_what_it_should(installed):
     assert list((site / "bplcz_ref" / "tokenizer_vocab").glob("*.txt"))
     packed = {path.name for path in (site / "bplcz_ref" / "vectors").iterdir()}
     assert packed == {path.name for path in (ROOT / "bplcz_ref" / "vectors").iterdir()}
-    assert "manifest.json" in packed
+    assert "set-0.json" in packed
     assert not (site / "tests").exists()
     scripts = next(site.glob("*.dist-info/entry_points.txt")).read_text()
     assert "bplcz-ref = bplcz_ref.__main__:main" in scripts

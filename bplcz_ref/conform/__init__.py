@@ -34,8 +34,8 @@ Exit codes: 0 all that was declared is answered and passes; 1 divergence; 2 inco
 
 The modules, in the order in which they import each other: ops (the table of operations, worked out by this
 package), numbers (what rounding may change), cases (inputs and reasons), mistakes (other ways to run an
-operation), exchange (JSON), verdict (grade, locate, name, `check`), command (the command line). Beside the kit, for
-a real model and batch: trace and diff (docs/trace.md).
+operation), exchange (JSON), verdict (grade, locate, name, `check`), scoreboard (reports side by side), command.
+Beside the kit, for a real model and batch: trace and diff (docs/trace.md).
 """
 
 from typing import Any

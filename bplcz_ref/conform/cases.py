@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a case a line)
 """The cases: inputs, and the reason for each. No expected value is typed in.
 
 Seed 0 is the public set. Another seed draws other numbers, labels, words and longer axes by the same rules, so that
@@ -42,8 +43,7 @@ def cases_of(op: str, seed: int) -> Iterator[Case]:
     rows = list(MAKERS[op](Draw(seed, op)))
     for place in range(len(rows)):
         for attempt in range(ATTEMPTS):
-            name, why, inputs, *rest = rows[place]
-            slopes, needs = [*rest, *("", 1.0)[len(rest) :]]
+            name, why, inputs, slopes, needs = rows[place] + ("", 1.0)[len(rows[place]) - 3 :]
             case = Case(f"{op}/{name}", why, inputs, tuple(slopes.split()), needs=needs)
             case = with_cotangents(case, Draw(seed, f"{case.id} {attempt}"))
             if not any(alike(case, other) for other in public.values()):
@@ -286,13 +286,12 @@ def batch_norm(d):
 def layer_norm(d):
     n, *_ = d.sizes(5)
     small, far = d(3, n, low=-8, high=8), np.array([[4.0], [-6.0], [3.0]])
-    why = "a row without any spread: y is the bias"
     for name, why, x, needs in (
         ("ordinary", "the last axis: centred, divided by the root of the biased variance, which has a gradient", d(3, n), 1.0),
         ("tokens", "2 texts of 3 tokens: each token by itself", d(2, 3, n), 1.0),
         ("flat", "features that hardly differ: eps shows, 1e-5 inside the root", small / 64, 1.0),
         ("far", "means of 3 to 6, a small spread: E[x^2] - E[x]^2 cancels, and passes", small / 8 + far, 1.0),
-        ("equal-features", why, d(3, n) * [[1], [0], [1]] + d.near([[0], [0.75], [0]]), 1e-5),
+        ("equal-features", "a row without any spread: y is the bias", d(3, n) * [[1], [0], [1]] + d.near([[0], [0.75], [0]]), 1e-5),
     ):  # fmt: skip
         yield name, why, {"x": x} | affine(d, n), "x weight bias", needs
     yield (
@@ -303,9 +302,13 @@ def layer_norm(d):
     )
 
 
-def activation(d: Draw, *more: str) -> Iterator:
+def activation(d: Draw, *more: str) -> Iterator[tuple]:
+    """The cases of an activation, with `more` for those that use e^x."""
     numbers = [[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]]
-    wide = [[-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -0.125, 0.0], [0.125, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0]]
+    wide = [
+        [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0],
+        [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0],
+    ]
     yield "ordinary", "both signs, up to 4: the form of the curve", {"x": d.near(numbers)}, "x"
     yield "wide", "0 itself and its slope, and sizes up to 24, not capped", {"x": d.near(wide)}, "x"
     yield "full", "all 53 bits", {"x": d.full(*d.sizes(3, 5), low=-96, high=96)}, "x"
@@ -315,8 +318,8 @@ def activation(d: Draw, *more: str) -> Iterator:
         yield "small", "near 0, where the curves differ least", {"x": d.near(small) / 16}, "x"
 
 
-made_by_name = {"relu": (), "gelu": ("far", "small"), "quick_gelu": ("far", "small")}
-MAKERS |= {op: lambda d, _more=more: activation(d, *_more) for op, more in made_by_name.items()}
+MAKERS["relu"] = activation
+MAKERS["gelu"] = MAKERS["quick_gelu"] = lambda d: activation(d, "far", "small")
 
 
 @made_by

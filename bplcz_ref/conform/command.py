@@ -1,5 +1,7 @@
-"""`python -m bplcz_ref conform export | check | explain | selftest | trace | diff`. The rest of the kit is imported
-when it is used. For maintainers: `regenerate` writes the public set anew, `report` puts reports side by side.
+"""`python -m bplcz_ref conform export | check | explain | selftest | trace | diff`.
+
+The rest of the kit is imported when it is used. For maintainers: `regenerate` writes the public set anew, and
+`report` puts reports side by side.
 """
 
 import argparse

@@ -6,6 +6,7 @@ The format is described in bplcz_ref/conform/__init__.py.
 import functools
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ def brief(x: Any) -> str:
 # ---------------------------------------------------------------- the set
 
 
-def set_of(cases: list[Case], seed: int = 0, blind: bool = False) -> dict:
+def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:
     """The SET of solved cases; `blind` leaves out what is expected."""
     from bplcz_ref import prompts, tokenizer
 
@@ -182,7 +183,7 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
     }
     if not isinstance(data, dict):
         raise ValueError(f'{path}: expected {{"kit", "seed", "dtype", "answers"}}, found {brief(data)}')
-    own = {"without": [], "gradients": True, "readings": {}} | data
+    own: dict = {"without": [], "gradients": True, "readings": {}} | data
     if isinstance(own.get("kit"), str) and own["kit"] != VERSION:
         raise ValueError(f"{path}: answers of kit {brief(own['kit'])}, this is {VERSION}; export the set again")
     schema.check(own, head, str(path))

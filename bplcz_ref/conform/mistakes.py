@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a mistake a line)
 """How answers may have come about that are not the right ones. A mistake is another way to run an operation:
 {output: array} of the same inputs, like `run` in ops.OPS. It is named if it gives all the answers (verdict.py).
 
@@ -48,53 +49,28 @@ PRECISION |= {
 mean = lambda x, axis: np.mean(x, axis=axis, keepdims=True)
 length = lambda x: np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
 ARRAYS = PRECISION | {
-    "0": lambda x: x * 0,
-    "1": lambda x: x * 0 + 1,
-    "negative": lambda x: -x,
-    "doubled": lambda x: 2 * x,
-    "halved": lambda x: x / 2,
-    "squared": lambda x: x * x,
-    "1 more": lambda x: x + 1,
-    "of absolute values": np.abs,
-    "not negative": lambda x: np.maximum(x, 0),
-    "at most 1 in size": lambda x: np.clip(x, -1, 1),
-    "by its sign": np.sign,
-    "transposed": lambda x: np.swapaxes(x, 0, 1),
-    "exchanged in its last two axes": lambda x: np.swapaxes(x, -1, -2),
+    "0": lambda x: x * 0, "1": lambda x: x * 0 + 1, "1 more": lambda x: x + 1, "negative": lambda x: -x,
+    "doubled": lambda x: 2 * x, "halved": lambda x: x / 2, "squared": lambda x: x * x, "by its sign": np.sign,
+    "of absolute values": np.abs, "not negative": lambda x: np.maximum(x, 0), "at most 1 in size": lambda x: np.clip(x, -1, 1),
+    "transposed": lambda x: np.swapaxes(x, 0, 1), "exchanged in its last two axes": lambda x: np.swapaxes(x, -1, -2),
     "turned by 180 degrees in its last two axes": lambda x: x[..., ::-1, ::-1],
-    "in reverse order": lambda x: x[::-1],
-    "reversed along its second axis": lambda x: x[:, ::-1],
-    "reversed along its third axis": lambda x: x[:, :, ::-1],
-    "reversed along its last axis": lambda x: x[..., ::-1],
+    "in reverse order": lambda x: x[::-1], "reversed along its second axis": lambda x: x[:, ::-1],
+    "reversed along its third axis": lambda x: x[:, :, ::-1], "reversed along its last axis": lambda x: x[..., ::-1],
     "rolled by one": lambda x: np.concatenate([x[-1:], x[:-1]], 0),
-    "without its last": lambda x: x[:-1],
-    "its first alone": lambda x: x[:1],
-    "centred": lambda x: x - mean(x, -1),
-    "of length 1": lambda x: x / length(x),
-    "a softmax": nn.softmax.definition,
-    "a sigmoid": lambda x: 0.5 * (1 + np.tanh(x / 2)),
-    "the identity": lambda x: x * 0 + onp.eye(*x.shape[-2:]),
-    "without gradient": getval,
-}
+    "without its last": lambda x: x[:-1], "its first alone": lambda x: x[:1],
+    "centred": lambda x: x - mean(x, -1), "of length 1": lambda x: x / length(x),
+    "a softmax": nn.softmax.definition, "a sigmoid": lambda x: 0.5 * (1 + np.tanh(x / 2)),
+    "the identity": lambda x: x * 0 + onp.eye(*x.shape[-2:]), "without gradient": getval,
+}  # fmt: skip
 NUMBERS = {
-    "0": lambda x: 0.0,
-    "1": lambda x: 1.0,
-    "halved": lambda x: x / 2,
-    "doubled": lambda x: 2 * x,
-    "squared": lambda x: x * x,
-    "its root": lambda x: x**0.5,
-    "inverted": lambda x: 1 / x,
-    "negative": lambda x: -x,
-    "taken from 1": lambda x: 1 - x,
-}
+    "0": lambda x: 0.0, "1": lambda x: 1.0, "halved": lambda x: x / 2, "doubled": lambda x: 2 * x, "negative": lambda x: -x,
+    "squared": lambda x: x * x, "its root": lambda x: x**0.5, "inverted": lambda x: 1 / x, "taken from 1": lambda x: 1 - x,
+}  # fmt: skip
 WHOLE = {"0": lambda n: 0, "1": lambda n: 1, "1 more": lambda n: n + 1}
 LABELS = {
-    "1 less": lambda c: c - 1,
-    "taken from 1": lambda W: 1 - W,
-    "the identity": lambda W: onp.eye(*W.shape, dtype=int),
-    "1 everywhere": lambda W: W * 0 + 1,
-    "in reverse order": lambda y: y[::-1],
-}
+    "1 less": lambda c: c - 1, "taken from 1": lambda W: 1 - W, "1 everywhere": lambda W: W * 0 + 1,
+    "the identity": lambda W: onp.eye(*W.shape).astype(int), "in reverse order": lambda y: y[::-1],
+}  # fmt: skip
 BUILT_IN = {"alpha": 0.25, "beta": 2.0, "momentum": 0.9, "weight_decay": 0.002}
 
 
@@ -161,7 +137,7 @@ def one(output: str) -> Callable:
     return lambda f: lambda **i: {output: f(**i)}
 
 
-y, S, L, W = map(one, ("y", "S", "L", "W"))
+y, S, L = map(one, ("y", "S", "L"))
 
 
 def changed(op: str, f: Callable) -> Callable:
@@ -174,11 +150,11 @@ def again(op: str, **others: Callable) -> Callable:
     return lambda **i: OPS[op].run(**i | {name: f(i[name]) for name, f in others.items()})
 
 
-def grouped(**bands: tuple) -> Callable:
-    """The band groups with other sensors and bands, counted from 1 or, with `first`, from another number."""
+def grouped(first: int = 1, **bands: tuple) -> Callable:
+    """The band groups with other sensors and bands, or with bands counted from another number than 1."""
 
     def band_groups(sen1, sen2):
-        out, first = {}, bands.get("first", 1)
+        out = {}
         for name, group in paper.GROUPS.items():
             sensor, numbers = bands.get(name, (group["sensor"], group["bands"]))
             pixels = sen1 if sensor == "sen1" else sen2
@@ -258,10 +234,10 @@ def as_in(train: int) -> Callable:
     return changed("batch_norm", lambda out, **i: {"y": OPS["batch_norm"].run(**i | {"train": train})["y"]})
 
 
-EPS = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
+EPS: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
     "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5}
 }
-NORM = EPS | {
+NORM: dict[str, dict] = EPS | {
     "the variance divided by one less": {"less": 1},
     "the variance without gradient": {"stop": "var"},
     "statistics without gradient": {"stop": "mean var"},
@@ -685,19 +661,14 @@ assert set(LISTED) <= set(OPS)
 # ---------------------------------------------------------------- readings that a consumer may declare
 
 READINGS = {  # reading of docs/readings.md -> our word
-    "similarity-eps": "max",
-    "group-sum": "sum",
-    "msm-diagonal": "one",
-    "bce-reduction": "mean",
-    "bce-logarithm": "exact",
-    "features-in-concat": "raw",
-    "concat-order": "prompts",
-    "ce": "logits",
-    "prompt-grammar": "printed",
-    "momentum": "pytorch",
-    "weight-decay": "coupled",
-}
-OTHERS = {  # reading -> {word: (operations, the mistake that it then is not)}
+    "similarity-eps": "max", "group-sum": "sum", "msm-diagonal": "one", "bce-reduction": "mean", "bce-logarithm": "exact",
+    "features-in-concat": "raw", "concat-order": "prompts", "ce": "logits", "prompt-grammar": "printed",
+    "momentum": "pytorch", "weight-decay": "coupled",
+}  # fmt: skip
+losses = ("bce", "contrastive_loss")
+OTHERS: dict[
+    str, dict[str, tuple[tuple, str]]
+] = {  # reading -> {word: (operations, the mistake that it then is not)}
     "similarity-eps": {
         "inside": (("similarity",), "epsilon inside the root"),
         "added": (("similarity",), "epsilon added to the norm"),
@@ -705,14 +676,8 @@ OTHERS = {  # reading -> {word: (operations, the mistake that it then is not)}
     },
     "group-sum": {"mean": (("fuse",), "mean over the groups")},
     "msm-diagonal": {"zero": (("supervised_matrix",), "W without its diagonal")},
-    "bce-reduction": {
-        "sum": (("bce", "contrastive_loss"), "sum for mean"),
-        "row-sum": (("bce", "contrastive_loss"), "sum over a row, mean over rows"),
-    },
-    "bce-logarithm": {
-        "eps": (("bce",), "log(p + 1e-8)"),
-        "clamped": (("bce",), "each logarithm at least -100"),
-    },
+    "bce-reduction": {"sum": (losses, "sum for mean"), "row-sum": (losses, "sum over a row, mean over rows")},
+    "bce-logarithm": {"eps": (("bce",), "log(p + 1e-8)"), "clamped": (("bce",), "each logarithm at least -100")},
     "features-in-concat": {"normalised": (("concat",), "features normalised")},
     "concat-order": {"bands": (("concat",), "SAR groups first")},
     "ce": {

@@ -97,7 +97,7 @@ def reach(case: Case) -> tuple[float, float]:
 
 
 def apart(a: Any, b: Any) -> float:
-    """max |a - b|; infinite for another shape or kind. Text and whole numbers, nan and infinities have to be equal.
+    """max |a - b|; infinite for another shape or kind. Text, whole numbers, nan and infinities have to be equal.
 
     >>> apart(np.array([1.0, np.nan]), np.array([1.5, np.nan])), apart("a", "b"), apart(np.ones(2), np.ones(3))
     (0.5, inf, inf)
@@ -123,7 +123,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 class Draw:
-    """Numbers, sizes and words of a seed and a name. Seed 0 keeps the sizes and the numbers that a case writes out."""
+    """Numbers, sizes and words of a seed and a name. Seed 0 keeps what a case writes out."""
 
     def __init__(self, seed: int, name: str) -> None:
         self.seed, self.state = seed, zlib.crc32(f"{seed} {name}".encode())
@@ -172,7 +172,7 @@ class Draw:
         """A word that is none: it has no meaning in any language that we know.
 
         >>> Draw(5, "a text").word()
-        'redona'
+        'fisu'
         """
         letter = lambda letters: letters[self.bits() % len(letters)]
         return "".join(letter(CONSONANTS) + letter(VOWELS) for _ in range(self.one(2, 3)))

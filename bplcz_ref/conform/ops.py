@@ -1,6 +1,7 @@
-"""Every operation that the kit asks for: its place in the paper, its formula, what it rests on, and how this package
-computes it. The yardstick is the package itself, by its definitions and not by its kernels; tests hold these to
-loops.py in Decimal, to in_one_file.py, and to programs in other languages. A mistake is another `run`.
+"""Every operation that the kit asks for: its place in the paper, its formula, what it rests on, its computation.
+
+The yardstick is the package itself, by its definitions and not by its kernels. Tests hold these to loops.py in
+Decimal, to in_one_file.py, and to programs in other languages. A mistake is another `run`.
 
 Index letters: B images, P prompts, N sequences, L tokens, d features, n groups, H W rows and columns, C channels,
 K classes.
@@ -33,7 +34,7 @@ class Op(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is computed, from what, and what it is there for. The operation is the part of the id before the slash."""
+    """What is computed, from what, and what it is there for; the id is operation/name."""
 
     id: str
     why: str
@@ -152,11 +153,11 @@ def conv2d(x, weight, stride, padding):
 
 
 def in_one_pass(x, weight, bias, axes):
-    """A norm whose variance is E[x^2] - E[x]^2, at least 0, as Flax has it: right, with other rounding."""
-    mean = np.mean(x, axes, keepdims=True)
-    var = np.mean(x * x, axes, keepdims=True) - mean * mean
-    var = var * (getval(var) > 0)
-    return (x - mean) / np.sqrt(var + onp.asarray(1e-5, getval(x).dtype)) * weight + bias, var
+    """A norm whose variance is E[x^2] - E[x]^2, as Flax has it: right, but off by an eps of E[x^2]."""
+    mean, square = np.mean(x, axes, keepdims=True), np.mean(x * x, axes, keepdims=True)
+    eps = onp.asarray([1e-5, onp.finfo(getval(x).dtype).eps], getval(x).dtype)
+    var = square - mean * mean + eps[1] * getval(square)
+    return (x - mean) / np.sqrt(var * (getval(var) > 0) + eps[0]) * weight + bias, var
 
 
 def batch_norm_in_one_pass(x, weight, bias, running_mean, running_var, train):
@@ -218,7 +219,7 @@ def queries_keys_values(x, in_proj_weight, in_proj_bias, heads):  # (N, L, W) ->
 
 
 def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
-    """Beyond 100 the softmax is saturated and its slopes cancel: 32 times the scores, which are sums themselves."""
+    """Beyond 100 the softmax is saturated, and its slopes cancel: 32 times the scores, which are sums."""
     q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
     score = onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
     return 32 * score if score > 100 else 0.0

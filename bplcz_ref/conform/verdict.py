@@ -1,5 +1,6 @@
-"""From answers to a verdict: each case passes or fails; an operation that fails although all that it rests on passes
-is guilty; and what its answers equal is its name.
+"""From answers to a verdict: each case passes or fails, and the first operation that fails is guilty.
+
+An operation that fails although all that it rests on passes is guilty; what all its answers equal is its name.
 
     check(functions, ...)    in process: functions in, a Report out
     report(cases, answers)   the same from answers that were read
@@ -134,9 +135,8 @@ def check(
                 inputs = {name: convert(x) for name, x in case.inputs.items()}  # f may have changed them in place
                 slopes = gradients(f, inputs, list(case.slopes), cotangents)
                 out = out | {f"grad.{name}": g for name, g in slopes.items()}
-            given[case.id] = {
-                o: _plain(x, o, to_numpy) for o, x in out.items() if o in case.expect or o == "refused"
-            }
+            kept = out if "refused" in (*out, *case.expect) else {o: x for o, x in out.items() if o in case.expect}
+            given[case.id] = {o: _plain(x, o, to_numpy) for o, x in kept.items()}
         except Exception as error:
             defects.append(f"{case.id}: raised {type(error).__name__}: {brief(str(error))}")
     without = tuple(op for op in OPS if op not in functions)
@@ -241,7 +241,7 @@ def told(case: Case, way: Callable, dtype: str) -> bool:
 
 def _findings(graded, answers):
     """What fails in topological order, guilty first."""
-    failing: dict[str, list] = {}
+    failing = {}
     for g in graded.values():
         if g.state == FAIL:
             failing.setdefault(g.case.op, []).append(g)
@@ -311,8 +311,11 @@ def fits(way: Callable, own: list[Graded], dtype: str, values_alone: bool = Fals
 def _near(way, case, g, o, x, dtype):
     """Whether the answer to output o is x, what a way gives; what is wrong has to be wrong because of it."""
     error = apart(g.answer[o], x)
-    if o in g.wrong and not error <= min(g.wrong[o][0] / 4, 1e300):
-        return False
+    if o in g.wrong:
+        if error <= 1e-6 * g.wrong[o][0] < math.inf:
+            return True  # another form of the way, with other rounding
+        if not error <= min(g.wrong[o][0] / 4, 1e300):
+            return False
     allowed = g.case.expect[o][1]
     if allowed is None:
         return error == 0 or (is_float(x) and error <= 8 * EPS[dtype] * largest(x))
@@ -350,14 +353,12 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
 
 
 def shorter(own: list[Graded], dtype: str) -> list[str]:
-    """ "computed in float32" where all numbers that fail have no more bits than those of a coarser dtype."""
-    for short in ("bfloat16", "float16", "float32"):
-        if EPS[short] <= EPS[dtype]:
-            continue
-        pairs = [(g.answer[o], *g.case.expect[o]) for g in own for o in g.wrong]
+    """ "computed in float32" where no number of an answer has more bits than those of a coarser dtype."""
+    pairs = [(g.answer[o], *right) for g in own for o, right in g.case.expect.items() if o in g.answer]
+    for short in [short for short in BITS if EPS[short] > EPS[dtype]]:
         near = lambda x, right, a, _s=short: is_float(x) and apart(x, right) <= limit(a, _s)
         if all(near(*p) and np.array_equal(coarse(p[0], short), p[0]) for p in pairs):
-            return [f"computed in {short}: no number that is wrong has more than {BITS[short]} bits"]
+            return [f"computed in {short}: no number has more than {BITS[short]} bits"]
     return []
 
 
@@ -393,10 +394,13 @@ def _found(r, f):
         return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
     first = r.graded[f.cases[0]]
     right, allowed = first.case.expect[f.output]
-    said = f'this is "{" | ".join(f.names)}"' if f.names else "no known mistake gives all its answers"
-    if allowed is None and not f.names:  # the cases that fail are the diagnosis
-        said = "fails at " + "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
-    lines = [f"GUILTY   {place(f.op)}: {said}; {len(f.cases)} of {f.total} cases"]
+    said, count = "no known mistake gives all its answers", f"{len(f.cases)} of {f.total} cases"
+    if f.names:
+        said = f'this is "{" | ".join(f.names)}"'
+    elif allowed is None:  # the cases that fail are the diagnosis
+        said = "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
+    said = f"{said}; {count}" if f.names or allowed is not None else f"{count} fail: {said}"
+    lines = [f"GUILTY   {place(f.op)}: {said}"]
     if allowed is None or not math.isfinite(f.error):
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)

@@ -1,6 +1,6 @@
 """The kit against a port that it has never seen: mistakes without a name are caught, right variants pass.
 
-A part of the variants runs here; `python tests/peers/adversary.py float32` runs all of them, in some minutes.
+A part of the variants runs here; `python tests/peers/adversary.py 5` runs all of them with five seeds.
 """
 
 import pytest
@@ -9,19 +9,12 @@ pytest.importorskip("torch")
 adversary = pytest.importorskip("adversary")
 
 pytestmark = pytest.mark.slow
-CHEAP = [v for v in adversary.WRONG if v[0] != "training"]  # a mistake in the chain takes ten seconds to explain
-PARTS = {"float32": CHEAP[::3], "float64": CHEAP[1::5]}
+PARTS = {"float32": adversary.WRONG[::3], "float64": adversary.WRONG[1::5]}
 
 
-@pytest.fixture(scope="module")
-def right():
-    """The port's answers in both dtypes."""
-    return {dtype: adversary.everything(dtype) for dtype in PARTS}
-
-
-@pytest.mark.parametrize("dtype", PARTS)
-def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dtype, right):
-    count, lines = adversary.tally(dtype, PARTS[dtype], right[dtype])
+@pytest.mark.parametrize(("dtype", "seed"), [("float32", 0), ("float64", 3)])
+def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dtype, seed):
+    count, lines = adversary.tally(dtype, PARTS[dtype], seed)
     assert count["all"] >= 20
     assert count["caught"] >= 0.99 * count["all"], lines
     assert count["located"] >= 0.97 * count["all"], lines
@@ -29,24 +22,25 @@ def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dty
 
 
 @pytest.mark.parametrize("dtype", PARTS)
-def test_right_variants_pass(dtype, right):
-    count, lines = adversary.tally(dtype, adversary.RIGHT, right[dtype])
+@pytest.mark.parametrize("seed", [0, 4])
+def test_right_variants_pass(dtype, seed):
+    count, lines = adversary.tally(dtype, adversary.RIGHT, seed)
     assert count["all"] >= 60
     assert count["caught"] == 0, lines
 
 
-def test_coarse_arithmetic_is_caught_and_named(right):
+def test_coarse_arithmetic_is_caught_and_named():
     few = adversary.PRECISION[::5] + adversary.PRODUCTS
-    count, lines = adversary.tally("float32", few, right["float32"])
-    assert count["caught"] == count["located"] == count["named"] == count["all"], lines
+    count, lines = adversary.tally("float32", few)
+    assert count["caught"] == count["located"] == count["all"], lines
+    assert count["named"] >= 0.85 * count["all"]
     assert not count["misnamed"], lines
 
 
-def test_tf32_products_pass_where_the_profile_declares_them(right):
+def test_tf32_products_pass_where_they_are_declared():
     for op, _, changes in adversary.PRODUCTS:
-        r = adversary.graded(right["float32"], op, changes, "float32", products="tf32")
-        assert r.exit_code == 0, str(r)
-        assert f"{op}: TF32 products" in str(r)
+        assert adversary.graded(op, changes, "float32").exit_code == 1
+        assert adversary.graded(op, changes, "float32", called="tf32").exit_code == 0
     op, _, changes = next(v for v in adversary.WRONG if v[:2] == ("linear", "bias doubled"))
-    r = adversary.graded(right["float32"], op, changes, "float32", products="tf32")
+    r = adversary.graded(op, changes, "float32", called="tf32")
     assert [f.op for f in r.findings if f.state == "guilty"] == ["linear"], "a mistake is no rounding"
