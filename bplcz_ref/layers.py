@@ -237,7 +237,7 @@ def watching(watch: Callable[[Call], tuple[Any, dict]]) -> Iterator[None]:
 
 def watched() -> bool:
     """Whether somebody watches in this context."""
-    return WATCH.get() is not None or nn.TAP.get() is not None
+    return WATCH.get() is not None
 
 
 def call(name: str, layer: Network, params: Any, state: dict, x: Any, *, train: bool, rng: Any = None) -> tuple:

@@ -13,7 +13,6 @@ The dtype of the result is the dtype of the arguments.
 
 import functools
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
 from typing import Any
 
 import autograd.numpy as np
@@ -44,11 +43,6 @@ one_blas_thread = cores.one_blas_thread
 keep_memory = cores.keep_memory
 
 
-# Whoever wants to see every layer sets this to a function of (definition, args, options), which then answers each
-# call in this context in the kernel's place: conform/tape.py.
-TAP: ContextVar[Callable | None] = ContextVar("TAP", default=None)
-
-
 def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
     """Make a call run `kernel` (None: the definition); the decorated body stays available as `.definition`."""
 
@@ -57,8 +51,7 @@ def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
 
         @functools.wraps(definition)
         def layer(*args, **options):
-            tap = TAP.get()
-            return fast(*args, **options) if tap is None else tap(definition, args, options)
+            return fast(*args, **options)
 
         layer.definition = definition  # type: ignore[attr-defined]
         return layer

@@ -231,5 +231,4 @@ def test_a_float32_program_passes_the_chain_and_a_wrong_step_is_found(seed):
     assert lacking == []
     difference, _ = run(0.05)
     assert difference.guilty[0].name.startswith("step1.")
-    assert chain.judge({}, seed, "bfloat16") is None
     assert chain.judge({"L": found["L"]}, seed, "float32")[1][0] == "S"

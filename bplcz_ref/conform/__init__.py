@@ -19,10 +19,15 @@ CASE     {"id": "bce/saturated", "op": "bce", "why": what the case isolates,
           "needs": 1e-12,                              a constant that decides here, where it is below 1
           "expect": {output: TENSOR, floats with "allowed": a}}   in the order of computation; {} in a blind set
 
+CHAIN    one tiny model, two steps of SGD on one batch, and an evaluation: {"weights": {name: TENSOR}, "x", "y",
+         "tokens": TENSOR, "alpha", "beta", "heads", "learning_rate", "momentum", "weight_decay": numbers,
+         "expect": {name: TENSOR}}, names as in docs/trace.md; it is the last member, "chain", of the set
+
 ANSWERS  {"kit": "3.0.0", "seed": that of the set, "dtype": a name in `eps`, what it was computed in,
           "without": [operations that are not answered], "gradients": true | false,   these three may be left out
           "readings": {reading: word},                                                (docs/readings.md)
-          "answers": {case id: {output: TENSOR}}}
+          "answers": {case id: {output: TENSOR}},
+          "chain": {name: TENSOR}}                  all names of its `expect`, and others of a trace; or left out
          Every case is answered once, with every output of its `expect`; "dtype" of a tensor may be left out, and
          floats may be written without a point. What is declared absent must not be answered.
 

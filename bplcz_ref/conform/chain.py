@@ -1,4 +1,4 @@
-"""The last part of a set: one tiny model with everything in it, two steps of SGD on one batch, and an evaluation.
+"""The last part of a set: one tiny model with everything in it, two steps on one batch, and an evaluation.
 
 EB-CNN (BP-LCZ) with a channel or two, on patches of 4 by 4 pixels, and a text tower of twelve tokens. An answer has
 as many names of a trace as it likes (tracing.py), those of EXPECTED at least; `diff` judges them.
@@ -12,7 +12,7 @@ import numpy as np
 from bplcz_ref import bands, layers, model, paper, weights
 from bplcz_ref.conform.difference import Difference, diff
 from bplcz_ref.conform.numbers import Draw
-from bplcz_ref.conform.tracing import META, PRECISIONS, trace
+from bplcz_ref.conform.tracing import META, trace
 from bplcz_ref.encoders import ebcnn, text
 
 RULE = {"learning_rate": 0.0625, "momentum": 0.75, "weight_decay": 0.125}
@@ -69,7 +69,8 @@ def number(d: Draw, name: str, shape: tuple) -> np.ndarray:
 def ours(seed: int) -> dict:
     """The trace of a seed."""
     chain = drawn(seed)
-    return trace(chain.network, chain.params, chain.state, (chain.x, chain.y), dtype="float64", **RULE)
+    given = chain.network, chain.params, chain.state, (chain.x, chain.y)
+    return trace(*given, dtype="float64", **RULE)  # type: ignore[arg-type]
 
 
 def expected_names(seed: int) -> list[str]:
@@ -87,9 +88,7 @@ def given(seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def judge(answer: dict, seed: int, dtype: str) -> tuple[Difference, list[str]] | None:
-    """(what `diff` finds, names that are lacking); None for a dtype that a trace does not judge."""
-    if dtype not in PRECISIONS:
-        return None
+def judge(answer: dict, seed: int, dtype: str) -> tuple[Difference, list[str]]:
+    """(what `diff` finds, names that are lacking)."""
     lacking = [name for name in expected_names(seed) if name not in answer]
     return diff(ours(seed), {n: a for n, a in answer.items() if n != META}, dtype=dtype), lacking

@@ -211,8 +211,8 @@ def relations(meta: dict, ours: dict, here: dict) -> Iterator[Relation | None]:
         parts = [f"{S}_i.{g}" for g in groups]
         if {S, *parts} <= {*ours} and {*parts} <= {*here}:
             total = sum(ours[part] for part in parts)
-            inputs = {"S_groups": np.stack([here[part] for part in parts])}
-            inputs["alpha"] = float(np.vdot(total, ours[S]) / np.vdot(total, total))
+            alpha = float(np.vdot(total, ours[S]) / np.vdot(total, total))
+            inputs = {"S_groups": np.stack([here[part] for part in parts]), "alpha": alpha}
             yield Relation(Case(f"fuse/{S}", "", inputs), OPS["fuse"].run, {"S": S})
     yield equation("supervised_matrix", here, {"y": "y"}, {"W": "W"})
     yield equation("bce", here, {"S": "S", "W": "W"}, {"L": "L_i2t", "grad.S": "grad.S"})
@@ -291,8 +291,8 @@ def wrong_step(meta: dict, ours: dict, here: dict, dtype: str, limits: dict) -> 
     names = [n.removeprefix("step0.") for n in here if n.startswith("step0.") and f"grad.{n[6:]}" in here]
     for steps in dict.fromkeys((1, meta["steps"])):
         for name in names:
-            after = {"v": f"step{{}}.velocity.{name}", "w": f"step{{}}.{name}"}
-            after = {o: [n.format(k + 1) for k in range(steps)] for o, n in after.items()}
+            ks = range(1, steps + 1)
+            after = {"v": [f"step{k}.velocity.{name}" for k in ks], "w": [f"step{k}.{name}" for k in ks]}
             if not {*after["v"], *after["w"]} <= {*ours}:
                 continue
             g = moved(name, after, meta["rule"], ours, here, dtype, limits)

@@ -95,14 +95,19 @@ def brief(x: Any) -> str:
 
 
 def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:
-    """The SET of solved cases; `blind` leaves out what is expected."""
+    """The SET of solved cases, and the chain; `blind` leaves out what is expected."""
     from bplcz_ref import prompts, tokenizer
+    from bplcz_ref.conform import chain
 
     merges = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_text("utf-8").split("\n")[1:]
     ops = {op: {"place": o.place, "formula": o.formula, "rests_on": list(o.parents)} for op, o in OPS.items()}
     head = {"kit": VERSION, "seed": seed, "paper": "arXiv 2412.18235", "eps": EPS, "operations": ops}
     head |= {"descriptions": list(prompts.DESCRIPTIONS), "merges": [line for line in merges if line]}
-    return head | {"cases": [_case_json(case, blind) for case in cases]}
+    given = chain.given(seed)
+    named = {"weights": {name: tensor(a) for name, a in given.pop("weights").items()}}
+    named |= {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.items()}
+    expect = {name: {} if blind else tensor(chain.ours(seed)[name]) for name in chain.expected_names(seed)}
+    return head | {"cases": [_case_json(case, blind) for case in cases], "chain": named | {"expect": expect}}
 
 
 def _case_json(case, blind):
@@ -116,11 +121,13 @@ def _case_json(case, blind):
 
 
 def write(path: str | Path, data: dict) -> None:
-    """A set as a file, one case a line."""
-    head = json.dumps({k: v for k, v in data.items() if k != "cases"}, ensure_ascii=True, allow_nan=False)[:-1]
-    lines = ",\n".join(json.dumps(case, ensure_ascii=True, allow_nan=False) for case in data["cases"])
+    """A set as a file, one case a line, and the chain last."""
+    line = functools.partial(json.dumps, ensure_ascii=True, allow_nan=False)
+    head = line({k: v for k, v in data.items() if k not in ("cases", "chain")})[:-1]
+    cases = ",\n".join(map(line, data["cases"]))
+    text = f'{head}, "cases": [\n{cases}\n],\n"chain": {line(data["chain"])}}}\n'
     with files.whole(path) as temporary:
-        temporary.write_text(f'{head}, "cases": [\n{lines}\n]}}\n', encoding="utf-8", newline="\n")
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def case_of(data: dict) -> Case:
@@ -167,6 +174,7 @@ class Answers(NamedTuple):
     gradients: bool = True
     readings: dict = {}
     defects: tuple = ()  # lines
+    chain: dict = {}  # name -> array; empty: it is not answered
 
 
 def read(path: str | Path, seed: int | None = None) -> Answers:
@@ -180,10 +188,11 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
         "gradients": schema.Rule("true or false", lambda x: isinstance(x, bool)),
         "readings": schema.Rule("an object {reading: word}", lambda x: isinstance(x, dict)),
         "answers": schema.Rule("an object {case id: {output: tensor}}", lambda x: isinstance(x, dict)),
+        "chain": schema.Rule("an object {name: tensor}", lambda x: isinstance(x, dict)),
     }
     if not isinstance(data, dict):
         raise ValueError(f'{path}: expected {{"kit", "seed", "dtype", "answers"}}, found {brief(data)}')
-    own: dict = {"without": [], "gradients": True, "readings": {}} | data
+    own: dict = {"without": [], "gradients": True, "readings": {}, "chain": {}} | data
     if isinstance(own.get("kit"), str) and own["kit"] != VERSION:
         raise ValueError(f"{path}: answers of kit {brief(own['kit'])}, this is {VERSION}; export the set again")
     schema.check(own, head, str(path))
@@ -203,8 +212,15 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
         else:
             given[name], lines = _outputs(outputs, cases[name])
             defects += lines
+    chain = {}
+    for name, t in own.pop("chain").items():
+        try:
+            chain[name] = np.asarray(array(t, f"chain: {name}"))
+        except ValueError as error:
+            defects.append(str(error))
+    own |= {"given": given, "without": tuple(own["without"]), "defects": tuple(defects), "chain": chain}
     own.pop("kit")
-    return Answers(**own | {"given": given, "without": tuple(own["without"]), "defects": tuple(defects)})
+    return Answers(**own)
 
 
 def _outputs(outputs, case):

@@ -203,7 +203,8 @@ def step(loss: Any, params: dict, state: dict, batch: tuple, gates: list, noise:
     roots = weights.named(boxed)
     slopes = backward(L, {box._node for own in [*boxes.values(), roots.values()] for box in own if isbox(box)})
     slope = lambda box: slopes.get(box._node, np.zeros_like(box._value))
-    values, gradients, same, first = {}, {}, {}, {}
+    values, gradients, same = {}, {}, {}
+    first: dict = {}  # a node -> the first name of its array
     for name, own in boxes.items():
         known = first.setdefault(id(own[0]._node), name) if isbox(own[0]) and len(own) == 1 else name
         if known != name:
@@ -308,7 +309,8 @@ def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Call
         if later and turned[name][0] > changed[0]:  # what a gate turns may be a single entry: only rms counts
             limit[1] = max(limit[1], limit[0] * ours[name].size ** 0.5)
         scale = size(ours[name])
-        if ".running_" in name and not name.startswith("step0."):  # sums over a batch of what the layer takes, which a disturbed run averages out
+        if ".running_" in name and not name.startswith("step0."):
+            # They are sums over a batch of what the layer takes; a disturbed run averages out what rounds them.
             taken = name.partition(".")[2].rpartition(".")[0] + ".input"
             x = size(ours[same.get(taken, taken)])[1]
             scale = scale + (x if name.endswith("mean") else x * x)

@@ -11,7 +11,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ NOT_ASKED = "cannot be asked"  # the case needs numbers that the dtype does not 
 LINES, WIDTH = 24, 160  # of the screen
 SHOWN = 3  # names, or cases, of one finding
 OUR_OWN = "the paper as read here"
+DTYPES = ("float32", "float64")  # in which a chain can be judged
 
 
 class Graded(NamedTuple):
@@ -60,14 +61,17 @@ class Report(NamedTuple):
     findings: tuple
     defects: tuple
     path: str | None = None  # of the answers, for the lines to be run
+    chain: Any = None  # what `diff` says of the chain (a Difference); None where it is not answered
+    lacking: tuple = ()  # names of the chain that are not answered
 
     @property
     def exit_code(self) -> int:
         """0 all that is declared is answered and passes; 1 something diverges; 2 incomplete, odd or undecided."""
         states = {g.state for g in self.graded.values()}
-        if self.defects or any(g.lacking for g in self.graded.values()) or not {PASS, FAIL} & states:
+        lacking = self.lacking or any(g.lacking for g in self.graded.values())
+        if self.defects or lacking or not ({PASS, FAIL} & states or self.chain):
             return 2
-        return 1 if FAIL in states else 0
+        return 1 if FAIL in states or (self.chain and not self.chain.ok) else 0
 
     @property
     def ok(self) -> bool:
@@ -99,6 +103,8 @@ def check(
     functions   {operation: function}. A function takes the inputs of the case by name (arrays through
                 from_numpy, numbers, text) and returns its outputs: a dict by name, a tuple in the order of the
                 case, or the only one. `conform explain` lists the operations, with a case id their inputs.
+                "chain" is a function of weights, x, y, tokens, alpha, beta, heads and SGD's numbers; it returns
+                {name: array} of a trace (docs/trace.md), the names that the chain of the set expects at least.
     gradients   function(f, inputs, names, cotangents) -> {input name: gradient} of sum over outputs of
                 sum(cotangent * output), cotangents by output name; None declares that there are no gradients.
     from_numpy  from a NumPy array of floats or ints to the framework's; to_numpy is the way back
@@ -115,7 +121,7 @@ def check(
     """
     if dtype not in EPS:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(EPS)}")
-    strange = [name for name in functions if name not in OPS]
+    strange = [name for name in functions if name not in OPS and name != "chain"]
     if strange or not functions:
         raise ValueError(f"functions: {strange or 'none given'}; expected names among {', '.join(OPS)}")
     chosen(readings or {})
@@ -139,8 +145,19 @@ def check(
             given[case.id] = {o: _plain(x, o, to_numpy) for o, x in kept.items()}
         except Exception as error:
             defects.append(f"{case.id}: raised {type(error).__name__}: {brief(str(error))}")
+    chain = {}
+    if "chain" in functions:
+        from bplcz_ref.conform.chain import given as given_chain
+
+        try:
+            inputs = given_chain(seed)
+            inputs["weights"] = {name: convert(a) for name, a in inputs["weights"].items()}
+            out = functions["chain"](**{name: convert(x) for name, x in inputs.items()})
+            chain = {name: np.asarray(_plain(x, name, to_numpy)) for name, x in out.items()}
+        except Exception as error:
+            defects.append(f"chain: raised {type(error).__name__}: {brief(str(error))}")
     without = tuple(op for op in OPS if op not in functions)
-    answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects))
+    answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects), chain)
     return report(load(seed), answers)
 
 
@@ -189,7 +206,13 @@ def report(cases: Iterable[Case], answers: Answers, path: str | None = None) -> 
             case = case._replace(expect={o: x for o, x in case.expect.items() if not o.startswith("grad.")})
         graded[case.id] = grade(case, answers.given.get(case.id), answers.dtype)
     graded |= undecided(graded, answers.dtype)
-    return Report(answers, graded, tuple(_findings(graded, answers)), tuple(defects), path)
+    made = Report(answers, graded, tuple(_findings(graded, answers)), tuple(defects), path)
+    if answers.chain and answers.dtype in DTYPES:
+        from bplcz_ref.conform import chain  # it rests on this module
+
+        found, lacking = chain.judge(answers.chain, answers.seed, answers.dtype)
+        made = made._replace(chain=found, lacking=tuple(lacking))
+    return made
 
 
 def grade(case: Case, answer: dict | None, dtype: str) -> Graded:
@@ -374,7 +397,7 @@ def head(r: Report) -> str:
     """The first line: the verdict and how many cases are in which state."""
     counts = Counter(g.state for g in r.graded.values())
     word = {0: "PASS", 1: "DIVERGES", 2: "INCOMPLETE"}[r.exit_code]
-    if r.ok and (counts[NOT_RUN] or not r.answers.gradients):
+    if r.ok and (counts[NOT_RUN] or not r.answers.gradients or not r.chain):
         word = "PASS of the declared part"
     rest = "".join(f", {counts[s]} {s}" for s in (FAIL, MISSING, UNDECIDED, NOT_ASKED, NOT_RUN) if counts[s])
     which = f"{r.answers.dtype}, kit {VERSION}" + f", seed {r.answers.seed}" * (r.answers.seed > 0)
@@ -426,13 +449,17 @@ def text(r: Report) -> str:
         lines.append(
             f"missing: {', '.join(missing[:SHOWN])}" + f" and {len(missing) - 3} more" * (len(missing) > 3)
         )
-    last = []
+    if r.lacking:
+        more = f" and {len(r.lacking) - SHOWN} more" * (len(r.lacking) > SHOWN)
+        lines.append(f"missing of the chain: {', '.join(r.lacking[:SHOWN])}{more}")
+    last = [f"chain: {line}" for line in str(r.chain).splitlines()[: 1 if r.chain.ok else 2]] if r.chain else []
     if hidden := r.of(UNDECIDED):
         unseen = dict.fromkeys(f"{g.case.op}: {name}" for g in hidden for name in g.unseen)
         last.append(f"{r.answers.dtype} cannot tell these from what is right: {'; '.join(unseen)}")
     if unasked := r.of(NOT_ASKED):
         last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
     absent = ["gradients"] * (not r.answers.gradients)
+    absent += ["the chain"] * (not r.chain)
     absent += [", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))] * bool(r.of(NOT_RUN))
     last += [f"not run: {'; '.join(absent)}"] * bool(absent)
     if r.answers.readings:
@@ -463,7 +490,8 @@ def as_json(r: Report) -> dict:
         }
         for id, g in r.graded.items()
     }
-    declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects")}
+    declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects", "chain")}
     findings = [f._asdict() | {"error": finite(f.error)} for f in r.findings]
     head_ = {"kit": VERSION, "exit_code": r.exit_code, "verdict": head(r)} | declared
-    return head_ | {"defects": list(r.defects), "findings": findings, "cases": cases}
+    chain = r.chain and {"guilty": [f._asdict() for f in r.chain.guilty], "lacking": list(r.lacking)}
+    return head_ | {"defects": list(r.defects), "findings": findings, "cases": cases, "chain": chain}
