@@ -77,6 +77,54 @@ def metrics(y, y_hat, K):
     return {"confusion": C, "overall_accuracy": p, "average_accuracy": each, "kappa": (p - chance) / (1 - chance)}
 
 
+def chain(weights, x, y, tokens, alpha, beta, heads, learning_rate, momentum, weight_decay, expect):
+    """The small model of the set: two steps of SGD on its batch, and the logits afterwards."""
+    state = {n: a for n, a in weights.items() if ".running_" in n or n.endswith("tracked")}
+    p = {n: a.requires_grad_() for n, a in weights.items() if n not in state}
+    pair = lambda name: (p[f"{name}.weight"], p[f"{name}.bias"])
+    layer_norm = lambda x, name: F.layer_norm(x, x.shape[-1:], *pair(name))
+
+    def image_features(group, x, train):
+        for k in range(1, 7):
+            bn = f"branches.{group}.bn{k}"
+            x = F.conv2d(x, p[f"branches.{group}.conv{k}.weight"], padding=1)
+            running = state[f"{bn}.running_mean"], state[f"{bn}.running_var"]
+            x = F.relu(F.batch_norm(x, *running, *pair(bn), training=train))
+            x = F.max_pool2d(x, 2) if k in (2, 4) else x
+        return F.linear(x.mean((2, 3)), *pair(f"branches.{group}.proj"))
+
+    def logits(train):
+        I = {group: image_features(group, first(x[..., i]), train) for group, i in GROUPS.items()}
+        return I, F.linear(torch.cat(list(I.values()), 1), *pair("classifier"))
+
+    def text_features(ids):
+        block = "text.transformer.resblocks.0"
+        x = p["text.token_embedding.weight"][ids] + p["text.positional_embedding"]
+        in_proj = p[f"{block}.attn.in_proj_weight"], p[f"{block}.attn.in_proj_bias"]
+        x = x + attention(layer_norm(x, f"{block}.ln_1"), *in_proj, *pair(f"{block}.attn.out_proj"), heads)["y"]
+        h = F.linear(layer_norm(x, f"{block}.ln_2"), *pair(f"{block}.mlp.c_fc"))
+        x = x + F.linear(h * torch.sigmoid(1.702 * h), *pair(f"{block}.mlp.c_proj"))
+        return layer_norm(x, "text.ln_final")[torch.arange(len(ids)), ids.argmax(1)] @ p["text.text_projection"]
+
+    optimiser = torch.optim.SGD(p.values(), learning_rate, momentum, weight_decay=weight_decay)
+    W, found = y[:, None] == y, {}
+    for _ in range(2):
+        I, c_hat = logits(True)
+        T = text_features(tokens[y].flatten(0, 1)).unflatten(0, (len(y), -1))
+        S = alpha * sum(F.normalize(I[g]) @ F.normalize(T[:, i]).T for i, g in enumerate(GROUPS))
+        L_cls, L_i2t, L_t2i = F.cross_entropy(c_hat, y), bce(S, W), bce(S.T, W)
+        L = L_cls + beta * (L_i2t + L_t2i) / 2
+        first_step = {"W": W.long(), "S": S, "S_hat": S.T, "c_hat": c_hat, "L_i2t": L_i2t, "L_t2i": L_t2i, "L": L}
+        found = found or first_step | {"L_con": (L_i2t + L_t2i) / 2, "L_cls": L_cls}
+        optimiser.zero_grad()
+        L.backward()
+        optimiser.step()
+        state |= {n: a + 1 for n, a in state.items() if n.endswith("tracked")}
+    found |= {f"step2.velocity.{n}": optimiser.state[w]["momentum_buffer"] for n, w in p.items()}
+    found |= {f"step2.{n}": a for n, a in (p | state).items()} | {"eval.c_hat": logits(False)[1]}
+    return {name: found[name] for name in expect}
+
+
 OPERATIONS = {f.__name__: f for f in (sgd, attention, batch_norm, split, metrics, pre_tokens)} | {
     "prompt": prompter(given["descriptions"]),
     "tokenize": tokenizer(given["merges"]),
@@ -112,5 +160,9 @@ for case in given["cases"]:
         L = sum((tensor(t) * outputs[name]).sum() for name, t in case["cotangents"].items())
         outputs |= zip(asked, torch.autograd.grad(L, list(asked.values())), strict=True)
     answers[case["id"]] = {name: written(y) for name, y in outputs.items()}
+given_chain = {n: tensor(t) if "shape" in t else t for n, t in given["chain"].items() if isinstance(t, dict)}
+given_chain |= {n: number for n, number in given["chain"].items() if not isinstance(number, dict)}
+given_chain["weights"] = {n: tensor(t) for n, t in given["chain"]["weights"].items()}
+chained = {name: written(y) for name, y in chain(**given_chain).items()}
 head = {"kit": given["kit"], "seed": given["seed"], "dtype": "float32"}
-out.write_text(json.dumps(head | {"answers": answers}))
+out.write_text(json.dumps(head | {"answers": answers, "chain": chained}))

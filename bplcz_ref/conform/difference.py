@@ -260,7 +260,7 @@ def layer_relation(name: str, layer: dict, ours: dict, here: dict) -> Relation |
     standard = {
         "linear": "bias" in weights,
         "conv2d": "bias" not in weights and options.get("groups", 1) == 1,
-        "batch_norm": not options,
+        "batch_norm": options.items() <= {"momentum": 0.1, "eps": 1e-5}.items(),
         "layer_norm": options.get("eps", 1e-5) == 1e-5,
     }[op]
     if standard and op == "conv2d":
