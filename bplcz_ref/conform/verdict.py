@@ -117,7 +117,7 @@ def check(
     DIVERGES: 0 of ... cases pass, 3 fail, ... not run (float32, kit ...)
     GUILTY   Eq. (10) L [total_loss]: this is "beta on the other term"; 3 of 3 cases, first at L: error ...
              python -m bplcz_ref conform explain total_loss/...
-    not run: gradients; the chain; read_array, ...
+    not run: gradients; read_array, band_groups, ...
     """
     if dtype not in EPS:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(EPS)}")
@@ -459,8 +459,8 @@ def text(r: Report) -> str:
     if unasked := r.of(NOT_ASKED):
         last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
     absent = ["gradients"] * (not r.answers.gradients)
-    absent += ["the chain"] * (not r.chain)
     absent += [", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))] * bool(r.of(NOT_RUN))
+    absent += ["the chain"] * (not r.chain)
     last += [f"not run: {'; '.join(absent)}"] * bool(absent)
     if r.answers.readings:
         last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")

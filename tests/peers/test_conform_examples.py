@@ -106,7 +106,7 @@ def test_each_example_passes_and_declares_what_is_missing(name, answered, capsys
         answered(name).with_name("part.json").write_text(json.dumps(part), "utf-8")
         assert check(answered(name).with_name("part.json"), capsys)[0] == 2, "what is absent has to be declared"
     else:
-        assert "not run" not in report
+        assert "not run" not in report or report.rstrip().endswith("not run: the chain")
 
 
 @pytest.mark.parametrize("name", COLUMNS.values())
