@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bplcz_ref import layers, model, optim, systems, weights
+from bplcz_ref import conform, layers, model, optim, systems, weights
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import chain, given, tracing
 from bplcz_ref.encoders import resnet
@@ -207,28 +207,28 @@ def test_other_prompts_than_ours_are_told(tmp_path):
 @pytest.mark.parametrize("seed", [0, 5])
 def test_a_float32_program_passes_the_chain_and_a_wrong_step_is_found(seed):
     """The kernels in float32 against the trace; then with another rate."""
-    made, found = chain.drawn(seed), {}
-    cast = lambda tree: optim.leaves(lambda a: a.astype("f") if a.dtype.kind == "f" else a, tree)
-
-    def run(rate):
-        params, state, velocity = cast(made.params), cast(made.state), None
-        for k in range(2):
-            _, gradients, trace = model.loss_and_gradients(
-                made.network.loss, params, state, (made.x.astype("f"), made.y)
-            )
-            state = trace.pop("state")
-            found.update(weights.named(trace) if k == 0 else {})
-            params, velocity = optim.sgd(params, velocity, gradients, **chain.RULE | {"learning_rate": rate})
-            found.update(
-                {f"step{k + 1}.{n}": a for n, a in (weights.named(params) | weights.named(state)).items()}
-            )
-            found.update({f"step{k + 1}.velocity.{n}": a for n, a in weights.named(velocity).items()})
-        found["eval.c_hat"] = made.network.apply(params, state, made.x.astype("f"), train=False)[0]
-        return chain.judge(found, seed, "float32")
-
-    difference, lacking = run(chain.RULE["learning_rate"])
+    found = chain.answered(seed, "float32")
+    difference, lacking = chain.judge(found, seed, "float32")
     assert difference.ok, str(difference)
     assert lacking == []
-    difference, _ = run(0.05)
-    assert difference.guilty[0].name.startswith("step1.")
+    wrong = chain.answered(seed, "float32", chain.RULE | {"learning_rate": 0.05})
+    assert chain.judge(wrong, seed, "float32")[0].guilty[0].name.startswith("step1.")
     assert chain.judge({"L": found["L"]}, seed, "float32")[1][0] == "S"
+
+
+def test_the_chain_in_process():
+    def answer(weights, x, y, tokens, **numbers):
+        assert x.dtype == weights["classifier.bias"].dtype == np.float32
+        assert {*numbers} == {"alpha", "beta", "heads", *chain.RULE}
+        return chain.answered(0, "float32")
+
+    found = conform.check({"chain": answer})
+    assert (found.ok, str(found).count("AGREES")) == (True, 1), str(found)
+    found = conform.check({"chain": lambda **given: answer(**given) | {"S": np.zeros((5, 5))}})
+    assert found.exit_code == 1
+    assert "chain: DIVERGES in value: S is the first" in str(found)
+    assert "chain: GUILTY   S: " in str(found)
+    found = conform.check({"chain": lambda **given: 1 / 0})
+    assert found.exit_code == 2
+    assert "chain: raised ZeroDivisionError" in str(found)
+    assert conform.check({"chain": lambda **given: {"L": answer(**given)["L"]}}).exit_code == 2

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, layers, model, paper, weights
+from bplcz_ref import bands, layers, model, optim, paper, weights
 from bplcz_ref.conform.difference import Difference, diff
 from bplcz_ref.conform.numbers import Draw
 from bplcz_ref.conform.tracing import META, trace
@@ -86,6 +86,22 @@ def given(seed: int) -> dict[str, Any]:
         "weights": named, "x": chain.x, "y": chain.y, "tokens": chain.tokens,
         "alpha": ALPHA, "beta": BETA, "heads": SIZES["heads"], **RULE,
     }  # fmt: skip
+
+
+def answered(seed: int, dtype: str, rule: dict[str, float] = RULE) -> dict[str, np.ndarray]:
+    """What the package's own training gives in a dtype, by its kernels: the answer of a consumer."""
+    chain, found = drawn(seed), dict[str, np.ndarray]()
+    cast = lambda a: a.astype(dtype) if a.dtype.kind == "f" else a
+    params, state, velocity = optim.leaves(cast, chain.params), optim.leaves(cast, chain.state), None
+    x = cast(chain.x)
+    for k in (1, 2):
+        _, gradients, symbols = model.loss_and_gradients(chain.network.loss, params, state, (x, chain.y))
+        state = symbols.pop("state")
+        found |= weights.named(symbols) if k == 1 else {}
+        params, velocity = optim.sgd(params, velocity, gradients, **rule)
+        found |= {f"step{k}.{name}": a for name, a in (weights.named(params) | weights.named(state)).items()}
+        found |= {f"step{k}.velocity.{name}": a for name, a in weights.named(velocity).items()}
+    return found | {"eval.c_hat": chain.network.apply(params, state, x, train=False)[0]}
 
 
 def judge(answer: dict, seed: int, dtype: str) -> tuple[Difference, list[str]]:

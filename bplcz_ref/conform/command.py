@@ -113,7 +113,7 @@ def explain(options: argparse.Namespace) -> None:
 
 def selftest(options: argparse.Namespace) -> int:
     """the package passes, and every listed mistake is found, located and named"""
-    from bplcz_ref.conform import exchange, verdict
+    from bplcz_ref.conform import chain, exchange, verdict
     from bplcz_ref.conform.mistakes import LISTED
     from bplcz_ref.conform.ops import OPS, worked_out
 
@@ -121,9 +121,11 @@ def selftest(options: argparse.Namespace) -> int:
     cases = exchange.load(seed)
     for dtype in ("float64", "float32"):
         given = {case.id: worked_out(OPS[case.op].run, case, dtype) for case in cases}
-        found = verdict.report(cases, exchange.Answers(given, dtype, seed))
+        answers = exchange.Answers(given, dtype, seed, chain=chain.answered(seed, dtype))
+        found = verdict.report(cases, answers)
         good = good and found.ok
         print(f"the package: {verdict.head(found)}")
+        print(f"its chain: {found.chain}".splitlines()[0])
     counts = {"found": 0, "located": 0, "named": 0}
     for op, name, way in [(op, name, way) for op, ways in LISTED.items() for name, way in ways.items()]:
         own = [case for case in cases if case.op == op or op in OPS[case.op].parents]
