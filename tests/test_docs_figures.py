@@ -5,13 +5,12 @@ record.py makes such records is tested on a run of a few steps.
 """
 
 import json
-import re
 
 import numpy as np
 import pytest
 from docs_scripts import ROOT, script
 
-from bplcz_ref import bands, explain, paper, systems, weights
+from bplcz_ref import explain, paper, systems, weights
 from bplcz_ref.data import simulate
 from bplcz_ref.training import evaluate, train
 
@@ -199,40 +198,6 @@ def test_a_recorded_run_is_the_run_of_the_training_loop(tmp_path):
 
 
 # ---------------------------------------------------------------- the other figures
-
-
-def test_the_data_flow_shows_the_shapes_of_a_real_batch():
-    """Each box of dataflow.svg that has a shape, with B = 3 and d = 5, against a pass through a network."""
-    settings = systems.SMALL._replace(width=1, features=5, text_width=4, text_layers=1)
-    network, tokens = systems.build("ebcnn-bplcz", settings), systems.prompt_tokens(systems.tokenizer(None))
-    x, y = np.random.default_rng(0).normal(size=(3, 32, 32, 18)), np.array([16, 0, 16])
-    sen1, sen2 = bands.separate(x)
-    _, trace = network.loss(*network.init(np.random.default_rng(0), np.float64), (x, y))
-    texts = re.findall(
-        r'<text x="([\d.]+)" y="(\d+)"[^>]*>([^<]*)</text>', (ROOT / "dataflow.svg").read_text("utf-8")
-    )
-    in_box = lambda title, shift: next(
-        words for x, y, words in texts if (x, int(y)) in {(a, int(b) + shift) for a, b, t in texts if t == title}
-    )
-    named = {"B": 3, "d": 5, "L": tokens.shape[2], "7 d": 35}
-    for title, shift, arrays in (
-        ("sen1, sen2", 18, [sen1]),
-        ("sen1, sen2", 36, [sen2]),
-        ("tokenizer", 18, [tokens]),
-        ("labels y", 18, [y]),
-        ("I_i", 18, trace["I_i"].values()),
-        ("T_i", 18, trace["T_i"].values()),
-        ("I = Concat", 18, [trace["I"]]),
-        ("classifier D", 18, [trace["c_hat"]]),
-        ("cosines", 18, [*trace["S_i"].values(), *trace["S_hat_i"].values()]),
-        ("S, Ŝ  (B, B)", 0, [trace["S"], trace["S_hat"]]),
-        ("W  (B, B)", 0, [trace["W"]]),
-    ):
-        sizes = re.search(r"\(([^)]*)\)", in_box(title, shift))[1].rstrip(",").split(", ")
-        shape = tuple(named[size] if size in named else int(size) for size in sizes)
-        assert {np.shape(array) for array in arrays} == {shape}, title
-    assert f"{len(trace['I_i'])} times" in in_box("I_i", 18)
-    assert f"{tokens.shape[0]} × {tokens.shape[1]} prompts" in {words for *_, words in texts}
 
 
 def test_classes_below_the_threshold_stay_near_collapse_and_others_leave_it(drawn):
