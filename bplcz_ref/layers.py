@@ -309,7 +309,10 @@ def kernel_order(weight: np.ndarray) -> np.ndarray:  # (O, C, kh, kw) -> the sam
 def plain(
     op: Callable, init: Callable | None = None, kind: str = "", needs: tuple = (), **options: Any
 ) -> Network:
-    """A layer that calls op(x, **params, **options); `needs` names what op takes of state, train and rng."""
+    """A layer that calls op(x, **params, **options); `needs` names what op takes of state, train and rng.
+
+    Its kind has the options, so that a kernel that knows none of them does not take the layer (FUSED).
+    """
 
     def apply(params, state, x, *, train, rng=None):
         given = {"state": state, "train": train, "rng": rng}
@@ -317,7 +320,7 @@ def plain(
         y = op(x, **own, **options, **{name: given[name] for name in needs})
         return y if isinstance(y, tuple) else (y, {})
 
-    kind = kind or getattr(op, "__name__", "layer")
+    kind = kind or f"{getattr(op, '__name__', 'layer')} {options or ''}".rstrip()
     return Network(init or nothing, apply, kind, op=op, options=options)
 
 
@@ -403,7 +406,7 @@ def embedding(rows: int, width: int, start: Callable) -> Network:  # ints (...) 
 def max_pool(size: int, stride: int | None = None, padding: int = 0) -> Network:
     """nn.max_pool2d; stride defaults to size."""
     options: dict = {"size": size, "stride": stride or size, "padding": padding}
-    return plain(nn.max_pool2d, None, f"max_pool2d {options}", **options)
+    return plain(nn.max_pool2d, **options)
 
 
 def avg_pool(size: int) -> Network:
@@ -413,7 +416,7 @@ def avg_pool(size: int) -> Network:
 
 def dropout(rate: float) -> Network:
     """nn.dropout: in training, each value is 0 with probability `rate`, otherwise divided by 1 - rate."""
-    return plain(nn.dropout, needs=("train", "rng"), rate=rate)
+    return plain(nn.dropout, kind="dropout", needs=("train", "rng"), rate=rate)
 
 
 def attend(heads: int, **seen: Any) -> Network:  # (N, L, 3 I) -> (N, L, I)

@@ -9,6 +9,7 @@ from bplcz_ref.encoders import exvit, text
 from bplcz_ref.layers import add, batch_norm, conv, dense, layer_norm, linear, max_pool, relu, serial
 
 BN = ("norm", batch_norm(4))
+EPS = layers.plain(nn.batch_norm, batch_norm(4).init, needs=("state", "train"), eps=1e-3)
 STEM = serial(BN, relu, max_pool(2))
 RESIDUAL = serial(add(("conv", conv(4, 4)), BN), relu)
 PROJECTED = serial(
@@ -38,6 +39,7 @@ ROWS = {
 ALONE = {  # what looks like a row and is none: every part is computed by itself
     "batch norm, pool": serial(BN, max_pool(2)),
     "another pool": serial(max_pool(3, 2, 1), relu),
+    "a batch norm of another eps": serial(("norm", EPS), relu),
     "sum without relu": serial(add(("conv", conv(4, 4)), BN)),
     "sum of relus": serial(add(("conv", conv(4, 4)), BN, relu), relu),
     "dense, other names": serial(
