@@ -22,7 +22,7 @@ from bplcz_ref.conform.layouts import Comparison, as_ours, compare
 from bplcz_ref.conform.mistakes import LISTED
 from bplcz_ref.conform.numbers import EPS, expected
 from bplcz_ref.conform.ops import OPS, Case
-from bplcz_ref.conform.tracing import FEW, FORMAT, META, kind_of
+from bplcz_ref.conform.tracing import FEW, FORMAT, META, RUNS, kind_of
 from bplcz_ref.conform.verdict import FAIL, Graded, grade, named_ways
 
 SHOWN = 3  # guilty names in the report; further ones are counted
@@ -182,7 +182,7 @@ def judged(relation: Relation, arrays: dict, dtype: str, strict: bool) -> Graded
         return None
     case = relation.case
     try:
-        right = expected(case, (lambda **i: relation.run(**i)) if strict else relation.run)
+        right = expected(case, (lambda **i: relation.run(**i)) if strict else relation.run, RUNS)
     except ValueError:
         return None  # shapes that do not fit are seen by name
     x = case.inputs.get("x")

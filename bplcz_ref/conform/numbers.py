@@ -38,10 +38,10 @@ def coarse(x: Any, dtype: str) -> Any:
 # ---------------------------------------------------------------- what rounding may change
 
 
-def expected(case: Case, run: Callable | None = None) -> dict:
+def expected(case: Case, run: Callable | None = None, runs: int = RUNS) -> dict:
     """{output: (value, allowed)} by the definitions in float64; allowed is None for whole numbers and text.
 
-    allowed = FACTOR max(the largest number of the output, the largest error of RUNS runs in float32 over eps).
+    allowed = FACTOR max(the largest number of the output, the largest error of `runs` runs in float32 over eps).
     The runs start from inputs and cotangents that are off by up to half an eps. Where an operation has another
     right way (Op.also), its errors count too. e^x is uncertain by |x| eps, also where these runs cancel.
     """
@@ -49,7 +49,7 @@ def expected(case: Case, run: Callable | None = None) -> dict:
     run = run or op.run
     right = worked_out(run, case)
     ways = (run, op.also) if op.also and run is op.run else (run,)
-    rough = [worked_out(way, case, "float32", moved(case, seed)) for seed in range(RUNS) for way in ways]
+    rough = [worked_out(way, case, "float32", moved(case, seed)) for seed in range(runs) for way in ways]
     steep = float(op.exponent(**case.inputs)) if op.exponent else 0.0
     return {o: (x, allowance(x, [r.get(o) for r in rough], op.size, steep)) for o, x in right.items()}
 
