@@ -27,7 +27,6 @@ TESTS = {
     "theory.py": ["test_theory.py"],
     "variants.py": ["test_variants.py"],
     "model.py": ["test_model.py"],
-    "exvit_bplcz.py": ["test_exvit.py", "test_figures.py"],
     "in_one_file.py": ["test_in_one_file.py"],
     "nn.py": ["test_kernels_image.py", "test_kernels_text.py", "test_model.py"],
     "optim.py": ["test_optim.py"],

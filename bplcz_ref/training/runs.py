@@ -40,7 +40,7 @@ ANOTHER = schema.Rule(
 )
 CONFIG = {
     "bplcz_ref": schema.TEXT,
-    "system": schema.one_of(systems.SYSTEMS),
+    "system": schema.TEXT,
     "settings": systems.SETTINGS,
     "dtype": schema.one_of(("float32", "float64")),
     "vocabulary": schema.optional(schema.DIGEST),
@@ -75,7 +75,7 @@ ROW = {
     "seconds": schema.number(0),
 }
 METRICS = {
-    "system": schema.one_of(systems.SYSTEMS),
+    "system": schema.TEXT,
     "preset": schema.one_of(systems.PRESETS),
     "data_simulated": schema.BOOLEAN,
     "split": schema.TEXT,
@@ -268,6 +268,7 @@ def read_config(run: str | Path) -> dict:
                 f"{path} was written by bplcz_ref {schema.brief(config['bplcz_ref'])[1:-1]}, whose settings differ"
                 f" from this one's in {schema.brief(', '.join(sorted(differs)))[1:-1]}: train the run again"
             )
+    systems.registered(config["system"], config["settings"]["contrastive"], str(path))
     schema.check(config, CONFIG, str(path))
     settings, parts = config["settings"], config["data"]["split"]
     per_class, test = settings["per_class"], settings["test"]  # None: all rows

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, model, optim, paper, systems
+from bplcz_ref import files, model, nn, optim, paper, register, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
@@ -42,6 +42,7 @@ class Job(NamedTuple):
     row: str = ""  # of the table, where it is not the system alone
     test_data: str | None = None
     geo: str | None = None
+    imports: tuple[str, ...] = ()  # files of a user that register parts
 
     def __str__(self) -> str:
         return f"{self.row or self.system}, seed {self.settings.seed}"
@@ -73,13 +74,13 @@ def tables(
     Errors: ValueError that lists the runs that failed, after all others are complete.
     """
     out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
-    others = [None if path is None else os.path.realpath(path) for path in (test_data, geo)]
+    test, geo_ = (None if path is None else os.path.realpath(path) for path in (test_data, geo))
     kinds, sizes = variations(settings, vary), {}
     with contextlib.ExitStack() as opened:
         patches = opened.enter_context(so2sat.open_file(data, geo=geo))
         tested = None if test_data is None else opened.enter_context(so2sat.open_file(test_data))
         for words, kind in kinds.items():
-            systems.check(kind)
+            systems.check(kind, *names)
             kinds[words] = own_split(patches, kind, given, say, tested)
             for seed in seeds:  # a file that is too small is an error at once
                 training, _ = split.parts(patches, kinds[words]._replace(seed=seed), tested)
@@ -87,7 +88,7 @@ def tables(
     files.make_folder(out)
     jobs = [
         Job(str(out / name / words.replace(" ", "=") / f"seed-{seed}"), str(data), name, kind._replace(seed=seed),
-            f"{name}, {words}" if words else "", *others)
+            f"{name}, {words}" if words else "", test, geo_, tuple(register.imported))
         for seed in seeds
         for name in names
         for words, kind in kinds.items()
@@ -130,6 +131,8 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
         raise ValueError(
             f"{who} cannot read {job.data}: the data path must be visible to every worker by this name"
         )
+    for path in job.imports:
+        register.import_file(path)
     alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
     return train(
         job.run,
@@ -248,7 +251,7 @@ def through(pool: Executor, jobs: list[Job], note: Callable) -> list[Job]:
 @contextlib.contextmanager
 def cores_shared_by(workers: int) -> Iterator[None]:
     """The environment in which each of `workers` processes takes its share of the cores."""
-    share = str(max(1, (os.cpu_count() or 1) // workers))
+    share = str(max(1, (nn.thread_count()) // workers))
     before = {name: os.environ.get(name) for name in THREAD_LIMITS}
     os.environ.update(dict.fromkeys(THREAD_LIMITS, share))  # this process has read its own values already
     try:
