@@ -201,7 +201,7 @@ def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
     assert done.returncode == 2
     *progress, error = done.stderr.splitlines()
     assert all("epoch" in line or "parameters" in line for line in progress)
-    assert error.startswith("bplcz_ref train: the ")
+    assert error.startswith("python -m bplcz_ref train: the ")
     assert error.endswith("try a smaller learning rate")
 
 

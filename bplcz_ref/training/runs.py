@@ -368,9 +368,9 @@ def complete(run: str | Path) -> bool:
 def read_metrics(run: str | Path) -> dict:
     """The result of a complete run. Errors: ValueError if it is not what the files beside it give."""
     path = Path(run) / "metrics.json"
-    result = files.read_json(path)
+    result, config = files.read_json(path), read_config(run)
     schema.check(result, METRICS, str(path))
-    config, C, rows = read_config(run), read_confusion(run), read_log(run)
+    C, rows = read_confusion(run), read_log(run)
     if not rows:
         raise ValueError(
             f"{Path(run) / 'log.jsonl'}: there is no such file, though the run is complete: restore it"
