@@ -3,6 +3,7 @@
 A mistake of the user is a ValueError, which __main__.py says in one line.
 """
 
+import contextlib
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -123,9 +124,11 @@ def run_tables(options: Namespace) -> None:
     for name in asked:
         systems.find(name)
     names = [name for name in systems.SYSTEMS if name in asked]
-    own = {name: getattr(options, name) for name in ("test_data", "geo", "workers", "dask")}
     given |= {} if vary is None else {vary[0]: None}
-    results = tables.tables(options.data, options.out, names, seeds, settings, given=given, vary=vary, **own)
+    own = {"given": given, "vary": vary, "test_data": options.test_data, "geo": options.geo}
+    with tables.on_dask(options.dask) if options.dask else contextlib.nullcontext() as executor:
+        own |= {"workers": options.workers, "executor": executor}
+        results = tables.tables(options.data, options.out, names, seeds, settings, **own)
     files.write_text(options.out / "tables.csv", text.tables_csv(results))
     if vary is None:
         page = text.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
