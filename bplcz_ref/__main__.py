@@ -88,20 +88,20 @@ def filled(text: str) -> str:
     return str(files.path(text))
 
 
-def data_option(c, **options) -> None:
-    """--data FILE.h5"""
-    c.add_argument("--data", metavar="FILE.h5", type=filled, **options)
+FILE: dict = {"metavar": "FILE.h5", "type": filled}
+RUN: dict = {"metavar": "RUN", "type": files.path}
+N: dict = {"metavar": "N", "type": int}
 
 
 def geo_option(c) -> None:
     """--geo FILE.h5"""
-    c.add_argument("--geo", metavar="FILE.h5", type=filled, help="the *_geo.h5 of the file, for the rows' cities")
+    c.add_argument("--geo", **FILE, help="the *_geo.h5 of the file, for the rows' cities")
 
 
 def run_options(c) -> None:
     """RUN, --data FILE.h5 and --import, of commands on a trained run."""
-    c.add_argument("folder", metavar="RUN", type=files.path)
-    data_option(c, required=True)
+    c.add_argument("folder", **RUN)
+    c.add_argument("--data", **FILE, required=True)
     import_option(c)
 
 
@@ -122,7 +122,7 @@ def import_option(c) -> None:
 
 def training_options(c) -> None:
     """The files beside --data, --preset, and what takes the place of its settings."""
-    c.add_argument("--test-data", metavar="FILE.h5", type=filled,
+    c.add_argument("--test-data", **FILE,
                    help="an official test file; --data trains, as a whole or per_class rows each")  # fmt: skip
     geo_option(c)
     import_option(c)
@@ -130,10 +130,8 @@ def training_options(c) -> None:
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="settings in place of the preset's, such as alpha=0.5 contrastive=unicl")  # fmt: skip
     c.add_argument("--settings", action=ListSettings, nargs=0, help="list all settings and their values, and end")
-    c.add_argument("--epochs", type=int, metavar="N", help="short for --set epochs=N")
-    c.add_argument("--split", choices=("file", "random", "city"),
-                   help="short for --set split=NAME: a subset's own parts (file, the default), a new draw from all"
-                   " rows, or whole cities left out for the test")  # fmt: skip
+    c.add_argument("--epochs", **N, help="short for --set epochs=N")
+    c.add_argument("--split", choices=("file", "random", "city"), help="short for --set split=NAME")
 
 
 class ListSettings(argparse.Action):
@@ -158,8 +156,8 @@ def explain(c) -> None:
     c.add_argument("--groups", nargs="+", choices=[*paper.GROUPS, "all"], metavar="NAME",
                    default=["RGB", "VH"], help="band groups to show, or all; default: RGB VH")  # fmt: skip
     c.add_argument("--gradients", action="store_true", help="show dL/d(symbol) of every symbol too")
-    c.add_argument("--samples", type=int, default=6, metavar="N", help="default: %(default)s")
-    c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
+    c.add_argument("--samples", **N, default=6, help="default: %(default)s")
+    c.add_argument("--seed", **N, default=paper.SEED, help="default: %(default)s")
 
 
 def simulate(c) -> None:
@@ -168,9 +166,9 @@ def simulate(c) -> None:
     OUT.h5 --per-class 60 --seed 47
     """
     c.add_argument("out", metavar="OUT.h5", type=files.path)
-    c.add_argument("--per-class", type=int, default=0, metavar="N", help="rows of each class")
-    c.add_argument("--rows", type=int, default=0, metavar="N", help="rows with training.h5's class frequencies")
-    c.add_argument("--seed", type=int, default=paper.SEED, metavar="N", help="default: %(default)s")
+    c.add_argument("--per-class", **N, default=0, help="rows of each class")
+    c.add_argument("--rows", **N, default=0, help="rows with training.h5's class frequencies")
+    c.add_argument("--seed", **N, default=paper.SEED, help="default: %(default)s")
 
 
 def inspect(c) -> None:
@@ -179,7 +177,7 @@ def inspect(c) -> None:
     training.h5
     mine.h5 --compare
     """
-    c.add_argument("file", metavar="FILE.h5", type=filled)
+    c.add_argument("file", **FILE)
     c.add_argument("--compare", action="store_true", help="with the published statistics: permuted, or scaled?")
 
 
@@ -189,11 +187,11 @@ def subset(c) -> None:
     training.h5 OUT.h5 --per-class 1306 --test 12117 --seed 47
     training.h5 OUT.h5 --per-class 100 --test 1500 --geo training_geo.h5
     """
-    c.add_argument("file", metavar="FILE.h5", type=filled)
+    c.add_argument("file", **FILE)
     c.add_argument("out", metavar="OUT.h5", type=filled)
     defaults = (("per-class", paper.TRAIN_PER_CLASS), ("test", paper.TEST), ("seed", paper.SEED))
     for name, default in defaults:
-        c.add_argument(f"--{name}", type=int, default=default, metavar="N", help="default: %(default)s")
+        c.add_argument(f"--{name}", **N, default=default, help="default: %(default)s")
     geo_option(c)
 
 
@@ -206,13 +204,13 @@ def train(c) -> None:
     --import mine.py --data subset.h5 --system mine --set contrastive=focal --out RUN
     --resume RUN --epochs 20
     """
-    data_option(c, help="what to train on")
+    c.add_argument("--data", **FILE, help="what to train on")
     c.add_argument("--system", metavar="NAME",
                    help="a row of Table II or III, such as ebcnn-bplcz, or a name that you gave")  # fmt: skip
-    c.add_argument("--out", type=files.path, metavar="RUN", help="the run folder to write")
-    c.add_argument("--resume", type=files.path, metavar="RUN",
+    c.add_argument("--out", **RUN, help="the run folder to write")
+    c.add_argument("--resume", **RUN,
                    help="go on with a run by its folder alone, to more --epochs if they are given")  # fmt: skip
-    c.add_argument("--validation", metavar="FILE.h5", type=filled,
+    c.add_argument("--validation", **FILE,
                    help="a file whose accuracy is noted each epoch; nothing is selected by it")  # fmt: skip
     c.add_argument("--dtype", choices=("float32", "float64"), help="default: float32")
     training_options(c)
@@ -249,8 +247,8 @@ def report(c) -> None:
 
     runs/small/ebcnn runs/small/ebcnn-bplcz --out figures
     """
-    c.add_argument("folders", metavar="RUN", type=files.path, nargs="+", help="run folders, as train writes them")
-    data_option(c, help="the file of their test part; default: the path in config.json")
+    c.add_argument("folders", **RUN, nargs="+", help="run folders, as train writes them")
+    c.add_argument("--data", **FILE, help="the file of their test part; default: the path in config.json")
     import_option(c)
     c.add_argument("--out", type=files.path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
 
@@ -262,17 +260,17 @@ def tables(c) -> None:
     --data FILE.h5 --vary contrastive=paper,unicl,none --out runs/losses
     --data FILE.h5 --vary alpha=0.25,0.5,1 --set epochs=20 --out runs/alpha
     """
-    data_option(c, required=True)
+    c.add_argument("--data", **FILE, required=True)
     c.add_argument("--out", required=True, type=files.path, metavar="DIR",
                    help="run folders and tables; the same command goes on after an interruption")  # fmt: skip
     c.add_argument("--systems", nargs="+", metavar="NAME",
                    help="default: all rows of Tables II and III; with --vary: ebcnn-bplcz")  # fmt: skip
     c.add_argument("--vary", metavar="NAME=V1,V2,...",
                    help="values of one setting: a row for each, and its difference from the first")  # fmt: skip
-    c.add_argument("--seeds", type=int, default=3, metavar="N", help="47, 48, ...; default: %(default)s")
+    c.add_argument("--seeds", **N, default=3, help="47, 48, ...; default: %(default)s")
     training_options(c)
     place = c.add_mutually_exclusive_group()
-    place.add_argument("--workers", type=int, default=1, metavar="N", help="processes here; default: %(default)s")
+    place.add_argument("--workers", **N, default=1, help="processes here; default: %(default)s")
     place.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786")
 
 

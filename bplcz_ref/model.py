@@ -245,9 +245,9 @@ def encode(
     """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
     X_i = bands.split(*bands.separate(images(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
-    own, measured = params["branches"], state["branches"]
+    own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
     jobs = [
-        Job(f"branches.{group}", network, own[group], measured[group], X_i[group], stream)
+        Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
         for (group, network), stream in zip(encoders.items(), streams, strict=True)
     ]
     T_i = None

@@ -58,6 +58,7 @@ def network(name: str, make: Callable, *, label: str = "") -> None:
     make(settings) -> Network (B, 32, 32, 18) -> (B, 17).
     """
     claim(name, systems.SYSTEMS)
+    systems.ENCODERS.pop(name, None)
     systems.NETWORKS[name] = lambda settings: giving(len(paper.CLASSES), f"the network {name}", make(settings))
     systems.SYSTEMS[name] = systems.System(label or name, None, name)
 

@@ -309,8 +309,8 @@ def find(name: str) -> System:
     """The system of a name; ValueError for another name."""
     if name not in SYSTEMS:
         raise ValueError(
-            f"there is no system {name!r}; {meant(name, SYSTEMS)}the systems are {', '.join(SYSTEMS)}; the file"
-            " that registers one of your own is imported first"
+            f"there is no system {name!r}; {meant(name, SYSTEMS)}expected one of {', '.join(SYSTEMS)}, or one of"
+            " your own, which --import FILE.py registers"
         )
     return SYSTEMS[name]
 
@@ -338,7 +338,7 @@ def build(name: str, settings: Settings) -> model.Model:
     >>> build("vgg", PAPER)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
       ...
-    ValueError: there is no system 'vgg'; the systems are resnet50, resnext50, convnext, densenet121, exvit, ...
+    ValueError: there is no system 'vgg'; expected one of resnet50, resnext50, convnext, densenet121, exvit, ...
     """
     check(settings, name)
     return parts(SYSTEMS[name], settings)._replace(about=about(name, settings))

@@ -11,10 +11,12 @@ from small import TINY, quiet
 import bplcz_ref
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import layers, register, systems, variants
+from bplcz_ref.data import so2sat
 from bplcz_ref.report import figures, text
 from bplcz_ref.training import evaluate, runs, tables, train
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_loss_and_encoder.py"
+FIRST = layers.Network(layers.nothing, lambda params, state, x, *, train, rng=None: (x[..., :1], state))
 FOCAL = TINY._replace(contrastive="focal", epochs=1)
 
 
@@ -90,6 +92,16 @@ def test_a_network_of_all_channels(own, small_file, tmp_path):
     register.network("mlp", lambda settings: layers.serial(layers.spatial_mean, ("fc", layers.linear(18, 5))))
     with pytest.raises(ValueError, match=r"the network mlp gives shape \(16, 5\); expected \(B, 17\)"):
         train.train(tmp_path / "wrong", small_file, "mlp", TINY, say=quiet)
+
+
+def test_an_encoder_without_parameters_or_statistics_comes_back_from_its_file(own, small_file, tmp_path):
+    register.encoder(
+        "tiny-bplcz", lambda channels, settings: layers.serial(layers.spatial_mean, FIRST), prompting=False
+    )
+    train.train(tmp_path, small_file, "tiny-bplcz", TINY._replace(features=1, epochs=1), say=quiet)
+    with so2sat.open_file(small_file) as patches:
+        assert evaluate.confusion(evaluate.load(tmp_path), patches, np.arange(9)).sum() == 9
+    assert train.resume(tmp_path, epochs=2, say=quiet)["last_epoch"]["epoch"] == 2
 
 
 def test_an_encoder_of_another_width_is_named(own):
