@@ -1,7 +1,6 @@
 """A loss and an encoder of one's own by name: trained, resumed, evaluated and used, on simulated patches.
 
-python -m bplcz_ref train --import examples/own_loss_and_encoder.py --data FILE.h5 --system tiny-bplcz
-    --set contrastive=focal --out RUN
+On the command line: --import examples/own_loss_and_encoder.py --system tiny-bplcz --set contrastive=focal
 """
 
 import tempfile
@@ -16,19 +15,19 @@ from bplcz_ref.layers import batch_norm, conv, linear, relu, serial, spatial_mea
 from bplcz_ref.training import evaluate, train
 
 
-def focal(params, S, S_hat, W, alpha_n):  # Lin et al. (2017) in the place of Eq. (7): mean of -(1 - p)^2 log p
+def focal(params, S, S_hat, W, alpha_n):
+    """Lin et al. (2017) in the place of Eq. (7): the mean of -(1 - p)^2 log p over the pairs."""
+
     def one_direction(S):
-        log_p = -np.logaddexp(
-            0, (1 - 2 * W) * S
-        )  # p = sigma(S) for a positive pair, 1 - sigma(S) for a negative one
+        log_p = -np.logaddexp(0, (1 - 2 * W) * S)  # p = sigma(S) where W is 1, 1 - sigma(S) where it is 0
         return np.mean((1 - np.exp(log_p)) ** 2 * -log_p)
 
     return variants.mean_of_directions(one_direction(S), one_direction(S_hat))
 
 
 def tiny(channels, settings):  # (B, 32, 32, channels) -> (B, settings.features)
-    return serial(("conv", conv(channels, 8, stride=2)), ("bn", batch_norm(8)), relu, spatial_mean,
-                  ("proj", linear(8, settings.features)))  # fmt: skip
+    head = spatial_mean, ("proj", linear(8, settings.features))
+    return serial(("conv", conv(channels, 8, stride=2)), ("bn", batch_norm(8)), relu, *head)
 
 
 register.loss("focal", focal)
@@ -45,7 +44,5 @@ if __name__ == "__main__":
         trained = evaluate.load(run)
         C = evaluate.confusion(trained, patches, evaluate.test_rows(trained.config, patches))
     print(f"OA {100 * metrics.overall_accuracy(C):.1f} % on {C.sum()} SIMULATED samples")
-    print(
-        "water and dense trees:",
-        bplcz_ref.classify(run, *simulate.patches(np.array([16, 10]), seed=5))[0].tolist(),
-    )
+    water_and_trees = simulate.patches(np.array([16, 10]), seed=5)
+    print("water, dense trees:", bplcz_ref.classify(run, *water_and_trees)[0].tolist())

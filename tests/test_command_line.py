@@ -141,20 +141,6 @@ def test_train_needs_resume_for_an_existing_run(small_file, tmp_path, capsys):
     assert "there is no system 'EBCNN'; did you mean ebcnn?" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_size_that_conflicts_with_a_subset_is_refused(subset, tmp_path, capsys):
-    asked = ["train", "--data", str(subset), "--system", "ebcnn", "--out", str(tmp_path / "run")]
-    assert command_line.main([*asked, "--set", "per_class=60"]) == 2  # the preset's own number, but chosen
-    assert "its own split, per_class 2 and test 30; per_class 60 asked for" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "config.json").exists()
-    drawn = ["--split", "random", "--epochs", "1", "--set", "per_class=1", "test=40"]
-    assert command_line.main([*asked, *drawn]) == 0
-    assert "on 40 SIMULATED samples" in capsys.readouterr().out
-    tables_ = ["tables", "--data", str(subset), "--out", str(tmp_path / "t"), "--systems", "ebcnn"]
-    assert command_line.main([*tables_, "--set", "test=9"]) == 2
-    assert "test 9 asked for" in capsys.readouterr().err
-
-
 def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, tmp_path, capsys):
     assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
     text = capsys.readouterr().out
@@ -265,12 +251,6 @@ def test_explain_and_tokenizer_print(capsys):
     assert "L_i2t" in capsys.readouterr().out
     assert command_line.main(["tokenizer", "encode", "near infrared"]) == 0
     assert "infrared" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_tokenizer_train_writes_the_bundled_files(tmp_path):
-    assert command_line.main(["tokenizer", "train", "--out", str(tmp_path)]) == 0
-    assert list(tmp_path.iterdir())
 
 
 # -------------------------------------------------------------------------------------------- how a command ends

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, paper, schema, systems, weights
+from bplcz_ref import __version__, files, metrics, paper, program, schema, systems, weights
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import split
@@ -191,7 +191,9 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
                 )
         return None
     if not resume:
-        raise ValueError(f"{run} holds a run already: `train --resume {run}` goes on with it, or name another")
+        raise ValueError(
+            f"{run} holds a run already: `{program()} train --resume {run}` goes on with it, or name another"
+        )
     there = read_config(run)
     old, new = counted(there), counted(config)
     differs = [name for name in (old | new) if old.get(name) != new.get(name)]

@@ -223,7 +223,7 @@ def on_dask(address: str) -> Iterator[Executor]:
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError('--dask needs Dask: python -m pip install "bplcz-ref[cluster]"') from None
+        raise ValueError('--dask needs Dask: python -m pip install "dask[distributed]"') from None
     with Client(address, timeout="30s") as client:
         yield client.get_executor(pure=False)
 
