@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bplcz_ref import systems
+from bplcz_ref import program, systems
 from bplcz_ref.data import simulate
 from bplcz_ref.report import figures, text
 from bplcz_ref.training import train
@@ -25,11 +25,13 @@ def main() -> None:
     parser.add_argument("--preset", choices=systems.PRESETS, default="small", help="default: %(default)s")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="NAME=VALUE",
-        help="settings in place of the preset's, such as epochs=8; `bplcz_ref train --settings` lists them",
+        help=f"settings in place of the preset's, such as epochs=8; all: {program()} train --settings",
     )  # fmt: skip
     options = parser.parse_args()
     given = systems.chosen(options.set)
     settings = systems.PRESETS[options.preset]._replace(**given)
+
+    systems.check(settings, *systems.TABLE_III)
 
     data = options.data
     if data is None:

@@ -5,12 +5,18 @@ Band prompting aided data fusion for local climate zone classification (arXiv 24
 `equations.py` (its equations), then `model.py`. To train and use a network: docs/guide.md.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 __version__ = "0.1.0"
+
+
+def program() -> str:
+    """The command as it was called, for messages that name one."""
+    return "bplcz-ref" if "bplcz-ref" in sys.argv[0] else "python -m bplcz_ref"
 
 
 def classify(run: Any, sen1: "np.ndarray", sen2: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:

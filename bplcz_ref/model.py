@@ -147,6 +147,29 @@ def classification(network: Network) -> Model:
     return Model(network.init, apply, loss)
 
 
+def sharing(network: Model, leaf: str) -> Model:
+    """The same model with one array `leaf` for all branches, params["shared"], which starts as the first's.
+
+    Every branch is handed the one array, so on the tape its gradients add up.
+    """
+
+    def spread(params):  # the one array into every branch
+        branches = {group: own | params["shared"] for group, own in params["branches"].items()}
+        return params | {"branches": branches}
+
+    def init(rng, dtype):
+        params, state = network.init(rng, dtype)
+        arrays = [own.pop(leaf) for own in params["branches"].values()]
+        return params | {"shared": {leaf: arrays[0]}}, state
+
+    return Model(
+        init,
+        lambda params, state, x, *, train, rng=None: network.apply(spread(params), state, x, train=train, rng=rng),
+        lambda params, state, batch, *, rng=None: network.loss(spread(params), state, batch, rng=rng),
+        lambda params, state, x: network.fused(spread(params), state, x),
+    )
+
+
 def loss_and_gradients(
     loss: Callable, params: dict, state: dict, batch: tuple | None, *, rng: Generator | None = None
 ) -> tuple[np.ndarray, dict, dict]:
@@ -222,9 +245,9 @@ def encode(
     """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
     X_i = bands.split(*bands.separate(images(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
-    own, measured = params["branches"], state["branches"]
+    own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
     jobs = [
-        Job(f"branches.{group}", network, own[group], measured[group], X_i[group], stream)
+        Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
         for (group, network), stream in zip(encoders.items(), streams, strict=True)
     ]
     T_i = None

@@ -41,6 +41,7 @@ defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 # own threads need, and on a busy machine they cost a multiple.
 one_blas_thread = cores.one_blas_thread
 keep_memory = cores.keep_memory
+thread_count = cores.thread_count  # of the cores that this process may use
 
 
 def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bplcz_ref import bands, equations, exvit_bplcz, model, weights
+from bplcz_ref import bands, equations, model, systems, weights
 from bplcz_ref.encoders import exvit, text
 from bplcz_ref.streams import stream
 
@@ -54,10 +54,7 @@ def test_parameters_on_so2sat(grid, count):
 
 
 def both_readings(grid, patch=32, features=512, size=exvit.SIZE, **options):
-    return tuple(
-        reading(features, patch, grid, size=size, **options)
-        for reading in (exvit_bplcz.reading_a, exvit_bplcz.reading_b)
-    )
+    return tuple(systems.exvit_bplcz(reading, features, patch, grid, size=size, **options) for reading in "AB")
 
 
 @pytest.mark.parametrize(("grid", "count"), [(1, 1007164), (4, 945724)])

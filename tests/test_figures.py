@@ -11,7 +11,7 @@ from drawings import IDS, shows, words
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, exvit_bplcz, files, layers, model, nn, paper, systems
+from bplcz_ref import bands, files, layers, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn, exvit
 from bplcz_ref.report import figures
@@ -82,7 +82,7 @@ def test_fused_of_reading_b_are_the_contrastive_vectors():
     )
     I_rgb, _ = exvit.vector(settings.features, size).apply(params["vectors"]["RGB"], {}, z, train=False)
     assert np.abs(I[:, : settings.features] - I_rgb).max() < 1e-12
-    without_text = exvit_bplcz.reading_b(settings.features, grid=settings.grid, size=size)
+    without_text = systems.exvit_bplcz("B", settings.features, grid=settings.grid, size=size)
     params, state = without_text.init(stream(47, "init"), np.dtype("float64"))
     with pytest.raises(ValueError, match="no I_i to fuse"):
         without_text.fused(params, state, x)

@@ -27,7 +27,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import archives, conform, model, tokenizer, weights
+from bplcz_ref import archives, conform, model, systems, tokenizer, weights
 from bplcz_ref.conform import difference, exchange, verdict
 from bplcz_ref.conform.ops import OPS, worked_out
 from bplcz_ref.data import inspection, so2sat
@@ -327,7 +327,7 @@ def read_report(path):
         report.tables_markdown({result["system"]: [result]}, 1.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save", lambda figure, path: path)
-        patch.setattr(figures, "fuses", lambda config: False)  # t-SNE needs the data file
+        patch.setattr(systems, "fuses", lambda name: False)  # t-SNE needs the data file
         figures.write_figures([run], run / "figures", say=lambda line: None)
 
 

@@ -1,5 +1,7 @@
 """systems.py: nine rows through one code path."""
 
+import re
+
 import numpy as np
 import pytest
 from small import TINY
@@ -26,23 +28,6 @@ def test_each_system_takes_a_step(name):
     assert {np.asarray(g).dtype for g in weights.named(gradients).values()} == {np.dtype(np.float32)}
     assert ("L_con" in trace) == systems.SYSTEMS[name].prompting
     assert made.apply(params, trace["state"], x, train=False)[0].shape == (4, 17)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [
-        ("resnet50", 23589905),
-        ("resnext50", 23061777),
-        ("convnext", 27856241),
-        ("densenet121", 7018321),
-        ("exvit", 230022),
-        ("ebcnn", 2534609),
-    ],
-)
-def test_published_sizes(name, count):
-    params, _ = systems.build(name, systems.PAPER).init(stream(0, "init"), np.dtype("float32"))
-    assert weights.count(params) == count
 
 
 @pytest.mark.parametrize("name", [name for name, system in systems.SYSTEMS.items() if system.prompting])
@@ -107,7 +92,7 @@ def test_the_small_preset_keeps_its_sizes():
 
 
 def test_each_setting_has_its_meaning_and_its_rule():
-    assert list(systems.MEANINGS) == list(systems.SETTINGS) == list(systems.Settings._fields)
+    assert list(systems.TABLE) == list(systems.SETTINGS) == list(systems.Settings._fields)
     for preset in systems.PRESETS.values():
         systems.check(preset)
 
@@ -123,10 +108,55 @@ def test_a_setting_is_read_by_its_kind(words, value):
     assert type(found) is type(value)
 
 
-@pytest.mark.parametrize("words", ["alpha", "preset=paper", "epochs=1.5", "published=1", "alpha=x", "split=none"])
-def test_what_is_no_setting_is_refused(words):
-    with pytest.raises(ValueError, match="expected|no setting"):
+SLIPS = {
+    "lr=0.1": "learning_rate", "wd=0": "weight_decay", "l2=0": "weight_decay", "bs=8": "batch", "lambda=1": "beta",
+    "batch_size=8": "batch", "learning-rate=1": "learning_rate", "Alpha=0.5": "alpha", "SEED=3": "seed",
+    "seeds=3": "seed", "random_seed=3": "seed", "epoch": "epochs", "contrastve=unicl": "contrastive",
+    "contrastive=UniCL": "unicl", "contrastive=focal": "", "reading=a": "A", "optimizer=adam": "", "gpu=0": "",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "meant"), SLIPS.items())
+def test_a_slip_gets_a_hint_that_helps(words, meant):
+    with pytest.raises(ValueError, match="no setting|expected one of") as error:
         systems.chosen([words])
+    found = re.findall(r"did you mean (\w+)\?", str(error.value))
+    assert found == [meant] * bool(meant)
+    assert meant != words.partition("=")[0]
+    with pytest.raises(ValueError, match=re.escape(str(error.value))):
+        systems.varied(f"{words},2" if "=" in words else words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [("alpha", "alpha has no value; expected alpha=VALUE, such as alpha=0.25"), ("gpu=1", "runs on the CPU"),
+     ("preset=paper", "an option of its own: --preset paper"), ("optimizer=adam", "it is SGD, with learning_rate"),
+     ("epochs=1.5", "expected a whole"), ("published=1", "expected true"), ("alpha=x", "expected a finite number"),
+     ("split=none", "expected one of file, random, city"), ("contrastive=focal", "registered first, by --import")],
+)  # fmt: skip
+def test_what_is_no_setting_is_refused(words, message):
+    with pytest.raises(ValueError, match=message):
+        systems.chosen([words])
+
+
+def test_values_that_are_varied_are_two_or_more():
+    with pytest.raises(ValueError, match="alpha has no value"):
+        systems.varied("alpha")
+    with pytest.raises(ValueError, match="expected two values or more, each once"):
+        systems.varied("alpha=1,1.0")
+
+
+def test_a_row_that_fixes_its_loss_is_named_before_any_is_trained():
+    unicl = systems.SMALL._replace(contrastive="unicl")
+    systems.check(unicl, "ebcnn", "ebcnn-bplcz")
+    with pytest.raises(ValueError, match="contrastive is 'unicl', but ebcnn-bgp .* has W = I"):
+        systems.check(unicl, *systems.TABLE_III)
+
+
+def test_what_fuses_is_known_without_building_it(monkeypatch):
+    expected = {name: systems.build(name, systems.SMALL).fused is not None for name in systems.SYSTEMS}
+    monkeypatch.setattr(systems, "parts", None)
+    assert {name: systems.fuses(name) for name in systems.SYSTEMS} == expected
 
 
 def test_a_model_says_what_it_is():

@@ -1,5 +1,6 @@
-"""tables.py: resumed after kills, failures named, the same on every executor."""
+"""tables.py: resumed after interruptions and kills, failures named, the same on every executor."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,14 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from small import NAMES, TINY, bits, quiet
 
-from bplcz_ref import files
+from bplcz_ref import files, nn
 from bplcz_ref.training import runs, tables
 
 SEEDS = [47, 48]  # 47 is compared with the table of one process
@@ -34,9 +34,9 @@ def test_the_estimate_of_a_run(monkeypatch):
     assert tables.run_seconds("ebcnn", settings, training=10) == 15
 
 
-def same_bits(out, table):
+def same_bits(out, table, seeds=SEEDS):
     """Whether the runs of `table` are in `out` too, and all are complete."""
-    assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in SEEDS)
+    assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in seeds)
     return all(bits(run) == bits(out / run.relative_to(table[0])) for run in table[0].glob("*/seed-47"))
 
 
@@ -58,16 +58,6 @@ def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 
-def test_a_job_trains_with_sizes_that_are_settled(small_file, monkeypatch):
-    """A size that is the preset's own number would otherwise count as not chosen, and give way to a test file."""
-    asked = []
-    monkeypatch.setattr(tables, "train", lambda *a, **options: asked.append((a, options)))
-    tables.one_run(tables.Job("run", str(small_file), "ebcnn", TINY, "a row", "t.h5", "g.h5"))
-    ((arguments, options),) = asked
-    assert arguments == ("run", str(small_file), "ebcnn", TINY)
-    assert options == {"given": ("per_class", "test"), "test_data": "t.h5", "geo": "g.h5", "say": None}
-
-
 @pytest.mark.slow
 def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
@@ -83,65 +73,101 @@ def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
         tables.tables(small_file, tmp_path, NAMES, [47], TINY, vary=("seed", [1, 2]), say=quiet)
 
 
-@pytest.mark.slow
-def test_a_killed_worker_process_changes_nothing(table, small_file, tmp_path):
-    victims, before = [], dict(os.environ)
+def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        assert (
+            tables.tables(small_file, tmp_path, NAMES, [47], TINY, executor=pool, say=quiet).keys()
+            == table[1].keys()
+        )
+    assert same_bits(tmp_path, table, [47])
 
+
+@pytest.mark.slow
+def test_a_killed_worker_process_costs_a_second_start(table, small_file, tmp_path):
     def kill():
         wait_for(lambda: any(tmp_path.glob("*/*/config.json")))
-        child = multiprocessing.active_children()[0]
-        child.kill()
-        victims.append(child.pid)
+        multiprocessing.active_children()[0].kill()
 
-    watcher = threading.Thread(target=kill)
+    watcher, before = threading.Thread(target=kill), dict(os.environ)
     watcher.start()
-    said = []
-    tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=said.append)
+    with pytest.raises(ValueError, match="a worker died, .*: the same command goes on from here"):
+        tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
     watcher.join()
-    assert victims
-    assert any("go on from their checkpoints" in line for line in said)
-    assert same_bits(tmp_path, table)
     assert dict(os.environ) == before
+    tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
+    assert same_bits(tmp_path, table)
+
+
+def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(nn, "thread_count", lambda: 6)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    with tables.cores_shared_by(2):
+        assert {os.environ[name] for name in tables.THREAD_LIMITS} == {"3"}
 
 
 PARENT = """
 import json, sys
 from bplcz_ref import systems
 from bplcz_ref.training import tables
-if __name__ == "__main__":
+def main():
     settings = systems.Settings(**json.loads(sys.argv[3]))
     tables.tables(sys.argv[1], sys.argv[2], ["ebcnn", "ebcnn-bplcz"], [47, 48], settings, workers=2)
 """
+GUARD = "if __name__ == '__main__':\n    "
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL, /proc")
-def test_workers_end_with_a_killed_parent_and_a_second_start_works(table, small_file, tmp_path):
-    """The workers are found by the environment that they inherit; the run itself would take far longer."""
-    script, out = tmp_path / "table.py", tmp_path / "out"
-    script.write_text(PARENT)
+@contextlib.contextmanager
+def started(script, small_file, out, **settings):
+    """(a process with a table of long runs, the mark by which its workers are found) in a group of their own."""
+    path = out.parent / "table.py"
+    path.write_text(script)
     mark = f"TABLE_OF_THIS_TEST={os.getpid()}-{time.monotonic_ns()}"
-    environment = os.environ | dict([mark.split("=")])
-    settings = TINY._replace(epochs=200)
-    command = [sys.executable, str(script), str(small_file), str(out), json.dumps(settings._asdict())]
-    parent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        str(path),
+        str(small_file),
+        str(out),
+        json.dumps(TINY._replace(**settings)._asdict()),
+    ]
+    options = {"env": os.environ | dict([mark.split("=")]), "stderr": subprocess.PIPE, "start_new_session": True}
+    parent = subprocess.Popen(command, text=True, **options)
     try:
-        wait_for(lambda: len(list(out.glob("*/*/checkpoint.npz"))) >= 2)
-        assert len(living(mark)) >= 3
-        parent.kill()
-        killed = time.monotonic()
-        parent.wait()
-        with pytest.MonkeyPatch.context() as patch:  # a second start, at once
-            patch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
-            patch.setattr(
-                tables, "in_this_process", lambda jobs, note, say: [note(j, locked_once(j)) for j in jobs]
-            )
-            assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
-        wait_for(lambda: not living(mark), seconds=20)
-        assert time.monotonic() - killed < 10
+        yield parent, mark
     finally:
         for process in living(mark):
             os.kill(int(process), signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="workers are found in /proc")
+@pytest.mark.parametrize("how", ["Ctrl-C", "an interruption of the parent", "a kill of the parent"])
+def test_workers_end_with_their_table_at_once(small_file, tmp_path, how, monkeypatch):
+    """Their run folders are free then: a second start, at once, works."""
+    out, settings = tmp_path / "out", TINY._replace(epochs=200)
+    with started(f"{PARENT}\n{GUARD}main()\n", small_file, out, epochs=200) as (parent, mark):
+        wait_for(lambda: len(list(out.glob("*/*/checkpoint.npz"))) >= 2)
+        assert len(living(mark)) >= 3
+        ended = time.monotonic()
+        if how == "Ctrl-C":
+            os.killpg(parent.pid, signal.SIGINT)
+        else:
+            parent.send_signal(signal.SIGKILL if "kill" in how else signal.SIGINT)
+        parent.communicate(timeout=20)
+        monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
+        monkeypatch.setattr(tables, "one_run", lambda job, say: locked_once(job))
+        assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
+        wait_for(lambda: not living(mark), seconds=20)
+        assert not living(mark)
+        assert time.monotonic() - ended < 20
+
+
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_is_told_so(small_file, tmp_path):
+    with started(f"{PARENT}\nmain()\n", small_file, tmp_path / "out") as (parent, _):
+        _, error = parent.communicate(timeout=120)
+    assert "each worker imports this script: put what it does under\nif __name__ == '__main__':" in error
+    assert "a worker died" in error.splitlines()[-1]
+    assert len(error.splitlines()) < 40
 
 
 def locked_once(job):
@@ -187,33 +213,9 @@ def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
     monkeypatch.setattr(tables, "one_run", one_run)
     said, jobs = [], [job(tmp_path / name, name) for name in ("densenet121", "ebcnn")]
     with pytest.raises(ValueError, match=r"1 of 2 runs failed, .*\n  densenet121, seed 47: the loss became nan"):
-        tables.run_all(jobs, 1, None, said.append)
+        tables.run_all(jobs, None, said.append)
     assert "densenet121, seed 47: failed: the loss became nan" in said[0]
     assert "ebcnn, seed 47: done" in said[1]
-
-
-def test_a_table_gives_up_only_when_nothing_makes_progress(tmp_path, monkeypatch):
-    """In pools whose workers die at once; the first death comes after a checkpoint was written."""
-    pools = []
-
-    class Dying:
-        def __init__(self, workers, mp_context, initializer):
-            pools.append(self)
-            if len(pools) == 1:
-                (tmp_path / "checkpoint.npz").touch()
-
-        def submit(self, function, job):
-            future = Future()
-            future.set_exception(BrokenProcessPool("killed"))
-            return future
-
-        def shutdown(self, wait, cancel_futures):
-            pass
-
-    monkeypatch.setattr(tables, "ProcessPoolExecutor", Dying)
-    with pytest.raises(ValueError, match="died 3 times and no run made progress; left: ebcnn, seed 47"):
-        tables.run_all([job(tmp_path)], 2, None, quiet)
-    assert len(pools) == 1 + tables.TRIES
 
 
 @pytest.mark.slow
@@ -237,7 +239,8 @@ def test_dask_with_a_killed_worker_gives_the_same_table(table, small_file, tmp_p
     try:
         stop.start()
         where = files.read_json(address)["address"]
-        tables.tables(small_file, out, NAMES, SEEDS, TINY, dask=where, say=quiet)
+        with tables.on_dask(where) as executor:
+            tables.tables(small_file, out, NAMES, SEEDS, TINY, executor=executor, say=quiet)
         stop.join()
         assert processes[1].wait(timeout=30) == -signal.SIGKILL
         assert same_bits(out, table)

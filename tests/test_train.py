@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -201,7 +202,7 @@ def test_a_diverging_run_is_one_line_for_its_user(small_file, tmp_path):
     assert done.returncode == 2
     *progress, error = done.stderr.splitlines()
     assert all("epoch" in line or "parameters" in line for line in progress)
-    assert error.startswith("bplcz_ref train: the ")
+    assert error.startswith("python -m bplcz_ref train: the ")
     assert error.endswith("try a smaller learning rate")
 
 
@@ -335,3 +336,18 @@ def test_the_loop_is_the_plain_one(small_file, tmp_path, system):
     for name, leaf in weights.named(params).items():
         gap = np.abs(weights.named(found.params)[name] - leaf).max()
         assert gap <= 1e-4 * np.abs(leaf).max(), (system, name)
+
+
+def test_a_batch_larger_than_the_rows_is_said(small_file, tmp_path):
+    said = []
+    train.train(tmp_path, small_file, "ebcnn", TINY._replace(batch=100000, epochs=1), say=said.append)
+    assert "batch is 100000: every step takes all 34 training rows" in said
+
+
+def test_run_small_refuses_a_loss_that_a_row_cannot_have_before_it_trains(small_file, tmp_path):
+    asked = ["--data", str(small_file), "--out", str(tmp_path / "out"), "--set", "contrastive=unicl"]
+    script = Path(__file__).parent.parent / "run_small.py"
+    done = subprocess.run([sys.executable, str(script), *asked], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("run_small.py: contrastive is 'unicl', but ebcnn-bgp")
+    assert not (tmp_path / "out").exists()

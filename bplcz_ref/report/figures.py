@@ -62,7 +62,7 @@ def write_figures(
     for run, name in zip(folders, names, strict=True):
         jobs[f"confusion-{name.replace(' ', '-')}.png"] = partial(confusion_figure, run)
     jobs["curves.png"] = partial(curves_figure, folders)
-    fusing = [run for run, config in zip(folders, configs, strict=True) if fuses(config)]
+    fusing = [run for run, config in zip(folders, configs, strict=True) if systems.fuses(config["system"])]
     missing = []
     if fusing:
         jobs["tsne.png"] = lambda path: tsne_figure(fusing, data or tested_on(fusing[0]), path)
@@ -101,7 +101,7 @@ def tsne_figure(
     path, folders, embed = checked(path), distinct_folders(folders), embedding(seed)
     configs = [runs.read_config(run) for run in folders]
     for run, config in zip(folders, configs, strict=True):
-        if not fuses(config):
+        if not systems.fuses(config["system"]):
             raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
     check_data(folders, configs, data)
     with so2sat.open_file(data) as patches:
@@ -170,11 +170,6 @@ def common_test(folders: list[Path], configs: list[dict], patches: Patches) -> n
                 f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"
             )
     return evaluate.test_rows(configs[0], patches)
-
-
-def fuses(config: dict) -> bool:
-    """Whether a run's system has the fused feature I; that depends on no setting."""
-    return systems.build(config["system"], systems.PAPER).fused is not None
 
 
 def embedding(seed: int) -> Callable[[np.ndarray], np.ndarray]:  # -> function of I (m, n d) -> (m, 2)

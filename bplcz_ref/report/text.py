@@ -4,13 +4,11 @@ Numbers from simulated data are marked so, and every table names its split: accu
 city split do not compare. Figures are figures.py's.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from scipy import stats
 
-from bplcz_ref import metrics, paper, systems
+from bplcz_ref import metrics, nn, paper, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
 FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
@@ -136,7 +134,12 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     paper_seconds: how long one seed of these systems would take here by the paper's protocol.
     """
     lines = []
-    for title, names in (("Table II", systems.TABLE_II), ("Table III", systems.TABLE_III)):
+    own = [name for name, system in systems.SYSTEMS.items() if system.figures is None]
+    for title, names in (
+        ("Table II", systems.TABLE_II),
+        ("Table III", systems.TABLE_III),
+        ("Not in the paper", own),
+    ):
         chosen = {name: results[name] for name in names if name in results}
         if chosen:
             lines += [f"## {title}", "", *markdown(_rows(chosen)), ""]
@@ -211,6 +214,8 @@ def paired(first: list[dict], second: list[dict]) -> tuple[str, str, str, str]:
         if len(d) == 1:
             cells += [f"{d[0]:+.2f}", "one seed: none"]
             continue
+        from scipy import stats  # here, since it takes most of a second
+
         half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
         cells += [f"{d.mean():+.2f} ± {d.std(ddof=1):.2f}", f"{d.mean() - half:+.2f} to {d.mean() + half:+.2f}"]
     return tuple(cells)  # type: ignore[return-value]
@@ -243,7 +248,7 @@ def _footer(results, paper_seconds):
     command = "  python -m bplcz_ref tables --data training.h5 --preset paper --systems"
     yield f"{command} {' '.join(results)} --seeds 1 --out runs/tables"
     days = paper_seconds / 86400
-    yield f"which would take about {days:.1f} days here ({os.cpu_count()} cores), by the time of one step."
+    yield f"which would take about {days:.1f} days here ({nn.thread_count()} cores), by the time of one step."
 
 
 def tables_csv(results: dict[str, list[dict]]) -> str:
@@ -252,8 +257,8 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
     lines = [head]
     for row, of_seeds in results.items():
         for result in of_seeds:
-            paper_ = [f"{value / 100:.4f}" for value in systems.SYSTEMS[result["system"]].figures]
-            paper_ = paper_ if row == result["system"] else ["", ""]  # a variant is not in the paper
+            figures = systems.SYSTEMS[result["system"]].figures if row == result["system"] else None
+            paper_ = [f"{value / 100:.4f}" for value in figures or ()] or ["", ""]  # a variant is not in the paper
             ours = [str(result[key]) for key in CSV_KEYS]
             words = [f'"{words}"' for words in (row, result["split"])]
             own = [result["system"], str(result["settings"]["seed"]), *paper_, *ours]
@@ -262,21 +267,19 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
 
 
 def settings_table() -> list[str]:
-    """Lines of a table: each setting, its value in each preset, its meaning.
+    """Lines of a table: each setting, its value in each preset, its meaning, and its values where it has names.
 
     >>> print("\\n".join(line[:63] for line in settings_table()[12:15]))
     beta                  2         2  weight of L_con in L, Eq. (1
-    contrastive       paper     paper  what takes the place of Eqs.
+    contrastive       paper     paper  in the place of Eqs. (5) to
     epochs              200         4  passes over the training par
     """
-
-    def said(value):
-        return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
     rows = [("setting", *systems.PRESETS)]
-    for name in systems.MEANINGS:
-        rows.append((name, *(said(getattr(preset, name)) for preset in systems.PRESETS.values())))
-    meanings = ("meaning", *systems.MEANINGS.values())
+    meanings = ["meaning"]
+    for name, row in systems.TABLE.items():
+        rows.append((name, *(systems.said(name, preset) for preset in systems.PRESETS.values())))
+        known = systems.words(name)
+        meanings.append(row.meaning + (f" [{', '.join(known)}]" if known else ""))
     return [f"{line}  {meaning}" for line, meaning in zip(columns(rows), meanings, strict=True)]
 
 
@@ -284,12 +287,12 @@ def settings_table() -> list[str]:
 
 
 def published(system: str) -> list[str]:
-    """The paper's OA and kappa of a system, in percent.
+    """The paper's OA and kappa of a system, in percent; for one of a user's own there are none.
 
     >>> published("ebcnn")
     ['79.29', '77.39']
     """
-    return [f"{value:.2f}" for value in systems.SYSTEMS[system].figures]
+    return [f"{value:.2f}" for value in systems.SYSTEMS[system].figures or ()] or ["-", "-"]
 
 
 def percent(fractions: list[float | None]) -> str:

@@ -3,14 +3,14 @@
 Index letters: b rows of a chunk, K = 17 classes, n d = the length of I.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, files, metrics, model, nn, paper, systems
-from bplcz_ref.data import layout, so2sat, standardise
+from bplcz_ref import bands, files, metrics, model, nn, paper, systems, weights
+from bplcz_ref.data import inspection, layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import checkpoint, runs, split
 
@@ -167,3 +167,62 @@ def confusion(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarra
     for some, c_hat in logits(trained, patches, rows):
         C += metrics.confusion_matrix(patches.labels[some], np.argmax(c_hat, axis=1))
     return C
+
+
+# ------------------------------------------------------------------------------------------------ files of results
+
+
+def on_file(trained: Trained, data: str | Path, training_rows: str | None) -> tuple[np.ndarray, str, str]:
+    """(confusion matrix, words for the rows of `rows_to_evaluate`, "SIMULATED" or "given") of a file."""
+    with so2sat.open_file(data) as patches:
+        rows, which = rows_to_evaluate(trained, patches, training_rows)
+        return confusion(trained, patches, rows), which, "SIMULATED" if patches.simulated else "given"
+
+
+def origin(run: str | Path, trained: Trained) -> str:
+    """In a line, what a trained network's results rest on."""
+    on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
+    epochs, asked = len(runs.read_log(run)), trained.config["settings"]["epochs"]
+    unfinished = "" if runs.complete(run) else f", NOT complete: epoch {epochs} of {asked}"
+    return f"{run}: {trained.config['system']} trained on {on}{unfinished}"
+
+
+def predict(
+    run: str | Path,
+    data: str | Path,
+    out: Path,
+    warn: Callable[[str], None],
+    *,
+    with_probabilities: bool = False,
+    embeddings: Path | None = None,
+) -> list[str]:
+    """Write the class of every row of a file, which needs no labels, into a CSV file; returns what was done.
+
+    with_probabilities: a column for each class too. embeddings: a file for the fused feature I of each row too.
+    `warn` takes a line for each channel that is constant. Nothing is written before all is known.
+    """
+    for path in filter(None, (out, embeddings)):
+        if path.exists() and Path(data).exists() and path.samefile(data):
+            raise ValueError(f"{path} is the data itself: name another file for the labels")
+        files.replaceable(path)
+    if embeddings is not None:
+        weights.check_ending(embeddings)
+    trained = load(run)
+    lines = ["row,class,name,simulated" + "".join(f",p_{k}" for k, _ in paper.CLASSES if with_probabilities)]
+    with so2sat.open_file(data, labels=False) as patches:
+        for line in inspection.constant_channels(patches):
+            warn(f"{data}: {line}")
+        simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
+        every = np.arange(len(patches))
+        for rows, c_hat in logits(trained, patches, every):
+            for row, p in zip(rows, probabilities(c_hat), strict=True):
+                cells = [str(row), *paper.CLASSES[np.argmax(p)], simulated]
+                cells += [f"{value:.6f}" for value in p] if with_probabilities else []
+                lines.append(",".join(cells))
+        I = None if embeddings is None else fused(trained, patches, every)
+    done = [origin(run, trained), f"{out}: the classes of {len(lines) - 1} rows"]
+    files.write_text(out, "\n".join(lines) + "\n")
+    if I is not None and embeddings is not None:
+        weights.save(embeddings, {"I": I})
+        done.append(f"{embeddings}: I {I.shape}")
+    return done

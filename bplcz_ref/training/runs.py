@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, paper, schema, systems, weights
+from bplcz_ref import __version__, files, metrics, paper, program, schema, systems, weights
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import split
@@ -40,7 +40,7 @@ ANOTHER = schema.Rule(
 )
 CONFIG = {
     "bplcz_ref": schema.TEXT,
-    "system": schema.one_of(systems.SYSTEMS),
+    "system": schema.TEXT,
     "settings": systems.SETTINGS,
     "dtype": schema.one_of(("float32", "float64")),
     "vocabulary": schema.optional(schema.DIGEST),
@@ -75,7 +75,7 @@ ROW = {
     "seconds": schema.number(0),
 }
 METRICS = {
-    "system": schema.one_of(systems.SYSTEMS),
+    "system": schema.TEXT,
     "preset": schema.one_of(systems.PRESETS),
     "data_simulated": schema.BOOLEAN,
     "split": schema.TEXT,
@@ -191,7 +191,9 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
                 )
         return None
     if not resume:
-        raise ValueError(f"{run} holds a run already: `train --resume {run}` goes on with it, or name another")
+        raise ValueError(
+            f"{run} holds a run already: `{program()} train --resume {run}` goes on with it, or name another"
+        )
     there = read_config(run)
     old, new = counted(there), counted(config)
     differs = [name for name in (old | new) if old.get(name) != new.get(name)]
@@ -268,6 +270,7 @@ def read_config(run: str | Path) -> dict:
                 f"{path} was written by bplcz_ref {schema.brief(config['bplcz_ref'])[1:-1]}, whose settings differ"
                 f" from this one's in {schema.brief(', '.join(sorted(differs)))[1:-1]}: train the run again"
             )
+    systems.registered(config["system"], config["settings"]["contrastive"], str(path))
     schema.check(config, CONFIG, str(path))
     settings, parts = config["settings"], config["data"]["split"]
     per_class, test = settings["per_class"], settings["test"]  # None: all rows
@@ -367,9 +370,9 @@ def complete(run: str | Path) -> bool:
 def read_metrics(run: str | Path) -> dict:
     """The result of a complete run. Errors: ValueError if it is not what the files beside it give."""
     path = Path(run) / "metrics.json"
-    result = files.read_json(path)
+    result, config = files.read_json(path), read_config(run)
     schema.check(result, METRICS, str(path))
-    config, C, rows = read_config(run), read_confusion(run), read_log(run)
+    C, rows = read_confusion(run), read_log(run)
     if not rows:
         raise ValueError(
             f"{Path(run) / 'log.jsonl'}: there is no such file, though the run is complete: restore it"

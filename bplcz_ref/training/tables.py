@@ -1,26 +1,29 @@
-"""Tables: every system, or every value of one setting, with every seed; in this process, in several, or on Dask.
+"""Tables: every system, or every value of one setting, with every seed; in this process, or on an executor.
 
-A complete run is skipped and an incomplete one resumed, so an interrupted table goes on where it stopped, and so
-does a run whose worker died. The seed of a run draws its split, start, order and dropout; on a file written by
+A complete run is skipped and an incomplete one resumed, so a table that was interrupted, or whose worker died,
+goes on where it stopped. The seed of a run draws its split, start, order and dropout; on a file written by
 `subset` the split is the file's own for every seed.
 """
 
 import contextlib
 import multiprocessing
 import os
+import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, model, optim, paper, systems
+from bplcz_ref import files, model, nn, optim, paper, register, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
@@ -28,7 +31,6 @@ from bplcz_ref.training import runs, split
 from bplcz_ref.training.progress import duration, to_stderr
 from bplcz_ref.training.train import own_split, train
 
-TRIES = 3  # rounds in a row in which a worker dies and no run makes progress, before the table gives up
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
 
 
@@ -42,6 +44,7 @@ class Job(NamedTuple):
     row: str = ""  # of the table, where it is not the system alone
     test_data: str | None = None
     geo: str | None = None
+    imports: tuple[str, ...] = ()  # files of a user that register parts
 
     def __str__(self) -> str:
         return f"{self.row or self.system}, seed {self.settings.seed}"
@@ -59,7 +62,7 @@ def tables(
     test_data: str | Path | None = None,
     geo: str | Path | None = None,
     workers: int = 1,
-    dask: str | None = None,
+    executor: Executor | None = None,
     say: Callable[[str], None] = to_stderr,
 ) -> dict[str, list[dict]]:
     """Train every system of `names` with every seed into out/SYSTEM/seed-N; {row: metrics of each seed}.
@@ -69,17 +72,22 @@ def tables(
     given, test_data, geo
              as in `train`
     workers  processes on this machine (1: this one alone); its cores are divided among them
-    dask     address of a scheduler, "tcp://host:8786"; the workers must see `data` and `out` under these paths
+    executor any of concurrent.futures in the place of `workers`, such as on_dask's; its workers must see `data`
+             and `out` under these paths
     Errors: ValueError that lists the runs that failed, after all others are complete.
     """
+    if getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # a worker that imports the table's script
+        sys.exit("each worker imports this script: put what it does under\nif __name__ == '__main__':")
     out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
-    others = [None if path is None else os.path.realpath(path) for path in (test_data, geo)]
+    test, geo_ = (None if path is None else os.path.realpath(path) for path in (test_data, geo))
     kinds, sizes = variations(settings, vary), {}
     with contextlib.ExitStack() as opened:
         patches = opened.enter_context(so2sat.open_file(data, geo=geo))
         tested = None if test_data is None else opened.enter_context(so2sat.open_file(test_data))
         for words, kind in kinds.items():
-            systems.check(kind)
+            systems.check(kind, *names)
             kinds[words] = own_split(patches, kind, given, say, tested)
             for seed in seeds:  # a file that is too small is an error at once
                 training, _ = split.parts(patches, kinds[words]._replace(seed=seed), tested)
@@ -87,7 +95,7 @@ def tables(
     files.make_folder(out)
     jobs = [
         Job(str(out / name / words.replace(" ", "=") / f"seed-{seed}"), str(data), name, kind._replace(seed=seed),
-            f"{name}, {words}" if words else "", *others)
+            f"{name}, {words}" if words else "", test, geo_, tuple(register.imported))
         for seed in seeds
         for name in names
         for words, kind in kinds.items()
@@ -101,10 +109,11 @@ def tables(
             row: run_seconds(job.system, job.settings, sizes[row.removeprefix(job.system).removeprefix(", ")])
             for row, job in rows.items()
         }
-        place = f"on {dask}, if it had one worker" if dask else f"on {workers} process(es)"
+        place = "on the executor, if it had one worker" if executor else f"on {workers} process(es)"
         total = sum(seconds[job.row or job.system] for job in left) / workers
         say(f"about {duration(total)} to come, {place}")
-    results = run_all(jobs, workers, dask, say)
+    with processes(workers) if executor is None and workers > 1 else contextlib.nullcontext(executor) as pool:
+        results = run_all(jobs, pool, say)
     rows_ = dict.fromkeys(job.row or job.system for name in names for job in jobs if job.system == name)
     return {row: [results[job] for job in jobs if (job.row or job.system) == row] for row in rows_}
 
@@ -130,6 +139,8 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
         raise ValueError(
             f"{who} cannot read {job.data}: the data path must be visible to every worker by this name"
         )
+    for path in job.imports:
+        register.import_file(path)
     alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
     return train(
         job.run,
@@ -146,23 +157,20 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
 # ------------------------------------------------------------------------------------------ where the jobs run
 
 
-def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str], None]) -> dict[Job, dict]:
-    """The metrics of all jobs, or a ValueError that names each one that failed."""
+def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None]) -> dict[Job, dict]:
+    """The metrics of all jobs, on the pool or one after the other; a ValueError names those that failed."""
     results: dict[Job, dict] = {}
     failed: dict[Job, Exception] = {}
     began = time.perf_counter()
-
-    def note(job, outcome):  # metrics, or the error
-        (failed if isinstance(outcome, Exception) else results)[job] = outcome
-        how = f"failed: {outcome}" if job in failed else "done"
+    for job, outcome in outcomes(jobs, pool, None if say is to_stderr else say):
+        try:
+            results[job] = outcome()
+        except BrokenProcessPool:
+            raise ValueError("a worker died, and the others with it: the same command goes on from here") from None
+        except Exception as error:
+            failed[job] = error
+        how = f"failed: {failed[job]}" if job in failed else "done"
         say(f"{job}: {how}, {duration(time.perf_counter() - began)} after the start")
-
-    if dask is not None:
-        on_dask(dask, jobs, note)
-    elif workers == 1:
-        in_this_process(jobs, note, None if say is to_stderr else say)
-    else:
-        in_processes(workers, jobs, note, say)
     if failed:
         lines = [f"{job}: {error}" for job, error in failed.items()]
         raise ValueError(
@@ -171,84 +179,59 @@ def run_all(jobs: list[Job], workers: int, dask: str | None, say: Callable[[str]
     return results
 
 
-def in_this_process(jobs: list[Job], note: Callable, say: Callable[[str], None] | None) -> None:
-    """One job after the other."""
-    for job in jobs:
-        try:
-            metrics = one_run(job, say)
-        except Exception as error:
-            note(job, error)
-        else:
-            note(job, metrics)
+def outcomes(
+    jobs: list[Job], pool: Executor | None, say: Callable[[str], None] | None
+) -> Iterator[tuple[Job, Callable]]:
+    """(job, function that gives its metrics or raises its error), as they end."""
+    if pool is None:
+        for job in jobs:
+            yield job, partial(one_run, job, say)
+        return
+    futures = {pool.submit(one_run, job): job for job in jobs}
+    for future in as_completed(futures):
+        yield futures[future], future.result
 
 
-def in_processes(workers: int, jobs: list[Job], note: Callable, say: Callable[[str], None]) -> None:
-    """In processes of this machine. A worker that dies breaks its pool: a new one takes on what is left."""
-    left, fruitless = jobs, 0
+@contextlib.contextmanager
+def processes(workers: int) -> Iterator[Executor]:
+    """An executor of processes of this machine. An interruption ends them at once, which is safe at any moment."""
     with cores_shared_by(workers):
-        while left:
-            before = progress(jobs)
-            # Spawned, not forked: each worker loads NumPy afresh, which then sees its share of the cores.
-            spawning = multiprocessing.get_context("spawn")
-            pool = ProcessPoolExecutor(workers, mp_context=spawning, initializer=end_with_parent)
-            try:
-                left = through(pool, left, note)
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-            if left:
-                fruitless = fruitless + 1 if progress(jobs) == before else 0
-                if fruitless == TRIES:
-                    names = "; ".join(map(str, left))
-                    raise ValueError(f"a worker died {TRIES} times and no run made progress; left: {names}")
-                say(f"a worker died; {len(left)} runs go on from their checkpoints")
+        # Spawned, not forked: each worker loads NumPy afresh, which then sees its share of the cores.
+        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=in_a_worker)
+        try:
+            yield pool
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """In a worker process: a thread that ends it as soon as its parent is gone, however that ended.
-
-    Otherwise the workers of a killed table would go on and hold their run folders. Ending at any moment is safe,
-    as a kill at any moment is.
-    """
+def in_a_worker() -> None:
+    """A worker ends by Ctrl-C, and with its parent, however that ended; otherwise it would hold its run folder."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         watch = threading.Thread(target=lambda: wait([parent.sentinel]) and os._exit(1), daemon=True)
         watch.start()
 
 
-def on_dask(address: str, jobs: list[Job], note: Callable) -> None:
-    """On a Dask cluster, which itself gives the job of a worker that died to another."""
+@contextlib.contextmanager
+def on_dask(address: str) -> Iterator[Executor]:
+    """An executor of a Dask cluster, which itself gives the job of a worker that died to another."""
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError('--dask needs Dask: python -m pip install "bplcz-ref[cluster]"') from None
+        raise ValueError('--dask needs Dask: python -m pip install "dask[distributed]"') from None
     with Client(address, timeout="30s") as client:
-        through(client.get_executor(pure=False), jobs, note)
-
-
-def through(pool: Executor, jobs: list[Job], note: Callable) -> list[Job]:
-    """Run jobs on a pool and note each outcome; returns the jobs that were lost with a worker."""
-    futures, noted = {}, set()
-    with contextlib.suppress(BrokenProcessPool):
-        for job in jobs:
-            futures[pool.submit(one_run, job)] = job
-    for future in as_completed(futures):
-        job = futures[future]
-        try:
-            metrics = future.result()
-        except BrokenProcessPool:  # its worker died, or another one, which breaks the whole pool
-            continue
-        except Exception as error:
-            note(job, error)
-        else:
-            note(job, metrics)
-        noted.add(job)
-    return [job for job in jobs if job not in noted]
+        yield client.get_executor(pure=False)
 
 
 @contextlib.contextmanager
 def cores_shared_by(workers: int) -> Iterator[None]:
     """The environment in which each of `workers` processes takes its share of the cores."""
-    share = str(max(1, (os.cpu_count() or 1) // workers))
+    share = str(max(1, (nn.thread_count()) // workers))
     before = {name: os.environ.get(name) for name in THREAD_LIMITS}
     os.environ.update(dict.fromkeys(THREAD_LIMITS, share))  # this process has read its own values already
     try:
@@ -256,12 +239,6 @@ def cores_shared_by(workers: int) -> Iterator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def progress(jobs: list[Job]) -> list[int]:
-    """When each run last wrote a checkpoint: this changes as long as a table makes progress."""
-    paths = [Path(job.run) / "checkpoint.npz" for job in jobs]
-    return [path.stat().st_mtime_ns if path.exists() else 0 for path in paths]
 
 
 # ---------------------------------------------------------------------------------------------------- estimates

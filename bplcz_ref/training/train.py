@@ -70,7 +70,7 @@ def train(
     rows that are trained on, or a chosen per_class or test conflicts with the file's own parts.
     """
     run, report = Path(run), Reporter(say=say)
-    systems.check(settings)
+    systems.check(settings, system)
     with contextlib.ExitStack() as lock:
         with contextlib.ExitStack() as opened:
             patches = opened.enter_context(so2sat.open_file(data, geo=geo))
@@ -93,6 +93,8 @@ def train(
                     f"{len(rows)} samples in batches of {settings.batch} leave a last batch of one, which "
                     f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
                 )
+            if settings.batch > len(rows):
+                report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
             network = systems.build(system, settings)
             job = Run(run, config, patches, rows, network, settings, watched, checkpoint_seconds)
             at = checkpoint.load(run, network, config)

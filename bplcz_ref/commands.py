@@ -1,0 +1,153 @@
+"""What each command of __main__.py does: run_NAME(options) calls the rooms, prints, and returns the exit code.
+
+A mistake of the user is a ValueError, which __main__.py says in one line.
+"""
+
+import contextlib
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from bplcz_ref import explain, files, paper, program, prompts, systems, vocabulary
+from bplcz_ref.data import inspection, simulate, so2sat
+from bplcz_ref.report import figures, text
+from bplcz_ref.training import evaluate, runs, tables, train
+
+
+def warn(options: Namespace, line: str) -> None:
+    """A line on stderr under the command's name."""
+    print(f"{program()} {options.command}: {line}", file=sys.stderr)
+
+
+def chosen_settings(options) -> tuple:
+    """(the preset with the settings that were given in place of its own, {name: value} of these)."""
+    short = {"epochs": options.epochs, "split": options.split}
+    given = systems.chosen(options.set) | {name: value for name, value in short.items() if value is not None}
+    return systems.PRESETS[options.preset or "small"]._replace(**given), given
+
+
+def refuse_existing(path: str | Path) -> None:
+    """ValueError if `path` exists: data files are not written over, since 52 GB do not come back."""
+    if Path(path).exists():
+        raise ValueError(f"{path} exists already: remove it, or name another file")
+
+
+def run_explain(options: Namespace) -> None:
+    groups = list(paper.GROUPS) if "all" in options.groups else options.groups
+    gradients, seed, samples = options.gradients, options.seed, options.samples
+    print(explain.page(options.equation, groups=groups, with_gradients=gradients, seed=seed, samples=samples))
+
+
+def run_simulate(options: Namespace) -> None:
+    refuse_existing(options.out)
+    simulate.write_file(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
+    print(f"{options.out}: {17 * options.per_class + options.rows} SIMULATED patches")
+
+
+def run_inspect(options: Namespace) -> int:
+    found = inspection.inspect(options.file, compare=options.compare)
+    print(found)
+    return 1 if found.problems else 0
+
+
+def run_subset(options: Namespace) -> None:
+    refuse_existing(options.out)
+    so2sat.subset(options.file, options.out, options.per_class, options.test, options.seed, options.geo)
+    print(f"{options.out}: {17 * options.per_class} training and {options.test} test rows of {options.file}")
+
+
+def run_train(options: Namespace) -> None:
+    places = {name: getattr(options, name) for name in ("data", "test_data", "validation", "geo")}
+    if options.resume is not None:
+        if any((options.system, options.out, options.set, options.split, options.preset, options.dtype)):
+            raise ValueError("--resume takes all from the run's folder: beside it, --epochs and moved files alone")
+        result = train.resume(options.resume, epochs=options.epochs, **places)
+    else:
+        if missing := [name for name in ("data", "system", "out") if getattr(options, name) is None]:
+            raise ValueError(f"--{missing[0]} is missing; expected --data, --system and --out, or --resume RUN")
+        settings, given = chosen_settings(options)
+        own: dict = {"dtype": options.dtype or "float32", "given": given, "resume": False}
+        result = train.train(options.out, system=options.system, settings=settings, **own, **places)
+    print(text.run_line(result))
+
+
+def run_evaluate(options: Namespace) -> int:
+    if options.out is not None and (options.out / "config.json").exists():
+        raise ValueError(f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one")
+    trained = evaluate.load(options.folder)
+    C, which, kind = evaluate.on_file(trained, options.data, options.training_rows)
+    found = text.evaluation(C)
+    print(evaluate.origin(options.folder, trained))
+    print(f"{text.one_line(found, kind)}: {which}", text.class_table(found), sep="\n\n")
+    if options.out is None:
+        return 0
+    files.make_folder(options.out)
+    files.write_json(options.out / "evaluation.json", {"rows": which, "simulated": kind == "SIMULATED", **found})
+    runs.write_confusion(options.out, C)
+    print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
+    try:
+        print(figures.evaluation_figure(C, options.folder, f"{kind} samples", options.out / "confusion.png"))
+    except ValueError as error:
+        warn(options, f"no confusion.png: {error}")
+        return 1
+    return 0
+
+
+def run_predict(options: Namespace) -> None:
+    wanted = {"with_probabilities": options.probabilities, "embeddings": options.embeddings}
+    for line in evaluate.predict(
+        options.folder, options.data, options.out, lambda line: warn(options, line), **wanted
+    ):
+        print(line)
+
+
+def run_report(options: Namespace) -> int:
+    results = {run: runs.read_metrics(run) for run in filter(runs.complete, options.folders)}
+    written: list[str] = []
+    missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
+    for run, result in results.items():
+        print(f"{run}: {text.run_line(result)}")
+    print("\n".join(written))
+    for line in missing:
+        warn(options, line)
+    return 1 if missing else 0
+
+
+def run_tables(options: Namespace) -> None:
+    for name in ("seeds", "workers"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}; expected 1 or more")
+    settings, given = chosen_settings(options)
+    seeds = range(settings.seed, settings.seed + options.seeds)
+    vary = None if options.vary is None else systems.varied(options.vary)
+    asked = options.systems or ([*systems.TABLE_II, *systems.TABLE_III] if vary is None else ["ebcnn-bplcz"])
+    for name in asked:
+        systems.find(name)
+    names = [name for name in systems.SYSTEMS if name in asked]
+    given |= {} if vary is None else {vary[0]: None}
+    own = {"given": given, "vary": vary, "test_data": options.test_data, "geo": options.geo}
+    with tables.on_dask(options.dask) if options.dask else contextlib.nullcontext() as executor:
+        own |= {"workers": options.workers, "executor": executor}
+        results = tables.tables(options.data, options.out, names, seeds, settings, **own)
+    files.write_text(options.out / "tables.csv", text.tables_csv(results))
+    if vary is None:
+        page = text.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
+    else:
+        page = text.variants_markdown(results)
+    files.write_text(options.out / "tables.md", page + "\n")
+    print(page)
+
+
+def run_conform(options: Namespace) -> int | None:
+    return options.conform(options)
+
+
+def run_tokenizer(options: Namespace) -> None:
+    if options.action == "train":
+        vocabulary.write_vocabulary(options.out)
+        print(f"{options.out}: the vocabulary, trained again")
+        return
+    words = systems.tokenizer(options.merges)
+    for phrase in prompts.prompts() if options.text == "-" else [options.text]:
+        ids = words.encode(phrase)
+        print(" ".join(map(str, ids)), "|", " ".join(repr(words.decode([i])) for i in ids))
