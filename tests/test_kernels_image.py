@@ -668,14 +668,6 @@ def test_strided_input_changes_nothing_and_nothing_is_changed(name):
     assert (vjp(g) == other(g)).all()  # a second time, too
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_float32_stays_float32(name):
-    f, x = layers(onp.float32)[name], rng(7).standard_normal((3, 6, 8, 4)).astype(onp.float32)
-    vjp, y = make_vjp(f, x)
-    assert y.dtype == onp.float32
-    assert vjp(onp.ones_like(y)).dtype == onp.float32
-
-
 def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     asked = []
     tiled = convolution.in_columns.backward
