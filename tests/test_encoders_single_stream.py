@@ -1,6 +1,5 @@
-"""encoders/resnet, convnext, densenet: published counts, literal numbers of torchvision, differences, mistakes."""
+"""Counts of every encoder. resnet, convnext, densenet: literal numbers of torchvision, differences, mistakes."""
 
-from functools import partial
 from types import SimpleNamespace
 
 import autograd.numpy as anp
@@ -9,34 +8,36 @@ import pytest
 from autograd import grad, make_vjp
 from comparing import slope_errors
 
-from bplcz_ref import layers, nn, weights
-from bplcz_ref.encoders import convnext, densenet, resnet
+from bplcz_ref import exvit_bplcz, layers, nn, weights
+from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 
-# name: (constructor, parameters at 18 channels and 17 classes, published count at 3 channels and 1000 classes)
-PUBLISHED = {
-    "resnet50": (resnet.resnet50, 23589905, 25557032),
-    "resnext50_32x4d": (resnet.resnext50_32x4d, 23061777, 25028904),
-    "convnext_tiny": (convnext.convnext_tiny, 27856241, 28589128),
-    "densenet121": (densenet.densenet121, 7018321, 7978856),
-    # Other sizes, built by the general forms.
-    "resnext101_64x4d": (
-        partial(resnet.resnet, depths=(3, 4, 23, 3), groups=64, width_per_group=4),
-        81488145,
-        83455272,
-    ),
-    "wide_resnet50_2": (partial(resnet.resnet, depths=(3, 4, 6, 3), width_per_group=128), 66916113, 68883240),
-    "convnext_base": (
-        partial(convnext.convnext, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)),
-        87614609,
-        88591464,
-    ),
-    "densenet161": (
-        partial(densenet.densenet, depths=(6, 12, 36, 24), growth=48, width=96),
-        26580113,
-        28681000,
-    ),
+FULL = {  # the four of Table II
+    "resnet50": resnet.resnet50,
+    "resnext50_32x4d": resnet.resnext50_32x4d,
+    "convnext_tiny": convnext.convnext_tiny,
+    "densenet121": densenet.densenet121,
 }
-FULL = ["resnet50", "resnext50_32x4d", "convnext_tiny", "densenet121"]  # the four of Table II
+BASE = {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)}
+LARGE = {"depths": (6, 12, 36, 24), "growth": 48, "width": 96}
+OFFICIAL = {"in_channels": 3, "classes": 1000}
+TOWER = text.encoder(30, width=8, layers=1, heads=2, features=512)
+
+COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
+    *((FULL[name](), here) for name, here in zip(FULL, (23589905, 23061777, 27856241, 7018321), strict=True)),
+    *((FULL[name](**OFFICIAL), n) for name, n in zip(FULL, (25557032, 25028904, 28589128, 7978856), strict=True)),
+    (resnet.resnet(depths=(3, 4, 23, 3), groups=64, width_per_group=4, **OFFICIAL), 83455272),  # ResNeXt-101 64x4d
+    (resnet.resnet(depths=(3, 4, 6, 3), width_per_group=128, **OFFICIAL), 68883240),  # Wide ResNet-50-2
+    (convnext.convnext(**BASE, **OFFICIAL), 88591464),  # ConvNeXt-Base
+    (densenet.densenet(**LARGE, **OFFICIAL), 28681000),  # DenseNet-161
+    (text.encoder(vocabulary=49408), 63428096),  # CLIP's text tower
+    # 9 C w + 279 w^2 + 28 w + 4 w d + d, summed over the seven groups: 9 x 18 w + 7 (...)
+    *((ebcnn.encoder(C, width=16, features=64), 144 * C + 71424 + 448 + 4096 + 64) for C in (1, 2, 3, 4)),
+    # stems 3,636 + 3,584; projections 2 x 4,160; transformers 2 x 83,584 + 41,792; fusion 193; head 1,233; 64 N
+    *((exvit.exvit(grid=g), 3636 + 3584 + 8320 + 208960 + 193 + 1233 + 64 * (32 // g) ** 2) for g in (1, 2, 4)),
+    (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), 239914),  # the released checkpoint
+    *((exvit_bplcz.reading_a(512, 32, g, size=exvit.SIZE), n) for g, n in ((1, 1007164), (4, 945724))),
+    (exvit_bplcz.reading_b(512, 32, 4, size=exvit.SIZE), 685622),
+]
 
 # gist() of torchvision 0.28.0's own models (torch 2.13.0, float64) on the hashed numbers below.
 LITERALS = {
@@ -86,6 +87,7 @@ def outline(network):
         return np.broadcast_to(np.float32(0), shape).view(Unwritten)
 
     rng = SimpleNamespace(standard_normal=draw, uniform=lambda low, high, shape: draw(shape))
+    rng.spawn = lambda n: [rng] * n
     return network.init(rng, np.float32)
 
 
@@ -149,13 +151,15 @@ def case(network, shape, dtype=np.float64):
 # ------------------------------------------------------------------------------------- counts, names, literals
 
 
-@pytest.mark.parametrize(
-    "name", [*FULL, *(pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED if name not in FULL)]
-)
-def test_parameter_counts(name):
-    build, here, published = PUBLISHED[name]
-    assert weights.count(outline(build())[0]) == here
-    assert weights.count(outline(build(in_channels=3, classes=1000))[0]) == published
+@pytest.mark.parametrize(("network", "count"), COUNTS, ids=[str(count) for _, count in COUNTS])
+def test_parameter_counts(network, count):
+    assert weights.count(outline(network)[0]) == count
+
+
+def test_reading_b_adds_a_head_for_vectors_to_each_group():
+    tokens = np.ones((17, 7, 4), int)
+    params = outline(exvit_bplcz.reading_b(512, 32, 4, size=exvit.SIZE, text=TOWER, tokens=tokens))[0]
+    assert weights.count(params) - weights.count(params["text"]) == 685622 + 7 * (193 + 33408)
 
 
 def test_names():
@@ -167,6 +171,10 @@ def test_names():
     assert state["layer1.0.downsample.1.running_mean"].shape == (256,)
     assert state["layer4.2.bn3.num_batches_tracked"].dtype == np.int64
     assert len([name for name in state if name.endswith("running_var")]) == 53
+    params = weights.named(outline(text.encoder(vocabulary=49408))[0])
+    assert params["transformer.resblocks.11.attn.in_proj_weight"].shape == (1536, 512)
+    assert params["transformer.resblocks.0.mlp.c_fc.bias"].shape == (2048,)
+    assert params["text_projection"].shape == (512, 512)
     params, state = (weights.named(tree) for tree in outline(convnext.convnext_tiny()))
     assert params["features.0.0.weight"].shape == (96, 18, 4, 4)
     assert params["features.1.0.block.0.weight"].shape == (96, 1, 7, 7)
@@ -185,7 +193,7 @@ def test_names():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_numbers_of_torchvision(name):
-    network = PUBLISHED[name][0]()
+    network = FULL[name]()
     found = everything(network, *case(network, (4, 32, 32, 18)))
     np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
 
@@ -222,7 +230,7 @@ MISTAKES = {  # kind of layer -> what answers in its place, or the options that 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_seen(mistake):
     name, kind, wrong = MISTAKES[mistake]
-    network = PUBLISHED[name][0]()
+    network = FULL[name]()
     params, state, x, _ = case(network, (4, 32, 32, 18))
     met = []
 
