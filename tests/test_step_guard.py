@@ -57,8 +57,8 @@ class Count:
 
     def _look(self, where, value):
         for a in value if isinstance(value, tuple) else (value,):
-            # A length for each sample may be float64 on its way back, until equations.root casts it.
-            if isinstance(a, np.ndarray) and a.ndim and a.dtype == np.float64 and where != "backward of maximum":
+            # The column of lengths may be float64 on its way back, until equations.root casts it.
+            if isinstance(a, np.ndarray) and a.ndim and a.dtype == np.float64 and a.shape[1:] != (1,):
                 self.wide.append((where, a.shape))
 
 
