@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
     "equations.py": ["test_equations.py"],
     "checks.py": ["test_checks.py", "test_equations.py"],
-    "loops.py": ["test_loops.py", "test_equations.py"],
+    "loops.py": ["test_loops.py", "test_by_hand.py", "test_equations.py"],
     "theory.py": ["test_theory.py"],
     "variants.py": ["test_variants.py"],
     "model.py": ["test_model.py"],
