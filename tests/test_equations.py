@@ -204,7 +204,7 @@ def replaced(given, place, x):
 G, G_HAT = grid(20, 5, 4), grid(21, 4, 5)
 PLAIN_I, PLAIN_T = grid(22, 5, 3) + 0.015625, grid(23, 4, 3) + 0.015625  # no zero row
 M = G + G_HAT.T
-SIDES = (SQUARE, SQUARE_HAT, MSM)
+SIDES = (SQUARE[:3, :3], SQUARE_HAT[:3, :3], MSM[:3, :3])
 GRADIENTS = {  # name: (function, arguments, place of the input, weights of the output, the same by the one file)
     "similarity, I_i": ("similarity", (PLAIN_I, PLAIN_T), (0,), (G, G_HAT),
                         lambda: in_one_file.similarity(PLAIN_I, PLAIN_T)[1](M)[0]),
@@ -214,9 +214,9 @@ GRADIENTS = {  # name: (function, arguments, place of the input, weights of the 
     "fuse, alpha": ("fuse", (GROUPS, np.array(0.25)), (1,), G, lambda: (G * sum(GROUPS)).sum()),
     "bce": ("bce", (S, W), (0,), 3, lambda: in_one_file.bce(S, W)[1](3)),
     "contrastive_loss, S": ("contrastive_loss", SIDES, (0,), (0, 0, 3),
-                            lambda: in_one_file.bce(SQUARE, MSM)[1](1.5)),
+                            lambda: in_one_file.bce(SIDES[0], SIDES[2])[1](1.5)),
     "contrastive_loss, S_hat": ("contrastive_loss", SIDES, (1,), (0, 0, 3),
-                                lambda: in_one_file.bce(SQUARE_HAT, MSM)[1](1.5)),
+                                lambda: in_one_file.bce(SIDES[1], SIDES[2])[1](1.5)),
     "concat": ("concat", (FEATURES,), (0, 1), grid(24, 5, 6), lambda: grid(24, 5, 6)[:, 2:5]),
     "total_loss, L_con": ("total_loss", (2.5, np.array(0.375), 2), (1,), 3, lambda: np.array(6.0)),
     "cross_entropy": ("cross_entropy", (C_HAT, C), (0,), 3, lambda: in_one_file.cross_entropy(C_HAT, C)[1](3)),
