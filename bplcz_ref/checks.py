@@ -9,8 +9,10 @@ A specification names the axes of its argument. A letter has one size throughout
     "[B d]"            a sequence of one or more such arrays
     ""                 one number, such as a loss
     "coefficient"      a number such as alpha, which takes the dtype of the arrays; "positive" must be above 0
+    "size"             a whole number of 1 or more: the argument K is the size of the letter K
     "labels B"         integer class numbers; "labels B < K" must lie in 0..K-1
     "binary B P"       zeros and ones, converted to the dtype of the arrays; "symmetric B B" equals its transpose
+    "counts K K"       whole numbers, not negative and not all 0, converted to int64
 
 What fails raises ValueError: the argument, what was found, what was expected. autograd's boxes pass through.
 """
@@ -24,6 +26,7 @@ import numpy as np
 from autograd.tracer import getval, isbox
 
 Function = TypeVar("Function", bound=Callable)
+Seen = dict[str, tuple]  # letter or "dtype": its size or dtype so far, and the argument that set it
 
 
 def takes(**specifications: str) -> Callable[[Function], Function]:
@@ -43,10 +46,11 @@ def takes(**specifications: str) -> Callable[[Function], Function]:
 
         @functools.wraps(function)
         def checked(*args, **kwargs):
-            call, seen = signature.bind(*args, **kwargs), Seen()
+            call = signature.bind(*args, **kwargs)
             call.apply_defaults()
+            seen: Seen = {}
             for name, specification in specifications.items():
-                call.arguments[name] = seen.argument(name, call.arguments[name], specification)
+                call.arguments[name] = argument(name, call.arguments[name], specification, seen)
             return function(*call.args, **call.kwargs)
 
         return checked
@@ -54,99 +58,109 @@ def takes(**specifications: str) -> Callable[[Function], Function]:
     return decorate
 
 
-class Seen:
-    """The sizes and the dtype of the arguments of one call so far, each with the argument that set it."""
-
-    def __init__(self) -> None:
-        self.sizes: dict[str, tuple[int, str]] = {}
-        self.dtype: tuple[np.dtype, str] | None = None
-
-    def argument(self, name: str, x: Any, specification: str) -> Any:
-        """The argument as its function takes it."""
-        kind, _, rest = specification.partition(" ")
-        if kind in ("coefficient", "positive"):
-            if kind == "positive" and not 0 < getval(x) < np.inf:
-                raise ValueError(f"{name}: found {x}, expected a number above 0")
-            return self.coefficient(name, x)
-        if kind == "labels":
-            return self.labels(name, x, *rest.split(" < "))
-        if kind in ("binary", "symmetric"):
-            return self.binary(name, x, rest, symmetric=kind == "symmetric")
-        if specification.startswith("["):
-            parts = [self.array(f"{name}[{i}]", part, specification[1:-1]) for i, part in enumerate(x)]
-            if not parts:
-                raise ValueError(f"{name}: found no array, expected at least one")
-            return parts
-        return self.array(name, x, specification)
-
-    def array(self, name: str, x: Any, axes: str) -> Any:
-        plain = type(x) in (int, float)  # a Python number takes any dtype; NumPy's numbers have one
-        x = x if isbox(x) or plain else np.asarray(x)
-        value = np.asarray(getval(x))
-        if not plain:
-            self.same_dtype(name, value.dtype)
-        self.fit(name, value.shape, axes)
+def argument(name: str, x: Any, specification: str, seen: Seen) -> Any:
+    """The argument as its function takes it."""
+    kind, _, axes = specification.partition(" ")
+    if specification.startswith("["):
+        parts = [argument(f"{name}[{i}]", part, specification[1:-1], seen) for i, part in enumerate(x)]
+        require(parts, f"{name}: found no array, expected at least one")
+        return parts
+    if kind == "size":
+        size = integer(x)
+        require(size is not None and size > 0, f"{name}: found {x!r}, expected a whole number of 1 or more")
+        seen[name] = size, f"the argument {name}"
+        return size
+    if kind in ("coefficient", "positive"):
+        positive = kind == "coefficient" or 0 < getval(x) < np.inf
+        require(positive, f"{name}: found {x}, expected a number above 0")
+        if not isbox(x):
+            return float(x)  # NumPy's own float64 numbers would turn float32 arrays into float64
+        if hasattr(getval(x), "dtype"):
+            same_dtype(name, getval(x).dtype, seen)
         return x
+    if kind in CONVERTED:
+        return CONVERTED[kind](name, np.asarray(getval(x)), axes, seen)
+    plain = type(x) in (int, float)  # a Python number takes any dtype; NumPy's numbers have one
+    x = x if isbox(x) or plain else np.asarray(x)
+    value = np.asarray(getval(x))
+    if not plain:
+        same_dtype(name, value.dtype, seen)
+    fit(name, value.shape, specification, seen)
+    return x
 
-    def fit(self, name: str, shape: tuple, axes: str) -> None:
-        letters = axes.split()
-        expected = f"({', '.join(letters)}{',' * (len(letters) == 1)})" if letters else "one number"
-        if len(shape) != len(letters):
-            raise ValueError(f"{name}: found shape {shape}, expected {expected}")
-        if 0 in shape:
-            raise ValueError(f"{name}: found the empty shape {shape}, expected at least one entry")
-        for letter, size in zip(letters, shape, strict=True):
-            known, where = self.sizes.setdefault(letter, (size, name))
-            if letter != "*" and known != size:
-                raise ValueError(
-                    f"{name}: found shape {shape}, expected {expected} with {letter} = {known}, as in {where}"
-                )
 
-    def same_dtype(self, name: str, dtype: np.dtype) -> None:
-        if dtype not in (np.float32, np.float64):
-            raise ValueError(f"{name}: found dtype {dtype}, expected float32 or float64; convert it with astype")
-        self.dtype = self.dtype or (dtype, name)
-        if dtype != self.dtype[0]:
-            raise ValueError(f"{name}: found dtype {dtype}, expected {self.dtype[0]}, as in {self.dtype[1]}")
+def require(truth: Any, message: str) -> None:
+    if not truth:
+        raise ValueError(message)
 
-    def coefficient(self, name: str, x: Any) -> Any:
-        if isbox(x):
-            if hasattr(getval(x), "dtype"):
-                self.same_dtype(name, getval(x).dtype)
-            return x
-        return float(x)  # NumPy's own float64 numbers would turn float32 arrays into float64
 
-    def labels(self, name: str, y: Any, axes: str, classes: str | None = None) -> np.ndarray:
-        y = np.asarray(getval(y))
-        if y.ndim != 1 or y.size == 0:
-            raise ValueError(
-                f"{name}: found shape {y.shape}, expected (B,), one class number per sample; "
-                "for one-hot labels take argmax(axis=1)"
-            )
-        if y.dtype.kind not in "iu":
-            raise ValueError(f"{name}: found dtype {y.dtype}, expected integer class numbers; use astype(int)")
-        self.fit(name, y.shape, axes)
-        if classes is not None:
-            K, where = self.sizes[classes]
-            outside = np.flatnonzero((y < 0) | (y >= K))
-            if outside.size:
-                raise ValueError(
-                    f"{name}: row {outside[0]} has class {y[outside[0]]}, expected 0..{K - 1}; classes are "
-                    f"counted from 0, one for each of the {K} columns of {where}"
-                )
-        return y
+def integer(value: object) -> int | None:
+    """The int of an integer (NumPy's too), None for anything else, True and False included."""
+    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
 
-    def binary(self, name: str, W: Any, axes: str, *, symmetric: bool) -> np.ndarray:
-        W = np.asarray(getval(W))
-        self.fit(name, W.shape, axes)
-        other = np.argwhere((W != 0) & (W != 1))
-        if other.size:
-            place = tuple(map(int, other[0]))
-            raise ValueError(
-                f"{name}: entry {place} is {W[place]}, expected 0 or 1; supervised_matrix (Eq. 5) builds W"
-            )
-        if symmetric and not np.array_equal(W, W.T):
-            raise ValueError(
-                f"{name}: found a matrix that is not symmetric, expected W = W^T, as Eq. (5) builds it"
-            )
-        return W if self.dtype is None else W.astype(self.dtype[0])
+
+def fit(name: str, shape: tuple, axes: str, seen: Seen) -> None:
+    letters = axes.split()
+    expected = f"({', '.join(letters)}{',' * (len(letters) == 1)})" if letters else "one number"
+    require(len(shape) == len(letters), f"{name}: found shape {shape}, expected {expected}")
+    require(0 not in shape, f"{name}: found the empty shape {shape}, expected at least one entry")
+    for letter, size in zip(letters, shape, strict=True):
+        known, where = seen.setdefault(letter, (size, name))
+        fits = letter == "*" or known == size
+        require(fits, f"{name}: found shape {shape}, expected {expected} with {letter} = {known}, as in {where}")
+
+
+def same_dtype(name: str, dtype: np.dtype, seen: Seen) -> None:
+    known = dtype in (np.float32, np.float64)
+    require(known, f"{name}: found dtype {dtype}, expected float32 or float64; convert it with astype")
+    first, where = seen.setdefault("dtype", (dtype, name))
+    require(dtype == first, f"{name}: found dtype {dtype}, expected {first}, as in {where}")
+
+
+def labels(name: str, y: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+    axes, _, classes = axes.partition(" < ")
+    one_hot = "one class number per sample; for one-hot labels take argmax(axis=1)"
+    require(y.ndim == 1 and y.size, f"{name}: found shape {y.shape}, expected ({axes},), {one_hot}")
+    whole = y.dtype.kind in "iu"
+    require(whole, f"{name}: found dtype {y.dtype}, expected integer class numbers; use astype(int)")
+    fit(name, y.shape, axes, seen)
+    K, where = seen[classes] if classes else (np.inf, "")
+    outside = np.flatnonzero((y < 0) | (y >= K)) if classes else np.array([])
+    if outside.size:
+        row = int(outside[0])
+        shifted = "; subtract 1 from labels that count from 1" if y.min() == 1 and y.max() == K else ""
+        raise ValueError(
+            f"{name}: row {row} has class {y[row]}, expected 0..{K - 1}; classes are counted from 0, "
+            f"and there are {K}, as in {where}{shifted}"
+        )
+    return y
+
+
+def binary(name: str, W: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+    fit(name, W.shape, axes, seen)
+    other = np.argwhere((W != 0) & (W != 1))
+    if other.size:
+        place = tuple(map(int, other[0]))
+        raise ValueError(
+            f"{name}: entry {place} is {W[place]}, expected 0 or 1; supervised_matrix (Eq. 5) builds W"
+        )
+    return W.astype(seen["dtype"][0]) if "dtype" in seen else W
+
+
+def symmetric(name: str, W: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+    W = binary(name, W, axes, seen)
+    mirrored = f"{name}: found a matrix that is not symmetric, expected W = W^T, as Eq. (5) builds it"
+    require(np.array_equal(W, W.T), mirrored)
+    return W
+
+
+def counts(name: str, C: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+    fit(name, C.shape, axes, seen)
+    whole = C.dtype.kind in "iu" and not (C < 0).any()
+    found = f"{name}: found {C.dtype} values from {C.min()} to {C.max()}, expected"
+    require(whole, f"{found} counts, whole and not negative; a normalised matrix has lost them")
+    require(C.any(), f"{name}: found only zeros, expected at least one sample that was counted")
+    return C.astype(np.int64)
+
+
+CONVERTED = {"labels": labels, "binary": binary, "symmetric": symmetric, "counts": counts}

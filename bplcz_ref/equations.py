@@ -4,9 +4,8 @@ Eqs. (1) and (2), the encoders, are in encoders/; loops.py has the same equation
 `@takes(...)` above a function says what its arguments must be (checks.py): what they are not raises ValueError.
 
 Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size, n band groups
-(index i), K classes. G is dL/d(output). Every function is differentiable in its floating arguments. float32 stays
-float32 in every value and gradient; for that reason `max`, `where` and `mean`, whose gradients autograd returns in
-float64, are not used.
+(index i), K classes. G is dL/d(output). Every function is differentiable in its floating arguments, and float32
+stays float32 in every value and gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 import autograd.numpy as np
 import numpy as onp
+from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
 from numpy.typing import DTypeLike
 
@@ -60,11 +60,18 @@ def unit_rows(x: np.ndarray) -> np.ndarray:  # (B, d) -> (B, d)
     >>> unit_rows(onp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6, 0.8], [0.0, 0.0]]
     """
-    square = np.sum(x * x, axis=1, keepdims=True)
-    # `above` chooses between the norm and EPS as a factor of 0 or 1: the gradient of np.maximum would be float64.
-    above = (getval(square) > EPS**2).astype(getval(x).dtype)
-    norm = np.sqrt(square * above + (1 - above))  # 1 where EPS is used instead: the root has no slope at 0
-    return x / (norm * above + EPS * (1 - above))
+    norm = root(np.sum(x * x, axis=1, keepdims=True))
+    return x / np.maximum(norm, EPS)
+
+
+@primitive
+def root(x: np.ndarray) -> np.ndarray:
+    """The square root, whose gradient is 0 where x is 0 and has the dtype of x, whatever comes back."""
+    return onp.sqrt(x)
+
+
+# np.sqrt would return 0 / 0 for a feature of zeros; np.maximum returns float64 for float32.
+defvjp(root, lambda ans, x: lambda g: (g * (x > 0)).astype(x.dtype) * 0.5 * (x + (x == 0)) ** -0.5)
 
 
 @takes(S_groups="[B P]", alpha="coefficient")
@@ -102,9 +109,7 @@ def supervised_matrix(y: np.ndarray, dtype: DTypeLike = onp.float64) -> onp.ndar
 def bce(S: np.ndarray, W: np.ndarray) -> np.ndarray:  # (B, P), (B, P) -> scalar
     """Eq. (7) and Eq. (8): BCE(sigma(S), W), the binary cross-entropy of logits S against W.
 
-    Formula:  mean over j, k of -(W log sigma(S) + (1 - W) log(1 - sigma(S)))
-              = mean(log(1 + e^S) - W S) = mean(log(1 + e^((1 - 2W) S))), the last for W in {0, 1}, which keeps
-              the digits of a saturated pair.
+    Formula:  mean over j, k of -(W log sigma(S) + (1 - W) log(1 - sigma(S))), where 1 - sigma(S) = sigma(-S).
     Gradient: dL/dS = G (sigma(S) - W) / (B P).
     Reading:  the mean over all B P entries; the other readings are their sum, and the sum over rows per sample.
     Source:   Eqs. (7), (8); the reduction is unstated.
@@ -112,7 +117,16 @@ def bce(S: np.ndarray, W: np.ndarray) -> np.ndarray:  # (B, P), (B, P) -> scalar
     >>> bce(onp.array([[0.0, 1e4], [-1e4, 0.0]]), onp.array([[1, 1], [0, 0]])).item()  # ln(2) / 2
     0.34657359027997264
     """
-    return np.sum(np.logaddexp(0, (1 - 2 * W) * S)) / W.size
+    return -np.sum(W * log_sigma(S) + (1 - W) * log_sigma(-S)) / W.size
+
+
+def log_sigma(S: np.ndarray) -> np.ndarray:
+    """log sigma(S) = -log(1 + e^-S), also where sigma(S) itself would be rounded to 0 or 1.
+
+    >>> log_sigma(onp.array([0.0, -1e4])).round(6).tolist()
+    [-0.693147, -10000.0]
+    """
+    return -np.logaddexp(0, -S)
 
 
 @takes(S="B B", S_hat="B B", W="symmetric B B")
@@ -226,15 +240,5 @@ def objective(
     W = matrix(y, getval(S).dtype)  # Eq. (5)
     L_i2t, L_t2i, L_con = contrastive(S, S_hat, W)  # Eqs. (7), (8), (6)
     L = total_loss(L_cls, L_con, beta)  # Eq. (10)
-    return {
-        "S_i": S_i,
-        "S_hat_i": S_hat_i,
-        "S": S,
-        "S_hat": S_hat,
-        "W": W,
-        "L_i2t": L_i2t,
-        "L_t2i": L_t2i,
-        "L_con": L_con,
-        "L_cls": L_cls,
-        "L": L,
-    }
+    trace = {"S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W}
+    return trace | {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "L_cls": L_cls, "L": L}

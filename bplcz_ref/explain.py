@@ -1,8 +1,8 @@
 """Every number of a tiny batch, by its symbol in the paper, and its gradient: `python -m bplcz_ref explain`.
 
 The batch is made of small whole numbers over 4, so that each line can be followed with pencil and paper. The
-features take the place of what encoders would give; everything after them is `equations.objective` as it trains.
-docs/mathematics/ works with the same batch. Gradients are the formulas that are printed beside them.
+features take the place of what encoders would give; everything after them is `in_one_file.objective`, which the
+tests hold to the equations that train. docs/mathematics/ works with the same batch.
 
 Index letters: B samples, d = 2 features, n = 7 groups, 3 classes.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import equations, paper, prompts
+from bplcz_ref import in_one_file, paper, prompts
 
 CLASSES = [0, 8, 16]  # compact high-rise, sparsely built, water: the three that Table I prints
 PATTERN = [16, 0, 16, 8, 0, 16]  # the labels of the first six samples; more samples repeat them
@@ -60,42 +60,76 @@ def batch(seed: int = paper.SEED, samples: int = SAMPLES) -> Batch:
     return Batch(y, np.searchsorted(CLASSES, y), I_i, {group: T[y] for group, T in texts.items()}, D)
 
 
+# Equation, symbol, its formula, the formula of dL/d(symbol); * is a group. In the order of computation.
+SYMBOLS = (
+    (1, "I_*", "E_m(X_*): here whole numbers over 4 in place of an encoder's",
+     "the columns of dL/dI for *, plus (g - u (u . g)) / |I_*|, row by row, g = dL/du_*"),
+    (2, "T_*", "E_t(t_*): whole numbers over 4 as well; equal labels share a prompt",
+     "(g - v (v . g)) / |T_*|, row by row, g = dL/dv_*"),
+    (3, "u_*", "I_* / |I_*|, row by row", "(dL/dS_* + (dL/dS_hat_*)^T) v_*"),
+    (3, "v_*", "T_* / |T_*|, row by row", "(dL/dS_* + (dL/dS_hat_*)^T)^T u_*"),
+    (3, "S_*", "u_* v_*^T, cosines of images (rows) and texts (columns)", "alpha dL/dS"),
+    (3, "S", "alpha (sum of S_i over {n} groups), alpha = {alpha}", "beta/2 (sigma(S) - W) / B^2"),
+    (4, "S_hat_*", "v_* u_*^T, the transpose of S_*", "alpha dL/dS_hat"),
+    (4, "S_hat", "alpha (sum of S_hat_i over {n} groups), the transpose of S", "beta/2 (sigma(S_hat) - W) / B^2"),
+    (5, "W", "1 where labels agree; labels {y}", ""),
+    (7, "sigma(S)", "1 / (1 + e^-S), the probability that a pair is positive",
+     "beta/2 (sigma(S) - W) / (sigma(S) (1 - sigma(S)) B^2)"),
+    (7, "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S)))", "beta/2"),
+    (8, "sigma(S_hat)", "1 / (1 + e^-S_hat)",
+     "beta/2 (sigma(S_hat) - W) / (sigma(S_hat) (1 - sigma(S_hat)) B^2)"),
+    (8, "L_t2i", "the same mean with S_hat; equal to L_i2t, because S_hat = S^T and W = W^T", "beta/2"),
+    (6, "L_con", "(L_i2t + L_t2i) / 2", "beta"),
+    (9, "I", "the features of the groups side by side", "dL/dc_hat D^T"),
+    (11, "D", "weights of the linear D, a column for each of the classes {columns}; no bias here",
+     "I^T dL/dc_hat"),
+    (11, "c_hat", "I D, logits of the classes {columns}", "(softmax(c_hat) - onehot(c)) / B"),
+    (11, "L_cls", "mean of -log softmax(c_hat)[c], c = {c}", "1"),
+    (10, "L", "L_cls + beta L_con, beta = {beta}", "1"),
+)  # fmt: skip
+
+
+def values(made: Batch) -> tuple[dict, dict]:
+    """{symbol: value} and {symbol: dL/d(symbol)}; what each group has is a dict by group."""
+    p = {"weight": made.D.T, "bias": np.zeros(len(CLASSES))}
+    x, g = in_one_file.objective(p, made.I_i, made.T_i, made.c)
+    x |= {"D": made.D, "u_i": {}, "v_i": {}}
+    g |= {"D": g["D"]["weight"].T, "S_i": {}, "S_hat_i": {}, "u_i": {}, "v_i": {}}
+    g |= {"L": 1.0, "L_cls": 1.0, "L_con": paper.BETA, "L_i2t": paper.BETA / 2, "L_t2i": paper.BETA / 2}
+    for S in ("S", "S_hat"):
+        x[f"sigma({S})"] = sigma = in_one_file.sigma(x[S])
+        g[f"sigma({S})"] = g[S] / (sigma * (1 - sigma))  # the slope of sigma is sigma (1 - sigma)
+    for i in made.I_i:
+        x["u_i"][i], x["v_i"][i] = (in_one_file.unit_rows(side[i])[0] for side in (made.I_i, made.T_i))
+        g["S_i"][i], g["S_hat_i"][i] = paper.ALPHA * g["S"], paper.ALPHA * g["S_hat"]
+        both = g["S_i"][i] + g["S_hat_i"][i].T
+        g["u_i"][i], g["v_i"][i] = both @ x["v_i"][i], both.T @ x["u_i"][i]
+    return x, g
+
+
+def lines(made: Batch, found: dict, name: str, formula: int) -> list[Line]:
+    """The symbols of `found`, each as `name` puts it, with the first or second of its formulas."""
+    columns = [paper.CLASSES[k][0] for k in CLASSES]
+    known = {"n": len(paper.GROUPS), "alpha": paper.ALPHA, "beta": paper.BETA, "columns": columns}
+    known |= {"y": made.y.tolist(), "c": made.c.tolist()}
+    each = []
+    for equation, symbol, *formulas in SYMBOLS:
+        text = formulas[formula].format(**known)
+        value = found.get(symbol.replace("*", "i"))
+        groups = value if isinstance(value, dict) else {None: value} if value is not None else {}
+        for i, x in groups.items():
+            put = lambda words, i=i: words.replace("*", i or "")
+            each.append(Line(equation, put(name.format(symbol)), put(text), np.asarray(x), i))
+    return each
+
+
 def trace(made: Batch) -> list[Line]:
     """Every symbol in the order in which it is computed.
 
     >>> [line.symbol for line in trace(batch()) if line.equation in (5, 6, 7)]
     ['W', 'sigma(S)', 'L_i2t', 'L_con']
     """
-    y, c, I_i, T_i, D = made
-    I = equations.concat(list(I_i.values()))  # Eq. (9)
-    t = equations.objective(I_i, T_i, c, I @ D, paper.ALPHA, paper.BETA)
-    columns = [paper.CLASSES[k][0] for k in CLASSES]
-
-    def each(equation, symbol, formula, values):  # a line per group
-        return [Line(equation, f"{symbol}_{i}", formula.replace("*", i), x, i) for i, x in values.items()]
-
-    u, v = ({i: equations.unit_rows(x) for i, x in side.items()} for side in (I_i, T_i))
-    return [
-        *each(1, "I", "E_m(X_*): here whole numbers over 4 in place of an encoder's", I_i),
-        *each(2, "T", "E_t(t_*): whole numbers over 4 as well; equal labels share a prompt", T_i),
-        *each(3, "u", "I_* / |I_*|, row by row", u),
-        *each(3, "v", "T_* / |T_*|, row by row", v),
-        *each(3, "S", "u_* v_*^T, cosines of images (rows) and texts (columns)", t["S_i"]),
-        Line(3, "S", f"alpha (sum of S_i over {len(I_i)} groups), alpha = {paper.ALPHA}", t["S"]),
-        *each(4, "S_hat", "v_* u_*^T, the transpose of S_*", t["S_hat_i"]),
-        Line(4, "S_hat", f"alpha (sum of S_hat_i over {len(I_i)} groups), the transpose of S", t["S_hat"]),
-        Line(5, "W", f"1 where labels agree; labels {y.tolist()}", t["W"]),
-        Line(7, "sigma(S)", "1 / (1 + e^-S), the probability that a pair is positive", sigma(t["S"])),
-        Line(7, "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S)))", t["L_i2t"]),
-        Line(8, "sigma(S_hat)", "1 / (1 + e^-S_hat)", sigma(t["S_hat"])),
-        Line(8, "L_t2i", "the same mean with S_hat; equal to L_i2t, because S_hat = S^T and W = W^T", t["L_t2i"]),
-        Line(6, "L_con", "(L_i2t + L_t2i) / 2", t["L_con"]),
-        Line(9, "I", "the features of the groups side by side", I),
-        Line(11, "D", f"weights of the linear D, a column for each of the classes {columns}; no bias here", D),
-        Line(11, "c_hat", f"I D, logits of the classes {columns}", I @ D),
-        Line(11, "L_cls", f"mean of -log softmax(c_hat)[c], c = {c.tolist()}", t["L_cls"]),
-        Line(10, "L", f"L_cls + beta L_con, beta = {paper.BETA}", t["L"]),
-    ]
+    return lines(made, values(made)[0], "{}", formula=0)
 
 
 def gradients(made: Batch) -> list[Line]:
@@ -104,70 +138,7 @@ def gradients(made: Batch) -> list[Line]:
     >>> [line.symbol for line in gradients(batch()) if line.group is None][:5]
     ['dL/dL', 'dL/dL_cls', 'dL/dc_hat', 'dL/dD', 'dL/dI']
     """
-    x = {line.symbol: line.value for line in trace(made)}
-    B, groups = len(made.y), list(made.I_i)
-    c_hat = (np.exp(equations.log_softmax(x["c_hat"])) - np.eye(len(CLASSES))[made.c]) / B
-    D, I = x["I"].T @ c_hat, c_hat @ made.D.T
-    from_D = dict(zip(groups, np.split(I, len(groups), axis=1), strict=True))
-    half = paper.BETA / 2
-    S, S_hat = (half * (x[f"sigma({symbol})"] - x["W"]) / B**2 for symbol in ("S", "S_hat"))
-    both = paper.ALPHA * (S + S_hat.T)  # dL/dS_i + dL/dS_hat_i^T, the same in every group
-    u, v = ({i: g @ x[f"{other}_{i}"] for i in groups} for g, other in ((both, "v"), (both.T, "u")))
-
-    def each(equation, symbol, formula, value):
-        return [Line(equation, f"dL/d{symbol}_{i}", formula.replace("*", i), value(i), i) for i in groups]
-
-    def of_probabilities(symbol, slope):  # through d sigma / dS = sigma (1 - sigma)
-        p = x[f"sigma({symbol})"]
-        return Line(
-            7 if symbol == "S" else 8,
-            f"dL/dsigma({symbol})",
-            f"beta/2 (sigma({symbol}) - W) / (sigma({symbol}) (1 - sigma({symbol})) B^2)",
-            slope / (p * (1 - p)),
-        )
-
-    return [
-        Line(10, "dL/dL", "1", np.ones(())),
-        Line(11, "dL/dL_cls", "1", np.ones(())),
-        Line(11, "dL/dc_hat", "(softmax(c_hat) - onehot(c)) / B", c_hat),
-        Line(11, "dL/dD", "I^T dL/dc_hat", D),
-        Line(9, "dL/dI", "dL/dc_hat D^T", I),
-        Line(6, "dL/dL_con", "beta", np.array(paper.BETA)),
-        Line(8, "dL/dL_t2i", "beta/2", np.array(half)),
-        of_probabilities("S_hat", S_hat),
-        Line(7, "dL/dL_i2t", "beta/2", np.array(half)),
-        of_probabilities("S", S),
-        Line(4, "dL/dS_hat", "beta/2 (sigma(S_hat) - W) / B^2", S_hat),
-        *each(4, "S_hat", "alpha dL/dS_hat", lambda i: paper.ALPHA * S_hat),
-        Line(3, "dL/dS", "beta/2 (sigma(S) - W) / B^2", S),
-        *each(3, "S", "alpha dL/dS", lambda i: paper.ALPHA * S),
-        *each(3, "v", "(dL/dS_* + (dL/dS_hat_*)^T)^T u_*", v.get),
-        *each(3, "u", "(dL/dS_* + (dL/dS_hat_*)^T) v_*", u.get),
-        *each(2, "T", "(g - v (v . g)) / |T_*|, row by row, g = dL/dv_*", lambda i: turned(made.T_i[i], v[i])),
-        *each(
-            1,
-            "I",
-            "the columns of dL/dI for *, plus (g - u (u . g)) / |I_*|, row by row, g = dL/du_*",
-            lambda i: from_D[i] + turned(made.I_i[i], u[i]),
-        ),
-    ]
-
-
-def turned(x: np.ndarray, g: np.ndarray) -> np.ndarray:  # (B, d), (B, d) -> (B, d)
-    """The gradient at x from g, the one at u = x / max(|x|, eps): (g - u (u . g)) / |x|, or g / eps below eps.
-
-    >>> turned(np.array([[3.0, 4.0]]), np.array([[1.0, 0.0]])).round(3).tolist()
-    [[0.128, -0.096]]
-    """
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    r = np.maximum(length, equations.EPS)
-    u = x / r
-    return (g - u * (u * g).sum(axis=1, keepdims=True) * (length > equations.EPS)) / r
-
-
-def sigma(s: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-s)."""
-    return 1 / (1 + np.exp(-s))
+    return lines(made, values(made)[1], "dL/d{}", formula=1)[::-1]
 
 
 def page(
@@ -208,10 +179,10 @@ def page(
     return "\n".join(parts)
 
 
-def written(lines: list[Line], equation: int | None, groups: Sequence[str], digits: int) -> str:
+def written(shown: list[Line], equation: int | None, groups: Sequence[str], digits: int) -> str:
     """Each line as its formula and the rows of its value."""
     text = []
-    for number, symbol, formula, value, group in lines:
+    for number, symbol, formula, value, group in shown:
         if equation in (None, number) and (group is None or group in groups):
             text.append(f"Eq. ({number})  {symbol} = {formula}")
             rows = np.atleast_2d(value) + 0.0  # no -0

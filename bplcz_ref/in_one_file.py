@@ -6,8 +6,9 @@ Left out on purpose: checks of arguments, savings of time and memory (each promp
 itself), So2Sat's files, and byte pairs (the toy run numbers whole words). The rest of the package has them;
 tests/test_in_one_file.py compares every value and gradient of this file with it.
 
-A layer is a function (p, x) -> (y, back): p holds its parameters, and back maps g = dL/dy to (dL/dx, dL/dp). Names
-and layouts of parameters are those of the public implementations. After "back:" a docstring gives the gradients.
+A function returns (y, back), where back maps g = dL/dy to the gradients of its arguments; a docstring gives them
+after "back:". A layer takes (p, x), where p holds its parameters, and its back gives (dL/dx, dL/dp). Names and
+layouts of parameters are those of the public implementations.
 
 Index letters: B images (j, k), H W rows and columns, C channels, O outputs, n = 7 groups (i), K classes,
 N prompts, L tokens, d features. Images are channels-last.
@@ -58,7 +59,43 @@ def prompt(description: str, group: str) -> str:
     return f"a photo of a {description} with {GROUPS[group][2]} bands"
 
 
-# ---------------------------------------------------------------- layers: (p, x) -> (y, back)
+# ---------------------------------------------------------------- Eqs. (3) to (11)
+
+
+def sigma(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-x), in a form that does not overflow; its slope is sigma (1 - sigma)."""
+    return (1 + np.tanh(x / 2)) / 2
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:  # (..., K) -> (..., K)
+    """x - log sum e^x over the last axis, shifted by the largest entry so that nothing overflows."""
+    z = x - x.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def unit_rows(x: np.ndarray) -> Pass:  # (B, d) -> (B, d)
+    """u = x / max(|x|, eps).  back: dx = (g - u (u . g)) / |x|; for |x| < eps it is g / eps."""
+    length = np.sqrt((x * x).sum(1, keepdims=True))
+    r = np.maximum(length, EPS)
+    u = x / r
+    return u, lambda g: (g - u * (u * g).sum(1, keepdims=True) * (length > EPS)) / r
+
+
+def similarity(I_i: np.ndarray, T_i: np.ndarray) -> Pass:  # (B, d), (B, d) -> (B, B)
+    """II-B2: S_i = u v^T, cosines by the unit rows of I_i and T_i.  back: dI_i, dT_i from du = g v, dv = g^T u.
+
+    >>> S_i, back = similarity(np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]]))
+    >>> S_i.tolist(), back(np.ones((1, 1)))[0].round(3).tolist()
+    ([[0.6]], [[0.128, -0.096]])
+    """
+    (u, back_u), (v, back_v) = unit_rows(I_i), unit_rows(T_i)
+    return u @ v.T, lambda g: (back_u(g @ v), back_v(g.T @ u))
+
+
+def bce(S: np.ndarray, W: np.ndarray) -> Pass:  # (B, B), (B, B) -> scalar
+    """BCE(sigma(S), W) = the mean of log(1 + e^S) - W S.  back: dS = g (sigma(S) - W) / B^2."""
+    N = W.size  # the mean is over all B^2 entries
+    return (np.logaddexp(0, S) - W * S).sum() / N, lambda g: g * (sigma(S) - W) / N
 
 
 def linear(p: dict, x: np.ndarray) -> Pass:  # (..., C) -> (..., O)
@@ -69,6 +106,48 @@ def linear(p: dict, x: np.ndarray) -> Pass:  # (..., C) -> (..., O)
         return g @ p["weight"], {"weight": np.tensordot(g, x, (rows, rows)), "bias": g.sum(rows)}
 
     return x @ p["weight"].T + p["bias"], back
+
+
+def cross_entropy(c_hat: np.ndarray, c: np.ndarray) -> Pass:  # (B, K), (B,) -> scalar
+    """CE(c_hat, c) = the mean of -log softmax(c_hat)[c].  back: dc_hat = g (softmax(c_hat) - onehot(c)) / B."""
+    log_p, onehot = log_softmax(c_hat), np.eye(c_hat.shape[1])[c]
+    return -(onehot * log_p).sum() / len(c), lambda g: g * (np.exp(log_p) - onehot) / len(c)
+
+
+def objective(p: dict, I_i: dict, T_i: dict, y: np.ndarray) -> tuple[dict, dict]:
+    # p of D, {group: (B, d)}, {group: (B, d)}, (B,) -> {symbol: value}, {symbol: dL/d(symbol)}
+    """Eqs. (3) to (11): from the features of images and texts to L, and back."""
+    pairs = {i: similarity(I_i[i], T_i[i]) for i in I_i}
+    S_i = {i: cosines for i, (cosines, _) in pairs.items()}
+    S_hat_i = {i: cosines.T for i, cosines in S_i.items()}
+    S = ALPHA * np.sum(list(S_i.values()), axis=0)  # Eq. (3)
+    S_hat = ALPHA * np.sum(list(S_hat_i.values()), axis=0)  # Eq. (4)
+    W = (y[:, None] == y[None, :]).astype(float)  # Eq. (5)
+    L_i2t, back_i2t = bce(S, W)  # Eq. (7)
+    L_t2i, back_t2i = bce(S_hat, W)  # Eq. (8)
+    L_con = (L_i2t + L_t2i) / 2  # Eq. (6)
+    I = np.concatenate(list(I_i.values()), axis=1)  # Eq. (9)
+    c_hat, back_D = linear(p, I)  # II-D
+    L_cls, back_cls = cross_entropy(c_hat, y)  # Eq. (11)
+    L = L_cls + BETA * L_con  # Eq. (10)
+
+    # Backward, from the last line to the first.
+    dc_hat = back_cls(1.0)
+    dI, dD = back_D(dc_hat)
+    dS, dS_hat = back_i2t(BETA / 2), back_t2i(BETA / 2)
+    dS_i = ALPHA * (dS + dS_hat.T)  # by both directions, the same for every group
+    dI_i, dT_i = {}, {}
+    for i, from_D in zip(I_i, np.split(dI, len(I_i), axis=1), strict=True):
+        _, back = pairs[i]
+        from_S, dT_i[i] = back(dS_i)
+        dI_i[i] = from_D + from_S  # I_i serves D and S_i: its two gradients add
+
+    trace = {"I_i": I_i, "T_i": T_i, "S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W}
+    trace |= {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "I": I, "c_hat": c_hat, "L_cls": L_cls, "L": L}
+    return trace, {"I_i": dI_i, "T_i": dT_i, "S": dS, "S_hat": dS_hat, "I": dI, "c_hat": dc_hat, "D": dD}
+
+
+# ---------------------------------------------------------------- layers: (p, x) -> (y, back)
 
 
 def conv3x3(p: dict, x: np.ndarray) -> Pass:  # (B, H, W, C) -> (B, H, W, O)
@@ -90,7 +169,7 @@ def conv3x3(p: dict, x: np.ndarray) -> Pass:  # (B, H, W, C) -> (B, H, W, O)
 
 
 def normalise(p: dict, x: np.ndarray, axes: tuple = (-1,)) -> Pass:
-    """y = w z + b, z = (x - mean) / sqrt(var + eps): layer norm; batch norm in training with axes (0, 1, 2).
+    """y = w z + b, z = (x - mean) / sqrt(var + eps): layer norm; with axes (0, 1, 2), batch norm.
 
     back: with q = g w,  dx = (q - mean(q) - z mean(q z)) / sqrt(var + eps),  dw = sum g z,  db = sum g.
     """
@@ -104,6 +183,23 @@ def normalise(p: dict, x: np.ndarray, axes: tuple = (-1,)) -> Pass:
         return dx, {"weight": (g * z).sum(rows), "bias": g.sum(rows)}
 
     return z * p["weight"] + p["bias"], back
+
+
+def batch_norm(running: dict, train: bool) -> Callable:
+    """Evaluation normalises with the running statistics. Training does so with the batch's and moves the running
+    ones by running <- 0.9 running + 0.1 batch, where the batch's variance is divided by (number of values - 1).
+    """
+
+    def layer(p, x):
+        if not train:  # no gradient is needed
+            z = (x - running["running_mean"]) / np.sqrt(running["running_var"] + NORM_EPS)
+            return z * p["weight"] + p["bias"], None
+        running["running_mean"] = 0.9 * running["running_mean"] + 0.1 * x.mean((0, 1, 2))
+        running["running_var"] = 0.9 * running["running_var"] + 0.1 * x.var((0, 1, 2), ddof=1)
+        running["num_batches_tracked"] = running["num_batches_tracked"] + 1
+        return normalise(p, x, axes=(0, 1, 2))
+
+    return layer
 
 
 def relu(p: dict, x: np.ndarray) -> Pass:
@@ -165,12 +261,13 @@ def attention(heads: int) -> Callable:  # layer (N, L, W) -> (N, L, W)
     return layer
 
 
-def chain(*steps: tuple[str, Callable]) -> Callable:
-    """y = f_m(... f_1(x)); each f takes its part of p by name, all of p for "".  back: in reverse order."""
+def chain(*steps: Any) -> Callable:
+    """y = f_m(... f_1(x)); a step is (name, f), where f takes p[name], or f alone.  back: in reverse order."""
 
     def layer(p, x):
         backs = []
-        for name, f in steps:
+        for step in steps:
+            name, f = step if isinstance(step, tuple) else ("", step)
             x, back_f = f(p[name] if name else p, x)
             backs.append((name, back_f))
 
@@ -206,35 +303,15 @@ def residual(f: Callable) -> Callable:
 
 def E_m(p: dict, X_i: np.ndarray, state: dict, train: bool = True) -> tuple[np.ndarray, Callable, dict]:
     # (B, H, W, C_i) -> I_i (B, d), back, new state
-    """Eq. (1): EB-CNN's branch: convolution, batch norm, ReLU six times, pooling after 2 and 4; mean; linear.
-
-    Evaluation normalises with the running statistics. Training normalises with the batch's and moves them by
-    running <- 0.9 running + 0.1 batch, where the batch's variance is divided by (number of values - 1).
-    """
-    new = {}
-
-    def batch_norm(name):
-        def layer(p, x):
-            s = state[name]
-            if not train:  # no gradient is needed
-                z = (x - s["running_mean"]) / np.sqrt(s["running_var"] + NORM_EPS)
-                return z * p["weight"] + p["bias"], None
-            new[name] = {
-                "running_mean": 0.9 * s["running_mean"] + 0.1 * x.mean((0, 1, 2)),
-                "running_var": 0.9 * s["running_var"] + 0.1 * x.var((0, 1, 2), ddof=1),
-                "num_batches_tracked": s["num_batches_tracked"] + 1,
-            }
-            return normalise(p, x, axes=(0, 1, 2))
-
-        return layer
-
+    """Eq. (1): EB-CNN's branch: convolution, batch norm, ReLU six times, pooling after 2 and 4; mean; linear."""
+    new = {name: dict(running) for name, running in state.items()}
     steps: list = []
     for k in range(1, 7):
-        steps += [(f"conv{k}", conv3x3), (f"bn{k}", batch_norm(f"bn{k}")), ("", relu)]
+        steps += [(f"conv{k}", conv3x3), (f"bn{k}", batch_norm(new[f"bn{k}"], train)), relu]
         if k in (2, 4):
-            steps.append(("", max_pool))
-    I_i, back = chain(*steps, ("", spatial_mean), ("proj", linear))(p, X_i)
-    return I_i, back, new if train else state
+            steps.append(max_pool)
+    I_i, back = chain(*steps, spatial_mean, ("proj", linear))(p, X_i)
+    return I_i, back, new
 
 
 def E_t(p: dict, t: np.ndarray, heads: int) -> Pass:  # ints (N, L) -> T (N, d), back: dT -> dp
@@ -244,11 +321,9 @@ def E_t(p: dict, t: np.ndarray, heads: int) -> Pass:  # ints (N, L) -> T (N, d),
     block:  x = x + attention(LN(x));  x = x + c_proj(QuickGELU(c_fc(LN(x))))
     """
     N, L = t.shape
-    mlp = chain(("c_fc", linear), ("", quick_gelu), ("c_proj", linear))
-    block = chain(
-        ("", residual(chain(("ln_1", normalise), ("attn", attention(heads))))),
-        ("", residual(chain(("ln_2", normalise), ("mlp", mlp)))),
-    )
+    mlp = chain(("c_fc", linear), quick_gelu, ("c_proj", linear))
+    attend = residual(chain(("ln_1", normalise), ("attn", attention(heads))))
+    block = chain(attend, residual(chain(("ln_2", normalise), ("mlp", mlp))))
     blocks = chain(*((str(k), block) for k in range(len(p["transformer"]["resblocks"]))))
     table, positions, eot = p["token_embedding"]["weight"], p["positional_embedding"], (np.arange(N), t.argmax(1))
     x, back_blocks = blocks(p["transformer"]["resblocks"], table[t] + positions[:L])
@@ -272,49 +347,7 @@ def E_t(p: dict, t: np.ndarray, heads: int) -> Pass:  # ints (N, L) -> T (N, d),
     return h @ p["text_projection"], back
 
 
-# ---------------------------------------------------------------- Eqs. (3) to (11)
-
-
-def sigma(x: np.ndarray) -> np.ndarray:
-    """1 / (1 + e^-x), in a form that does not overflow; its slope is sigma (1 - sigma)."""
-    return (1 + np.tanh(x / 2)) / 2
-
-
-def log_softmax(x: np.ndarray) -> np.ndarray:  # (..., K) -> (..., K)
-    """x - log sum e^x over the last axis, shifted by the largest entry so that nothing overflows."""
-    z = x - x.max(-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(-1, keepdims=True))
-
-
-def unit_rows(x: np.ndarray) -> Pass:  # (B, d) -> (B, d)
-    """u = x / max(|x|, eps).  back: dx = (g - u (u . g)) / |x|; for |x| < eps it is g / eps."""
-    length = np.sqrt((x * x).sum(1, keepdims=True))
-    r = np.maximum(length, EPS)
-    u = x / r
-    return u, lambda g: (g - u * (u * g).sum(1, keepdims=True) * (length > EPS)) / r
-
-
-def similarity(I_i: np.ndarray, T_i: np.ndarray) -> Pass:  # (B, d), (B, d) -> (B, B)
-    """II-B2: S_i = u v^T, cosines by the unit rows of I_i and T_i.  back: dI_i, dT_i from du = g v, dv = g^T u.
-
-    >>> S_i, back = similarity(np.array([[3.0, 4.0]]), np.array([[2.0, 0.0]]))
-    >>> S_i.tolist(), back(np.ones((1, 1)))[0].round(3).tolist()
-    ([[0.6]], [[0.128, -0.096]])
-    """
-    (u, back_u), (v, back_v) = unit_rows(I_i), unit_rows(T_i)
-    return u @ v.T, lambda g: (back_u(g @ v), back_v(g.T @ u))
-
-
-def bce(S: np.ndarray, W: np.ndarray) -> Pass:  # (B, B), (B, B) -> scalar
-    """BCE(sigma(S), W) = the mean of log(1 + e^S) - W S.  back: dS = g (sigma(S) - W) / B^2."""
-    N = W.size  # the mean is over all B^2 entries
-    return (np.logaddexp(0, S) - W * S).sum() / N, lambda g: g * (sigma(S) - W) / N
-
-
-def cross_entropy(c_hat: np.ndarray, c: np.ndarray) -> Pass:  # (B, K), (B,) -> scalar
-    """CE(c_hat, c) = the mean of -log softmax(c_hat)[c].  back: dc_hat = g (softmax(c_hat) - onehot(c)) / B."""
-    log_p, onehot = log_softmax(c_hat), np.eye(c_hat.shape[1])[c]
-    return -(onehot * log_p).sum() / len(c), lambda g: g * (np.exp(log_p) - onehot) / len(c)
+# ---------------------------------------------------------------- Fig. 1
 
 
 def loss_and_gradients(
@@ -324,35 +357,13 @@ def loss_and_gradients(
     B, n = len(y), len(X_i)
     encoded = {i: E_m(params["branches"][i], X_i[i], state["branches"][i]) for i in X_i}
     I_i = {i: feature for i, (feature, _, _) in encoded.items()}  # Eq. (1)
-    T, back_t = E_t(params["text"], t[y].reshape(B * n, -1), heads)
-    T_i = dict(zip(X_i, T.reshape(B, n, -1).swapaxes(0, 1), strict=True))  # Eq. (2)
-    compared = {i: similarity(I_i[i], T_i[i]) for i in X_i}
-    S_i = {i: cosine for i, (cosine, _) in compared.items()}
-    S_hat_i = {i: cosine.T for i, cosine in S_i.items()}
-    S = ALPHA * np.sum(list(S_i.values()), axis=0)  # Eq. (3)
-    S_hat = ALPHA * np.sum(list(S_hat_i.values()), axis=0)  # Eq. (4)
-    W = (y[:, None] == y[None, :]).astype(float)  # Eq. (5)
-    L_i2t, back_i2t = bce(S, W)  # Eq. (7)
-    L_t2i, back_t2i = bce(S_hat, W)  # Eq. (8)
-    L_con = (L_i2t + L_t2i) / 2  # Eq. (6)
-    I = np.concatenate(list(I_i.values()), axis=1)  # Eq. (9)
-    c_hat, back_D = linear(params["classifier"], I)  # II-D
-    L_cls, back_cls = cross_entropy(c_hat, y)  # Eq. (11)
-    L = L_cls + BETA * L_con  # Eq. (10)
-
-    # Backward, from the last line to the first. A feature I_i serves D and S_i: its two gradients add.
-    dI, d_classifier = back_D(back_cls(1.0))
-    dS_i = ALPHA * (back_i2t(BETA / 2) + back_t2i(BETA / 2).T)  # the same for every group
-    from_S, dT_i = zip(*(back(dS_i) for _, back in compared.values()), strict=True)
-    from_D = np.split(dI, n, axis=1)
-    dI_i = {i: a + b for i, a, b in zip(X_i, from_D, from_S, strict=True)}
-    branches = {i: back(dI_i[i])[1] for i, (_, back, _) in encoded.items()}
-    text = back_t(np.stack(dT_i, axis=1).reshape(B * n, -1))
-
-    trace = {"I_i": I_i, "T_i": T_i, "S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W}
-    trace |= {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "I": I, "c_hat": c_hat, "L_cls": L_cls, "L": L}
+    T, back_t = E_t(params["text"], t[y].reshape(B * n, -1), heads)  # Eq. (2)
+    T_i = dict(zip(X_i, T.reshape(B, n, -1).swapaxes(0, 1), strict=True))
+    trace, d = objective(params["classifier"], I_i, T_i, y)
+    branches = {i: back(d["I_i"][i])[1] for i, (_, back, _) in encoded.items()}
+    text = back_t(np.stack(list(d["T_i"].values()), axis=1).reshape(B * n, -1))
     new_state = {"branches": {i: new for i, (_, _, new) in encoded.items()}}
-    return trace, {"branches": branches, "classifier": d_classifier, "text": text}, new_state
+    return trace, {"branches": branches, "classifier": d["D"], "text": text}, new_state
 
 
 def evaluate(params: dict, state: dict, X_i: dict) -> np.ndarray:  # {group: (B, H, W, C_i)} -> (B, K)

@@ -1,12 +1,12 @@
 """Eqs. (1)-(11) and the SGD rule as scalar loops over nested lists, as the paper prints them, number by number.
 
-The functions run alike on `float` and on `decimal.Decimal` (exp, log and sqrt are chosen by the type of the
-number), so that the same lines give a value to 16 digits or to 50. Give one kind of number only: Decimal does not
-mix with float. This file is the yardstick for equations.py and for other implementations: it is never optimised
-and never NumPy. It checks lengths alone (zip(strict=True) stops); equations.py says what is wrong with an input.
+The functions run alike on `float` and on `decimal.Decimal`, so that the same lines give a value to 16 digits or to
+50. Give one kind of number only: Decimal does not mix with float. This file is the yardstick of values for
+equations.py and for other implementations: it is never optimised and never NumPy. It checks sizes alone;
+equations.py says what is wrong with an input, and in_one_file.py derives the gradients by hand.
 
-Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size, n band groups
-(index i), K classes. A matrix is a list of rows. Gradients are derived by hand in in_one_file.py.
+Index letters: B images (index j), P prompts (index k; P = B in the paper), d feature size (index q), n band groups
+(index i), K classes. A matrix is a list of rows.
 
 >>> from decimal import Decimal
 >>> S_i, S_hat_i = similarity([[3.0, 4.0]], [[1.0, 0.0], [0.0, 2.0]])
@@ -61,6 +61,14 @@ def log_sigmoid(s: Number) -> Number:
     return -log1p(exp(-s)) if s >= 0 else s - log1p(exp(s))
 
 
+def size(*matrices: Matrix) -> tuple[int, int]:
+    """(rows, columns) of matrices of one size."""
+    found = {(len(A), len(row)) for A in matrices for row in A}
+    if len(found) != 1:
+        raise ValueError(f"found rows of matrices of the sizes {sorted(found)}, expected one size")
+    return found.pop()
+
+
 def transpose(A: Matrix) -> Matrix:  # (B, P) -> (P, B)
     return [list(column) for column in zip(*A, strict=True)]
 
@@ -86,18 +94,22 @@ def normalise(x: Vector, eps: str = "1e-12") -> Vector:  # (d,) -> (d,)
 
 def similarity(I_i: Matrix, T_i: Matrix) -> tuple[Matrix, Matrix]:  # (B, d), (P, d) -> (B, P), (P, B)
     """II-B2: S_i[j][k] = cos(I_i^j, T_i^k) and S_hat_i[k][j] = cos(T_i^k, I_i^j)."""
+    B, P, (_, d) = len(I_i), len(T_i), size(I_i + T_i)
     u = [normalise(x) for x in I_i]
     v = [normalise(x) for x in T_i]
-    S_i = [[sum(a * b for a, b in zip(u_j, v_k, strict=True)) for v_k in v] for u_j in u]
-    S_hat_i = [[sum(a * b for a, b in zip(v_k, u_j, strict=True)) for u_j in u] for v_k in v]
+    S_i = [[sum(u[j][q] * v[k][q] for q in range(d)) for k in range(P)] for j in range(B)]
+    S_hat_i = [[sum(v[k][q] * u[j][q] for q in range(d)) for j in range(B)] for k in range(P)]
     return S_i, S_hat_i
 
 
 def fuse(S_groups: list[Matrix], alpha: float) -> Matrix:  # n x (B, P) -> (B, P)
-    """Eq. (3) and Eq. (4)  S = alpha sum_i S_i: a sum over the groups, not a mean."""
-    S = []
-    for rows in zip(*S_groups, strict=True):
-        S.append([number(alpha, s[0]) * sum(s) for s in zip(*rows, strict=True)])
+    """Eq. (3) and Eq. (4)  S[j][k] = alpha sum_i S_i[j][k]: a sum over the groups, not a mean."""
+    n, (B, P) = len(S_groups), size(*S_groups)
+    S = [[0] * P for j in range(B)]
+    for j in range(B):
+        for k in range(P):
+            S_jk = sum(S_groups[i][j][k] for i in range(n))
+            S[j][k] = number(alpha, S_jk) * S_jk
     return S
 
 
@@ -106,20 +118,8 @@ def fuse(S_groups: list[Matrix], alpha: float) -> Matrix:  # n x (B, P) -> (B, P
 
 def supervised_matrix(y: list[int]) -> Matrix:  # (B,) -> (B, B)
     """Eq. (5)  W[j][k] = 1 if y_j = y_k, else 0 (integers, which both kinds of number multiply exactly)."""
-    return [[1 if y_j == y_k else 0 for y_k in y] for y_j in y]
-
-
-def bce_of_probabilities(P: Matrix, W: Matrix) -> Number:  # (B, P), (B, P) -> scalar
-    """BCE(P, W) = mean of -(W log P + (1 - W) log(1 - P)), the textbook form; 0 log 0 = 0."""
-    total, count = 0, 0
-    for P_j, W_j in zip(P, W, strict=True):
-        for p, w in zip(P_j, W_j, strict=True):
-            if w != 0:
-                total -= w * log(p)
-            if w != 1:
-                total -= (1 - w) * log(1 - p)
-            count += 1
-    return total / count  # the mean; the other reading is the sum
+    B = len(y)
+    return [[1 if y[j] == y[k] else 0 for k in range(B)] for j in range(B)]
 
 
 def bce(S: Matrix, W: Matrix) -> Number:  # (B, P), (B, P) -> scalar
@@ -127,12 +127,12 @@ def bce(S: Matrix, W: Matrix) -> Number:  # (B, P), (B, P) -> scalar
 
     As printed, with 1 - sigma(s) written sigma(-s), which saves the digits that the subtraction loses near 1.
     """
-    total, count = 0, 0
-    for S_j, W_j in zip(S, W, strict=True):
-        for s, w in zip(S_j, W_j, strict=True):
-            total -= w * log_sigmoid(s) + (1 - w) * log_sigmoid(-s)
-            count += 1
-    return total / count
+    B, P = size(S, W)
+    total = 0
+    for j in range(B):
+        for k in range(P):
+            total -= W[j][k] * log_sigmoid(S[j][k]) + (1 - W[j][k]) * log_sigmoid(-S[j][k])
+    return total / (B * P)  # the mean; the other reading is the sum
 
 
 def contrastive_loss(
@@ -161,7 +161,7 @@ def cross_entropy(c_hat: Matrix, c: list[int]) -> Number:  # (B, K), (B,) -> sca
     """Eq. (11)  CE(c_hat, c) = mean of -log softmax(c_hat_j)[c_j], classes counted from 0."""
     total = 0
     for x, c_j in zip(c_hat, c, strict=True):
-        m = max(x)
+        m = max(x)  # taken from every logit: softmax stays the same, and no float overflows
         total += log(sum(exp(x_k - m) for x_k in x)) - (x[c_j] - m)
     return total / len(c)  # the mean over the batch; the other reading is the sum
 
@@ -173,24 +173,17 @@ def objective(
     I_i: dict, T_i: dict, y: list[int], c_hat: Matrix, alpha: float, beta: float
 ) -> dict:  # {group: (B, d)}, {group: (B, d)}, (B,), (B, K) -> {symbol: value}
     """Eqs. (3) to (8), (10) and (11) in a chain: every symbol by name."""
-    both = {group: similarity(I_i[group], T_i[group]) for group in I_i}
-    S = fuse([S_i for S_i, _ in both.values()], alpha)
-    S_hat = fuse([S_hat_i for _, S_hat_i in both.values()], alpha)
+    S_i, S_hat_i = {}, {}
+    for i in I_i:
+        S_i[i], S_hat_i[i] = similarity(I_i[i], T_i[i])
+    S = fuse(list(S_i.values()), alpha)
+    S_hat = fuse(list(S_hat_i.values()), alpha)
     W = supervised_matrix(y)
     L_i2t, L_t2i, L_con = contrastive_loss(S, S_hat, W)
     L_cls = cross_entropy(c_hat, y)
-    return {
-        "S_i": {group: S_i for group, (S_i, _) in both.items()},
-        "S_hat_i": {group: S_hat_i for group, (_, S_hat_i) in both.items()},
-        "S": S,
-        "S_hat": S_hat,
-        "W": W,
-        "L_i2t": L_i2t,
-        "L_t2i": L_t2i,
-        "L_con": L_con,
-        "L_cls": L_cls,
-        "L": total_loss(L_cls, L_con, beta),
-    }
+    L = total_loss(L_cls, L_con, beta)
+    trace = {"S_i": S_i, "S_hat_i": S_hat_i, "S": S, "S_hat": S_hat, "W": W}
+    return trace | {"L_i2t": L_i2t, "L_t2i": L_t2i, "L_con": L_con, "L_cls": L_cls, "L": L}
 
 
 # ---------------------------------------------------------------- III-A: stochastic gradient descent

@@ -1,64 +1,65 @@
 """III-B, the figures of merit: confusion matrix, overall accuracy (OA), average accuracy, Cohen's kappa.
 
 All are fractions (the paper's tables print percent). Sums are taken in integers, so every figure is the
-correctly rounded quotient of two whole numbers, or a mean of such quotients.
+correctly rounded quotient of two whole numbers, or a mean of such quotients. Labels are class numbers 0..K-1; a
+confusion matrix is square and holds counts; anything else raises ValueError (checks.py).
 
 Index letters: N samples, K classes. C[j, k] counts the samples of class j that were predicted as k.
 """
 
 import numpy as np
 
+from bplcz_ref.checks import takes
 
+counted = takes(C="counts K K")
+
+
+@takes(K="size", y="labels N < K", y_hat="labels N < K")
 def confusion_matrix(y: np.ndarray, y_hat: np.ndarray, K: int = 17) -> np.ndarray:  # (N,), (N,) -> (K, K)
     """C[j, k] = number of samples with truth y = j and prediction y_hat = k: rows truth, columns predicted.
 
     (Other reading: the transpose, as in some remote sensing tables; it changes average accuracy alone.)
     dtype: int64 for labels of any integer type.
-    Errors: ValueError for shapes that differ, no samples, numbers that are not whole, or outside 0..K-1.
 
     >>> confusion_matrix([0, 0, 1, 2], [0, 1, 1, 1], K=3).tolist()
     [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
     """
-    if isinstance(K, bool) or K < 1 or K != int(K):
-        raise ValueError(f"K is {K!r}; expected the number of classes, 1 or more")
-    y, y_hat = _labels(y, "y", K), _labels(y_hat, "y_hat", K)
-    if y.shape != y_hat.shape:
-        raise ValueError(f"y has {y.size} samples and y_hat {y_hat.size}; they must pair up one to one")
-    return np.bincount(y * K + y_hat, minlength=K * K).reshape(K, K)
+    flat = y.astype(np.int64) * K + y_hat.astype(np.int64)  # 16 * 17 + 16 does not fit uint8
+    return np.bincount(flat, minlength=K * K).reshape(K, K)
 
 
+@counted
 def overall_accuracy(C: np.ndarray) -> float:  # (K, K)
     """OA = sum_k C[k, k] / N: the fraction of samples with a correct prediction.
-
-    Errors: ValueError for a matrix that is not square, negative, not whole, or all zero.
 
     >>> overall_accuracy([[3, 1], [2, 4]])
     0.7
     """
-    C = _matrix(C)
     return int(np.trace(C)) / int(C.sum())
 
 
+@counted
 def recalls(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     """C[k, k] / sum_j C[k, j], the fraction of each class that was found; NaN where a class has no sample.
 
     >>> recalls([[3, 1], [0, 0]]).tolist()
     [0.75, nan]
     """
-    C = _matrix(C)
     support = C.sum(axis=1)
     return np.divide(np.diag(C), support, out=np.full(len(C), np.nan), where=support > 0)
 
 
+@counted
 def precisions(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     """C[k, k] / sum_j C[j, k], the fraction of predictions of each class that are right; NaN where there is none.
 
     >>> precisions([[3, 1], [2, 4]]).tolist(), precisions([[3, 0], [1, 0]]).tolist()
     ([0.6, 0.8], [0.75, nan])
     """
-    return recalls(np.asarray(C).T)
+    return recalls(C.T)
 
 
+@counted
 def f1(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     """2 C[k, k] / (row sum k + column sum k), the harmonic mean of precision and recall.
 
@@ -67,11 +68,11 @@ def f1(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     >>> f1([[3, 1], [2, 4]]).round(4).tolist(), f1([[3, 0], [1, 0]]).round(4).tolist()
     ([0.6667, 0.7273], [0.8571, 0.0])
     """
-    C = _matrix(C)
     both = C.sum(axis=0) + C.sum(axis=1)
     return np.divide(2 * np.diag(C), both, out=np.full(len(C), np.nan), where=both > 0)
 
 
+@counted
 def macro_f1(C: np.ndarray) -> float:  # (K, K)
     """The mean of `f1` over the classes that have a sample in the truth.
 
@@ -80,9 +81,10 @@ def macro_f1(C: np.ndarray) -> float:  # (K, K)
     >>> round(macro_f1([[3, 1], [2, 4]]), 4)
     0.697
     """
-    return float(np.mean(f1(C)[_matrix(C).sum(axis=1) > 0]))
+    return float(np.mean(f1(C)[C.sum(axis=1) > 0]))
 
 
+@counted
 def kappa_interval(
     C: np.ndarray, *, share: float = 0.95, draws: int = 2000, seed: int = 47
 ) -> tuple[float, float]:
@@ -98,7 +100,6 @@ def kappa_interval(
     >>> round(low, 2), round(kappa([[30, 10], [20, 40]]), 2), round(high, 2)
     (0.21, 0.4, 0.56)
     """
-    C = _matrix(C)
     N = int(C.sum())
     drawn = np.random.default_rng(seed).multinomial(N, C.ravel() / N, draws).reshape(draws, *C.shape)
     agree = np.trace(drawn, axis1=1, axis2=2) / N
@@ -111,6 +112,7 @@ def kappa_interval(
     return float(low), float(high)
 
 
+@counted
 def average_accuracy(C: np.ndarray) -> float:  # (K, K)
     """The mean of `recalls` over the classes that have a sample in the truth.
 
@@ -122,6 +124,7 @@ def average_accuracy(C: np.ndarray) -> float:  # (K, K)
     return float(np.nanmean(recalls(C)))
 
 
+@counted
 def kappa(C: np.ndarray) -> float:  # (K, K)
     """kappa = (OA - pe) / (1 - pe), pe = sum_k (row sum k)(column sum k) / N^2: Cohen's kappa, unweighted.
 
@@ -132,12 +135,12 @@ def kappa(C: np.ndarray) -> float:  # (K, K)
     >>> round(kappa([[3, 1], [2, 4]]), 12)                       # OA .7, pe = (4*5 + 6*5)/100 = .5
     0.4
     """
-    C = _matrix(C)
     N, agree = int(C.sum()), int(np.trace(C))
     chance = sum(int(row) * int(column) for row, column in zip(C.sum(1), C.sum(0), strict=True))
     return (N * agree - chance) / (N * N - chance) if chance != N * N else float("nan")
 
 
+@counted
 def summary(C: np.ndarray) -> dict:  # (K, K)
     """The numbers of a result: samples, overall_accuracy, average_accuracy, macro_f1, kappa, as fractions.
 
@@ -148,7 +151,7 @@ def summary(C: np.ndarray) -> dict:  # (K, K)
     {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083, 'macro_f1': 0.697, 'kappa': 0.4}
     """
     return {
-        "samples": int(_matrix(C).sum()),
+        "samples": int(C.sum()),
         "overall_accuracy": overall_accuracy(C),
         "average_accuracy": average_accuracy(C),
         "macro_f1": macro_f1(C),
@@ -156,13 +159,14 @@ def summary(C: np.ndarray) -> dict:  # (K, K)
     }
 
 
+@counted
 def by_class(C: np.ndarray) -> list[dict]:  # (K, K)
     """precision, recall, f1 and support of each class, None where a quotient is 0/0.
 
     >>> by_class([[3, 0], [1, 0]])[1]
     {'precision': None, 'recall': 0.0, 'f1': 0.0, 'support': 1}
     """
-    columns = (precisions(C), recalls(C), f1(C), np.asarray(C).sum(axis=1))
+    columns = (precisions(C), recalls(C), f1(C), C.sum(axis=1))
     return [
         {"precision": _json(p), "recall": _json(r), "f1": _json(f), "support": int(n)}
         for p, r, f, n in zip(*columns, strict=True)
@@ -171,31 +175,3 @@ def by_class(C: np.ndarray) -> list[dict]:  # (K, K)
 
 def _json(x):
     return None if np.isnan(x) else float(x)
-
-
-def _labels(y, name, K):  # -> (N,) int64
-    y = np.asarray(y)
-    if y.ndim != 1 or y.size == 0:
-        raise ValueError(f"{name} has shape {y.shape}; expected (N,) with N >= 1 class numbers")
-    if y.dtype.kind not in "iu":
-        raise ValueError(
-            f"{name} has dtype {y.dtype}; expected whole class numbers 0..{K - 1}, not scores or names"
-        )
-    bad = np.flatnonzero((y < 0) | (y >= K))
-    if bad.size:
-        hint = "; labels that count from 1 need 1 subtracted" if y.min() == 1 and y.max() == K else ""
-        raise ValueError(f"{name}[{bad[0]}] is {y[bad[0]]}; expected a class number 0..{K - 1}{hint}")
-    return y.astype(np.int64)  # before any arithmetic: y * K overflows uint8
-
-
-def _matrix(C):  # -> (K, K) int64
-    C = np.asarray(C)
-    if C.ndim != 2 or C.shape[0] != C.shape[1]:
-        raise ValueError(f"C has shape {C.shape}; expected a square confusion matrix (K, K)")
-    if C.dtype.kind not in "iu" or (C < 0).any():
-        raise ValueError(
-            f"C ({C.dtype}) must hold counts, whole and not negative; a normalised matrix has lost them"
-        )
-    if not C.any():
-        raise ValueError("C is all zero: no sample was counted, so no figure can be given")
-    return C.astype(np.int64)

@@ -26,18 +26,14 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref.archives import regular_file
-from bplcz_ref.schema import brief
+from bplcz_ref.checks import integer
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
 END = "</w>"  # suffix of a symbol that ends a piece
 MACHINE_FILE = "bplcz-bpe.txt"
 
 OWN_HEADER = "#version: bplcz-bpe 1 merges "  # then their number, so that a file cut short is noticed
-_CLIP_HEADER, _CLIP_MERGES = "bpe_simple_vocab_16e6.txt#version: 0.2", 48894  # CLIP uses lines 1..48894 of 262,145
-_SHARED_HEADER = "#version: 0.2"  # merges.txt as other libraries ship CLIP's: already cut
-_CACHED_WORDS = 1 << 16
-LARGEST_FILE = 8 << 20  # bytes of a merges file, unpacked
+LARGEST = 48894  # merges, as many as CLIP uses of the 262,145 lines of its file
 
 # Byte -> the printable character that represents it, in the order of the ids: 188 bytes are their own character,
 # the other 68 (blank, controls, 127-160, 173) take the code points from 256 on.
@@ -57,17 +53,14 @@ _RUNS = re.compile("L+|N|O+")
 _WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")
 
 
-class _Kinds(dict):
-    """Code point of no whitespace -> "L" letter, "N" number, "O" other (which includes marks, category M)."""
+@functools.cache
+def kind(character: str) -> str:
+    """L for a letter, N for a number, O for anything else but whitespace (which includes marks, category M).
 
-    def __missing__(self, code):
-        category = unicodedata.category(chr(code))[0]
-        self[code] = category if category in "LN" else "O"
-        return self[code]
-
-
-# U+0345 is the one character that the pattern passes over: a mark, but ignoring case a letter (capital iota).
-_KINDS = _Kinds({0x345: " "})
+    U+0345 is the one character that the pattern passes over: a mark, but ignoring case a letter (capital iota).
+    """
+    category = unicodedata.category(character)[0]
+    return " " if character == "\u0345" else category if category in "LN" else "O"
 
 
 def clean(text: str) -> str:
@@ -107,7 +100,7 @@ def pre_tokens(text: str) -> list[str]:
 
 def _split(word):
     """The pieces of one word of cleaned text. No piece holds whitespace, so words can be split one by one."""
-    kinds = word.translate(_KINDS)  # one kind per character, so positions agree
+    kinds = "".join(map(kind, word))  # one kind per character, so positions agree
     pieces, at = [], 0
     while at < len(word):
         match = _LITERALS.match(word, at) or _RUNS.match(kinds, at)
@@ -119,11 +112,6 @@ def _split(word):
             raise ValueError(f"text contains the special token {piece}, which only batch() may set; take it out")
         pieces.append(piece)
     return pieces
-
-
-def integer(value: object) -> int | None:
-    """The int of an integer (NumPy's too), None for anything else, True and False included."""
-    return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
 
 
 # --------------------------------------------------------------------------- from pieces to ids (steps 5-7)
@@ -170,7 +158,7 @@ class Tokenizer:
         for rank, pair in enumerate(self.merges):
             if len(pair) != 2 or not known.issuperset(pair) or pair[0].endswith(END) or pair in self._rank:
                 raise ValueError(
-                    f"merge {rank} is {brief(pair)}; expected two symbols that are bytes or results of earlier "
+                    f"merge {rank} is {str(pair)[:80]}; expected two symbols that are bytes or results of earlier "
                     f"merges, the first without {END}, and no pair twice; is the file sorted or edited?"
                 )
             self._rank[pair] = rank
@@ -184,7 +172,7 @@ class Tokenizer:
             bytes(CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
             for s in symbols
         ]
-        self._word_ids: dict[str, list[int]] = {}
+        self._word = functools.lru_cache(maxsize=1 << 16)(self._ids)  # each distinct word is worked out once
 
     @classmethod
     @functools.cache
@@ -200,13 +188,23 @@ class Tokenizer:
     def from_merges(cls, path: str | Path) -> "Tokenizer":
         """The tokenizer of a merges file, plain or gzip: a version line, then one merge per line, "first second".
 
-        Three version lines are known: ours; that of CLIP's bpe_simple_vocab_16e6.txt(.gz), of which CLIP uses the
-        first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
+        At most 48,894 merges are used, as CLIP does with its bpe_simple_vocab_16e6.txt.gz (vocab_size 49,408).
         Errors: ValueError that names the file and what is wrong with it.
         """
-        path = regular_file(path)
         try:
-            return cls(_read_merges(path))
+            data = Path(path).read_bytes()
+            text = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode()
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip ({error})") from None
+        header, *lines = text.rstrip().splitlines() or [""]
+        if "#version" not in header:
+            raise ValueError(
+                f"{path}: line 1 is {header[:80]!r}; expected a line with '#version', then the merges"
+            )
+        if header.startswith(OWN_HEADER) and header != f"{OWN_HEADER}{len(lines)}":
+            raise ValueError(f"{path}: found {len(lines)} merges after {header[:80]!r}; is the file cut?")
+        try:
+            return cls(line.split() for line in lines[:LARGEST])
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
@@ -237,17 +235,13 @@ class Tokenizer:
         >>> Tokenizer([]).encode("A!")  # one byte each, and each the end of its piece
         [320, 256]
         """
+        return [i for word in clean(text).split(" ") for i in self._word(word)]
+
+    def _ids(self, word):
         ids = []
-        for word in clean(text).split(" "):  # as in pre_tokens; each distinct word is worked out once
-            if word not in self._word_ids:
-                if len(self._word_ids) >= _CACHED_WORDS:  # bounded, whatever text comes
-                    self._word_ids.clear()
-                own: list[int] = []
-                for piece in _split(word):  # a word that is refused is not kept
-                    *_, symbols = self.steps(piece)  # the last row: everything merged
-                    own += [self._id[symbol] for symbol in symbols]
-                self._word_ids[word] = own
-            ids += self._word_ids[word]
+        for piece in _split(word):
+            *_, symbols = self.steps(piece)  # the last row: everything merged
+            ids += [self._id[symbol] for symbol in symbols]
         return ids
 
     def decode(self, ids: Iterable) -> str:
@@ -315,47 +309,6 @@ class Tokenizer:
                 row = [*row[: L - 1], self.eot]
             tokens[n, : len(row)] = row
         return tokens
-
-
-# ------------------------------------------------------------------------------------- the merges: files
-
-
-def _read_merges(path):
-    """The merges of a file as pairs of symbols, by the rule that its version line names."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            data = (gzip.GzipFile(fileobj=file) if packed else file).read(LARGEST_FILE + 1)
-        lines = data.decode().split("\n") if len(data) <= LARGEST_FILE else []
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot be read as a merges file, plain or gzip ({error})") from None
-    if len(data) > LARGEST_FILE:
-        raise ValueError(
-            f"{'unpacked, ' if packed else ''}it has more than {LARGEST_FILE:,} bytes; CLIP's 262,145 lines, the"
-            " largest merges file that is known, are fewer. Give a merges file, or cut this one after its merges"
-        )
-    header = lines.pop(0).strip().strip('"')
-    while lines and not lines[-1].strip():  # the newline at the end
-        lines.pop()
-    expected = None
-    if header == _CLIP_HEADER:
-        expected, lines = _CLIP_MERGES, lines[:_CLIP_MERGES]
-    elif re.fullmatch(re.escape(OWN_HEADER) + "[0-9]{1,7}", header):
-        expected = int(header[len(OWN_HEADER) :])
-    elif header != _SHARED_HEADER:
-        raise ValueError(
-            f"line 1: the version is {header[:80]!r}; expected {OWN_HEADER + 'N'!r}, {_CLIP_HEADER!r} or "
-            f"{_SHARED_HEADER!r}"
-        )
-    if expected is not None and len(lines) != expected:
-        raise ValueError(f"{len(lines)} merges, but its version line means {expected}; is it cut?")
-    merges = []
-    for number, line in enumerate(lines, start=2):
-        merges.append(line.split())
-        if len(merges[-1]) != 2:
-            raise ValueError(f"line {number}: {brief(' '.join(merges[-1]))}; expected two symbols and a space")
-    return merges
 
 
 def vocabulary_folder() -> Path:

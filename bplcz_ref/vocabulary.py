@@ -4,18 +4,18 @@ The bundled vocabulary (tokenizer_vocab/) was learned from a corpus written for 
 makes both of its files again, byte for byte.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
 from bplcz_ref import files
+from bplcz_ref.checks import integer
 from bplcz_ref.tokenizer import (
     CHARACTER_BYTES,
     END,
     MACHINE_FILE,
     OWN_HEADER,
     byte_symbols,
-    integer,
     merge,
     pre_tokens,
     vocabulary_folder,
@@ -41,29 +41,22 @@ def train(text: str, merges: int) -> dict[tuple[str, str], int]:
     if (integer(merges) or 0) < 1:
         raise ValueError(f"merges is {merges!r}; expected a positive integer")
     frequencies = Counter(pre_tokens(text))
-    words = [byte_symbols(piece) for piece in frequencies]
-    frequency = list(frequencies.values())
-    counts: Counter = Counter()  # pair -> its count over all words
-    holders: dict[tuple[str, str], set] = defaultdict(set)  # pair -> the words that have or had it
+    words, times = [byte_symbols(piece) for piece in frequencies], list(frequencies.values())
+    counts: Counter = Counter()
     for w, word in enumerate(words):
         for pair in pairwise(word):
-            counts[pair] += frequency[w]
-            holders[pair].add(w)
+            counts[pair] += times[w]
     learned: dict[tuple[str, str], int] = {}
-    while len(learned) < merges and counts:
-        most = max(counts.values())
-        if most < 2:
-            break
+    while len(learned) < merges and (most := max(counts.values(), default=0)) > 1:
         best = min(pair for pair, count in counts.items() if count == most)
         learned[best] = most
-        for w in holders.pop(best):  # only these words change: count them out, merge, count them in
-            for pair in pairwise(words[w]):
-                counts[pair] -= frequency[w]
-            words[w] = merge(words[w], *best)
-            for pair in pairwise(words[w]):
-                counts[pair] += frequency[w]
-                holders[pair].add(w)
-        counts = +counts  # drops pairs with count 0, such as the merged one
+        for w, word in enumerate(words):
+            if best[0] in word:  # count the word out, merge, count it in
+                for pair in pairwise(word):
+                    counts[pair] -= times[w]
+                words[w] = merge(word, *best)
+                for pair in pairwise(words[w]):
+                    counts[pair] += times[w]
     return learned
 
 

@@ -31,6 +31,13 @@ BAD = [
     ("use astype", "labels B", np.array([0.0, 1.0])),
     (r"x: entry \(0, 1\) is 2", "binary B P", np.array([[0, 2]])),
     ("not symmetric", "symmetric B B", np.array([[0, 1], [0, 0]])),
+    ("x: found 2.0, expected a whole number of 1 or more", "size", 2.0),
+    ("x: found 0, expected a whole", "size", 0),
+    ("x: found True", "size", True),
+    (r"x: found shape \(1, 3\), expected \(K, K\)", "counts K K", [[1, 2, 3]]),
+    ("x: found float64 values from 0.0 to 1.0, .* normalised", "counts K K", [[0.5, 0.5], [0, 1]]),
+    ("x: found int64 values from -1 to 2, .* not negative", "counts K K", [[-1, 2], [0, 1]]),
+    ("x: found only zeros", "counts K K", [[0, 0], [0, 0]]),
 ]
 
 
@@ -45,7 +52,7 @@ def test_arguments_agree_with_each_other():
     b, W = two(X32, [2, 0], np.array([[True, False, True]] * 2))
     assert b.tolist() == [2, 0]
     assert (W.dtype, W.tolist()) == (np.float32, [[1, 0, 1]] * 2)  # in the dtype of the arrays
-    with pytest.raises(ValueError, match=r"b: row 1 has class 3, expected 0\.\.2; .* columns of a"):
+    with pytest.raises(ValueError, match=r"b: row 1 has class 3, expected 0\.\.2; .* there are 3, as in a"):
         two(X, [0, 3], X)
     with pytest.raises(ValueError, match=r"b: row 0 has class -1"):
         two(X, [-1, 0], X)
@@ -59,6 +66,13 @@ def test_a_coefficient_leaves_the_dtype():
     assert grad(lambda a: scaled(X, a)[0, 0])(np.array(0.25)) == 1  # autograd's boxes pass through
     with pytest.raises(ValueError, match="alpha: found dtype float64, expected float32, as in x"):
         grad(lambda a: scaled(X32, a)[0, 0])(np.array(0.25))
+
+
+def test_a_size_bounds_the_labels():
+    labelled = takes(K="size", y="labels N < K")(lambda y, K=3: y)
+    assert labelled([0, 2]).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="y: row 1 has class 3, .* there are 3, as in the argument K; subtract 1"):
+        labelled([1, 3])
 
 
 def test_a_python_number_takes_any_dtype():

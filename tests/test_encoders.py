@@ -1,34 +1,14 @@
-"""encoders/: parameter counts, names, gradients by differences, and the exact savings of the text tower."""
+"""encoders/ebcnn, text, prefixes: gradients by differences, and the exact savings of the text tower."""
 
 import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
+from comparing import slope_errors
 
-from bplcz_ref import bands, layers, weights
+from bplcz_ref import layers, weights
 from bplcz_ref.encoders import ebcnn, prefixes, text
 from bplcz_ref.streams import stream
-
-
-@pytest.mark.parametrize(
-    ("width", "features", "count"), [(32, 512, 2534609), (32, 128, 2142161), (16, 64, 542449)]
-)
-def test_ebcnn_parameters(width, features, count):
-    # 9*18*w + 7*(279 w^2 + 28 w + 4 w d + d) + 7 d 17 + 17
-    branches = [ebcnn.encoder(len(index), width, features) for index in bands.INDEX.values()]
-    total = sum(weights.count(b.init(stream(0, "init"), np.float32)[0]) for b in branches)
-    assert total + 7 * features * 17 + 17 == count
-
-
-@pytest.mark.slow
-def test_text_parameters():
-    network = text.encoder(vocabulary=49408)
-    params, _ = network.init(stream(0, "init"), np.float32)
-    assert weights.count(params) == 63428096
-    names = weights.named(params)
-    assert names["transformer.resblocks.11.attn.in_proj_weight"].shape == (1536, 512)
-    assert names["transformer.resblocks.0.mlp.c_fc.bias"].shape == (2048,)
-    assert names["text_projection"].shape == (512, 512)
 
 
 def small_text():
@@ -37,35 +17,23 @@ def small_text():
     return network, params, state
 
 
-def directional(f, params, seed=1, eps=1e-6):
-    """(df along a random direction by central differences, the same from autograd's gradient)."""
-    rng = np.random.default_rng(seed)
-    names = weights.named(params)
-    direction = {name: rng.standard_normal(np.shape(leaf)) for name, leaf in names.items()}
-
-    def moved(step):
-        return weights.nested({name: leaf + step * direction[name] for name, leaf in names.items()})
-
-    numeric = (f(moved(eps)) - f(moved(-eps))) / (2 * eps)
-    gradient = weights.named(grad(f)(params))
-    return numeric, sum(np.sum(gradient[name] * direction[name]) for name in names)
-
-
-def test_text_gradient():
-    network, params, state = small_text()
-    ids = np.array([[28, 3, 4, 29, 0], [28, 5, 29, 0, 0]])
-    numeric, exact = directional(lambda p: np_sum_square(network.apply(p, state, ids, train=True)[0]), params)
-    assert abs(numeric - exact) < 1e-6 * abs(exact)
-
-
-def test_ebcnn_gradient():
+def small_ebcnn():
     network = ebcnn.encoder(3, width=2, features=4)
-    params, state = network.init(stream(0, "init"), np.float64)
-    x = np.random.default_rng(0).standard_normal((3, 8, 8, 3))
-    numeric, exact = directional(
-        lambda p: np_sum_square(network.apply(p, state, x, train=True)[0]), params, eps=1e-7
-    )
-    assert abs(numeric - exact) < 1e-5 * abs(exact)
+    return network, *network.init(stream(0, "init"), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("made", "x"),
+    [
+        (small_text, np.array([[28, 3, 4, 29, 0], [28, 5, 29, 0, 0]])),
+        (small_ebcnn, np.random.default_rng(0).standard_normal((3, 8, 8, 3))),
+    ],
+)
+def test_every_gradient_by_differences(made, x):
+    network, params, state = made()
+    loss = lambda p: np_sum_square(network.apply(p, state, x, train=True)[0])
+    errors = slope_errors(loss, params, grad(loss)(params), h=1e-5)
+    assert max(errors.values()) < 1e-5, errors
 
 
 def np_sum_square(x):

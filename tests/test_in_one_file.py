@@ -110,7 +110,7 @@ VELOCITY = "MOMENTUM * v + "
 WRONG = {  # mistake: (the text in the file, the wrong text, a name that must differ)
     "eps inside the root": (f"{NORM})", f"{NORM} + EPS)", "trace.S_i.NIR"),
     "sum for mean": ("N = W.size", "N = 1", "trace.L_i2t"),
-    "W = I": ("W = (y[:, None] == y[None, :]).astype(float)", "W = np.eye(B)", "trace.W"),
+    "W = I": ("W = (y[:, None] == y[None, :]).astype(float)", "W = np.eye(len(y))", "trace.W"),
     "a band of another group": ("(1, 2, 5)", "(1, 2, 6)", "trace.I_i.VH"),
     "attention without its mask": ("np.tri(L, dtype=bool)", "np.ones((L, L), bool)", "trace.T_i.RGB"),
     "mean without a gradient": ("q.mean(axes, keepdims=True) - z", "z", "gradients.branches.RGB.conv1.weight"),

@@ -95,65 +95,21 @@ def test_conv2d_in_float32_stays_float32_and_within_the_rounding_of_its_sums(cas
         assert (abs(ours - right) <= growth * n * 2**-24 * size + 1e-30).all()
 
 
-@pytest.mark.parametrize(
-    ("B", "H", "W", "C", "O", "padding"), [(2, 8, 12, 16, 32, 1), (9, 16, 16, 20, 24, 1), (1, 4, 4, 3, 5, 1)]
-)
-def test_winograd_computes_the_same_convolution(B, H, W, C, O, padding):
-    """In float64 the identity shows: what is left is rounding."""
-    r = rng()
-    x, w, g = r.standard_normal((B, H, W, C)), r.standard_normal((O, C, 3, 3)), r.standard_normal((B, H, W, O))
-    p = convolution.plan_of(x.shape, w.shape, 1, padding, 1)
-    ordered = convolution.in_kernel_order(w)
-    y = convolution.winograd.forward(p, x, ordered)
-    dx, dw = convolution.winograd.backward(p, x, ordered, g, True, True)
-    dw = dw.transpose(3, 2, 0, 1)
-    right = by_hand(lambda *a: nn.conv2d.definition(*a, padding=padding), (x, w), g)
-    for ours, true in zip((y, dx, dw), right, strict=True):
-        assert abs(ours - true).max() < 1e-12 * abs(true).max()
-
-
+# B, H, W, C, O, groups, kernel, stride, padding
 STRATEGIES = {
-    "pointwise": (
-        convolution.pointwise,
-        [(3, 5, 4, 3, 7, 1, 1, 1, 0), (2, 5, 5, 4, 2, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1, 0)],
-    ),
-    "columns": (
-        convolution.in_columns,
-        [
-            (2, 5, 7, 3, 4, 1, 3, 1, 1),
-            (1, 4, 4, 1, 64, 1, 3, 1, 1),
-            (3, 6, 5, 4, 8, 4, 3, 2, 1),
-            (2, 8, 8, 3, 3, 3, 3, 1, 1),
-        ],
-    ),
-    "taps": (
-        convolution.taps,
-        [
-            (2, 5, 7, 3, 4, 1, 3, 1, 1),
-            (1, 9, 8, 1, 1, 1, 3, 2, 1),
-            (2, 6, 6, 2, 300, 1, 2, 2, 0),
-            (2, 5, 4, 300, 2, 1, 5, 1, 2),
-        ],
-    ),
-    "shifted": (
-        convolution.shifted,
-        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 4, 4, 4, 3, 2, 1)],
-    ),
-    "by_matrix": (
-        convolution.by_matrix,
-        [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 64, 64, 64, 3, 2, 1)],
-    ),
-    "winograd": (
-        convolution.winograd,
-        [(2, 8, 12, 5, 7, 1, 3, 1, 1), (1, 4, 4, 1, 1, 1, 3, 1, 1), (40, 8, 8, 3, 2, 1, 3, 1, 1)],
-    ),
+    "pointwise": [(3, 5, 4, 3, 7, 1, 1, 1, 0), (2, 5, 5, 4, 2, 1, 1, 2, 0), (1, 1, 1, 1, 1, 1, 1, 1, 0)],
+    "in_columns": [(2, 5, 7, 3, 4, 1, 3, 1, 1), (1, 4, 4, 1, 64, 1, 3, 1, 1), (3, 6, 5, 4, 8, 4, 3, 2, 1)],
+    "taps": [(2, 5, 7, 3, 4, 1, 3, 1, 1), (1, 9, 8, 1, 1, 1, 3, 2, 1), (2, 6, 6, 2, 300, 1, 2, 2, 0)],
+    "shifted": [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 4, 4, 4, 3, 2, 1)],
+    "by_matrix": [(2, 5, 7, 3, 3, 3, 3, 1, 1), (1, 8, 8, 1, 1, 1, 7, 1, 3), (3, 6, 5, 16, 16, 16, 3, 2, 1)],
+    "winograd": [(2, 8, 12, 5, 7, 1, 3, 1, 1), (1, 4, 4, 1, 1, 1, 3, 1, 1), (40, 8, 8, 3, 2, 1, 3, 1, 1)],
 }
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_every_strategy_is_the_definition_wherever_it_applies(name, monkeypatch):
     """In float64 and with each choice forced, also where another would be chosen."""
-    strategy, cases = STRATEGIES[name]
+    strategy, cases = getattr(convolution, name), STRATEGIES[name]
     chosen = []
     monkeypatch.setattr(convolution, "_choose", lambda p, dtype: chosen.append(p) or strategy)
     for case in cases:
@@ -165,34 +121,13 @@ def test_every_strategy_is_the_definition_wherever_it_applies(name, monkeypatch)
     assert len(chosen) > len(cases)
 
 
-def test_the_choice():
-    def chosen(B, H, W, C, O, groups, k, stride, padding, dtype="f4"):
-        p = convolution.plan_of((B, H, W, C), (O, C // groups, k, k), stride, padding, groups)
-        found = convolution._choose(p, onp.dtype(dtype))
-        return next(name for name, (strategy, _) in STRATEGIES.items() if found is strategy)
-
-    assert chosen(32, 32, 32, 32, 32, 1, 3, 1, 1) == "winograd"
-    assert chosen(32, 32, 32, 32, 32, 1, 3, 1, 1, "f8") == "columns"  # float64 is the exact mode
-    assert chosen(32, 32, 32, 3, 32, 1, 3, 1, 1) == "columns"
-    assert chosen(32, 4, 4, 128, 128, 1, 3, 1, 1) == chosen(32, 4, 4, 128, 128, 1, 3, 2, 1) == "taps"
-    assert chosen(32, 4, 4, 128, 32, 1, 3, 1, 1) == "taps"
-    assert chosen(32, 4, 4, 128, 31, 1, 3, 1, 1) == "columns"
-    assert chosen(32, 8, 8, 128, 128, 32, 3, 1, 1) == "columns"
-    assert chosen(32, 8, 8, 96, 96, 96, 7, 1, 3) == "by_matrix"
-    assert chosen(32, 32, 32, 16, 16, 16, 3, 1, 1) == "shifted"
-    assert chosen(32, 8, 8, 64, 256, 1, 1, 1, 0) == chosen(32, 8, 8, 64, 256, 1, 1, 2, 0) == "pointwise"
-
-
-def test_images_are_cut_by_tap_where_it_is_worth_it(monkeypatch):
-    tasks = []
-    monkeypatch.setattr(by_tap, "run", lambda todo: tasks.append(len(todo)) or [task() for task in todo])
+def test_images_cut_by_tap_give_the_same(monkeypatch):
     r = rng(11)
     x, w = r.standard_normal((37, 3, 2, 3)), r.standard_normal((3, 3, 3, 4))
     p = convolution.plan_of(x.shape, (4, 3, 3, 3), 1, 1, 1)
     whole = by_tap.forward(p, x, w)
     monkeypatch.setattr(by_tap, "WORTH", 1)
     assert abs(by_tap.forward(p, x, w) - whole).max() < EXACT * abs(whole).max()
-    assert tasks == [1, 2]
 
 
 def test_bits_do_not_depend_on_the_memory_order_of_a_weight():
@@ -437,20 +372,6 @@ def test_dense_block_says_what_does_not_fit():
         fused.dense_block(onp.zeros((1, 1, 1, 4)), layers, states, train=True)
 
 
-def test_the_comparison_notices_statistics_taken_for_constants():
-    args, state = bn_case((4, 4, 4, 3))
-
-    def definition(*a):
-        return nn.batch_norm.definition(*a, state, train=True)[0]
-
-    def frozen(x, w, b):
-        mean, var = args[0].mean((0, 1, 2)), args[0].var((0, 1, 2))
-        return (x - mean) / np.sqrt(var + 1e-5) * w + b
-
-    assert onp.allclose(frozen(*args), definition(*args), rtol=1e-12)
-    assert gap(frozen, definition, *args) > 1e6 * EXACT
-
-
 def test_batch_norm_state_by_hand():
     """Values 0 and 2: mean 1, biased variance 1, unbiased 2; a momentum of 0.1 is the share of the new batch."""
     state = {
@@ -518,22 +439,6 @@ def test_batch_norm_subtracts_a_mean_first_only_where_it_is_large(mean, train, n
         )
         for ours, true in zip(found, right, strict=True):
             assert abs(ours - true).max() <= 64 * u * abs(true).max()
-
-
-def test_batch_norm_in_float32_by_the_whole_gradient():
-    args, state = bn_case((8, 16, 16, 16), onp.float32)
-    g = rng(5).standard_normal(args[0].shape).astype(onp.float32)
-    y, *ours = by_hand(lambda *a: fused.batch_norm(*a, state, train=True, relu=True)[0], args, g)
-    exact = [a.astype(onp.float64) for a in args]
-    _, *true = by_hand(lambda *a: fused.batch_norm.definition(*a, state, train=True, relu=True)[0], exact, g)
-    assert y.dtype == onp.float32
-    assert all(d.dtype == onp.float32 for d in ours)
-
-    def norm(arrays):
-        return onp.sqrt(sum(onp.sum(onp.square(a, dtype=onp.float64)) for a in arrays))
-
-    # A value within u of 0 may fall on the relu's other side: about 32768 * 1e-7 values, each 1/181 of the norm.
-    assert norm([a - b for a, b in zip(ours, true, strict=True)]) < 1e-3 * norm(true)
 
 
 def test_batch_norm_says_what_does_not_fit():
@@ -668,14 +573,6 @@ def test_strided_input_changes_nothing_and_nothing_is_changed(name):
     assert (vjp(g) == other(g)).all()  # a second time, too
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_float32_stays_float32(name):
-    f, x = layers(onp.float32)[name], rng(7).standard_normal((3, 6, 8, 4)).astype(onp.float32)
-    vjp, y = make_vjp(f, x)
-    assert y.dtype == onp.float32
-    assert vjp(onp.ones_like(y)).dtype == onp.float32
-
-
 def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     asked = []
     tiled = convolution.in_columns.backward
@@ -685,20 +582,6 @@ def test_no_gradient_is_computed_for_an_image_that_carries_none(monkeypatch):
     grad(lambda w: np.sum(nn.conv2d(x, w) ** 2))(w)
     grad(lambda x: np.sum(nn.conv2d(x, w) ** 2))(x)
     assert asked == [(False, True), (True, False)]
-
-
-def test_second_derivatives_are_an_error():
-    x, w = onp.ones((1, 3, 3, 1)), onp.ones((1, 1, 3, 3))
-
-    def slope(f):
-        return grad(lambda a: np.sum(grad(lambda b: np.sum(f(b) ** 2))(a)))
-
-    for f, a in (
-        (lambda a: nn.conv2d(a, w), x),
-        (lambda a: nn.max_pool2d(a, 2), x),
-    ):
-        with pytest.raises(NotImplementedError, match="first derivatives only"):
-            slope(f)(a)
 
 
 def test_a_layer_runs_its_kernel_and_keeps_its_definition():
@@ -712,7 +595,5 @@ def test_a_layer_runs_its_kernel_and_keeps_its_definition():
 def test_where_every_tap_sees_padding_only_the_gradient_is_zero():
     """A 1x1 kernel with stride 3 and padding 1 over a map of one column meets no pixel of it."""
     x, w = rng().standard_normal((1, 3, 1, 3)), rng().standard_normal((2, 3, 1, 1))
-    f = lambda x, w: np.sum(nn.conv2d(x, w, stride=3, padding=1) ** 2)
-    assert f(x, w) == 0.0
-    assert grad(f, 0)(x, w).tolist() == onp.zeros_like(x).tolist()
-    assert grad(f, 1)(x, w).tolist() == onp.zeros_like(w).tolist()
+    found = by_hand(lambda x, w: nn.conv2d(x, w, stride=3, padding=1), (x, w), onp.ones((1, 2, 1, 2)))
+    assert not any(a.any() for a in found)

@@ -2,7 +2,6 @@
 
 import gc
 import tracemalloc
-from concurrent.futures import ThreadPoolExecutor
 
 import autograd.numpy as np
 import fused
@@ -334,35 +333,6 @@ def test_nothing_is_kept_without_a_tape_and_nothing_after_the_tape(name):
     assert current < 4000
 
 
-@pytest.mark.slow
-def test_threads_with_tapes_of_their_own_give_what_one_thread_gives(monkeypatch):
-    monkeypatch.setattr(attention_module, "KEEP", 20_000)  # some calls keep the weights, some do not
-
-    def network(seed):
-        r = onp.random.default_rng(seed)
-        n, width = 1 + seed % 5, 12
-        ids = r.integers(0, 9, (n, 10 + seed))
-
-        def f(p):
-            x = nn.embedding(p["table"], ids)
-            for _ in range(3):
-                h = nn.layer_norm(x, p["scale"], p["shift"])
-                x = x + nn.attention(h, h, nn.linear(h, p["w"], p["shift"]), causal=True)
-                x = x + nn.quick_gelu(nn.gelu(nn.linear(x, p["w"])))
-            return x
-
-        names = {"table": (9, width), "scale": (width,), "shift": (width,), "w": (width, width)}
-        vjp, y = make_vjp(f, {k: r.standard_normal(s) for k, s in names.items()})
-        return y, vjp(onp.ones_like(y))
-
-    alone = [network(seed) for seed in range(24)]
-    with ThreadPoolExecutor(4) as pool:
-        together = list(pool.map(network, range(24)))
-    for (y, d), (z, e) in zip(alone, together, strict=True):
-        assert onp.array_equal(y, z)
-        assert all(onp.array_equal(d[k], e[k]) for k in d)
-
-
 @pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": TREE}], ids=["full", "causal", "mask"])
 def test_large_attention_is_the_same_bits_on_any_number_of_threads(options, monkeypatch):
     monkeypatch.setattr(attention_module, "KEEP", 0)
@@ -421,22 +391,14 @@ Z = onp.zeros
     ("call", "words"),
     [
         (lambda: nn.linear(Z((2, 3)), Z((4, 5))), r"x of shape \(\.\.\., 5\).*got \(2, 3\)"),
-        (lambda: nn.linear(Z((2, 3)), Z(3)), r"weight of shape \(out, in\), got \(3,\)"),
         (lambda: nn.linear(Z((2, 3)), Z((4, 3)), Z(3)), r"bias of shape \(4,\).*got \(3,\)"),
-        (lambda: nn.linear(Z((2, 3)), Z((4, 3)), Z((1, 4))), r"bias of shape \(4,\).*got \(1, 4\)"),
-        (lambda: nn.linear(3.0, Z((4, 3))), r"got \(\)"),
         (lambda: nn.embedding(Z((3, 2)), [0, 3]), r"ids in 0\.\.2.*got 0\.\.3"),
-        (lambda: nn.embedding(Z((3, 2)), [-1, 0]), r"got -1\.\.0"),
         (lambda: nn.embedding(Z((3, 2)), [0.0]), "integer ids, got float64"),
-        (lambda: nn.embedding(Z((3, 2)), [True]), "integer ids, got bool"),
         (lambda: nn.embedding(Z(3), [0]), r"table of shape \(V, d\), got \(3,\)"),
         (lambda: nn.layer_norm(Z((2, 3)), Z(2), Z(3)), r"weight of shape \(3,\).*got \(2,\)"),
-        (lambda: nn.layer_norm(Z((2, 3)), Z(3), Z((1, 3))), r"bias of shape \(3,\).*got \(1, 3\)"),
         (lambda: nn.layer_norm(Z((2, 0)), Z(0), Z(0)), r"1 or more features, got x \(2, 0\)"),
         (lambda: nn.attention(Z((2, 3)), Z((4, 2)), Z((4, 3))), r"got q \(2, 3\), k \(4, 2\), v \(4, 3\)"),
-        (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((5, 3))), r"v \(5, 3\)"),
         (lambda: nn.attention(Z((2, 2, 3)), Z((1, 4, 3)), Z((1, 4, 3))), "equal leading axes"),
-        (lambda: nn.attention(Z(3), Z((4, 3)), Z((4, 3))), r"got q \(3,\)"),
         (lambda: nn.attention(Z((2, 3)), Z((0, 3)), Z((0, 3))), "one key"),
         (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), causal=True), "2 queries and 4 keys"),
         (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), mask=Z((2, 4))), "boolean.*float64"),

@@ -106,6 +106,7 @@ def test_what_is_no_row_of_the_table_is_computed_part_by_part(name):
     assert layers.fused(list(ALONE[name].parts)) == list(ALONE[name].parts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*systems.SYSTEMS, "exvit-bplcz, B"])
 def test_a_watched_system_gives_what_it_gives_unwatched(name):
     """Nothing is fused, and prompts are encoded one by one; dropout draws the same numbers."""

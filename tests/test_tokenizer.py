@@ -1,13 +1,9 @@
-"""tokenizer.py against ids worked out by hand, CLIP's ids where its file is installed, and wrong tokenizers."""
+"""tokenizer.py against ids worked out by hand, and CLIP's ids where its file is installed."""
 
 import gzip
 import importlib.util
-import os
 import random
-import tracemalloc
 import unicodedata
-import zlib
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -246,54 +242,6 @@ def test_too_long_is_an_error_or_is_cut_with_eot_last():
             t.batch(["the"], context_length=wrong)
 
 
-# ---- wrong tokenizers: each must contradict a literal above
-
-
-def ids_with(text, fold=True, end=True, by_rank=True, digits_alone=True, merges=TINY):
-    """The rules written a second time over the tiny vocabulary; a keyword switches each of them off."""
-    pieces = []
-    for piece in pre_tokens(text) if fold else text.split():
-        if not digits_alone and pieces and piece.isdigit() and pieces[-1].isdigit():
-            pieces[-1] += piece
-        else:
-            pieces.append(piece)
-    suffix = "</w>" if end else ""
-    table = list(tokenizer.BYTE_CHARACTERS.values())
-    symbols_in_order = [*table, *(c + "</w>" for c in table), *("".join(pair) for pair in merges)]
-    ids = []
-    for piece in pieces:
-        symbols = [tokenizer.BYTE_CHARACTERS[b] for b in piece.encode()]
-        symbols[-1] += suffix
-        while found := [pair for pair in pairwise(symbols) if pair in merges]:
-            first, second = min(found, key=merges.index) if by_rank else found[0]
-            at = 0
-            while at < len(symbols) - 1:
-                if (symbols[at], symbols[at + 1]) == (first, second):
-                    symbols[at : at + 2] = [first + second]
-                at += 1
-        ids += [symbols_in_order.index(symbol) for symbol in symbols]
-    return ids
-
-
-def caught(**mistake):
-    return {text for text, ids in BY_HAND.items() if ids_with(text, **mistake) != ids}
-
-
-def test_the_literals_catch_each_usual_mistake():
-    assert caught() == set()  # written twice, the rules agree, so what follows is due to the mistake
-    assert {"The", "THE  the\n"} <= caught(fold=False)
-    assert {"!", "a", "The", "this", "lolo lo"} <= caught(end=False)
-    assert caught(digits_alone=False) == {"22"}
-    assert {"The", "the!!the"} <= caught(merges=[TINY[1], TINY[0], *TINY[2:]])
-    assert {"lolo lo", "this"} <= caught(merges=TINY[::-1])
-
-
-def test_the_order_of_merges_catches_merging_from_the_left():
-    merges = [("h", "e</w>"), ("t", "h"), ("th", "e</w>")]
-    assert ids_with("the", merges=merges) == Tokenizer(merges).encode("the") == [83, 512]
-    assert ids_with("the", merges=merges, by_rank=False) == [514]
-
-
 # ---- the bundled vocabulary
 
 
@@ -310,26 +258,6 @@ def test_the_119_prompts():
     assert ends.max() + 1 <= 50  # the longest prompt; the context has 77
     for row, text in zip(tokens, every, strict=True):
         assert t.decode(row) == " ".join(pre_tokens(text))
-
-
-def test_each_distinct_word_is_worked_out_once(monkeypatch):
-    """The prompts have about 119 x 20 words, but fewer than 250 distinct ones; only these are merged."""
-    asked, steps = [], Tokenizer.steps
-    monkeypatch.setattr(Tokenizer, "steps", lambda self, piece: asked.append(piece) or steps(self, piece))
-    t, every = Tokenizer(Tokenizer.bundled().merges), prompts.prompts()
-    first = t.batch(every)
-    words = {word for text in every for word in text.split()}
-    assert len(asked) == sum(len(pre_tokens(word)) for word in words) < sum(len(p.split()) for p in every) / 8
-    np.testing.assert_array_equal(t.batch(every), first)
-    assert len(asked) == sum(len(pre_tokens(word)) for word in words)  # nothing new
-
-
-def test_the_memory_of_words_is_bounded(monkeypatch):
-    monkeypatch.setattr(tokenizer, "_CACHED_WORDS", 5)
-    t = tiny()
-    ids = [t.encode(f"the x{i}") for i in range(40)]
-    assert len(t._word_ids) <= 5
-    assert ids == [tiny().encode(f"the x{i}") for i in range(40)]
 
 
 # ---- files
@@ -371,75 +299,42 @@ def test_merges_files_plain_and_gzip(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "line 1: the version is ''"),
-        (b"t h\nh e</w>\n", "line 1: the version is 't h'"),
-        (b"#version: bplcz-bpe 2 merges 1\nt h\n", "line 1: the version is '#version: bplcz-bpe 2"),
-        (b"#version: bplcz-bpe 1 merges 7\nt h\n", "1 merges, but its version line means 7"),
-        (b'"bpe_simple_vocab_16e6.txt#version: 0.2\ni n\n', "1 merges, but its version line means 48894"),
-        (b"#version: 0.2\nt h\nth\n", "line 3: 'th'; expected two symbols"),
-        (b"#version: 0.2\nt h\n\nh e\n", "line 3: ''; expected two symbols"),
-        (b"#version: 0.2\nt h e\n", "line 2: 't h e'; expected two symbols"),
+        (b"", "line 1 is ''"),
+        (b"t h\nh e</w>\n", "line 1 is 't h'; expected a line with '#version'"),
+        (
+            b"#version: bplcz-bpe 1 merges 7\nt h\n",
+            "found 1 merges after '#version: bplcz-bpe 1 merges 7'; is the file cut",
+        ),
+        (b"#version: 0.2\nt h\nth\n", r"merge 1 is \('th',\); expected two symbols"),
+        (b"#version: 0.2\nt h\n\nh e\n", r"merge 1 is \(\); expected two symbols"),
         (b"#version: 0.2\nth e\n", r"merge 0 is \('th', 'e'\)"),
         (b"#version: 0.2\nt h\nt h\n", r"merge 1 is \('t', 'h'\).*no pair twice"),
         (b"#version: 0.2\nt</w> h\n", r"merge 0 is \('t</w>', 'h'\); .*first without"),
         (b"\xff\xfe\x00", "cannot be read as a merges file"),
         (gzip.compress(b"#version: 0.2\nt h\n", mtime=0)[:-9], "cannot be read as a merges file"),
-        (b"\x1f\x8bnonsense", "cannot be read as a merges file"),
-        (b"#version: bplcz-bpe 1 merges \xd9\xa3\n", "line 1: the version is"),
-        (b"#version: bplcz-bpe 1 merges " + b"9" * 5000, "line 1: the version is"),
-        (b"#version: 0.2\n" + b"a" * 5000, "line 2: 'aaaa.*[.]{3}; expected two symbols"),
+        (None, "cannot be read as a merges file, .*No such file"),
     ],
 )
 def test_a_wrong_merges_file_is_named(tmp_path, data, message):
     path = tmp_path / "merges.txt"
-    path.write_bytes(data)
+    if data is not None:
+        path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"merges\.txt: .*{message}"):
         Tokenizer.from_merges(path)
 
 
-@pytest.mark.slow
-def test_a_merges_file_that_unpacks_to_more_than_any_known_one_is_not_unpacked(tmp_path):
-    path = tmp_path / "merges.txt"
-    bomb = zlib.compressobj(9, wbits=31)
-    path.write_bytes(b"".join(bomb.compress(bytes(2**20)) for _ in range(64)) + bomb.flush())
-    tracemalloc.start()
-    with pytest.raises(ValueError, match=r"merges\.txt: unpacked, it has more than 8,388,608 bytes"):
-        Tokenizer.from_merges(path)
-    assert tracemalloc.get_traced_memory()[1] < 5 * 2**23
-    tracemalloc.stop()
-    with path.open("wb") as file:
-        file.truncate(2**33)
-    with pytest.raises(ValueError, match=r"merges\.txt: it has more than 8,388,608 bytes"):
-        Tokenizer.from_merges(path)
-
-
-def test_only_a_regular_file_is_a_merges_file(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path, message in (
-        (tmp_path, "is a folder; expected a file"),
-        (tmp_path / "pipe", "it is no regular file"),
-        ("/dev/zero", "it is no regular file"),
-        ("a\0b", "holds a null byte"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Tokenizer.from_merges(path)
+def test_no_more_merges_are_used_than_clip_uses(tmp_path):
+    path, pairs = tmp_path / "merges.txt", [("a" * (n + 1), "a") for n in range(3)]
+    path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizer, "LARGEST", 2)
+        assert Tokenizer.from_merges(path).merges == tuple(pairs[:2])
 
 
 @pytest.mark.parametrize("pair", [("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h")])
 def test_a_merge_must_be_a_pair_of_known_symbols(pair):
     with pytest.raises(ValueError, match="merge 1 is .*expected two symbols"):
         Tokenizer([("t", "h"), pair])
-
-
-@pytest.mark.parametrize("piece", ["", None, 5])
-def test_a_piece_must_be_a_nonempty_str(piece):
-    with pytest.raises(ValueError, match="piece is .*expected one of pre_tokens"):
-        list(tiny().steps(piece))
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.txt: there is no such file"):
-        Tokenizer.from_merges(tmp_path / "none.txt")
 
 
 # ---- CLIP's own file and CLIP's own pattern, where they are installed

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from autograd import grad, make_vjp
+from autograd import grad
 from comparing import agree, slopes
 
 from bplcz_ref import equations, paper, variants
@@ -68,27 +68,18 @@ INDEPENDENT = pytest.mark.filterwarnings("ignore:Output seems independent of inp
 
 @INDEPENDENT
 @pytest.mark.parametrize("name", variants.VARIANTS)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_variant_gradients_and_dtypes(name, dtype):
+def test_variant_gradients(name):
     variant = variants.VARIANTS[name]
-    S, S_hat, W, _ = prepared(dtype)
-    params = variant.init(dtype)
+    S, S_hat, W, _ = prepared()
+    params = variant.init(np.float64)
 
     def L(params, S):
-        return variant.loss(params, S, S_hat, W, np.float64(R)).L_con
+        return variant.loss(params, S, S_hat, W, R).L_con
 
-    vjp, value = make_vjp(L, 1)(params, S)
-    slope = vjp(np.ones_like(value))
-    assert (value.dtype, slope.dtype) == (dtype, dtype)
+    assert agree(slopes(lambda x: float(L(params, x)), S), grad(L, 1)(params, S), 1e-7)
     for key, learnt in grad(L)(params, S).items():
-        assert np.asarray(learnt).dtype == dtype
-        assert params[key].dtype == dtype
         assert params[key].shape == ()
-        if dtype == np.float64:
-            differences = slopes(lambda x, key=key: float(L({**params, key: x}, S)), params[key])
-            assert agree(learnt, differences, 1e-7)
-    if dtype == np.float64:
-        assert agree(slopes(lambda x: float(L(params, x)), S), slope, 1e-7)
+        assert agree(learnt, slopes(lambda x, key=key: float(L({**params, key: x}, S)), params[key]), 1e-7)
 
 
 def test_starts_of_the_learnable_scales():

@@ -1,12 +1,11 @@
-"""vocabulary.py: merges worked out by hand, the rule done slowly, and the bundled files byte for byte."""
+"""vocabulary.py: merges worked out by hand, and the bundled files byte for byte."""
 
 import doctest
-from itertools import pairwise
 
 import pytest
 
 from bplcz_ref import prompts, tokenizer, vocabulary
-from bplcz_ref.tokenizer import Tokenizer, pre_tokens
+from bplcz_ref.tokenizer import Tokenizer
 from bplcz_ref.vocabulary import train
 
 
@@ -32,31 +31,6 @@ def test_training_counts_every_position_and_merges_from_the_left():
     assert train("abcdefg", 9) == train("", 9) == {}  # nothing occurs twice
 
 
-def slow_train(text, merges):
-    """The rule as it is stated, all pairs counted again before each merge."""
-    words = [tokenizer.byte_symbols(piece) for piece in pre_tokens(text)]
-    learned = {}
-    while len(learned) < merges:
-        counts = {}
-        for pair in (pair for word in words for pair in pairwise(word)):
-            counts[pair] = counts.get(pair, 0) + 1
-        ranked = sorted((-count, pair) for pair, count in counts.items() if count > 1)
-        if not ranked:
-            break
-        learned[ranked[0][1]] = -ranked[0][0]
-        words = [tokenizer.merge(word, *ranked[0][1]) for word in words]
-    return learned
-
-
-@pytest.mark.slow
-def test_training_agrees_with_the_rule_done_slowly():
-    corpus = (tokenizer.vocabulary_folder() / vocabulary.CORPUS_FILE).read_text(encoding="utf-8")
-    text = corpus[5000:11000]
-    fast, slow = train(text, 150), slow_train(text, 150)
-    assert list(fast.items()) == list(slow.items())
-    assert len(fast) == 150
-
-
 @pytest.mark.parametrize("merges", [0, -1, 2.0, "9", None, True])
 def test_a_wrong_number_of_merges_is_an_error(merges):
     with pytest.raises(ValueError, match="merges is .*positive integer"):
@@ -71,11 +45,6 @@ def test_the_bundled_files_are_retrained_byte_for_byte(tmp_path):
     for path in paths:
         assert path.read_bytes() == (folder / path.name).read_bytes().replace(b"\r\n", b"\n")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
-    # A file with Windows' line ends is the same corpus.
-    other = tmp_path / "corpus.txt"
-    other.write_bytes((folder / "corpus.txt").read_bytes().replace(b"\n", b"\r\n"))
-    (again, _) = vocabulary.write_vocabulary(tmp_path, corpus=other)
-    assert again.read_bytes() == paths[0].read_bytes()
 
 
 def test_a_corpus_that_is_missing_is_an_error(tmp_path):
