@@ -19,18 +19,19 @@ FULL = {  # the four of Table II
     "densenet121": densenet.densenet121,
 }
 NETWORKS = FULL | {"exvit": partial(exvit.exvit, size=exvit.SIZE._replace(dropout=0.0))}
-BASE = {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)}
-LARGE = {"depths": (6, 12, 36, 24), "growth": 48, "width": 96}
+OTHERS = {  # other published sizes, built by the general forms
+    "resnext101_64x4d": partial(resnet.resnet, depths=(3, 4, 23, 3), groups=64, width_per_group=4),
+    "wide_resnet50_2": partial(resnet.resnet, depths=(3, 4, 6, 3), width_per_group=128),
+    "convnext_base": partial(convnext.convnext, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)),
+    "densenet161": partial(densenet.densenet, depths=(6, 12, 36, 24), growth=48, width=96),
+}
+PUBLISHED = (25557032, 25028904, 28589128, 7978856, 83455272, 68883240, 88591464, 28681000)
 OFFICIAL = {"in_channels": 3, "classes": 1000}
 TOWER = text.encoder(30, width=8, layers=1, heads=2, features=512)
 
 COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
     *((FULL[name](), here) for name, here in zip(FULL, (23589905, 23061777, 27856241, 7018321), strict=True)),
-    *((FULL[name](**OFFICIAL), n) for name, n in zip(FULL, (25557032, 25028904, 28589128, 7978856), strict=True)),
-    (resnet.resnet(depths=(3, 4, 23, 3), groups=64, width_per_group=4, **OFFICIAL), 83455272),  # ResNeXt-101 64x4d
-    (resnet.resnet(depths=(3, 4, 6, 3), width_per_group=128, **OFFICIAL), 68883240),  # Wide ResNet-50-2
-    (convnext.convnext(**BASE, **OFFICIAL), 88591464),  # ConvNeXt-Base
-    (densenet.densenet(**LARGE, **OFFICIAL), 28681000),  # DenseNet-161
+    *((build(**OFFICIAL), n) for build, n in zip((FULL | OTHERS).values(), PUBLISHED, strict=True)),
     (text.encoder(vocabulary=49408), 63428096),  # CLIP's text tower
     # 9 C w + 279 w^2 + 28 w + 4 w d + d, summed over the seven groups: 9 x 18 w + 7 (...)
     *((ebcnn.encoder(C, width=16, features=64), 144 * C + 71424 + 448 + 4096 + 64) for C in (1, 2, 3, 4)),
