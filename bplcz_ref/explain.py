@@ -107,19 +107,21 @@ def values(made: Batch) -> tuple[dict, dict]:
     return x, g
 
 
-def lines(made: Batch, found: dict, name: str, formula: int) -> list[Line]:
-    """The symbols of `found`, each as `name` puts it, with the first or second of its formulas."""
+def lines(made: Batch, found: dict, name: str, rows: Sequence[tuple], formula: int) -> list[Line]:
+    """The symbols of `found` in the order of the rows, each as `name` puts it, with one of its two formulas."""
     columns = [paper.CLASSES[k][0] for k in CLASSES]
     known = {"n": len(paper.GROUPS), "alpha": paper.ALPHA, "beta": paper.BETA, "columns": columns}
     known |= {"y": made.y.tolist(), "c": made.c.tolist()}
     each = []
-    for equation, symbol, *formulas in SYMBOLS:
-        text = formulas[formula].format(**known)
+    for equation, symbol, *formulas in rows:
         value = found.get(symbol.replace("*", "i"))
-        groups = value if isinstance(value, dict) else {None: value} if value is not None else {}
-        for i, x in groups.items():
-            put = lambda words, i=i: words.replace("*", i or "")
-            each.append(Line(equation, put(name.format(symbol)), put(text), np.asarray(x), i))
+        if value is None:  # W has no gradient
+            continue
+        text = formulas[formula].format(**known)
+        for i, x in value.items() if isinstance(value, dict) else [(None, value)]:
+            own = i or ""  # the name of the group in the place of *
+            called = name.format(symbol).replace("*", own)
+            each.append(Line(equation, called, text.replace("*", own), np.asarray(x), i))
     return each
 
 
@@ -129,7 +131,7 @@ def trace(made: Batch) -> list[Line]:
     >>> [line.symbol for line in trace(batch()) if line.equation in (5, 6, 7)]
     ['W', 'sigma(S)', 'L_i2t', 'L_con']
     """
-    return lines(made, values(made)[0], "{}", formula=0)
+    return lines(made, values(made)[0], "{}", SYMBOLS, formula=0)
 
 
 def gradients(made: Batch) -> list[Line]:
@@ -138,7 +140,7 @@ def gradients(made: Batch) -> list[Line]:
     >>> [line.symbol for line in gradients(batch()) if line.group is None][:5]
     ['dL/dL', 'dL/dL_cls', 'dL/dc_hat', 'dL/dD', 'dL/dI']
     """
-    return lines(made, values(made)[1], "dL/d{}", formula=1)[::-1]
+    return lines(made, values(made)[1], "dL/d{}", SYMBOLS[::-1], formula=1)
 
 
 def page(

@@ -1,5 +1,6 @@
-"""Counts of every encoder. resnet, convnext, densenet: literal numbers of torchvision, differences, mistakes."""
+"""Every encoder's parameters counted; resnet, convnext, densenet, exvit: literal numbers of PyTorch; mistakes."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import autograd.numpy as anp
@@ -17,18 +18,20 @@ FULL = {  # the four of Table II
     "convnext_tiny": convnext.convnext_tiny,
     "densenet121": densenet.densenet121,
 }
-BASE = {"depths": (3, 3, 27, 3), "widths": (128, 256, 512, 1024)}
-LARGE = {"depths": (6, 12, 36, 24), "growth": 48, "width": 96}
+NETWORKS = FULL | {"exvit": partial(exvit.exvit, size=exvit.SIZE._replace(dropout=0.0))}
+OTHERS = {  # other published sizes, built by the general forms
+    "resnext101_64x4d": partial(resnet.resnet, depths=(3, 4, 23, 3), groups=64, width_per_group=4),
+    "wide_resnet50_2": partial(resnet.resnet, depths=(3, 4, 6, 3), width_per_group=128),
+    "convnext_base": partial(convnext.convnext, depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024)),
+    "densenet161": partial(densenet.densenet, depths=(6, 12, 36, 24), growth=48, width=96),
+}
+PUBLISHED = (25557032, 25028904, 28589128, 7978856, 83455272, 68883240, 88591464, 28681000)
 OFFICIAL = {"in_channels": 3, "classes": 1000}
 TOWER = text.encoder(30, width=8, layers=1, heads=2, features=512)
 
 COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
     *((FULL[name](), here) for name, here in zip(FULL, (23589905, 23061777, 27856241, 7018321), strict=True)),
-    *((FULL[name](**OFFICIAL), n) for name, n in zip(FULL, (25557032, 25028904, 28589128, 7978856), strict=True)),
-    (resnet.resnet(depths=(3, 4, 23, 3), groups=64, width_per_group=4, **OFFICIAL), 83455272),  # ResNeXt-101 64x4d
-    (resnet.resnet(depths=(3, 4, 6, 3), width_per_group=128, **OFFICIAL), 68883240),  # Wide ResNet-50-2
-    (convnext.convnext(**BASE, **OFFICIAL), 88591464),  # ConvNeXt-Base
-    (densenet.densenet(**LARGE, **OFFICIAL), 28681000),  # DenseNet-161
+    *((build(**OFFICIAL), n) for build, n in zip((FULL | OTHERS).values(), PUBLISHED, strict=True)),
     (text.encoder(vocabulary=49408), 63428096),  # CLIP's text tower
     # 9 C w + 279 w^2 + 28 w + 4 w d + d, summed over the seven groups: 9 x 18 w + 7 (...)
     *((ebcnn.encoder(C, width=16, features=64), 144 * C + 71424 + 448 + 4096 + 64) for C in (1, 2, 3, 4)),
@@ -39,7 +42,8 @@ COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
     (exvit_bplcz.reading_b(512, 32, 4, size=exvit.SIZE), 685622),
 ]
 
-# gist() of torchvision 0.28.0's own models (torch 2.13.0, float64) on the hashed numbers below.
+# gist() of torchvision 0.28.0's own models and, for ExViT, of the twin in tests/peers, on the hashed numbers below
+# (torch 2.13.0, float64).
 LITERALS = {
     "resnet50": [
         793.6989931108, -479.7998161847, -277.1669547715, -1.048121861437, -4.954454592627, 0.1402325797732,
@@ -56,6 +60,10 @@ LITERALS = {
     "densenet121": [
         1.043538526877, -0.3903033851474, -0.3603336506274, 0.1872126177242, -0.07677103316722, 0.5090954769847,
         6193.993509282, 8278.087350544, 54.31395424304, 199.2373844407,
+    ],
+    "exvit": [
+        0.5115737970637, -1.334781359098, -1.991812156877, 0.842571139564, -1.954062305303, -1.959225994504,
+        1.215931084453, 48.33209565196, 4.158243690537, 16.17239030776,
     ],
 }  # fmt: skip
 
@@ -191,9 +199,9 @@ def test_names():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_numbers_of_torchvision(name):
-    network = FULL[name]()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_numbers_of_pytorch(name):
+    network = NETWORKS[name]()
     found = everything(network, *case(network, (4, 32, 32, 18)))
     np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
 
@@ -212,6 +220,10 @@ def new_channels_in_front(call):
     return np.concatenate([y[..., C:], y[..., :C]], axis=-1), state
 
 
+def no_joint_attention(call):
+    return (call.x, {}) if call.name == "transformer" else call.run()
+
+
 MISTAKES = {  # kind of layer -> what answers in its place, or the options that are changed
     "stride on the 1x1": (
         "resnet50",
@@ -222,6 +234,9 @@ MISTAKES = {  # kind of layer -> what answers in its place, or the options that 
     "tanh gelu": ("convnext_tiny", "gelu", tanh_gelu),
     "no layer scale": ("convnext_tiny", "parameter", lambda call: (call.x, {})),
     "new channels in front": ("densenet121", "dense", new_channels_in_front),
+    "no norm before attention": ("exvit", "layer_norm", lambda call: (call.x, {})),
+    "no joint attention": ("exvit", "serial", no_joint_attention),
+    "columns before rows": ("exvit", "in_one_row", lambda call: call.run(np.swapaxes(call.x, 1, 2))),
     "mean pool for max pool": ("densenet121", "max_pool2d", lambda call: (nn.avg_pool2d(call.x, 2), {})),
 }
 
@@ -230,7 +245,7 @@ MISTAKES = {  # kind of layer -> what answers in its place, or the options that 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes_are_seen(mistake):
     name, kind, wrong = MISTAKES[mistake]
-    network = FULL[name]()
+    network = NETWORKS[name]()
     params, state, x, _ = case(network, (4, 32, 32, 18))
     met = []
 

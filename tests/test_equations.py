@@ -105,7 +105,7 @@ def ce_smoothed(c_hat, c):
     return 0.9 * ce(c_hat, c) - 0.1 * log_p.mean()
 
 
-WRONG = [
+WRONG = [  # case, mistake, the function with it
     ("similarity", "not normalised", lambda I, T: (I @ T.T, T @ I.T)),
     ("similarity", "eps inside the root", cosine(lambda q: np.sqrt(q + 1e-12))),
     ("similarity", "eps added to the norm", cosine(lambda q: np.sqrt(q) + 1e-12)),
@@ -126,25 +126,16 @@ WRONG = [
     ("bce", "sum over the row", lambda S, W: terms(S, W).sum(1).mean()),
     ("bce", "W inverted", lambda S, W: terms(S, 1 - W).mean()),
     ("bce", "positives only", lambda S, W: (W * terms(S, W)).sum() / W.sum()),
-    (
-        "bce",
-        "positives and negatives weigh the same",
-        lambda S, W: (terms(S, W)[W == 1].mean() + terms(S, W)[W == 0].mean()) / 2,
-    ),
+    ("bce", "positives and negatives weigh the same",
+     lambda S, W: (terms(S, W)[W == 1].mean() + terms(S, W)[W == 0].mean()) / 2),
     ("bce", "base 2", lambda S, W: terms(S, W).mean() / math.log(2)),
     ("bce", "sigmoid twice", lambda S, W: terms(sigmoid(S), W).mean()),
     ("bce, saturated", "log(p + 1e-8)", bce_eps),
     ("bce, saturated", "logarithms clamped", bce_clamped),
-    (
-        "contrastive_loss",
-        "half of one direction",
-        lambda S, H, W: (terms(S, W).mean(), 0.0, terms(S, W).mean() / 2),
-    ),
-    (
-        "contrastive_loss",
-        "sum of the directions",
-        lambda S, H, W: (*[terms(x, W).mean() for x in (S, H)], terms(S, W).mean() + terms(H, W).mean()),
-    ),
+    ("contrastive_loss", "half of one direction",
+     lambda S, H, W: (terms(S, W).mean(), 0.0, terms(S, W).mean() / 2)),
+    ("contrastive_loss", "sum of the directions",
+     lambda S, H, W: (*[terms(x, W).mean() for x in (S, H)], terms(S, W).mean() + terms(H, W).mean())),
     ("contrastive_loss", "S for both", lambda S, H, W: (terms(S, W).mean(),) * 3),
     ("contrastive_loss", "directions exchanged", lambda S, H, W: equations.contrastive_loss(H, S, W)),
     ("contrastive_loss", "W = I", lambda S, H, W: equations.contrastive_loss(S, H, np.eye(6))),
@@ -158,12 +149,9 @@ WRONG = [
     ("cross_entropy", "softmax twice", lambda x, c: ce(np.exp(x) / np.exp(x).sum(1, keepdims=True), c)),
     ("cross_entropy", "classes from 1", lambda x, c: ce(x, (c + 1) % 4)),
     ("cross_entropy", "label smoothing", ce_smoothed),
-    (
-        "cross_entropy",
-        "softmax over the batch",
-        lambda x, c: (np.log(np.exp(x).sum(0))[c] - x[np.arange(5), c]).mean(),
-    ),
-]
+    ("cross_entropy", "softmax over the batch",
+     lambda x, c: (np.log(np.exp(x).sum(0))[c] - x[np.arange(5), c]).mean()),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("case", "mistake", "wrong"), WRONG, ids=[f"{w[0]}: {w[1]}" for w in WRONG])

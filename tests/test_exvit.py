@@ -1,5 +1,6 @@
-"""encoders/exvit.py: counts, names, a plain twin with every layer spelt out, gradients by differences, and the two
-readings for band groups. Ten mistakes show what the comparison with the twin can see.
+"""encoders/exvit.py: names, starts, gradients by differences, dropout, and the two readings for band groups.
+
+test_encoders_single_stream.py has its counts and its numbers by PyTorch, tests/peers the twin in PyTorch.
 """
 
 import math
@@ -89,119 +90,6 @@ def test_start():
             assert np.abs(leaf).max() <= bound, name
             assert leaf.size < 60 or np.abs(leaf).max() > 0.9 * bound, name
             assert leaf.size < 1000 or abs(leaf.std() / (bound / 3**0.5) - 1) < 0.06, name
-
-
-# ------------------------------------------------------------------------------------------ the plain twin
-
-
-def plainly(flat, running, images, train, mistake=None):
-    """ExViT as facts about single pixels, tokens and heads; none of nn's layers. Flat names, float64."""
-
-    def norm(x, name):  # over the last axis
-        centred = x - x.mean(-1, keepdims=True)
-        x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
-        return x * flat[name + ".weight"] + flat[name + ".bias"]
-
-    def gelu(x):
-        return x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2
-
-    def softmax(x, axis):
-        return np.exp(x) / np.exp(x).sum(axis, keepdims=True)
-
-    def affine(x, name):
-        return np.einsum("...c,oc->...o", x, flat[name + ".weight"]) + flat[name + ".bias"]
-
-    def stem(x, name):
-        for k in (0, 4, 8):
-            kernel = flat[f"{name}.{k}.weight"][:, 0]
-            padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-            y = np.zeros_like(x)
-            for i, j in np.ndindex(x.shape[1:3]):
-                y[:, i, j] = np.einsum("buvc,cuv->bc", padded[:, i : i + 3, j : j + 3], kernel)
-            x = y + flat[f"{name}.{k}.bias"]
-            if mistake == "activation between depthwise and pointwise":
-                x = gelu(x)
-            x = (
-                np.einsum("bijc,oc->bijo", x, flat[f"{name}.{k + 1}.weight"][:, :, 0, 0])
-                + flat[f"{name}.{k + 1}.bias"]
-            )
-            bn = f"{name}.{k + 2}"
-            mean, var = running[bn + ".running_mean"], running[bn + ".running_var"]
-            if train:
-                mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
-            x = (x - mean) / np.sqrt(var + 1e-5) * flat[bn + ".weight"] + flat[bn + ".bias"]
-            x = np.maximum(x, 0) if mistake == "ReLU for GELU" else gelu(x)
-        return x
-
-    def layer(x, name):
-        normed = x if mistake == "no norm before attention" else norm(x, name + ".0.fn.norm")
-        qkv = np.einsum("bnc,oc->bno", normed, flat[name + ".0.fn.fn.to_qkv.weight"])
-        d, inner = TINY.head, TINY.heads * TINY.head
-        y = np.zeros((*x.shape[:2], inner))
-        for h in range(TINY.heads):
-            q, k, v = (qkv[..., part * inner + h * d : part * inner + (h + 1) * d] for part in range(3))
-            scores = np.einsum("bid,bjd->bij", q, k) * (1 if mistake == "no scale" else d**-0.5)
-            P = softmax(scores, 1 if mistake == "softmax over the queries" else 2)
-            y[..., h * d : (h + 1) * d] = np.einsum("bij,bjd->bid", P, v)
-        y = affine(y, name + ".0.fn.fn.to_out.0")
-        x = norm(x, name + ".0.fn.norm") + y if mistake == "residual after the norm" else x + y
-        h = affine(gelu(affine(norm(x, name + ".1.fn.norm"), name + ".1.fn.fn.net.0")), name + ".1.fn.fn.net.3")
-        return x + h
-
-    both = []
-    for x, k, c in zip(images, "12", ("", "c"), strict=True):
-        x = stem(x, "separable" + k)
-        side = PATCH // GRID
-        tokens = np.zeros((len(x), side * side, x.shape[-1]))
-        for i, j in np.ndindex(side, side):
-            place = j * side + i if mistake == "columns before rows" else i * side + j
-            tokens[:, place] = x[:, i * GRID : (i + 1) * GRID, j * GRID : (j + 1) * GRID].mean((1, 2))
-        x = affine(tokens, "to_patch_embedding2" + c)
-        table = flat["pos_embedding"]
-        x = x + (
-            table[:, ::-1] if k == "2" and mistake == "a position table of its own for each modality" else table
-        )
-        for n in range(TINY.layers):
-            x = layer(x, f"transformer{k}.layers.{n}")
-        both.append(x)
-    x = np.concatenate(both, 1)
-    if mistake != "no joint attention":
-        for n in range(TINY.joint):
-            x = layer(x, f"transformer.layers.{n}")
-    scores = affine(norm(x, "mlp_head0.0"), "mlp_head0.1")[..., 0]
-    a = np.full_like(scores, 1 / scores.shape[1]) if mistake == "plain mean of tokens" else softmax(scores, 1)
-    return affine(norm(np.einsum("bn,bnd->bd", a, x), "mlp_head1.0"), "mlp_head1.1")
-
-
-MISTAKES = (
-    "a position table of its own for each modality",
-    "softmax over the queries",
-    "no scale",
-    "activation between depthwise and pointwise",
-    "no norm before attention",
-    "residual after the norm",
-    "ReLU for GELU",
-    "columns before rows",
-    "no joint attention",
-    "plain mean of tokens",
-)
-
-
-def from_the_twin(train, mistake=None):
-    network, params, state, x = small()
-    c_hat, _ = network.apply(params, state, x, train=train)
-    twin = plainly(weights.named(params), weights.named(state), x, train, mistake)
-    return np.abs(c_hat - twin).max() / np.abs(twin).max()
-
-
-@pytest.mark.parametrize("train", [False, True])
-def test_output_equals_the_plain_twin(train):
-    assert from_the_twin(train) < 1e-12
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_comparison_sees(mistake):
-    assert min(from_the_twin(False, mistake), from_the_twin(True, mistake)) > 1e-4
 
 
 # ----------------------------------------------------------------------------------------------- gradients

@@ -5,11 +5,18 @@ and with the same masks. float64 is judged tensor by tensor; float32 as a whole,
 is from float64.
 """
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from bplcz_ref import equations, model, weights
 from bplcz_ref.encoders import exvit
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from test_encoders_single_stream import LITERALS, NETWORKS, case, gist  # noqa: E402
 
 torch = pytest.importorskip("torch")
 tnn = torch.nn
@@ -237,3 +244,19 @@ def test_the_twin_sees_a_wrong_order_of_modalities_and_a_wrong_split_of_heads():
     assert np.abs(theirs(setting, swapped, state, x, y, True, None, np.float64)[1] - right).max() > 1e-6
     other = exvit.two_modalities(*setting[0], *setting[1:4], setting[4]._replace(heads=4, head=2))
     assert np.abs(other.apply(params, state, x, train=True)[0] - right).max() > 1e-6
+
+
+def test_the_numbers_that_are_kept_are_the_twins():
+    params, state, x, R = case(NETWORKS["exvit"](), (4, 32, 32, 18))
+    twin = Twin((10, 8), 32, 4, 17, exvit.SIZE).double()
+    flat = weights.named(params) | weights.named(state)
+    twin.load_state_dict({n: torch.tensor(np.array(leaf)) for n, leaf in flat.items()}, strict=True)
+    images = [torch.from_numpy(x[..., part].transpose(0, 3, 1, 2)) for part in (slice(8, 18), slice(8))]
+    found = {"eval": twin.eval()(*images).detach().numpy()}
+    c_hat = twin.train()(*images)
+    found["train"] = c_hat.detach().numpy()
+    (c_hat * torch.from_numpy(R)).sum().backward()
+    own = dict(twin.named_parameters()) | dict(twin.named_buffers())
+    found |= {f"state {name}": own[name].numpy() for name in weights.named(state)}
+    found |= {f"gradient {name}": own[name].grad.numpy() for name in weights.named(params)}
+    np.testing.assert_allclose(gist(found), LITERALS["exvit"], rtol=1e-10)

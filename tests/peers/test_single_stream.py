@@ -19,7 +19,7 @@ tnn = torch.nn
 F = torch.nn.functional
 
 sys.path.append(str(Path(__file__).parents[1]))
-from test_encoders_single_stream import FULL, LITERALS, PUBLISHED, case, everything, gist, outline  # noqa: E402
+from test_encoders_single_stream import FULL, LITERALS, OTHERS, case, everything, gist, outline  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------- the peers
 
@@ -291,7 +291,7 @@ TWINS = {
 
 @pytest.mark.parametrize("name", FULL)
 def test_full_size(name):
-    network, module = PUBLISHED[name][0](), TWINS[name](18, 17)
+    network, module = FULL[name](), TWINS[name](18, 17)
     same_names(network, module)
     inputs = case(network, (4, 32, 32, 18))
     a, b = everything(network, *inputs), theirs(module, *inputs)
@@ -304,7 +304,7 @@ def test_full_size(name):
 def test_full_size_float32(name):
     """Logits and statistics. Single gradients of random networks as deep as these hang on flipped relus: torch's
     own float32 is off by 0.04 of some; float64 settles them above."""
-    network, module = PUBLISHED[name][0](), TWINS[name](18, 17)
+    network, module = FULL[name](), TWINS[name](18, 17)
     error = worst(float32_errors(network, module, (4, 32, 32, 18), draws=2, gradients=False))
     assert error[0] < 2, error
 
@@ -320,19 +320,19 @@ def torchvision_module(name, channels, classes, **options):
     raise AssertionError(f"{name} has no convolution")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", FULL | OTHERS)
 def test_names_are_torchvisions(name):
     models = pytest.importorskip("torchvision.models")
     with torch.device("meta"):
         module = getattr(models, name)()
-    same_names(PUBLISHED[name][0](3, 1000), module)
+    same_names((FULL | OTHERS)[name](3, 1000), module)
 
 
 @pytest.mark.parametrize("name", FULL)
 def test_numbers_are_torchvisions(name):
     options = {"stochastic_depth_prob": 0.0} if name.startswith("convnext") else {}
     module = torchvision_module(name, 18, 17, **options)
-    network = PUBLISHED[name][0]()
+    network = FULL[name]()
     inputs = case(network, (4, 32, 32, 18))
     a, b = everything(network, *inputs), theirs(module, *inputs)
     error = worst(errors(a, b))
