@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref.archives import regular_file
+from bplcz_ref.files import reading
 from bplcz_ref.schema import brief
 
 SOT, EOT = "<|startoftext|>", "<|endoftext|>"
@@ -204,11 +204,11 @@ class Tokenizer:
         first 48,894 merges (vocab_size 49,408); and "#version: 0.2" of files that are used to their end.
         Errors: ValueError that names the file and what is wrong with it.
         """
-        path = regular_file(path)
-        try:
-            return cls(_read_merges(path))
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        with reading(path):
+            try:
+                return cls(_read_merges(Path(path)))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
     def steps(self, piece: str) -> Iterator[tuple[str, ...]]:
         """Step 6: the symbols of a pre-token before any merge, and after each one.
@@ -328,7 +328,7 @@ def _read_merges(path):
             file.seek(0)
             data = (gzip.GzipFile(fileobj=file) if packed else file).read(LARGEST_FILE + 1)
         lines = data.decode().split("\n") if len(data) <= LARGEST_FILE else []
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be read as a merges file, plain or gzip ({error})") from None
     if len(data) > LARGEST_FILE:
         raise ValueError(

@@ -14,7 +14,6 @@ def pytest_addoption(parser):
         "--kills", type=int, metavar="N", help="kills of test_kills.py at random, and one at every point"
     )
     parser.addoption("--screenshots", metavar="DIR", help="keep test_docs_site.py's pictures of every page here")
-    parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
 
 
 def pytest_collection_modifyitems(items):

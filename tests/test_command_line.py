@@ -143,12 +143,11 @@ def test_predict_writes_labels_when_all_else_is_known_and_never_to_a_device(run,
     assert command_line.main(["predict", str(bad), "--data", str(small_file), "--out", str(out)]) == 2
     assert "log.jsonl, line 1 is []; expected an object" in capsys.readouterr().err
     assert not out.parent.exists()
-    os.mkfifo(tmp_path / "pipe")
-    for device in ("/dev/null", str(tmp_path / "pipe")):
-        before = os.stat(device).st_mode
-        assert command_line.main(["predict", str(run), "--data", str(small_file), "--out", device]) == 2
-        assert f"{device} is a device, pipe or socket" in capsys.readouterr().err
-        assert os.stat(device).st_mode == before
+    if os.name == "posix":
+        before = os.stat("/dev/null").st_mode
+        assert command_line.main(["predict", str(run), "--data", str(small_file), "--out", "/dev/null"]) == 2
+        assert "/dev/null is a device or a pipe" in capsys.readouterr().err
+        assert os.stat("/dev/null").st_mode == before
 
 
 def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, capsys):

@@ -92,9 +92,3 @@ def test_an_error_of_the_system_names_its_file(capsys, monkeypatch):
     monkeypatch.setattr(command_line, "run_inspect", stop)
     assert command_line.main(["inspect", "x.h5"]) == 2
     assert capsys.readouterr().err == "bplcz_ref inspect: /x/y: Permission denied\n"
-
-
-def test_a_null_character_is_no_path(capsys):
-    with pytest.raises(SystemExit):
-        command_line.main(["inspect", "a\0b"])
-    assert "holds a null character" in capsys.readouterr().err

@@ -1,7 +1,7 @@
 """The last part of a set: one tiny model with everything in it, two steps on a batch, and an evaluation.
 
-EB-CNN (BP-LCZ) with a channel or two, on patches of 4 by 4 pixels, and a text tower of twelve tokens. An answer has
-as many names of a trace as it likes (tracing.py), those of EXPECTED at least; `diff` judges them.
+EB-CNN (BP-LCZ) with a channel or two, on patches of 4 by 4 pixels, and a text tower of twelve tokens. An answer
+has as many names of a trace as it likes (tracing.py), those of EXPECTED at least; `diff` judges them.
 """
 
 import functools
