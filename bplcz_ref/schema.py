@@ -4,6 +4,7 @@ A schema is a `Rule`, a dict of schemas by key (every key must be there, and no 
 every entry of a list.
 """
 
+import operator
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -78,17 +79,20 @@ def number(
     >>> number(0, below=1).expected, number(0, below=1).holds(1)
     ('a finite number, 0 or more, below 1', False)
     """
-    words = {"{:g} or more": least, "{:g} or less": most, "above {:g}": above, "below {:g}": below}
+    bounds: list[tuple[float | None, Callable, str]] = [
+        (least, operator.ge, "{:g} or more"),
+        (most, operator.le, "{:g} or less"),
+        (above, operator.gt, "above {:g}"),
+        (below, operator.lt, "below {:g}"),
+    ]
+    given = [(bound, holds, words) for bound, holds, words in bounds if bound is not None]
     return Rule(
-        ", ".join(["a finite number", *(w.format(bound) for w, bound in words.items() if bound is not None)]),
+        ", ".join(["a finite number", *(words.format(bound) for bound, _, words in given)]),
         lambda x: (
             isinstance(x, int | float)
             and not isinstance(x, bool)
             and abs(x) <= sys.float_info.max
-            and (least is None or x >= least)
-            and (most is None or x <= most)
-            and (above is None or x > above)
-            and (below is None or x < below)
+            and all(holds(x, bound) for bound, holds, _ in given)
         ),
     )
 
@@ -99,9 +103,9 @@ def whole(least: int, most: int | None = None) -> Rule:
     >>> whole(1).holds(True), whole(0, 16).expected
     (False, 'a whole number, 0 to 16')
     """
-    highest = sys.float_info.max if most is None else most
+    highest, words = (sys.float_info.max, f"{least} or more") if most is None else (most, f"{least} to {most}")
     return Rule(
-        f"a whole number, {least} or more" if most is None else f"a whole number, {least} to {most}",
+        f"a whole number, {words}",
         lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(least <= x <= highest),
     )
 

@@ -282,12 +282,12 @@ def imported(run: Any, path: str | Path) -> Any:
     if missing := [name for name in INPUT if name not in arrays]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: it was not written by weights.export")
     mean, std, clip = (np.asarray(arrays[name], np.float64) for name in INPUT)
-    if mean.shape != run.statistics.mean.shape or std.shape != mean.shape or clip.shape or not clip > 0:
+    shapes = mean.shape == std.shape == run.statistics.mean.shape and clip.shape == ()
+    if not (shapes and clip > 0 and np.isfinite([mean, std]).all() and (std >= 0).all()):
         raise ValueError(
-            f"{path}: input.mean {mean.shape}, std {std.shape}, clip_sen1 {clip}; expected (18,) twice, a bound"
+            f"{path}: input.mean is {mean.shape}, input.std {std.shape}, input.clip_sen1 {clip}; expected (18,)"
+            " twice, finite, deviations of 0 or more, and a positive bound"
         )
-    if not np.isfinite(mean).all() or not (np.isfinite(std) & (std >= 0)).all():
-        raise ValueError(f"{path}: input.mean or input.std holds a value that is not finite, or below 0")
     params, state = load(arrays, run.network, dtype=run.dtype, ignore=("input.",))
     statistics = run.statistics._replace(mean=mean, std=std, clip_sen1=None if np.isinf(clip) else float(clip))
     return run._replace(params=params, state=state, statistics=statistics)

@@ -58,7 +58,11 @@ def test_another_run_in_the_folder_is_refused(whole, small_file, tmp_path):
         ("log.jsonl", lambda text: text + "{", "line 3: it is not JSON"),
         ("log.jsonl", lambda text: text.replace('"L":', '"M":', 1), "line 1 lacks L"),
         ("log.jsonl", lambda text: text.replace('"L_cls": ', '"L_cls": -', 1), "line 1: L_cls is -"),
-        ("log.jsonl", lambda text: text.splitlines()[1], "line 1: epoch is 2; expected a whole number, 1 to 1"),
+        (
+            "log.jsonl",
+            lambda text: text.splitlines()[1],
+            "line 1: epoch is 2; expected 1, as each epoch has its line",
+        ),
         ("config.json", lambda text: "{}", "does not belong to a run"),
         (
             "config.json",

@@ -42,15 +42,13 @@ def check_classes(name: str, y: np.ndarray, least: int = 0) -> None:  # (b,)
 def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (b,) -> (b,) int64
     """`index` as int64, or ValueError unless it is a list of row numbers of the file."""
     index = np.asarray(index)
-    if index.ndim != 1:
-        raise ValueError(f"index has shape {index.shape}; expected a list of row numbers (for one row, [row])")
-    if index.dtype == bool:
-        raise ValueError("index is boolean; give row numbers: numpy.flatnonzero(mask)")
-    if index.dtype.kind not in "iu" and index.size:
-        raise ValueError(f"index has dtype {index.dtype}; expected whole row numbers")
-    bad = np.flatnonzero((index < 0) | (index >= N))
-    if bad.size:
-        raise ValueError(f"index[{bad[0]}] is {index[bad[0]]}; {path} has rows 0 to {N - 1}")
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(
+            f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
+            " mask, numpy.flatnonzero(mask))"
+        )
+    if bad := [n for n in index.tolist() if not 0 <= n < N]:
+        raise ValueError(f"index holds {bad[0]}; {path} has rows 0 to {N - 1}")
     return index.astype(np.int64)
 
 

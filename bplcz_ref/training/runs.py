@@ -43,10 +43,8 @@ CONFIG = {
         "split": {
             "from": schema.one_of(("official", "file", "random", "city")),
             "cities": [schema.TEXT],  # left out for the test
-            "training": schema.whole(1),
-            "test": schema.whole(1),
-            "training_rows": schema.DIGEST,
-            "test_rows": schema.DIGEST,
+            **dict.fromkeys(("training", "test"), schema.whole(1)),
+            **dict.fromkeys(("training_rows", "test_rows"), schema.DIGEST),
         },
         "simulated": schema.BOOLEAN,
     },
@@ -55,15 +53,11 @@ SHARE = schema.number(0, 1)
 ROW = {
     "epoch": schema.whole(1),
     "L": schema.number(),
-    "L_cls": schema.number(0),
-    "L_con": schema.optional(schema.number()),
-    "L_con_floor": schema.optional(schema.number(0)),
+    **dict.fromkeys(("L_cls", "seconds"), schema.number(0)),
     "training_accuracy": SHARE,
-    "validation_accuracy": schema.optional(SHARE),
-    "positive_fraction": schema.optional(SHARE),
-    "S_positive": schema.optional(schema.number()),
-    "S_negative": schema.optional(schema.number()),
-    "seconds": schema.number(0),
+    **dict.fromkeys(("L_con", "S_positive", "S_negative"), schema.optional(schema.number())),
+    **dict.fromkeys(("validation_accuracy", "positive_fraction"), schema.optional(SHARE)),
+    "L_con_floor": schema.optional(schema.number(0)),
 }
 METRICS = {
     "system": schema.one_of(systems.SYSTEMS),
@@ -72,14 +66,9 @@ METRICS = {
     "split": schema.TEXT,
     "config": schema.DIGEST,
     "settings": systems.SETTINGS,
-    "samples": schema.whole(1),
-    "overall_accuracy": SHARE,
-    "average_accuracy": SHARE,
-    "macro_f1": SHARE,
+    **dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), SHARE),
     "kappa": schema.optional(schema.number(-1, 1)),
-    "training_samples": schema.whole(1),
-    "test_samples": schema.whole(1),
-    "parameters": schema.whole(1),
+    **dict.fromkeys(("samples", "training_samples", "test_samples", "parameters"), schema.whole(1)),
     "training_seconds": schema.number(0),
     "last_epoch": ROW,
 }
@@ -300,8 +289,8 @@ def read_log(run: str | Path) -> list[dict]:
                 rows.append(json.loads(line))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: it is not JSON ({error})") from None
-            rule = ROW | {"epoch": schema.whole(number, number)}  # each epoch has its line
-            schema.check(rows[-1], rule, f"{path}, line {number}")
+            epoch = schema.one_of([number])._replace(expected=f"{number}, as each epoch has its line")
+            schema.check(rows[-1], ROW | {"epoch": epoch}, f"{path}, line {number}")
     return rows
 
 
