@@ -1,5 +1,6 @@
 """train.py: the loop written out again, resumption to the same bits, and what ends a run early."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -254,6 +255,7 @@ def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
 def test_the_data_may_be_a_link_that_leads_elsewhere_at_the_end(small_file, tmp_path, monkeypatch):
     """Such as the current one of several copies: it is the content that counts."""
     copies = [tmp_path / "one.h5", tmp_path / "two.h5"]
