@@ -157,7 +157,8 @@ def whole(path: str | Path) -> Iterator[Path]:
     ('all of it', ['a.txt'])
     """
     target = replaceable(path)
-    make_folder(target.parent)
+    if not target.parent.is_dir():
+        make_folder(target.parent)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -197,9 +198,11 @@ def replaceable(path: str | Path) -> Path:
 def make_folder(folder: str | Path) -> Path:
     """Make a folder to write into, and those above it, unless it is there; returns it as a Path.
 
-    Errors: ValueError that names the file in its place or above it, or the system's reason.
+    Errors: ValueError that names the file in its place or above it, or the system's reason; for the root folder.
     """
     folder = Path(folder)
+    if folder.resolve() == folder.resolve().parent:
+        raise ValueError(f"{folder} is the root folder of the system; name a folder of its own")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

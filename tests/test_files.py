@@ -212,6 +212,12 @@ def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "kept")]
 
 
+def test_the_root_folder_is_refused():
+    for folder in (Path(Path.cwd().anchor), Path.cwd().anchor + ".."):
+        with pytest.raises(ValueError, match="is the root folder of the system; name a folder of its own"):
+            files.make_folder(folder)
+
+
 def test_folders_are_made_and_kept(tmp_path, monkeypatch):
     assert files.make_folder(tmp_path / "a" / "b") == files.make_folder(tmp_path / "a" / "b")
     monkeypatch.chdir(tmp_path)

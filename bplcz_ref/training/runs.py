@@ -336,7 +336,9 @@ def read_metrics(run: str | Path) -> dict:
     path = Path(run) / "metrics.json"
     result = files.read_json(path)
     schema.check(result, METRICS, str(path))
-    if result["config"] != identity(read_config(run)):
+    config = read_config(run)
+    epochs = config["settings"]["epochs"]  # which the identity may leave out
+    if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
         raise ValueError(
             f"{path} belongs to another config.json than the one beside it, which was edited or exchanged: restore"
             " it, or remove metrics.json and train with --resume, which evaluates the checkpoint again"
