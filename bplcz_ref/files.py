@@ -117,7 +117,10 @@ def check_stored(data: Any, where: str) -> None:
     else:
         sizes: list[int] = []
         data.id.chunk_iter(lambda info: sizes.append(info.size))
-        if sizes and min(sizes) <= 4:  # no more than a checksum; HDF5 2.0 ends the interpreter when it reads one
+        least = int(np.prod(data.chunks)) * data.dtype.itemsize  # bytes of a chunk that no filter packs
+        if data.id.get_create_plist().get_nfilters():
+            least = 5 if data.fletcher32 else 1  # HDF5 2.0 ends the interpreter at the checksum of no bytes
+        if min(sizes, default=least) < least:
             raise ValueError(f"{where} has a chunk of {min(sizes)} bytes: the file is damaged")
         counts = [-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True)]
         expected, stored, unit = int(np.prod(counts)), len(sizes), "chunks"

@@ -106,12 +106,14 @@ def test_values_that_are_not_stored_are_refused(tmp_path, make, message):
                 files.check_stored(data, "x.h5: w")
 
 
-def test_a_chunk_without_bytes_is_refused(tmp_path):
-    """HDF5 2.0 ends the interpreter when it checks the sum of no bytes."""
+@pytest.mark.parametrize(("checked", "size"), [(True, 60), (False, 56)])
+def test_a_chunk_without_bytes_is_refused(tmp_path, checked, size):
+    """HDF5 2.0 ends the interpreter when it checks the sum of no bytes, or gives what is in memory."""
     with h5py.File(path := tmp_path / "x.h5", "w") as file:
-        file.create_dataset("w", data=np.arange(7.0), chunks=(7,), fletcher32=True)
+        file.create_dataset("w", data=np.arange(7.0), chunks=(7,), fletcher32=checked)
+        files.check_stored(file["w"], "w")
     data = bytearray(path.read_bytes())
-    data[data.find((60).to_bytes(4, "little") + bytes(4))] = 0  # the size of the chunk, before its filter mask
+    data[data.find(size.to_bytes(4, "little") + bytes(4))] = 0  # the size of the chunk, before its filter mask
     path.write_bytes(data)
     with h5py.File(path) as file, pytest.raises(ValueError, match="w has a chunk of 0 bytes: the file is damaged"):
         files.check_stored(file["w"], "w")
