@@ -4,10 +4,12 @@ A schema is a `Rule`, a dict of schemas by key (every key must be there, and no 
 every entry of a list.
 """
 
-import os
+import operator
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+import numpy as np
 
 
 class Rule(NamedTuple):
@@ -60,14 +62,9 @@ def brief(value: Any, length: int = 80) -> str:
     """
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a whole number of many thousand digits; a value that holds itself
+    except ValueError:  # a whole number of many thousand digits
         text = f"a {type(value).__name__} that is too large to print"
     return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def is_number(x: Any) -> bool:
-    """An int or float in the range of floats; not a bool, which Python counts as an int."""
-    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) <= sys.float_info.max
 
 
 def number(
@@ -77,27 +74,27 @@ def number(
     above: float | None = None,
     below: float | None = None,
 ) -> Rule:
-    """A finite number, `least` or more, `most` or less, above `above`, below `below`.
+    """A finite number, `least` or more, `most` or less, above `above`, below `below`; not a bool.
 
     >>> number(0, below=1).expected, number(0, below=1).holds(1)
     ('a finite number, 0 or more, below 1', False)
     """
-    words = ["a finite number"]
-    words += [f"{least:g} or more"] if least is not None else []
-    words += [f"{most:g} or less"] if most is not None else []
-    words += [f"above {above:g}"] if above is not None else []
-    words += [f"below {below:g}"] if below is not None else []
-
-    def holds(x):
-        return (
-            is_number(x)
-            and (least is None or x >= least)
-            and (most is None or x <= most)
-            and (above is None or x > above)
-            and (below is None or x < below)
-        )
-
-    return Rule(", ".join(words), holds)
+    bounds: list[tuple[float | None, Callable, str]] = [
+        (least, operator.ge, "{:g} or more"),
+        (most, operator.le, "{:g} or less"),
+        (above, operator.gt, "above {:g}"),
+        (below, operator.lt, "below {:g}"),
+    ]
+    given = [(bound, holds, words) for bound, holds, words in bounds if bound is not None]
+    return Rule(
+        ", ".join(["a finite number", *(words.format(bound) for bound, _, words in given)]),
+        lambda x: (
+            isinstance(x, int | float)
+            and not isinstance(x, bool)
+            and abs(x) <= sys.float_info.max
+            and all(holds(x, bound) for bound, holds, _ in given)
+        ),
+    )
 
 
 def whole(least: int, most: int | None = None) -> Rule:
@@ -106,9 +103,10 @@ def whole(least: int, most: int | None = None) -> Rule:
     >>> whole(1).holds(True), whole(0, 16).expected
     (False, 'a whole number, 0 to 16')
     """
-    expected = f"a whole number, {least} or more" if most is None else f"a whole number, {least} to {most}"
+    highest, words = (sys.float_info.max, f"{least} or more") if most is None else (most, f"{least} to {most}")
     return Rule(
-        expected, lambda x: is_number(x) and isinstance(x, int) and x >= least and (most is None or x <= most)
+        f"a whole number, {words}",
+        lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(least <= x <= highest),
     )
 
 
@@ -124,25 +122,18 @@ def one_of(names: Iterable) -> Rule:
     )
 
 
-def optional(rule: Rule) -> Rule:
-    """The rule, or None (null in JSON).
+def optional(schema: Any) -> Rule:
+    """What the schema takes, or None (null in JSON).
 
     >>> optional(number()).holds(None)
     True
     """
-    return Rule(f"{rule.expected}, or null", lambda x: x is None or rule.holds(x))
-
-
-def is_path(x: Any) -> bool:
-    """Text that can be the name of a file."""
-    try:
-        return isinstance(x, str) and x != "" and b"\0" not in os.fsencode(x)
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
+    words = schema.expected if isinstance(schema, Rule) else f"an object with {', '.join(schema)}"
+    return Rule(f"{words}, or null", lambda x: x is None or first_broken(x, schema) is None)
 
 
 TEXT = Rule("text", lambda x: isinstance(x, str))
-PATH = Rule("a path", is_path)
+PATH = Rule("a path", lambda x: isinstance(x, str) and x != "" and "\0" not in x)
 BOOLEAN = Rule("true or false", lambda x: isinstance(x, bool))
 DIGEST = Rule(
     "a SHA-256 digest of 64 hexadecimal digits",

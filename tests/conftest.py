@@ -13,7 +13,6 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kills", type=int, metavar="N", help="kills of test_kills.py at random, and one at every point"
     )
-    parser.addoption("--fuzz", type=int, metavar="N", help="cases of test_fuzz.py, spread over all readers")
 
 
 def pytest_collection_modifyitems(items):

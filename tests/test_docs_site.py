@@ -125,5 +125,5 @@ def test_the_widget_starts_at_the_expected_optimum_in_a_browser(site):
     alpha, K, B = (
         float(re.search(f'name="{name}"[^>]*value="([^"]*)"', shown)[1]) for name in ("alpha", "K", "B")
     )
-    best = theory.expected_optimum(alpha * len(paper.GROUPS), K, 1 / B + (1 - 1 / B) / K)
+    best = theory.expected_optimum(alpha * len(paper.GROUPS), int(K), 1 / B + (1 - 1 / B) / K)
     assert (L, a, b) == pytest.approx(best[:3], abs=1e-6)

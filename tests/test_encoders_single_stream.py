@@ -9,7 +9,7 @@ import pytest
 from autograd import grad, make_vjp
 from comparing import slope_errors
 
-from bplcz_ref import exvit_bplcz, layers, nn, weights
+from bplcz_ref import layers, nn, systems, weights
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 
 FULL = {  # the four of Table II
@@ -38,8 +38,8 @@ COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
     # stems 3,636 + 3,584; projections 2 x 4,160; transformers 2 x 83,584 + 41,792; fusion 193; head 1,233; 64 N
     *((exvit.exvit(grid=g), 3636 + 3584 + 8320 + 208960 + 193 + 1233 + 64 * (32 // g) ** 2) for g in (1, 2, 4)),
     (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), 239914),  # the released checkpoint
-    *((exvit_bplcz.reading_a(512, 32, g, size=exvit.SIZE), n) for g, n in ((1, 1007164), (4, 945724))),
-    (exvit_bplcz.reading_b(512, 32, 4, size=exvit.SIZE), 685622),
+    *((systems.exvit_bplcz("A", 512, 32, g, size=exvit.SIZE), n) for g, n in ((1, 1007164), (4, 945724))),
+    (systems.exvit_bplcz("B", 512, 32, 4, size=exvit.SIZE), 685622),
 ]
 
 # gist() of torchvision 0.28.0's own models and, for ExViT, of the twin in tests/peers, on the hashed numbers below
@@ -166,7 +166,7 @@ def test_parameter_counts(network, count):
 
 def test_reading_b_adds_a_head_for_vectors_to_each_group():
     tokens = np.ones((17, 7, 4), int)
-    params = outline(exvit_bplcz.reading_b(512, 32, 4, size=exvit.SIZE, text=TOWER, tokens=tokens))[0]
+    params = outline(systems.exvit_bplcz("B", 512, 32, 4, size=exvit.SIZE, text=TOWER, tokens=tokens))[0]
     assert weights.count(params) - weights.count(params["text"]) == 685622 + 7 * (193 + 33408)
 
 

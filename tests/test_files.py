@@ -1,108 +1,132 @@
-"""files.py: a file is whole or not there, whatever happens while it is written."""
+"""files.py: an error of reading is one line that names the file; a file that is written is whole or not there."""
 
+import doctest
 import errno
+import gzip
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from bplcz_ref import files
+from bplcz_ref.data import inspection, so2sat
 
-
-def test_an_error_leaves_the_old_file_and_no_other(tmp_path):
-    target = tmp_path / "a.json"
-    files.write_json(target, {"x": 1})
-
-    def fail():
-        with files.whole(target) as path:
-            path.write_text("half")
-            raise RuntimeError("stopped")
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert files.read_json(target) == {"x": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_nan_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="JSON"):
-        files.write_json(tmp_path / "a.json", {"x": float("nan")})
-    assert not (tmp_path / "a.json").exists()
-
-
-def test_broken_json_is_named(tmp_path):
-    (tmp_path / "a.json").write_text("{")
-    with pytest.raises(ValueError, match="a.json: not valid JSON"):
-        files.read_json(tmp_path / "a.json")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and links of POSIX")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"[" * 100_000, "nested too deeply"),
-        (b"9" * 5000, "not valid JSON .*digits"),
-        ('{"a": 1}'.encode("utf-16"), "not UTF-8 text"),
+        (None, "a.json: there is no such file"),
+        (b"", r"a.json is empty \(0 bytes\)"),
+        (b'{"a": 1', r"a.json: it cannot be read \(JSONDecodeError: Expecting .* line 1 column 8"),
+        (b"[" * 100_000, "cannot be read .RecursionError"),
+        ('{"a": 1}'.encode("utf-16"), "cannot be read .UnicodeDecodeError"),
         (b'{"a": NaN}', "NaN is no number of JSON"),
-        (b'{"a": -Infinity}', "-Infinity is no number of JSON"),
-        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the name 'c' twice"),
-        (b" " * 101, "more than the 100 bytes"),
+        (gzip.compress(b"{}"), "a.json is packed by gzip: unpack it first, as `gzip -dk .*a.json` does"),
     ],
 )
-def test_hostile_json_is_named(tmp_path, data, message):
-    path = tmp_path / "a.json"
+def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, data, message):
+    if data is not None:
+        (tmp_path / "a.json").write_bytes(data)
+    with pytest.raises(ValueError, match=message) as error:
+        files.read_json(tmp_path / "a.json")
+    assert str(error.value).startswith(str(tmp_path / "a.json"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_and_a_path_through_a_file_are_named(tmp_path):
+    (tmp_path / "file").write_text("1")
+    for place, message in ((tmp_path / "file" / "a.json", "there is no such file"), (tmp_path, "is a folder")):
+        for read in (files.read_json, files.read_npz):
+            with pytest.raises(ValueError, match=message):
+                read(place)
+
+
+def test_an_archive_comes_back_and_a_damaged_one_is_named(tmp_path):
+    arrays = {"a/b": np.arange(6.0).reshape(2, 3).T, "n": np.array(3), "empty": np.zeros((0, 2), np.float32)}
+    np.savez_compressed(path := tmp_path / "w.npz", **arrays)
+    found = files.read_npz(path)
+    assert list(found) == list(arrays)
+    assert all(np.array_equal(found[n], a) and found[n].dtype == a.dtype for n, a in arrays.items())
+    np.savez(path, w=np.ones(4))
+    sound = path.read_bytes()
+    np.savez(path, w=np.array([{}], object))
+    pickled = path.read_bytes()
+    for data, message in (
+        (sound[:-40], "BadZipFile"),
+        (sound.replace(b"(4,)", b"(2,)"), "Bad CRC-32"),
+        (b"text", "BadZipFile: File is not a zip file"),
+        (pickled, "Object arrays cannot be loaded when allow_pickle=False"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match=rf"w\.npz: it cannot be read \(.*{message}.*; restore it"):
+            files.read_npz(path, "restore it")
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((7,), "f8")
+    layout[:] = h5py.VirtualSource("missing.h5", "w", (7,))
+    return file.create_virtual_dataset("w", layout)
+
+
+def half(file):
+    data = file.create_dataset("w", (7,), chunks=(4,), compression="gzip")
+    data[:4] = 1
+    return data
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (virtual, "w has its values in other files"),
+        (lambda f: f.create_dataset("w", data=np.ones(7), external=[(f.filename + ".raw", 0, 56)]), "other files"),
+        (
+            lambda f: f.create_dataset("w", (7,), "f8"),
+            "w declares 56 bytes and 0 are stored: its values were never",
+        ),
+        (half, "w declares 2 chunks and 1 are stored"),
+        (lambda f: f.create_dataset("w", data=np.ones(7), chunks=(4,), fletcher32=True), None),
+        (lambda f: f.create_dataset("w", data=np.ones(7)), None),
+    ],
+)
+def test_values_that_are_not_stored_are_refused(tmp_path, make, message):
+    """HDF5 gives zeros for each of them."""
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        data = make(file)
+        file.flush()
+        if message is None:
+            files.check_stored(data, "x.h5: w")
+        else:
+            with pytest.raises(ValueError, match=message):
+                files.check_stored(data, "x.h5: w")
+
+
+@pytest.mark.parametrize(("checked", "size"), [(True, 60), (False, 56)])
+def test_a_chunk_without_bytes_is_refused(tmp_path, checked, size):
+    """HDF5 2.0 ends the interpreter when it checks the sum of no bytes, or gives what is in memory."""
+    with h5py.File(path := tmp_path / "x.h5", "w") as file:
+        file.create_dataset("w", data=np.arange(7.0), chunks=(7,), fletcher32=checked)
+        files.check_stored(file["w"], "w")
+    data = bytearray(path.read_bytes())
+    data[data.find(size.to_bytes(4, "little") + bytes(4))] = 0  # the size of the chunk, before its filter mask
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
-        files.read_json(path, 100 if "bytes" in message else files.JSON_BYTES)
+    with h5py.File(path) as file, pytest.raises(ValueError, match="w has a chunk of 0 bytes: the file is damaged"):
+        files.check_stored(file["w"], "w")
 
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, pipes and links of POSIX")
+# ------------------------------------------------------------------------------------------------------ writing
 
 
-@POSIX
-def test_only_regular_files_are_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(ValueError, match=f"{path} is a device, pipe or socket; expected a file"):
-            files.read_json(path)
-    with pytest.raises(ValueError, match="holds a null character"):
-        files.read_json("a\0b")
-
-
-@POSIX
-def test_only_regular_files_are_replaced(tmp_path):
-    """A link is followed: what it leads to is replaced, unless that is a device, and the link stays."""
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "device").symlink_to("/dev/null")
-    (tmp_path / "loop").symlink_to("loop")
-    for name, message in (("pipe", "a device"), ("device", "a device"), ("loop", "a loop of links")):
-        with pytest.raises(ValueError, match=f"{name} is {message}"):
-            write(tmp_path / name)
-        with pytest.raises(ValueError, match=f"{name} is {message}"), files.whole_folder(tmp_path) as made:
-            (made / name).write_text("x")
-    (tmp_path / "old").write_text("old")
-    (tmp_path / "link").symlink_to("old")
-    (tmp_path / "dangling").symlink_to("new")
-    for name in ("link", "dangling"):
-        write(tmp_path / name)
-        assert (tmp_path / name).is_symlink()
-    assert (tmp_path / "old").read_text() == (tmp_path / "new").read_text() == "x"
-    assert not list(tmp_path.glob(".*"))
-
-
-def test_the_root_folder_is_refused():
-    for folder in ("/", "/..", "//"):
-        with pytest.raises(ValueError, match="is the root folder of the system"), files.alone(folder):
-            pass
-
-
-@POSIX
-def test_a_lock_that_is_a_link_or_a_pipe_is_left_alone(tmp_path, monkeypatch):
-    (tmp_path / "other").write_text("kept")
-    (tmp_path / ".lock").symlink_to("other")
-    with pytest.raises(ValueError, match=r"\.lock cannot be opened"), files.alone(tmp_path):
-        pass
-    assert (tmp_path / "other").read_text() == "kept"
+def write(path, then=None):
+    with files.whole(path) as temporary:
+        temporary.write_text("x")
+        if then:
+            then()
 
 
 def full(*arguments, **options):
@@ -116,20 +140,19 @@ def test_a_full_disk_names_the_path_and_leaves_the_old_file(tmp_path, monkeypatc
         monkeypatch.setattr(os, stage, full)
     with pytest.raises(ValueError, match=r"a\.json cannot be written \(No space left on device\)"):
         write(tmp_path / "a.json", full if stage == "write" else None)
-    if stage != "write":
-        with (
-            pytest.raises(ValueError, match="new cannot be written"),
-            files.whole_folder(tmp_path / "new") as made,
-        ):
-            (made / "a").write_text("x")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]
 
 
-def test_an_error_of_another_file_keeps_its_name(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nothing"), files.whole(tmp_path / "a"):
-        open(tmp_path / "nothing").close()
-    with pytest.raises(ValueError, match="cannot be written.*File name too long"):
-        write(tmp_path / ("a" * 300))
+def test_an_error_of_another_kind_or_file_stays_as_it_is(tmp_path):
+    for error, cause in (
+        (FileNotFoundError, lambda: (tmp_path / "nothing").read_bytes()),
+        (ZeroDivisionError, lambda: 1 / 0),
+    ):
+        with pytest.raises(error):
+            write(tmp_path / "a", cause)
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "a", {"x": float("nan")})
+    assert not list(tmp_path.iterdir())
 
 
 LIMITED = """
@@ -153,59 +176,70 @@ for name in ("w.npz", "w.h5", "w.json"):
 def test_no_room_for_a_large_file(tmp_path):
     """A real limit of the system instead of a replaced function, at every way of writing."""
     done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    lines = done.stdout.splitlines()
-    assert [line.split(" cannot be written")[0] for line in lines] == [
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(" cannot be written")[0] for line in done.stdout.splitlines()] == [
         str(tmp_path / name) for name in ("w.npz", "w.h5", "w.json")
     ]
     assert not list(tmp_path.iterdir())
 
 
-def write(path, then=None):
-    with files.whole(path) as temporary:
-        temporary.write_text("x")
-        if then:
-            then()
+@POSIX
+def test_a_link_stays_and_no_device_is_replaced(tmp_path):
+    (tmp_path / "device").symlink_to("/dev/null")
+    with pytest.raises(ValueError, match="device is a device or a pipe, which is not written over"):
+        write(tmp_path / "device")
+    (tmp_path / "old").write_text("old")
+    for name, target in (("link", "old"), ("dangling", "new")):
+        (tmp_path / name).symlink_to(target)
+        write(tmp_path / name)
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / target).read_text() == "x"
+    assert not list(tmp_path.glob(".*"))
 
 
-def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path, monkeypatch):
+def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
     (tmp_path / "file").write_text("kept")
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=r"folder is a folder; expected a file to write$"):
-        write(tmp_path / "folder")
+    with pytest.raises(ValueError, match=r"is a folder; expected a file to write$"):
+        write(tmp_path)
+    with pytest.raises(ValueError, match="cannot be written.*File name too long"):
+        write(tmp_path / ("a" * 300))
     for below in ("file/a.json", "file/b/c/a.json"):
         with pytest.raises(ValueError, match=r"/file is a file; expected a folder$"):
             write(tmp_path / below)
-    for name in ("file", "file/run"):
-        with pytest.raises(ValueError, match=r"/file is a file; expected a folder$"), files.alone(tmp_path / name):
+        with (
+            pytest.raises(ValueError, match=r"/file is a file; expected a folder$"),
+            files.alone(tmp_path / below),
+        ):
             pass
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
-    assert (tmp_path / "file").read_text() == "kept"
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # the superuser may write anywhere
-    for name in ("a.json", "new/a.json"):
-        with pytest.raises(ValueError, match=f"^{tmp_path}: no permission to write there$"):
-            write(tmp_path / name)
-    with pytest.raises(ValueError, match="no permission to write there"), files.alone(tmp_path / "run"):
-        pass
-    assert not (tmp_path / "new").exists()
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "kept")]
+
+
+def test_the_root_folder_is_refused():
+    for folder in (Path(Path.cwd().anchor), Path.cwd().anchor + ".."):
+        with pytest.raises(ValueError, match="is the root folder of the system; name a folder of its own"):
+            files.make_folder(folder)
 
 
 def test_folders_are_made_and_kept(tmp_path, monkeypatch):
     assert files.make_folder(tmp_path / "a" / "b") == files.make_folder(tmp_path / "a" / "b")
-    write(tmp_path / "c" / "d" / "x")
-    assert (tmp_path / "c" / "d" / "x").is_file()
     monkeypatch.chdir(tmp_path)
-    write("here")
-    files.make_folder(".")
-    files.make_folder("e/f")
-    assert (tmp_path / "here").is_file()
-    assert (tmp_path / "e" / "f").is_dir()
+    for name in ("here", "c/d/x"):
+        write(name)
+        assert (tmp_path / name).is_file()
 
 
-def test_what_cannot_be_read_as_a_file_is_named(tmp_path):
-    (tmp_path / "file").write_text("1")
-    with pytest.raises(ValueError, match=r"config.json: there is no such file, as a part of this path"):
-        files.read_json(tmp_path / "file" / "config.json")
-    with pytest.raises(ValueError, match="is a folder; expected a file"):
-        files.read_json(tmp_path)
+def test_text_has_the_same_line_ends_on_every_system(tmp_path, monkeypatch):
+    """Path.write_text as it is on Windows."""
+
+    def windows(path, text, encoding=None, errors=None, newline=None):
+        path.write_bytes(text.replace("\n", newline or "\r\n").encode(encoding))
+
+    monkeypatch.setattr(Path, "write_text", windows)
+    files.write_json(tmp_path / "a.json", {"a": 1})
+    assert (tmp_path / "a.json").read_bytes() == b'{\n  "a": 1\n}\n'
+
+
+@pytest.mark.parametrize("module", [files, so2sat, inspection], ids=lambda module: module.__name__)
+def test_examples_run_in_any_folder(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

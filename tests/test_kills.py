@@ -17,7 +17,6 @@ from small import TINY, bits
 from bplcz_ref.training import runs
 
 KILLS = 5  # at random moments in the normal run, and as many points
-POINTS = 11 * 3 * 2  # 11 files, each with two fsyncs and a rename, before and after
 
 SERVER = """
 import json, os, random, signal, sys, time
@@ -25,6 +24,7 @@ from bplcz_ref import systems
 from bplcz_ref.training import train
 
 folder, data, settings, kills, points = sys.argv[1:]
+reader, writer = os.pipe()
 settings = systems.Settings(**json.loads(settings))
 
 def start(run, point=None, delay=None):
@@ -46,6 +46,7 @@ def start(run, point=None, delay=None):
 
         os.fsync, os.replace = dying(os.fsync), dying(os.replace)
         train.train(run, data, "ebcnn-bplcz", settings, say=lambda line: None, checkpoint_seconds=0)
+        os.write(writer, b"%d\\n" % reached)
         os._exit(0)
     if delay is not None:
         time.sleep(delay)
@@ -57,7 +58,8 @@ def start(run, point=None, delay=None):
 began = time.perf_counter()
 assert not start(f"{folder}/whole")
 whole = time.perf_counter() - began
-for point in json.loads(points):
+passed = int(os.read(reader, 10))  # points of a run
+for point in range(0, passed, -(-passed // int(points or passed))):
     killed = start(f"{folder}/point-{point}", point=point)
     assert killed, f"there is no point {point}"
     assert not start(f"{folder}/point-{point}")
@@ -76,15 +78,20 @@ assert not start(f"{folder}/whole", point=0)  # a complete run writes nothing
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork of POSIX")
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(whole, small_file, tmp_path, request):
     asked = request.config.getoption("--kills")
-    points = range(POINTS) if asked else range(0, POINTS, -(-POINTS // KILLS))
-    arguments = [str(tmp_path), str(small_file), json.dumps(TINY._asdict()), str(asked or KILLS)]
-    command = [sys.executable, "-c", SERVER, *arguments, json.dumps(list(points))]
+    arguments = [
+        str(tmp_path),
+        str(small_file),
+        json.dumps(TINY._asdict()),
+        str(asked or KILLS),
+        "" if asked else str(KILLS),
+    ]
+    command = [sys.executable, "-c", SERVER, *arguments]
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "BPLCZ_THREADS": "1"}  # no threads, so it may fork
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     expected, log, C = bits(whole), steady(whole), runs.read_confusion(whole)
     found = list(tmp_path.iterdir())
-    assert len(found) > len(points)
+    assert len(found) > KILLS
     for run in found:
         assert bits(run) == expected, run
         assert steady(run) == log, run

@@ -1,7 +1,6 @@
 """layout.py: an error names what is wrong with a file or an argument, and the remedy."""
 
 import gzip
-import os
 
 import h5py
 import numpy as np
@@ -55,12 +54,14 @@ def test_bad_files(tmp_path, plain):
     cut.write_bytes(raw[: len(raw) // 2])
     damaged.write_bytes(raw[:200] + b"\xff" * 3000 + raw[3200:])
     (tmp_path / "empty.h5").touch()
+    (tmp_path / "packed.h5").write_bytes(gzip.compress(raw[:1000]))
     (tmp_path / "text.h5").write_text("sen1 sen2 label")
     for name, message in {
         "missing.h5": "no such file",
         ".": "is a folder",
         "empty.h5": r"empty \(0 bytes\)",
-        "text.h5": "not an HDF5 file",
+        "text.h5": r"it is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label\)",
+        "packed.h5": "is packed by gzip: unpack it first",
         "cut.h5": "cut short",
         "damaged.h5": "damaged.h5",
     }.items():
@@ -79,23 +80,27 @@ def test_a_damaged_chunk_is_an_error_of_that_file(tmp_path):
     raw = bytearray(path.read_bytes())
     raw[where : where + 400] = b"\x00" * 400
     path.write_bytes(raw)
-    with pytest.raises(ValueError, match=r"x\.h5: cannot be read"), so2sat.open_file(path) as patches:
+    with pytest.raises(ValueError, match=r"x\.h5: it cannot be read"), so2sat.open_file(path) as patches:
         patches.images([0])
 
 
-def test_files_that_are_none_are_named(tmp_path):
-    (tmp_path / "packed.h5").write_bytes(gzip.compress(b"\x89HDF"))
-    os.mkfifo(tmp_path / "pipe.h5")
-    (tmp_path / "circle.h5").symlink_to(tmp_path / "circle.h5")
-    for path, message in (
-        (tmp_path / "packed.h5", "not an HDF5 file.*unpack it first"),
-        (tmp_path / "pipe.h5", "pipe.h5: it is no regular file"),
-        (tmp_path / "circle.h5", "circle.h5.*cannot be opened"),
-        ("/dev/zero", "/dev/zero: it is no regular file"),
-        ("a\0b.h5", "null byte, which no path can have"),
-    ):
-        with pytest.raises(ValueError, match=message), so2sat.open_file(path):
-            pass
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.create_dataset("sen2", (20, 32, 32, 10), "f8"), "its values were never written"),
+        (lambda f: f.__setitem__("sen2", h5py.SoftLink("/none")), "no data set sen2"),
+        (lambda f: f.__setitem__("sen2", h5py.ExternalLink("none.h5", "sen2")), "no data set sen2"),
+        (lambda f: f.__setitem__("sen2", h5py.Empty("f8")), r"sen2 has shape \(\)"),
+    ],
+)
+def test_a_sensor_without_values_is_named(tmp_path, change, message):
+    make(path := tmp_path / "x.h5", rows=20)
+    with h5py.File(path, "a") as file:
+        del file["sen2"]
+        change(file)
+    with pytest.raises(ValueError, match=rf"x\.h5.*{message}") as error, so2sat.open_file(path):
+        pass
+    assert str(error.value) in inspection.inspect(path).problems
 
 
 def test_a_wrong_mark_of_parts_is_refused(tmp_path):

@@ -17,7 +17,8 @@ RULES = [  # rule, what holds, what does not
     (schema.one_of(("A", "B")), ["A"], ["C", "a", ["A"], None]),
     (schema.one_of((1, 2)), [1], [True, 1.0, "1"]),
     (schema.optional(schema.TEXT), [None, ""], [0, []]),
-    (schema.PATH, ["a", "/x/\udcff"], ["", "a\0b", "\ud800", None]),
+    (schema.optional({"a": schema.TEXT}), [None, {"a": ""}], [{}, {"a": 1}]),
+    (schema.PATH, ["a", "/x/\udcff"], ["", "a\0b", None]),
     (schema.BOOLEAN, [True, False], [0, 1, "true", None]),
     (schema.DIGEST, ["0f" * 32], ["0F" * 32, "0f" * 31, 0, None]),
 ]

@@ -39,10 +39,19 @@ def test_the_split_of_a_subset_is_its_own(subset):
         drawn = TINY._replace(per_class=1, test=40, split="random")
         assert split.settle(patches, drawn) == drawn
         assert set(split.parts(patches, drawn)[1]) & set(patches.parts[0])
-        for training in (np.arange(33), np.arange(64)):
-            patches.parts = training, np.arange(len(training), 64)
-            with pytest.raises(ValueError, match="expected the same number of each class, and 1 test row or more"):
-                split.settle(patches, small)
+        patches.parts = np.arange(33), np.arange(33, 64)
+        with pytest.raises(ValueError, match="has 1 to 2 rows per class; expected the same number of each"):
+            split.settle(patches, small)
+
+
+def test_a_subset_without_test_rows_trains_beside_a_test_file(small_file, subset, tmp_path):
+    so2sat.subset(small_file, path := tmp_path / "part.h5", per_class=2, test=0, seed=1)
+    with so2sat.open_file(path) as patches, so2sat.open_file(subset) as other:
+        settled = split.settle(patches, systems.SMALL, [], other)
+        assert (settled.per_class, settled.test) == (2, None)
+        assert [len(rows) for rows in split.parts(patches, settled, other)] == [34, 64]
+        with pytest.raises(ValueError, match="has no test rows: name a file with --test-data FILE"):
+            split.settle(patches, systems.SMALL, [])
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """train.py: the loop written out again, resumption to the same bits, and what ends a run early."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -252,6 +253,25 @@ def test_a_file_that_changes_during_training_gives_no_result(small_file, tmp_pat
     with pytest.raises(ValueError, match=r"data.h5: its .*(labels|pixels) changed while .*run was trained on it"):
         train.train(run, data, "ebcnn", TINY, say=quiet)
     assert not runs.complete(run)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links")
+def test_the_data_may_be_a_link_that_leads_elsewhere_at_the_end(small_file, tmp_path, monkeypatch):
+    """Such as the current one of several copies: it is the content that counts."""
+    copies = [tmp_path / "one.h5", tmp_path / "two.h5"]
+    for copy in copies:
+        shutil.copy(small_file, copy)
+    (link := tmp_path / "data.h5").symlink_to(copies[0])
+    finished = train.evaluate.confusion
+
+    def moving(*arguments):
+        link.unlink()
+        link.symlink_to(copies[1])
+        return finished(*arguments)
+
+    monkeypatch.setattr(train.evaluate, "confusion", moving)
+    assert train.train(tmp_path / "run", link, "ebcnn", TINY._replace(epochs=1), say=quiet)["samples"] == 40
 
 
 def test_an_absurd_value_is_named_before_training(small_file, tmp_path):

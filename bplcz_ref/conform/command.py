@@ -278,10 +278,9 @@ def add_diff(action):
 
 def diff(options: argparse.Namespace) -> int:
     """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
-    from bplcz_ref import archives
     from bplcz_ref.conform import difference
 
-    ours, theirs = map(archives.read_npz, (options.ours, options.theirs))
+    ours, theirs = map(files.read_npz, (options.ours, options.theirs))
     found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
     if options.json:

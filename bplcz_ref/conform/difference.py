@@ -68,7 +68,7 @@ class Difference(NamedTuple):
 def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     """Compare the arrays of another program with a trace.
 
-    ours    what `trace` returned, or an .npz that `conform trace` wrote, read with archives.read_npz
+    ours    what `trace` returned, or an .npz that `conform trace` wrote, read with files.read_npz
     theirs  {name: array} under the same names, as many as there are
     dtype   "float32" or "float64", the precision of theirs; None: float64 if all their arrays are, else float32
     Layer outputs may be channels-first; the report says so. Errors: ValueError for what is no trace or no number.

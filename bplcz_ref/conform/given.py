@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import archives, files, paper, prompts, systems, weights
+from bplcz_ref import files, paper, prompts, systems, weights
 from bplcz_ref.conform.tracing import trace
 
 
@@ -85,12 +85,9 @@ def settings_of(arrays: dict, name: str, chosen: dict) -> systems.Settings:
 def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of an .npz with x, or sen1 and sen2, and y; its `tokens`, if any, must be those of our prompts."""
 
-    def accept(entries):
-        names = {entry.name for entry in entries}
-        if "y" not in names or not ({"x"} <= names or {"sen1", "sen2"} <= names):
-            raise ValueError(f"{path}: found {', '.join(sorted(names))}; expected y, and x or both sen1 and sen2")
-
-    arrays = archives.read_npz(path, accept, only=("x", "sen1", "sen2", "y", "tokens"))
+    arrays = files.read_npz(path)
+    if "y" not in arrays or not ({"x"} <= arrays.keys() or {"sen1", "sen2"} <= arrays.keys()):
+        raise ValueError(f"{path}: found {', '.join(sorted(arrays))}; expected y, and x or both sen1 and sen2")
     x = arrays["x"] if "x" in arrays else np.concatenate([arrays["sen1"], arrays["sen2"]], axis=-1)
     y = arrays["y"]
     patch = (paper.PATCH, paper.PATCH, sum(paper.CHANNELS.values()))

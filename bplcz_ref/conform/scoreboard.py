@@ -32,7 +32,7 @@ def read(paths: list[Path]) -> dict[str, dict]:
 
 def one(path: Path) -> dict:
     """One report, checked as far as the table reads it."""
-    report = files.read_json(path, 1 << 26)
+    report = files.read_json(path)
     case = {"op": schema.one_of(OPS), "state": schema.TEXT}
     finding = {"op": schema.one_of(OPS), "state": schema.TEXT, "names": [schema.TEXT]}
     wanted = {"kit": schema.TEXT, "dtype": schema.one_of(EPS), "exit_code": schema.whole(0, 2)}

@@ -65,9 +65,12 @@ def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) ->
     Labels, if there are any, are checked on all rows; channels and values on at most `rows` rows spread evenly
     (None: all). compare: against the published statistics too, comparison.py says how.
 
-    >>> found = inspect("tests/data/so2sat_validation0.h5")
-    >>> found.rows, found.counts[16], found.problems, round(found.mean[8], 4)
-    (1, np.int64(1), (), np.float64(0.117))
+    >>> import tempfile
+    >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])
+    >>> so2sat.write_file(path, 2, [(np.ones((2, 32, 32, 8)), np.full((2, 32, 32, 10), 0.1), y)])
+    >>> found = inspect(path)
+    >>> found.rows, found.counts[16], found.problems[0][:65]
+    (2, np.int64(1), 'sen1, all 8 channels, is 1, constant at every pixel of the 2 rows')
     """
     try:
         with so2sat.open_file(path, labels=None, scale=False) as patches:

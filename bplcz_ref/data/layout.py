@@ -6,16 +6,13 @@ Index letters: N rows of a file, b rows asked for, K = 17 classes.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 
-from bplcz_ref import files, hdf5
-from bplcz_ref.archives import regular_file
+from bplcz_ref import files
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
 from bplcz_ref.schema import brief
 
@@ -23,9 +20,7 @@ SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
 LABEL_ROWS = 65536  # read at a time
-LARGEST = (
-    1e10  # of a value's size: the brightest corner reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
-)
+LARGEST = 1e10  # of a value's size: the brightest reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
 
 
 def class_name(k: int) -> str:
@@ -34,12 +29,6 @@ def class_name(k: int) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ arguments
-
-
-def check_whole(name: str, value: int, least: int) -> None:
-    """ValueError unless `value` is a whole number, `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
 
 
 def check_classes(name: str, y: np.ndarray, least: int = 0) -> None:  # (b,)
@@ -53,15 +42,13 @@ def check_classes(name: str, y: np.ndarray, least: int = 0) -> None:  # (b,)
 def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (b,) -> (b,) int64
     """`index` as int64, or ValueError unless it is a list of row numbers of the file."""
     index = np.asarray(index)
-    if index.ndim != 1:
-        raise ValueError(f"index has shape {index.shape}; expected a list of row numbers (for one row, [row])")
-    if index.dtype == bool:
-        raise ValueError("index is boolean; give row numbers: numpy.flatnonzero(mask)")
-    if index.dtype.kind not in "iu" and index.size:
-        raise ValueError(f"index has dtype {index.dtype}; expected whole row numbers")
-    bad = np.flatnonzero((index < 0) | (index >= N))
-    if bad.size:
-        raise ValueError(f"index[{bad[0]}] is {index[bad[0]]}; {path} has rows 0 to {N - 1}")
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise ValueError(
+            f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
+            " mask, numpy.flatnonzero(mask))"
+        )
+    if bad := [n for n in index.tolist() if not 0 <= n < N]:
+        raise ValueError(f"index holds {bad[0]}; {path} has rows 0 to {N - 1}")
     return index.astype(np.int64)
 
 
@@ -97,36 +84,10 @@ def first_absurd(x: np.ndarray) -> tuple | None:  # (b, ...) -> its place in x
 # ----------------------------------------------------------------------------------------------------- files
 
 
-@contextmanager
-def reading(path: str | Path) -> Iterator[None]:
-    """Errors of HDF5 and of the system become a ValueError that names the file."""
-    try:
-        yield
-    except Exception as error:  # h5py has no one type of its own; on damaged files TypeError and others come too
-        if type(error) is ValueError:
-            raise
-        raise ValueError(
-            f"{path}: cannot be read ({error}); it may be damaged or cut short: compare its size with the source's"
-        ) from error
-
-
-def check_hdf5(path: Path) -> None:
-    """ValueError unless `path` is an HDF5 file that this user may read."""
-    regular_file(path)
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes); fetch or write it again")
-    if not h5py.is_hdf5(path):
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-        unpacked = path.name.removesuffix(".gz")
-        hint = f" It is packed by gzip: unpack it first, `gzip -dk {path}` gives {unpacked}." if packed else ""
-        raise ValueError(f"{path} is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label.{hint}")
-
-
 def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Dataset]:
     """The file's data sets; ValueError unless names, shapes and dtypes are So2Sat's and all values are stored."""
     shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
-    sets = {key: data for key in shapes if (data := hdf5.dataset(file, key)) is not None}
+    sets = {key: file[key] for key in shapes if isinstance(file.get(key), h5py.Dataset)}
     if missing := [key for key in shapes if key not in sets]:
         hint = "; BP-LCZ fuses both sensors: the file needs sen1's 8 SAR channels too" * (missing == ["sen1"])
         raise ValueError(f"{path}: no data set {', '.join(missing)}; found {brief(sorted(map(str, file)))}{hint}")
@@ -145,7 +106,7 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
         raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
     for key, data in sets.items():
-        hdf5.check_stored(data, f"{path}: {key}")
+        files.check_stored(data, f"{path}: {key}")
     return sets
 
 
@@ -211,44 +172,21 @@ def subset_parts(path: Path, N: int, train: int | None) -> tuple[np.ndarray, np.
     return np.arange(train), np.arange(train, N)
 
 
-def source_rows(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) int64
-    """The row numbers in the file that a subset was drawn from; None if the file does not have them."""
-    data = hdf5.dataset(file, "source_rows")
-    if data is None:
-        return None
-    if data.shape != (N,) or data.dtype.kind not in "iu":
-        raise ValueError(f"{path}: source_rows is {data.dtype} {data.shape}; expected {N} whole row numbers")
-    hdf5.check_stored(data, f"{path}: source_rows", whole=True)
-    rows = data[:]
-    if bad := [n for n in (rows.min(), rows.max()) if not 0 <= int(n) < 2**63]:
-        raise ValueError(f"{path}: source_rows holds {bad[0]}; expected row numbers, 0 or more")
-    return rows.astype(np.int64)
-
-
-LONGEST_CITY = 200  # bytes of a name
-
-
 def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) text
     """The name of each row's city, as in the *_geo.h5 files of So2Sat's fourth version; None without `city`.
 
     Text or whole numbers, (N,) or (N, 1), are taken, since the version's notes do not say which.
     """
-    data = hdf5.dataset(file, "city")
+    data = file.get("city")
     if data is None:
         return None
-    text = h5py.check_string_dtype(data.dtype)
-    kind = "O" if text and (text.length or 0) <= LONGEST_CITY else data.dtype.kind
-    if data.shape not in ((N,), (N, 1)) or kind not in "Oiu":
-        raise ValueError(f"{path}: city is {data.dtype} {data.shape}; expected a name or a number for {N} rows")
-    if kind != "O":
-        hdf5.check_stored(data, f"{path}: city", whole=True)
-    found = data[:].reshape(N)
-    if kind != "O":
-        return found.astype(str)
-    names = np.array([name[:LONGEST_CITY].decode("utf-8", "replace") for name in found])
-    if bad := np.flatnonzero(names == "").tolist():
-        raise ValueError(f"{path}: row {bad[0]} has no city; expected a name for each row")
-    return names
+    found = np.asarray(data)
+    if found.shape not in ((N,), (N, 1)) or found.dtype.kind not in "OSiu":
+        raise ValueError(f"{path}: city is {found.dtype} {found.shape}; expected a name or a number for {N} rows")
+    names = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in found.flat]
+    if "" in names:
+        raise ValueError(f"{path}: row {names.index('')} has no city; expected a name for each row")
+    return np.array(names)
 
 
 def flag(path: Path, name: str, value: Any) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
+from bplcz_ref import schema
 from bplcz_ref.data import layout, so2sat
 from bplcz_ref.data.scene import FINE, GRID, MATERIALS, NAMES, ZONES, City, Zone, city, paint
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH, SEED
@@ -51,7 +52,7 @@ def balanced(per_class: int, seed: int) -> np.ndarray:  # -> (17 per_class,)
     >>> np.bincount(balanced(2, seed=47)).tolist() == [2] * 17
     True
     """
-    layout.check_whole("per_class", per_class, 1)
+    schema.check(per_class, schema.whole(1), "per_class")
     return stream(seed, "simulate order").permutation(np.repeat(np.arange(len(CLASSES)), per_class))
 
 
@@ -61,7 +62,7 @@ def natural(rows: int, seed: int) -> np.ndarray:  # -> (rows,)
     >>> natural(1000, seed=47).shape
     (1000,)
     """
-    layout.check_whole("rows", rows, 1)
+    schema.check(rows, schema.whole(1), "rows")
     return stream(seed, "simulate order").choice(len(CLASSES), rows, p=NATURAL / NATURAL.sum())
 
 
@@ -73,8 +74,8 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
     arguments give the same values. Errors: ValueError for neither of the two, a number that is not whole, or more
     rows than the disk has room for.
     """
-    layout.check_whole("per_class", per_class, 0)
-    layout.check_whole("rows", rows, 0)
+    schema.check(per_class, schema.whole(0), "per_class")
+    schema.check(rows, schema.whole(0), "rows")
     if not per_class and not rows:
         raise ValueError("per_class and rows are both 0: give one of them, or both")
     check_room(path, len(CLASSES) * int(per_class) + int(rows))

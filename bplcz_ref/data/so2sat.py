@@ -16,11 +16,10 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bplcz_ref import bands, hdf5
-from bplcz_ref.archives import plain_path
+from bplcz_ref import bands, schema
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
-from bplcz_ref.files import whole
+from bplcz_ref.files import HDF5_FORMAT, reading, whole
 from bplcz_ref.paper import CLASSES, PATCH
 from bplcz_ref.streams import stream
 
@@ -28,6 +27,7 @@ CHUNK = 256  # rows in memory at a time, in walks over a file
 SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the processor's cache while it is cast
 CHUNK_CACHE = 64 << 20  # bytes of unpacked chunks that HDF5 keeps
 SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is opened
+ADVICE = "it may be damaged or cut short: compare its size with the source's"
 
 
 class Patches:
@@ -35,7 +35,6 @@ class Patches:
 
     labels      (N,) int64, or None where they were not read
     parts       (train, test), two arrays of row numbers, if the file was written by `subset`; otherwise None
-    source_rows (N,) int64, row numbers in the file that such a subset was drawn from; otherwise None
     cities      (N,) text, the city of each row, from the file itself or its *_geo.h5; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
@@ -50,14 +49,13 @@ class Patches:
         sets = layout.datasets(path, file, labels)
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
-        self.attributes = hdf5.attributes(file)
+        self.attributes = attributes(file)
         self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
         if labels:
             self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
         else:
             self.labels = None  # type: ignore[assignment]
         self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
-        self.source_rows = layout.source_rows(path, file, len(self))
         self.cities = layout.cities(path, file, len(self))
         self.storage = {name: words for name, data in self._data.items() if (words := layout.storage(data))}
         narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
@@ -89,7 +87,7 @@ class Patches:
         index = layout.row_numbers(index, len(self), self.path)
         x = np.empty((len(index), PATCH, PATCH, len(bands.BANDS)), dtype)
         # Values too large for float32 become inf, which `images` finds, like every nan.
-        with np.errstate(over="ignore", invalid="ignore"), layout.reading(self.path):
+        with np.errstate(over="ignore", invalid="ignore"), reading(self.path, ADVICE):
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
                 _read(self._data[name], index, part)
         return x
@@ -120,16 +118,16 @@ def open_file(
     missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
     decibels instead of linear values.
 
-    >>> with open_file("tests/data/so2sat_validation0.h5") as patches:
+    >>> import tempfile
+    >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])
+    >>> write_file(path, 2, [(np.ones((2, 32, 32, 8)), np.full((2, 32, 32, 10), 0.1), y)])
+    >>> with open_file(path) as patches:
     ...     len(patches), patches.labels, patches.simulated, patches.images([0, 0]).shape
-    (1, array([16]), False, (2, 32, 32, 18))
+    (2, array([ 3, 16]), False, (2, 32, 32, 18))
     """
     path = Path(path)
-    with layout.reading(path):
-        layout.check_hdf5(path)
-        file = h5py.File(path, "r", locking="best-effort", rdcc_nbytes=CHUNK_CACHE)
-    with file:
-        with layout.reading(path):
+    with opened(path) as file:
+        with reading(path, ADVICE):
             patches = Patches(path, file, "label" in file if labels is None else labels)
         if geo is not None:
             patches.cities = read_cities(Path(geo), len(patches))
@@ -138,12 +136,29 @@ def open_file(
         yield patches
 
 
+def opened(path: Path) -> h5py.File:
+    """An HDF5 file to read from."""
+    with reading(path, ADVICE):
+        if not h5py.is_hdf5(path):
+            raise ValueError("it is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label")
+        return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=CHUNK_CACHE)
+
+
+def attributes(file: h5py.File) -> dict:
+    """{name: value} of a file's attributes, text as str."""
+    values = {str(name): file.attrs[name] for name in file.attrs}
+    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
+
+
+def write_attributes(file: h5py.File, values: dict) -> None:
+    """Write attributes, text in a fixed length: that of variable length lies in a heap without checksum."""
+    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
+
+
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
     """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it does not have N of them."""
-    with layout.reading(path):
-        layout.check_hdf5(path)
-        with h5py.File(path, "r", locking="best-effort") as file:
-            found, names = layout.cities(path, file, N), sorted(map(str, file))
+    with opened(path) as file, reading(path, ADVICE):
+        found, names = layout.cities(path, file, N), sorted(map(str, file))
     if found is None:
         hint = "; releases before March 2026 have `coord` in its place: fetch the file again" * ("coord" in names)
         raise ValueError(f"{path}: no data set city; found {layout.brief(names)}{hint}")
@@ -188,8 +203,8 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     """
     labels = np.asarray(labels)
     layout.check_classes("labels", labels, least=1)
-    layout.check_whole("per_class", per_class, 1)
-    layout.check_whole("test", test, 0)
+    schema.check(per_class, schema.whole(1), "per_class")
+    schema.check(test, schema.whole(0), "test")
     counts = np.bincount(labels, minlength=K)
     if counts.min() < per_class:
         k, most = int(counts.argmin()), int(counts.min())
@@ -216,7 +231,6 @@ def write_file(
     rows: int,
     batches: Iterable[tuple],
     attributes: dict | None = None,
-    source_rows: np.ndarray | None = None,
     cities: np.ndarray | None = None,
 ) -> None:
     """A file in So2Sat's layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
@@ -225,18 +239,14 @@ def write_file(
     exactly, in the dtype of the first batch (published files are float64). One batch is in memory at a time. The
     file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
     dtype, with values that are not finite or beyond 1e10, or another number of rows.
-    source_rows (rows,): where each row was in another file; cities (rows,): its city. Kept beside the values.
+    cities (rows,): the city of each row, kept beside the values.
     """
-    path = plain_path(path)
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder; expected the name of a file to write")
+    path = Path(path)
     if rows < 1:
         raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
-    with whole(path) as part, h5py.File(part, "w", libver=hdf5.CHECKED) as file:
-        hdf5.write_attributes(file, attributes or {})
-        if source_rows is not None:
-            file["source_rows"] = np.asarray(source_rows, np.int64)
-        if cities is not None:  # in a fixed length, as hdf5.write_attributes says why
+    with whole(path) as part, h5py.File(part, "w", libver=HDF5_FORMAT) as file:
+        write_attributes(file, attributes or {})
+        if cities is not None:  # in a fixed length, as write_attributes says why
             file["city"] = np.char.encode(np.asarray(cities, str), "utf-8")
         done, labels = 0, []
         for batch in batches:
@@ -260,7 +270,7 @@ def write_file(
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
         file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
         if labels:
-            hdf5.write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
+            write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
 
 
 def subset(
@@ -270,8 +280,7 @@ def subset(
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
     those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
-    `source_rows` has the row numbers in the source, and `city` the cities, where the source or `geo`, its
-    *_geo.h5, has them. Memory: one chunk.
+    `city` has the cities, where the source or `geo`, its *_geo.h5, has them. Memory: one chunk.
     Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
@@ -285,4 +294,4 @@ def subset(
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
         notes |= {"per_class": per_class, "seed": seed}
         cities = None if patches.cities is None else patches.cities[index]
-        write_file(out, len(index), batches, patches.attributes | notes, source_rows=index, cities=cities)
+        write_file(out, len(index), batches, patches.attributes | notes, cities)

@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 64  # through the network
 class Trained(NamedTuple):
     """A network with its parameters, the statistics that standardise its input, and what it was trained on.
 
-    trained_on (17 per_class,) uint64: split.row_digests of the training rows. config: the run's config.json.
+    trained_on (training rows,) uint64: their split.row_digests. config: the run's config.json.
     """
 
     network: model.Model

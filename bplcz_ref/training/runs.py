@@ -6,17 +6,14 @@ checkpoint.npz  everything that a resumption needs (checkpoint.py)
 confusion.csv   the confusion matrix on the test part
 metrics.json    the result; written last, so its presence says that the run is complete
 
-Each reader takes its file as if a stranger had written it: bounded, of the names, types and ranges below, finite.
-checkpoint.npz and metrics.json hold the digest of the config.json that they belong to, so a result that an edited
-config.json would change is refused; what metrics.json says is computed again from the files beside it.
+Each reader checks names, types and ranges. checkpoint.npz and metrics.json hold the digest of the config.json that
+they belong to, so files of another run, and a config.json that was edited, are refused.
 """
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -28,16 +25,10 @@ from bplcz_ref.training import split
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
 # Another version, or place of a file, is no other run.
 FREE = ("bplcz_ref", "data.path", "data.test.path", "data.validation.path", "data.geo", "settings.vocabulary")
-LOG_BYTES = 256 << 20  # of log.jsonl; an epoch has about 300
-CSV_BYTES = 1 << 20  # of confusion.csv
-COUNT_DIGITS = 15  # of a count in it
 
 # ------------------------------------------------------------------------------------------- what each file holds
 
 FILE = {"path": schema.PATH, "samples": schema.whole(1), "labels": schema.DIGEST, "pixels": schema.DIGEST}
-ANOTHER = schema.Rule(
-    f"null, or an object with {', '.join(FILE)}", lambda x: x is None or schema.first_broken(x, FILE) is None
-)
 CONFIG = {
     "bplcz_ref": schema.TEXT,
     "system": schema.TEXT,
@@ -46,16 +37,14 @@ CONFIG = {
     "vocabulary": schema.optional(schema.DIGEST),
     "data": {
         **FILE,
-        "test": ANOTHER,  # official files that are not the training part's
-        "validation": ANOTHER,
+        "test": schema.optional(FILE),  # official files that are not the training part's
+        "validation": schema.optional(FILE),
         "geo": schema.optional(schema.PATH),
         "split": {
             "from": schema.one_of(("official", "file", "random", "city")),
             "cities": [schema.TEXT],  # left out for the test
-            "training": schema.whole(1),
-            "test": schema.whole(1),
-            "training_rows": schema.DIGEST,
-            "test_rows": schema.DIGEST,
+            **dict.fromkeys(("training", "test"), schema.whole(1)),
+            **dict.fromkeys(("training_rows", "test_rows"), schema.DIGEST),
         },
         "simulated": schema.BOOLEAN,
     },
@@ -64,15 +53,11 @@ SHARE = schema.number(0, 1)
 ROW = {
     "epoch": schema.whole(1),
     "L": schema.number(),
-    "L_cls": schema.number(0),
-    "L_con": schema.optional(schema.number()),
-    "L_con_floor": schema.optional(schema.number(0)),
+    **dict.fromkeys(("L_cls", "seconds"), schema.number(0)),
     "training_accuracy": SHARE,
-    "validation_accuracy": schema.optional(SHARE),
-    "positive_fraction": schema.optional(SHARE),
-    "S_positive": schema.optional(schema.number()),
-    "S_negative": schema.optional(schema.number()),
-    "seconds": schema.number(0),
+    **dict.fromkeys(("L_con", "S_positive", "S_negative"), schema.optional(schema.number())),
+    **dict.fromkeys(("validation_accuracy", "positive_fraction"), schema.optional(SHARE)),
+    "L_con_floor": schema.optional(schema.number(0)),
 }
 METRICS = {
     "system": schema.TEXT,
@@ -81,14 +66,9 @@ METRICS = {
     "split": schema.TEXT,
     "config": schema.DIGEST,
     "settings": systems.SETTINGS,
-    "samples": schema.whole(1),
-    "overall_accuracy": SHARE,
-    "average_accuracy": SHARE,
-    "macro_f1": SHARE,
+    **dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), SHARE),
     "kappa": schema.optional(schema.number(-1, 1)),
-    "training_samples": schema.whole(1),
-    "test_samples": schema.whole(1),
-    "parameters": schema.whole(1),
+    **dict.fromkeys(("samples", "training_samples", "test_samples", "parameters"), schema.whole(1)),
     "training_seconds": schema.number(0),
     "last_epoch": ROW,
 }
@@ -272,15 +252,6 @@ def read_config(run: str | Path) -> dict:
             )
     systems.registered(config["system"], config["settings"]["contrastive"], str(path))
     schema.check(config, CONFIG, str(path))
-    settings, parts = config["settings"], config["data"]["split"]
-    per_class, test = settings["per_class"], settings["test"]  # None: all rows
-    training = parts["training"] if per_class is None else per_class * len(paper.CLASSES)
-    sizes = training, parts["test"] if test is None else test
-    if (parts["training"], parts["test"]) != sizes:
-        raise ValueError(
-            f"{path}: data.split has {parts['training']} training and {parts['test']} test rows; expected"
-            f" {sizes[0]} and {sizes[1]} by settings.per_class and settings.test: it was edited, restore it"
-        )
     return config
 
 
@@ -315,13 +286,14 @@ def read_log(run: str | Path) -> list[dict]:
     if not path.exists():
         return []
     rows = []
-    for number, line in enumerate(files.read_text(path, LOG_BYTES).removesuffix("\n").split("\n"), 1):
-        where = f"{path}, line {number}"
-        row = files.parse_json(line, where)
-        schema.check(row, ROW, where)
-        if row["epoch"] != number:
-            raise ValueError(f"{where}: epoch is {row['epoch']}; expected {number}, as each epoch has its line")
-        rows.append(row)
+    with files.reading(path):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: it is not JSON ({error})") from None
+            epoch = schema.one_of([number])._replace(expected=f"{number}, as each epoch has its line")
+            schema.check(rows[-1], ROW | {"epoch": epoch}, f"{path}, line {number}")
     return rows
 
 
@@ -342,21 +314,16 @@ def read_confusion(run: str | Path) -> np.ndarray:  # -> (17, 17)
     path = Path(run) / "confusion.csv"
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; it appears when the run is complete")
-    header, *lines = [line.split(",") for line in files.read_text(path, CSV_BYTES).splitlines() or [""]]
-    if header != HEADER or [line[0] for line in lines] != IDS:
-        raise ValueError(f"{path}: expected the header '{', '.join(HEADER)}', then a row for each class")
-    for name, *cells in lines:
-        if len(cells) != len(IDS):
-            raise ValueError(f"{path}: row {name} has {len(cells)} counts; expected {len(IDS)}")
-        for predicted, cell in zip(IDS, cells, strict=True):
-            if not (cell.isascii() and cell.isdigit() and len(cell) <= COUNT_DIGITS):
+    with files.reading(path):
+        lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
+        if lines[:1] != [HEADER] or [line[0] for line in lines[1:]] != IDS:
+            raise ValueError(f"{path}: expected the header '{', '.join(HEADER)}', then a row for each class")
+        for name, *cells in lines[1:]:
+            if len(cells) != len(IDS) or not all(cell.isdecimal() for cell in cells):
                 raise ValueError(
-                    f"{path}: row {name}, column {predicted} is {schema.brief(cell)}; expected a count"
+                    f"{path}: row {name} is {schema.brief(','.join(cells))}; expected {len(IDS)} counts"
                 )
-    C = np.array([[int(cell) for cell in line[1:]] for line in lines])
-    if not C.any():
-        raise ValueError(f"{path}: it counts no sample; expected the test part's")
-    return C
+        return np.array([line[1:] for line in lines[1:]]).astype(np.int64)
 
 
 # -------------------------------------------------------------------------------------------------- metrics.json
@@ -368,29 +335,15 @@ def complete(run: str | Path) -> bool:
 
 
 def read_metrics(run: str | Path) -> dict:
-    """The result of a complete run. Errors: ValueError if it is not what the files beside it give."""
+    """The result of a complete run. Errors: ValueError if it does not belong to the config.json beside it."""
     path = Path(run) / "metrics.json"
-    result, config = files.read_json(path), read_config(run)
+    result = files.read_json(path)
     schema.check(result, METRICS, str(path))
-    C, rows = read_confusion(run), read_log(run)
-    if not rows:
+    config = read_config(run)
+    epochs = config["settings"]["epochs"]  # which the identity may leave out
+    if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
         raise ValueError(
-            f"{Path(run) / 'log.jsonl'}: there is no such file, though the run is complete: restore it"
+            f"{path} belongs to another config.json than the one beside it, which was edited or exchanged: restore"
+            " it, or remove metrics.json and train with --resume, which evaluates the checkpoint again"
         )
-    found = counted(result)
-    for name, value in counted(result_of(config, C, rows, result["parameters"])).items():
-        there = found.get(name)
-        if not alike(there, value):
-            raise ValueError(
-                f"{path}: {name} is {schema.brief(there)}; the files beside it give {schema.brief(value)}:"
-                " one of them was edited or exchanged: restore it, or remove metrics.json and train with --resume,"
-                " which evaluates the checkpoint again"
-            )
     return result
-
-
-def alike(a: Any, b: Any) -> bool:
-    """Equal, or numbers that differ by rounding on another machine."""
-    if schema.is_number(a) and schema.is_number(b):
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-12)
-    return a == b

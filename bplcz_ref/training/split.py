@@ -48,6 +48,11 @@ def settle(
     assert patches.parts is not None
     per_class, test = own_sizes(patches, *patches.parts)
     own = {"per_class": per_class} if tested is not None else {"per_class": per_class, "test": test}
+    if not own.get("test", True):
+        raise ValueError(
+            f"{patches.path} has no test rows: name a file with --test-data FILE, or draw a split"
+            " of all its rows with --split random"
+        )
     asked = {name: getattr(settings, name) for name in own if name in given}
     if any(own[name] != value for name, value in asked.items()):
         raise ValueError(
@@ -58,13 +63,12 @@ def settle(
 
 
 def own_sizes(patches: Patches, training: np.ndarray, test: np.ndarray) -> tuple[int, int]:
-    """(training rows per class, test rows) of a subset's own parts; ValueError if they are no split."""
+    """(training rows per class, test rows) of a subset's own parts; ValueError if classes differ in it."""
     counts = np.bincount(patches.labels[training], minlength=len(paper.CLASSES))
-    if counts.min() < counts.max() or not len(test):
+    if counts.min() < counts.max():
         raise ValueError(
-            f"{patches.path}: its parts have {counts.min()} to {counts.max()} training rows per class and"
-            f" {len(test)} test rows; expected the same number of each class, and 1 test row or more, as `subset`"
-            " writes them: draw a new split with split random (--split random)"
+            f"{patches.path}: its training part has {counts.min()} to {counts.max()} rows per class; expected the"
+            " same number of each, as `subset` writes them: draw a new split with --split random"
         )
     return int(counts[0]), len(test)
 

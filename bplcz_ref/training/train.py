@@ -107,9 +107,10 @@ def train(
             at = fit(job, at, report)
             report.line(f"{run}: evaluating on {len(test_rows)} test samples")
             C = evaluate.confusion(trained(job, at), tested or patches, test_rows)
-        for path in (data, test_data, validation):
+        noted = config["data"]
+        for path, old in ((data, noted), (test_data, noted["test"]), (validation, noted["validation"])):
             if path is not None:
-                check_unchanged(run, path, config)
+                check_unchanged(run, path, old)
         return runs.finish(run, config, at.params, C)
 
 
@@ -143,15 +144,13 @@ def resume(
     return train(run, **own, **places, given=("per_class", "test"), say=say)  # type: ignore[arg-type]
 
 
-def check_unchanged(run: Path, data: str | Path, config: dict) -> None:
-    """ValueError if the file `data` is another one than when the run began, as far as `runs.content` sees.
+def check_unchanged(run: Path, data: str | Path, old: dict) -> None:
+    """ValueError if the file `data` is another one than the run noted, as far as `runs.content` sees.
 
     It is opened anew, as HDF5 keeps what it has read.
     """
     with so2sat.open_file(data) as patches:
         now = runs.content(patches)
-    noted = [config["data"], config["data"]["test"], config["data"]["validation"]]
-    (old, *_) = [part for part in noted if part and part["path"] == str(Path(data).resolve())]
     differs = [name for name, value in now.items() if old[name] != value]
     if differs:
         raise ValueError(

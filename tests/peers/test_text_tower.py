@@ -5,6 +5,9 @@ with none of our savings: every prompt is a row of its own, padded to the whole 
 installed, its CLIP classes are asked as well, with the weights they start from, so nothing is downloaded.
 """
 
+import importlib.util
+from pathlib import Path
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
@@ -15,6 +18,13 @@ from bplcz_ref.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 tnn = torch.nn
+
+spec = importlib.util.spec_from_file_location(
+    "names", Path(__file__).parents[2] / "examples/hugging_face_names.py"
+)
+example = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(example)
+openai_names = example.openai_names
 
 
 class QuickGELU(tnn.Module):
@@ -371,15 +381,15 @@ def shaken(module, scale=0.2):
 
 
 def huggingface(module, ids, R):
-    """{quantity: array} as `ours` has them: the gradients, too, pass from name to name by weights.load."""
+    """{quantity: array} as `ours` has them: the gradients, too, pass from name to name."""
     T = module(input_ids=torch.as_tensor(ids)).text_embeds
     (T * torch.tensor(R)).sum().backward()
-    gradients, _ = weights.load({n: p.grad.numpy() for n, p in module.named_parameters()})
+    gradients, _ = weights.load(openai_names({n: p.grad.numpy() for n, p in module.named_parameters()}))
     return {"features": T.detach().numpy()} | weights.named(gradients)
 
 
 def arrays(module):
-    return {name: leaf.numpy() for name, leaf in module.state_dict().items()}
+    return openai_names({name: leaf.numpy() for name, leaf in module.state_dict().items()})
 
 
 SMALL = (30, 24, 3, 3, 10, 13)
@@ -422,8 +432,8 @@ def test_transformers_files_are_read(clip, tmp_path):
     both.save_pretrained(tmp_path / "whole")
     image_side = ("vision_model.", "visual_projection.", "logit_scale")
     for folder, ignore in (("tower", ()), ("whole", image_side)):
-        file = tmp_path / folder / "model.safetensors"
-        params, _ = weights.load(file, text.encoder(*SMALL), ignore=ignore)
+        renamed = openai_names(weights.read_arrays(tmp_path / folder / "model.safetensors"))
+        params, _ = weights.load(renamed, text.encoder(*SMALL), ignore=ignore)
         T, _ = text.encoder(*SMALL).apply(params, {}, ids, train=False)
         module = tower if folder == "tower" else both
         with torch.no_grad():
