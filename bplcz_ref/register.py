@@ -4,14 +4,13 @@
     register.encoder("tiny-bplcz", tiny)           # then: --system tiny-bplcz, with its prompts
     register.network("mlp", mlp)                   # then: --system mlp
 
-A registered part enters `train`, `tables`, `report`, `evaluate` and `classify` like those of the package. A run
-folder keeps its name alone, no code: whoever loads the run imports the file first, in Python by `import`, on the
-command line by --import FILE.py.
+`train`, `tables`, `report`, `evaluate` and `classify` take it like those of the package. A run folder keeps its
+name, no code: whoever loads the run imports the file first, by `import`, or on the command line by --import FILE.
 """
 
-import importlib.util
 import os
 import re
+import runpy
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,8 +29,7 @@ def loss(
 ) -> None:
     """A value of the setting `contrastive`; variants.py says what the three functions are.
 
-    >>> from bplcz_ref.variants import paper_loss
-    >>> loss("paper", paper_loss)
+    >>> loss("paper", print)
     Traceback (most recent call last):
       ...
     ValueError: 'paper' is a part of the package: choose another name
@@ -92,11 +90,8 @@ def import_file(path: str | Path) -> None:
     if not Path(place).is_file():
         raise ValueError(f"{path}: there is no such file; expected a Python file that registers a part")
     sys.path.append(os.path.dirname(place))  # for modules beside it
-    spec = importlib.util.spec_from_file_location(f"imported_{Path(place).stem}", place)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: expected a Python file, FILE.py, that registers a part")
     try:
-        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        runpy.run_path(place, run_name=f"imported_{Path(place).stem}")
     except Exception as error:
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == place]
         line = f", line {lines[-1]}" if lines else ""

@@ -88,9 +88,8 @@ class Settings(NamedTuple):
     # fmt: on
 
 
-TABLE: dict[str, Row] = {
-    name: get_args(kind)[1] for name, kind in get_type_hints(Settings, include_extras=True).items()
-}
+HINTS = get_type_hints(Settings, include_extras=True)
+TABLE: dict[str, Row] = {name: get_args(kind)[1] for name, kind in HINTS.items()}
 KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Settings).items()}
 PAPER = Settings(*(row.paper for row in TABLE.values()))
 SMALL = Settings(*(row.paper if row.small is ... else row.small for row in TABLE.values()))
@@ -102,11 +101,7 @@ ABSENT |= dict.fromkeys(("optimizer", "optim"), "it is SGD, with learning_rate, 
 
 
 def words(name: str) -> list[str]:
-    """The values that a setting has by name, as a user may have added to them; none for a number or a path.
-
-    >>> words("schedule"), words("alpha")
-    (['constant', 'cosine'], [])
-    """
+    """The values that a setting has by name, as a user may have added to them; none for a number or a path."""
     found = TABLE[name].rule
     return [] if isinstance(found, schema.Rule) else list(found() if callable(found) else found)
 
@@ -224,11 +219,7 @@ def value(name: str, given: str) -> Any:
 
 
 def said(name: str, settings: Settings) -> str:
-    """The value of a setting as the command line takes it.
-
-    >>> said("clip_sen1", PAPER), said("published", PAPER)
-    ('none', 'true')
-    """
+    """The value of a setting as the command line takes it, such as none or true."""
     found = getattr(settings, name)
     return str(found).lower() if found is None or isinstance(found, bool) else str(found)
 
@@ -387,13 +378,7 @@ def parts(system: System, settings: Settings) -> model.Model:
 
 
 def exvit_bplcz(
-    reading: str = "A",
-    features: int = 512,
-    patch: int = paper.PATCH,
-    grid: int = 4,
-    classes: int = exvit.CLASSES,
-    size: exvit.Size = exvit.SIZE,
-    **options,
+    reading="A", features=512, patch=paper.PATCH, grid=4, classes=exvit.CLASSES, size=exvit.SIZE, **options
 ) -> model.Model:
     """Two readings of "BP-LCZ is adopted in ExViT" (III-B1), which says no more; options as of model.bplcz.
 
