@@ -5,7 +5,7 @@
     register.network("mlp", mlp)                   # then: --system mlp
 
 `train`, `tables`, `report`, `evaluate` and `classify` take it like those of the package. A run folder keeps its
-name, no code: whoever loads the run imports the file first, by `import` or, on the command line, --import FILE.py.
+name, no code: whoever loads the run imports the file first, by `import`, or on the command line by --import FILE.
 """
 
 import os

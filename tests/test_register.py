@@ -1,5 +1,6 @@
 """register.py: parts of a user's own through training, tables, report, evaluation and the command line."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def own(monkeypatch):
 
 @pytest.mark.slow
 def test_the_example_runs_as_it_stands():
-    done = subprocess.run([sys.executable, EXAMPLE], capture_output=True, text=True, check=True)
+    here = os.environ | {"PYTHONPATH": str(EXAMPLE.parent.parent)}
+    done = subprocess.run([sys.executable, EXAMPLE], env=here, capture_output=True, text=True, check=True)
     assert "% on 100 SIMULATED samples" in done.stdout
     assert "epoch 4/4" in done.stderr
 

@@ -129,7 +129,8 @@ def started(script, small_file, out, **settings):
         str(out),
         json.dumps(TINY._replace(**settings)._asdict()),
     ]
-    options = {"env": os.environ | dict([mark.split("=")]), "stderr": subprocess.PIPE, "start_new_session": True}
+    here = os.environ | dict([mark.split("=")]) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    options = {"env": here, "stderr": subprocess.PIPE, "start_new_session": True}
     parent = subprocess.Popen(command, text=True, **options)
     try:
         yield parent, mark
