@@ -33,7 +33,7 @@ COUNTS = [  # network, its parameters; with OFFICIAL sizes the published count
     *((FULL[name](), here) for name, here in zip(FULL, (23589905, 23061777, 27856241, 7018321), strict=True)),
     *((build(**OFFICIAL), n) for build, n in zip((FULL | OTHERS).values(), PUBLISHED, strict=True)),
     (text.encoder(vocabulary=49408), 63428096),  # CLIP's text tower
-    # 9 C w + 279 w^2 + 28 w + 4 w d + d, summed over the seven groups: 9 x 18 w + 7 (...)
+    # EB-CNN's branch of C channels: 9 C w + 279 w^2 + 28 w + 4 w d + d, at w = 16 and d = 64
     *((ebcnn.encoder(C, width=16, features=64), 144 * C + 71424 + 448 + 4096 + 64) for C in (1, 2, 3, 4)),
     # stems 3,636 + 3,584; projections 2 x 4,160; transformers 2 x 83,584 + 41,792; fusion 193; head 1,233; 64 N
     *((exvit.exvit(grid=g), 3636 + 3584 + 8320 + 208960 + 193 + 1233 + 64 * (32 // g) ** 2) for g in (1, 2, 4)),
