@@ -207,7 +207,7 @@ def test_predict_writes_labels_when_all_else_is_known_and_to_a_plain_file_alone(
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         assert command_line.main([*asked, str(tmp_path / "pipe")]) == 2
-        assert "is a device, pipe or socket" in capsys.readouterr().err
+        assert "is a device or a pipe" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------------- several runs
@@ -314,9 +314,6 @@ def test_errors_are_one_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "config.json: there is no such file" in error
-    with pytest.raises(SystemExit):
-        command_line.main(["inspect", "a\0b"])
-    assert "holds a null character" in capsys.readouterr().err
 
 
 @pytest.mark.slow

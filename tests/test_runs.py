@@ -81,6 +81,7 @@ def test_another_run_in_the_folder_is_refused(whole, small_file, tmp_path):
 def test_a_damaged_file_is_named(whole, tmp_path, name, change, message):
     readers = {"confusion.csv": runs.read_confusion, "log.jsonl": runs.read_log, "config.json": runs.read_config}
     text = (whole / name).read_text(encoding="utf-8")
+    shutil.copy(whole / "config.json", tmp_path)
     (tmp_path / name).write_text(change(text), encoding="utf-8")
     with pytest.raises(ValueError, match=rf"{name}.*{message}") as error:
         readers.get(name, runs.read_metrics)(tmp_path)

@@ -288,9 +288,7 @@ def test_write_is_native_marked_and_free_of_chunking(tmp_path, monkeypatch):
         assert patches.labels[17:].tolist() == simulate.natural(7, seed=9).tolist()
 
 
-@pytest.mark.parametrize(
-    "asked", [{"per_class": 10**9}, {"rows": 10**12}, {"rows": 10**400}, {"per_class": 10**30, "rows": 1}]
-)
+@pytest.mark.parametrize("asked", [{"per_class": 10**9}, {"rows": 10**12}, {"per_class": 10**30, "rows": 1}])
 def test_more_rows_than_the_disk_holds_are_refused_before_any_is_drawn(tmp_path, asked):
     with pytest.raises(ValueError, match=r"x.h5: .* rows of 147,592 bytes need .* MB free, room for"):
         simulate.write_file(tmp_path / "new" / "x.h5", **asked)

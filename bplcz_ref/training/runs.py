@@ -337,9 +337,8 @@ def complete(run: str | Path) -> bool:
 def read_metrics(run: str | Path) -> dict:
     """The result of a complete run. Errors: ValueError if it does not belong to the config.json beside it."""
     path = Path(run) / "metrics.json"
-    result = files.read_json(path)
+    result, config = files.read_json(path), read_config(run)  # which names a part that is not registered
     schema.check(result, METRICS, str(path))
-    config = read_config(run)
     epochs = config["settings"]["epochs"]  # which the identity may leave out
     if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
         raise ValueError(
