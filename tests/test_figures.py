@@ -14,7 +14,7 @@ from bplcz_ref import __main__ as command_line
 from bplcz_ref import bands, files, layers, model, nn, paper, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.encoders import ebcnn, exvit
-from bplcz_ref.report import figures
+from bplcz_ref.report import figures, plots
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, split
 from bplcz_ref.training import runs as folders
@@ -328,14 +328,14 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path):
     assert command_line.main(["report", str(other), "--out", str(tmp_path / "again")]) == 0  # nothing failed
 
 
-def test_without_matplotlib_one_line_names_the_extra(runs, small_file, tmp_path, monkeypatch):
+def test_without_matplotlib_one_line_says_what_to_install(runs, small_file, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     missing = figures.write_figures(runs, tmp_path, small_file)
     assert len(missing) == 1
     assert "figures need matplotlib" in missing[0]
-    assert 'pip install "bplcz-ref[report]"' in missing[0]
+    assert plots.EXTRA in missing[0]
     assert not list(tmp_path.iterdir())
     for draw in (
         lambda: figures.confusion_figure(runs[0], "a.png"),
@@ -352,7 +352,7 @@ def test_without_scikit_learn_the_rest_is_drawn(runs, small_file, tmp_path, monk
     missing = figures.write_figures(runs[:1], tmp_path, small_file, say=lambda line: None)
     assert len(missing) == 1
     assert "no tsne.png: t-SNE needs scikit-learn" in missing[0]
-    assert "bplcz-ref[report]" in missing[0]
+    assert plots.EXTRA in missing[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion-ebcnn.png", "curves.png"]
 
 

@@ -1,8 +1,8 @@
 """Figs. 2 and 3 of the paper drawn from our own runs, and curves: confusion matrix, t-SNE, losses by epoch.
 
 Each function reads run folders and writes one file; `write_figures` writes all that is possible. They need
-matplotlib, t-SNE scikit-learn too: python -m pip install "bplcz-ref[report]". A figure from simulated data says
-SIMULATED. The paper's own figures are not redrawn: their numbers were not published.
+matplotlib, t-SNE scikit-learn too: the extra [report]. A figure from simulated data says SIMULATED. The paper's
+own figures are not redrawn: their numbers were not published.
 
 Index letters: N samples of a file, M of a test part, m of a figure; n d = the length of I.
 """

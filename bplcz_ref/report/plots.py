@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 K, BUILT = len(paper.CLASSES), paper.BUILT
 IDS = [name for name, _ in paper.CLASSES]
-EXTRA = 'python -m pip install "bplcz-ref[report]"'
+EXTRA = "python -m pip install matplotlib scikit-learn"  # the extra [report]
 
 # Okabe and Ito's colours, which most colour-blind people tell apart; their yellow only where it has an outline.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"

@@ -169,7 +169,7 @@ def variants_markdown(results: dict[str, list[dict]]) -> str:
     every = [result for of_seeds in results.values() for result in of_seeds]
     lines = [*markdown(table), "", *_details(results, {row: row for row in results}, [(first, r) for r in others])]
     if simulated:
-        lines.append("From SIMULATED data: nothing here is about So2Sat.")
+        lines.append("From SIMULATED data: nothing here is about So2Sat.\n")
     lines.append(f"The first row: {protocol(every[0])}, {every[0]['split']}.")
     return "\n".join(lines)
 
@@ -191,7 +191,7 @@ def _details(results, labels, pairs) -> Iterator[str]:
         yield ""
     lag = lagging([result for of_seeds in results.values() for result in of_seeds])
     if lag:
-        yield lag
+        yield f"{lag}\n"
 
 
 def paired(first: list[dict], second: list[dict]) -> tuple[str, str, str, str]:
@@ -237,18 +237,17 @@ def _counts(of_seeds):
 
 
 def _footer(results, paper_seconds):
-    """What the numbers are, and what it takes to reproduce the paper's."""
+    """What the numbers are, and what it takes to reproduce the paper's: paragraphs of Markdown."""
     every = [result for of_seeds in results.values() for result in of_seeds]
     if any(result["data_simulated"] for result in every):
-        yield "Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat."
-    yield f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5."
-    yield OURS
-    yield "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's"
-    yield "training.h5:"
-    command = "  python -m bplcz_ref tables --data training.h5 --preset paper --systems"
-    yield f"{command} {' '.join(results)} --seeds 1 --out runs/tables"
+        yield "Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.\n"
+    yield f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.\n"
+    yield f"{OURS}\n"
     days = paper_seconds / 86400
-    yield f"which would take about {days:.1f} days here ({nn.thread_count()} cores), by the time of one step."
+    yield "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's"
+    yield f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):\n"
+    command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
+    yield f"    {command} {' '.join(results)} --seeds 1 --out runs/tables"
 
 
 def tables_csv(results: dict[str, list[dict]]) -> str:
