@@ -18,6 +18,8 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.name in ("guide.md", "6-exercises.md"):  # doctests of seconds, in files without a place for a mark
+            item.add_marker(pytest.mark.long if item.name == "guide.md" else pytest.mark.slow)
+        if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
 
 

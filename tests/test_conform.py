@@ -78,7 +78,7 @@ def on_screen(text):
 # ---------------------------------------------------------------- verdicts
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_self_test_finds_locates_and_names_every_listed_mistake(capsys):
     code, text = run(capsys, "selftest")
     total = sum(map(len, LISTED.values()))
@@ -88,7 +88,7 @@ def test_the_self_test_finds_locates_and_names_every_listed_mistake(capsys):
     assert "not run: mistakes by rule" in text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("broken", ["allowed", "names"])
 def test_a_self_test_of_a_blind_kit_fails(broken, capsys, monkeypatch):
     """Were what is allowed too wide, or were no name ever found, the self-test would have to say so."""
@@ -217,6 +217,7 @@ def test_answers_that_can_prove_nothing_do_not_pass():
         assert not r.of("fail")
 
 
+@pytest.mark.long
 def test_pools_in_bfloat16_are_not_called_a_mistake():
     """Rounding makes no ties: values that are equal after it have no gradient asked for."""
     coarse = lambda case: case._replace(

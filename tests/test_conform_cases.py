@@ -195,6 +195,7 @@ def test_a_variance_in_one_pass_passes_and_a_worse_one_does_not(op):
 # ---------------------------------------------------------------- the cases themselves
 
 
+@pytest.mark.slow
 def test_the_public_set_is_what_the_package_writes(tmp_path):
     """Inputs byte for byte; values within what float64 allows, since libraries of mathematics differ."""
     stored = json.loads(exchange.PUBLIC.read_text("utf-8"))
@@ -233,6 +234,7 @@ def bits(case):
     return float((numbers.coarse(x, "float32") != x).mean())
 
 
+@pytest.mark.slow
 def test_every_float_operation_has_a_case_of_all_53_bits():
     for seed in (0, 3):
         floating = {case.op for case in exchange.load(seed) if any(map(is_float, case.inputs.values()))}
@@ -253,6 +255,7 @@ def test_inputs_start_alike_in_every_dtype():
                     assert (mantissa * 2**own % 1 == 0).all(), (case.id, name)
 
 
+@pytest.mark.long
 def test_no_case_of_a_seed_shows_what_is_public():
     """Text, labels, prompts and bands are drawn anew as well; else a program could copy what it has seen."""
     public: dict = {}
@@ -290,6 +293,7 @@ def test_a_case_that_comes_out_as_in_the_public_set_is_drawn_again(monkeypatch):
         list(cases.cases_of("predict", 5))
 
 
+@pytest.mark.long
 def test_texts_of_a_seed_keep_their_point():
     for seed in range(1, 6):
         own = {case.id: case for case in exchange.load(seed)}
@@ -301,6 +305,7 @@ def test_texts_of_a_seed_keep_their_point():
         assert not any(case.inputs["class_index"] in (0, 8, 16) for case in own.values() if case.op == "prompt")
 
 
+@pytest.mark.long
 def test_every_listed_mistake_shows_in_float32_for_several_seeds():
     """This takes the place of a certificate: what a seed's cases cannot show, they cannot find."""
     for seed in range(5):

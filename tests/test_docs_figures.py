@@ -146,7 +146,7 @@ def test_recorded_pulls_are_the_gradients_that_explain_prints():
     assert found["con_common"] == pytest.approx(6**0.5 * np.linalg.norm(from_con.mean(axis=1)), rel=1e-12)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records):
     record = script("record")
     few = {"epochs": 1, "per_class": 2, "test": 20}
@@ -169,7 +169,7 @@ def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records
                 assert entry["runs"][0].keys() == kept["losses"][loss]["runs"][0].keys()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_recorded_run_is_the_run_of_the_training_loop(tmp_path):
     """The same file, settings and seed: the same losses of each epoch and the same weights at the end."""
     record = script("record")

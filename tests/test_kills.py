@@ -1,6 +1,6 @@
 """A run that is killed at any moment and started again ends with the bits of an uninterrupted one.
 
-    python -m pytest tests/test_kills.py --kills 100        # 100 kills at random moments, and one at every point
+    python -m pytest -m long tests/test_kills.py --kills 100    # 100 at random moments, and one at every point
 
 Points are before and after each os.fsync and os.replace of a run: of the file, of its name, of its folder. One
 process imports the package once and forks for every start.
@@ -74,7 +74,7 @@ assert not start(f"{folder}/whole", point=0)  # a complete run writes nothing
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL and fork of POSIX")
 def test_a_run_that_is_killed_at_any_moment_ends_with_the_same_bits(whole, small_file, tmp_path, request):
     asked = request.config.getoption("--kills")

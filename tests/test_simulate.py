@@ -221,7 +221,7 @@ def test_built_zones_have_the_heavy_tails(simulated):
     assert np.median(peak[y < 10]) > 3 * np.median(peak[y >= 10])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_band_means_help_but_do_not_settle_the_class():
     """Multinomial logistic regression on the 18 band means: well above chance, well below what texture allows."""
     y = np.concatenate((simulate.balanced(25, seed=3), simulate.natural(250, seed=4)))

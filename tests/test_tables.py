@@ -82,7 +82,7 @@ def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
     assert same_bits(tmp_path, table, [47])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_worker_process_costs_a_second_start(table, small_file, tmp_path):
     def kill():
         wait_for(lambda: any(tmp_path.glob("*/*/config.json")))
@@ -139,7 +139,7 @@ def started(script, small_file, out, **settings):
             os.kill(int(process), signal.SIGKILL)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="workers are found in /proc")
 @pytest.mark.parametrize("how", ["Ctrl-C", "an interruption of the parent", "a kill of the parent"])
 def test_workers_end_with_their_table_at_once(small_file, tmp_path, how, monkeypatch):
@@ -162,7 +162,7 @@ def test_workers_end_with_their_table_at_once(small_file, tmp_path, how, monkeyp
         assert time.monotonic() - ended < 20
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_script_without_a_main_guard_is_told_so(small_file, tmp_path):
     with started(f"{PARENT}\nmain()\n", small_file, tmp_path / "out") as (parent, _):
         _, error = parent.communicate(timeout=120)

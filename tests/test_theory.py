@@ -182,7 +182,7 @@ def test_free_features_of_every_sample_reach_the_floor_and_do_not_pass_it(size, 
     assert L(np.random.default_rng(4).normal(size=count)) > floor.attained
 
 
-@pytest.mark.parametrize("batches", [10, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batches", [10, pytest.param(100, marks=pytest.mark.long)])
 def test_the_floor_of_random_batches_is_certified(batches):
     floors = [theory.batch_floor(uneven(seed), R) for seed in range(batches)]
     gaps = [floor.attained - floor.lower for floor in floors]
@@ -339,7 +339,7 @@ def test_seven_groups_of_five_dimensions_hold_the_optimum_of_17_classes():
         (4, 1, 4, 1 / 4, 0),
         (4, 1, 3, 1 / 4, 2.418e-2),  # d - 1 < K - 1
         pytest.param(17, 7, 4, EXPECTED_P, 0, marks=pytest.mark.slow),  # 21 dimensions for 16
-        pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.slow),  # 14 dimensions for 16
+        pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.long),  # 14 dimensions for 16
     ],
 )
 def test_the_optimum_needs_one_dimension_less_than_classes_over_all_groups(classes, groups, d, p, miss):
