@@ -75,7 +75,7 @@ def virtual(file):
 
 
 def half(file):
-    data = file.create_dataset("w", (7,), chunks=(4,), compression="gzip")
+    data = file.create_dataset("w", (7,), "f4", chunks=(4,), compression="gzip")
     data[:4] = 1
     return data
 
