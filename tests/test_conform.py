@@ -329,7 +329,6 @@ UNREADABLE = {
 }
 ODD = {
     "an unknown case": (edited(lambda a: a.update({"bce/odd": {}})), "there is no case 'bce/odd'"),
-    "surrogates": (edited(lambda a: a.update({"\ud800": {}})), "there is no case '\\ud800'"),
     "an unknown output": (bce(Z={"shape": [], "data": [1]}), "there is no output 'Z'; expected L, grad.S"),
     "no outputs": (edited(lambda a: a.update({"bce/ordinary": {}})), "missing: bce/ordinary (L, grad.S)"),
     "a case left out": (edited(lambda a: a.pop("sgd/plain")), "missing: sgd/plain (w, v)"),
@@ -342,10 +341,7 @@ ODD = {
     "nested data": (bce(L={"shape": [], "data": [[0.7]]}), "entry 0 is [0.7], expected a number"),
     "null": (bce(L={"shape": [], "data": [None]}), "entry 0 is None, expected a number"),
     "true": (bce(L={"shape": [], "data": [True]}), "entry 0 is True, expected a number"),
-    "many axes": (bce(L={"shape": [1] * 100, "data": [0.7]}), "expected a list of whole numbers, at most 16"),
-    "huge axes": (bce(L={"shape": [10**4000] * 16, "data": [0.7]}), "shape is "),
     "negative shape": (bce(L={"shape": [-1, -1], "data": [1]}), "expected a list of whole numbers"),
-    "a huge whole number": (bce(L={"shape": [], "data": [10**400]}), "entry 0 is beyond float64"),
 }
 WRONG = {
     "not a number": (bce(L={"shape": [], "data": ["NaN"]}), "L of bce/ordinary is nan, expected 0.8"),

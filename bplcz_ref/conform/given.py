@@ -84,7 +84,6 @@ def settings_of(arrays: dict, name: str, chosen: dict) -> systems.Settings:
 
 def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
     """(x, y) of an .npz with x, or sen1 and sen2, and y; its `tokens`, if any, must be those of our prompts."""
-
     arrays = files.read_npz(path)
     if "y" not in arrays or not ({"x"} <= arrays.keys() or {"sen1", "sen2"} <= arrays.keys()):
         raise ValueError(f"{path}: found {', '.join(sorted(arrays))}; expected y, and x or both sen1 and sen2")

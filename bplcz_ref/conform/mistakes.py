@@ -27,12 +27,12 @@ from bplcz_ref.conform.ops import OPS, Case, is_float
 
 
 @primitive
-def graded(x: Any, change: Callable) -> Any:
+def with_gradient(x: Any, change: Callable) -> Any:
     """x, but its gradient g becomes change(g)."""
     return x
 
 
-defvjp(graded, lambda y, x, change: change, argnums=(0,))
+defvjp(with_gradient, lambda y, x, change: change, argnums=(0,))
 
 
 def rounded(dtype: str) -> Callable:
@@ -43,7 +43,7 @@ def rounded(dtype: str) -> Callable:
 SHORT = {"bfloat16": "bfloat16", "float16": "TF32 or float16"}
 PRECISION = {f"rounded to {name}": rounded(dtype) for dtype, name in SHORT.items()}
 PRECISION |= {
-    f"with a gradient rounded to {name}": lambda x, _d=dtype: graded(x, lambda g: coarse(g, _d))
+    f"with a gradient rounded to {name}": lambda x, _d=dtype: with_gradient(x, lambda g: coarse(g, _d))
     for dtype, name in SHORT.items()
 }
 mean = lambda x, axis: np.mean(x, axis=axis, keepdims=True)
@@ -666,9 +666,8 @@ READINGS = {  # reading of docs/readings.md -> our word
     "momentum": "pytorch", "weight-decay": "coupled",
 }  # fmt: skip
 losses = ("bce", "contrastive_loss")
-OTHERS: dict[
-    str, dict[str, tuple[tuple, str]]
-] = {  # reading -> {word: (operations, the mistake that it then is not)}
+# reading -> {word: (operations, the mistake that it then is not)}
+OTHERS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     "similarity-eps": {
         "inside": (("similarity",), "epsilon inside the root"),
         "added": (("similarity",), "epsilon added to the norm"),

@@ -20,6 +20,7 @@ since a sum over a batch is one number, of which a few runs do not show the larg
 """
 
 import fnmatch
+import itertools
 import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -158,7 +159,7 @@ def step(loss: Any, params: dict, state: dict, batch: tuple, gates: list, noise:
     x, y = batch
     seen: dict[str, list] = {}  # name -> what it was in each call; samples may be taken in parts
     found: dict[str, dict] = {}
-    met = iter(range(1 << 62))  # the numbers of the gates
+    met = itertools.count()  # the numbers of the gates
 
     def watch(call):
         op = call.layer.kind.split()[0]

@@ -435,9 +435,9 @@ def _found(r, f):
 
 
 def _brief(x):
-    return brief(
-        x.ravel().tolist() if np.ndim(x) and isinstance(x, np.ndarray) else getattr(x, "tolist", lambda: x)()
-    )
+    if isinstance(x, (np.ndarray, np.generic)):
+        x = x.ravel().tolist() if x.ndim else x.item()
+    return brief(x)
 
 
 def text(r: Report) -> str:
