@@ -4,12 +4,12 @@ A schema is a `Rule`, a dict of schemas by key (every key must be there, and no 
 every entry of a list.
 """
 
-import operator
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
+from bplcz_ref.checks import integer
+
+BEYOND = 1e300  # of all sizes; a whole number of JSON may have thousands of digits
 
 
 class Rule(NamedTuple):
@@ -27,8 +27,7 @@ def check(value: Any, schema: Any, where: str) -> None:
       ...
     ValueError: log.jsonl, line 1: epoch is 0; expected a whole number, 1 or more
     """
-    broken = first_broken(value, schema)
-    if broken:
+    if broken := first_broken(value, schema):
         path, message = broken
         raise ValueError(f"{': '.join(filter(None, (where, path)))} {message}")
 
@@ -42,14 +41,16 @@ def first_broken(value: Any, schema: Any, path: str = "") -> tuple[str, str] | N
     if isinstance(schema, Rule):
         return None if schema.holds(value) else (path, f"is {brief(value)}; expected {schema.expected}")
     if not isinstance(value, type(schema)):
-        kind = "an object" if isinstance(schema, dict) else "a list"
-        return path, f"is {brief(value)}; expected {kind}"
+        return path, f"is {brief(value)}; expected {'an object' if isinstance(schema, dict) else 'a list'}"
     if isinstance(schema, list):
         parts = [(f"{path}[{i}]", part, schema[0]) for i, part in enumerate(value)]
     else:
-        for problem, names in (("lacks", set(schema) - set(value)), ("has also", set(value) - set(schema))):
+        for problem, names in (
+            ("lacks", schema.keys() - value.keys()),
+            ("has also", value.keys() - schema.keys()),
+        ):
             if names:
-                return path, f"{problem} {brief(', '.join(sorted(map(str, names))))[1:-1]}"
+                return path, f"{problem} {brief(', '.join(sorted(names)))[1:-1]}"
         parts = [(f"{path}.{key}" if path else key, value[key], schema[key]) for key in schema]
     return next((broken for place, part, own in parts if (broken := first_broken(part, own, place))), None)
 
@@ -60,40 +61,22 @@ def brief(value: Any, length: int = 80) -> str:
     >>> brief("a" * 100, 12)
     "'aaaaaaaa..."
     """
-    try:
-        text = repr(value)
-    except ValueError:  # a whole number of many thousand digits
-        text = f"a {type(value).__name__} that is too large to print"
+    text = repr(value)
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def number(
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-) -> Rule:
+def number(least: float = -BEYOND, most: float = BEYOND, *, above: float = -BEYOND, below: float = BEYOND) -> Rule:
     """A finite number, `least` or more, `most` or less, above `above`, below `below`; not a bool.
 
     >>> number(0, below=1).expected, number(0, below=1).holds(1)
     ('a finite number, 0 or more, below 1', False)
     """
-    bounds: list[tuple[float | None, Callable, str]] = [
-        (least, operator.ge, "{:g} or more"),
-        (most, operator.le, "{:g} or less"),
-        (above, operator.gt, "above {:g}"),
-        (below, operator.lt, "below {:g}"),
-    ]
-    given = [(bound, holds, words) for bound, holds, words in bounds if bound is not None]
+    words = ["a finite number"]
+    words += [f"{least:g} or more"] * (least > -BEYOND) + [f"{most:g} or less"] * (most < BEYOND)
+    words += [f"above {above:g}"] * (above > -BEYOND) + [f"below {below:g}"] * (below < BEYOND)
     return Rule(
-        ", ".join(["a finite number", *(words.format(bound) for bound, _, words in given)]),
-        lambda x: (
-            isinstance(x, int | float)
-            and not isinstance(x, bool)
-            and abs(x) <= sys.float_info.max
-            and all(holds(x, bound) for bound, holds, _ in given)
-        ),
+        ", ".join(words),
+        lambda x: type(x) is not bool and isinstance(x, int | float) and least <= x <= most and above < x < below,
     )
 
 
@@ -103,11 +86,9 @@ def whole(least: int, most: int | None = None) -> Rule:
     >>> whole(1).holds(True), whole(0, 16).expected
     (False, 'a whole number, 0 to 16')
     """
-    highest, words = (sys.float_info.max, f"{least} or more") if most is None else (most, f"{least} to {most}")
-    return Rule(
-        f"a whole number, {words}",
-        lambda x: isinstance(x, int | np.integer) and not isinstance(x, bool) and bool(least <= x <= highest),
-    )
+    words = f"{least} or more" if most is None else f"{least} to {most}"
+    highest = BEYOND if most is None else most
+    return Rule(f"a whole number, {words}", lambda x: integer(x) is not None and bool(least <= x <= highest))
 
 
 def one_of(names: Iterable) -> Rule:
@@ -116,10 +97,8 @@ def one_of(names: Iterable) -> Rule:
     >>> one_of(["A", "B"]).expected
     'one of A, B'
     """
-    known = list(names)
-    return Rule(
-        f"one of {', '.join(map(str, known))}", lambda x: any(type(x) is type(k) and x == k for k in known)
-    )
+    known = [(type(name), name) for name in names]
+    return Rule(f"one of {', '.join(str(name) for _, name in known)}", lambda x: (type(x), x) in known)
 
 
 def optional(schema: Any) -> Rule:

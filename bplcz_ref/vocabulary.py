@@ -8,8 +8,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from bplcz_ref import files
-from bplcz_ref.checks import integer
+from bplcz_ref import files, schema
 from bplcz_ref.tokenizer import (
     CHARACTER_BYTES,
     END,
@@ -38,14 +37,13 @@ def train(text: str, merges: int) -> dict[tuple[str, str], int]:
     >>> train("low low lower", 3)
     {('l', 'o'): 3, ('lo', 'w</w>'): 2}
     """
-    if (integer(merges) or 0) < 1:
-        raise ValueError(f"merges is {merges!r}; expected a positive integer")
+    schema.check(merges, schema.whole(1), "merges")
     frequencies = Counter(pre_tokens(text))
     words, times = [byte_symbols(piece) for piece in frequencies], list(frequencies.values())
     counts: Counter = Counter()
-    for w, word in enumerate(words):
+    for word, n in zip(words, times, strict=True):
         for pair in pairwise(word):
-            counts[pair] += times[w]
+            counts[pair] += n
     learned: dict[tuple[str, str], int] = {}
     while len(learned) < merges and (most := max(counts.values(), default=0)) > 1:
         best = min(pair for pair, count in counts.items() if count == most)
@@ -69,10 +67,8 @@ def write_vocabulary(
     Errors: ValueError for a corpus that cannot be read as UTF-8 text; those of `train`.
     """
     corpus = vocabulary_folder() / CORPUS_FILE if corpus is None else Path(corpus)
-    try:
+    with files.reading(corpus, "it is to be text in UTF-8"):
         text = corpus.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{corpus}: cannot be read as UTF-8 text ({error})") from error
     learned = train(text, merges)
     machine = [f"{OWN_HEADER}{len(learned)}", *(f"{first} {second}" for first, second in learned)]
     human = [
@@ -86,8 +82,7 @@ def write_vocabulary(
         human.append(f"{rank:5d} {512 + rank:5d} {count:6d}  {shown} -> {_shown(first + second)}")
     paths = Path(folder) / MACHINE_FILE, Path(folder) / HUMAN_FILE
     for path, lines in zip(paths, (machine, human), strict=True):
-        with files.whole(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+        files.write_text(path, "\n".join(lines) + "\n")
     return paths
 
 

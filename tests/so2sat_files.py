@@ -27,10 +27,7 @@ def make(path, rows=N, dtype="f8", change=None, **storage):
 
 
 def setting(key, where, value):
-    def change(data):
-        data[key][where] = value
-
-    return change
+    return lambda data: data[key].__setitem__(where, value)
 
 
 def replacing(key, f):

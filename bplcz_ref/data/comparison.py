@@ -8,7 +8,7 @@ squared amplitude.
 Index letters: b rows, H W = 32; c one of 18 channels.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -25,7 +25,7 @@ STD = np.array(
     [0.17555, 0.17556, 0.45999, 0.45599, 2.85599, 8.32480, 2.44988, 1.46474]
     + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
 )
-SHARES = (0.01, 0.5, 0.99)  # of the quantiles
+SHARES = {"1 %": 0.01, "median": 0.5, "99 %": 0.99}  # of the quantiles
 SEN2 = slice(CHANNELS["sen1"], None)
 COARSE = np.array([name in ("B5", "B6", "B7", "B8A", "B11", "B12") for name in BANDS[SEN2]])
 EQUAL = 0.25  # share of equal neighbours that makes a band a coarse one: they have 0.5, the others below 0.1
@@ -45,26 +45,22 @@ class Sums:
     def add(self, x: np.ndarray) -> None:  # (b, 32, 32, 18) float64
         """Take in b more rows; every eighth pixel each way is kept for the quantiles."""
         self.rows += len(x)
-        self.equal += np.sum(x[:, :, 1:, SEN2] == x[:, :, :-1, SEN2], axis=(0, 1, 2)) / (
-            x.shape[1] * (x.shape[2] - 1)
-        )
+        self.equal += (x[:, :, 1:, SEN2] == x[:, :, :-1, SEN2]).mean((1, 2)).sum(0)
         self.amplitudes += [np.sum(x[..., k : k + 2] ** 2) for k in (0, 2)]
         self.intensities += [np.sum(x[..., k]) for k in (4, 5)]
         self.pixels.append(x[:, ::8, ::8].reshape(-1, x.shape[-1]))
 
 
-class Comparison(NamedTuple):
-    """quantiles (3, 18) of SHARES; problems: what looks permuted or scaled, each with its remedy."""
-
-    quantiles: np.ndarray
-    problems: tuple
+def quantiles(sums: Sums) -> dict[str, np.ndarray]:  # -> {name of SHARES: (18,)}
+    """The quantiles of the pixels that were kept."""
+    return dict(zip(SHARES, np.quantile(np.concatenate(sums.pixels), list(SHARES.values()), axis=0), strict=True))
 
 
-def compare(sums: Sums, mean: np.ndarray, std: np.ndarray) -> Comparison:  # (18,), (18,)
-    """A file's statistics beside the published ones. Silent on what few rows cannot tell, such as of one class."""
-    quantiles = np.quantile(np.concatenate(sums.pixels), SHARES, axis=0)
-    problems = [*_scaled(sums, mean), *_permuted(sums, mean[SEN2], std[SEN2]), *_exchanged(sums)]
-    return Comparison(quantiles, tuple(problems))
+def problems(sums: Sums, mean: np.ndarray, std: np.ndarray) -> Iterator[str]:  # (18,), (18,)
+    """What looks permuted or scaled, each with its remedy. Silent on what few rows cannot tell, or one class."""
+    yield from _scaled(sums, mean)
+    yield from _permuted(sums, mean[SEN2], std[SEN2])
+    yield from _exchanged(sums)
 
 
 def _scaled(sums, mean):
@@ -78,15 +74,15 @@ def _permuted(sums, mean, std):  # (10,), (10,)
 
     An exchange of B11 and B12 changes too little to be told from another choice of scenes.
     """
-    names = BANDS[SEN2]
+    names = np.array(BANDS[SEN2])
     coarse = sums.equal / sums.rows > EQUAL
     tells = coarse.sum() == COARSE.sum()  # otherwise the bands were resampled in another way
     if sums.rows < ROWS or (mean <= 0).any() or (std <= 0).any():
         if tells and (coarse != COARSE).any():
-            found, expected = (", ".join(np.array(names)[which]) for which in (coarse, COARSE))
             yield (
                 "sen2 looks permuted: its 20 m bands, whose pixels come in equal pairs, are at the places of"
-                f" {found}; expected {expected}. The order is {', '.join(names)}"
+                f" {', '.join(names[coarse])}; expected {', '.join(names[COARSE])}. The order is"
+                f" {', '.join(names)}"
             )
         return
     scale = np.median(mean / MEAN[SEN2])
@@ -103,19 +99,17 @@ def _exchanged(sums):
     """VH and VV intensities against the squared amplitudes beside them."""
     if (sums.intensities <= 0).any() or (sums.amplitudes <= 0).any():
         return
-    own, other = (
-        np.abs(np.log(intensities / sums.amplitudes)).max()
-        for intensities in (sums.intensities, sums.intensities[::-1])
-    )
+    ratios = sums.intensities / sums.amplitudes
+    own = np.abs(np.log(ratios)).max()
+    other = np.abs(np.log(sums.intensities[::-1] / sums.amplitudes)).max()
+    order = ", ".join(BANDS[: CHANNELS["sen1"]])
     if own > np.log(2) and other < own / 2:
         yield (
             "sen1 looks permuted: the intensity of VH fits the amplitudes of VV, and the other way round; the"
-            f" order is {', '.join(BANDS[: CHANNELS['sen1']])}"
+            f" order is {order}"
         )
     elif own > np.log(4):
-        ratios = sums.intensities / sums.amplitudes
         yield (
             f"sen1 looks permuted or scaled: its intensities are {ratios[0]:.3g} (VH) and {ratios[1]:.3g} (VV)"
-            " times the squared amplitudes; expected about 1. The order is"
-            f" {', '.join(BANDS[: CHANNELS['sen1']])}"
+            f" times the squared amplitudes; expected about 1. The order is {order}"
         )

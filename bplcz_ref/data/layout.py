@@ -1,18 +1,19 @@
-"""So2Sat LCZ42's layout, and every check of a file or an argument against it.
+"""So2Sat LCZ42's layout, and every check of rows, labels and data sets against it.
 
 `sen1` (N, 32, 32, 8), `sen2` (N, 32, 32, 10), `label` (N, 17) one-hot: float64 as published, float32 in copies.
+Rows that are read, written or classified pass `check_rows`; what a value may be is said in `bad_value` alone.
 
-Index letters: N rows of a file, b rows asked for, K = 17 classes.
+Index letters: N rows of a file, b some of them, K = 17 classes.
 """
 
 import math
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 
-from bplcz_ref import files
+from bplcz_ref import checks, files
+from bplcz_ref.bands import BANDS
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
 from bplcz_ref.schema import brief
 
@@ -20,68 +21,81 @@ SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
 LABEL_ROWS = 65536  # read at a time
+LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a damaged row can be one-hot still
 LARGEST = 1e10  # of a value's size: the brightest reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
+SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
 
 
-def class_name(k: int) -> str:
-    """The name of class k, as in '10 heavy industry'."""
-    return " ".join(CLASSES[k])
+# ------------------------------------------------------------------------------------------------ rows, labels
 
 
-# ------------------------------------------------------------------------------------------------ arguments
+def bad_value(x: np.ndarray, rows: np.ndarray) -> str | None:  # (b, H, W, 18), (b,)
+    """Words for the first value that is no measurement: not finite, or beyond LARGEST; None if there is none.
 
+    One value of 1e300 makes every mean and deviation of its channel useless. rows: their numbers in the file.
 
-def check_classes(name: str, y: np.ndarray, least: int = 0) -> None:  # (b,)
-    """ValueError unless y holds class numbers, `least` or more of them."""
-    if y.ndim != 1 or y.dtype.kind not in "iu" or len(y) < least or (y.size and not 0 <= y.min() <= y.max() < K):
-        raise ValueError(
-            f"{name} is {y.dtype} {y.shape}; expected class numbers 0..{K - 1}, (N,) with N >= {least}"
-        )
-
-
-def row_numbers(index: np.ndarray, N: int, path: str | Path) -> np.ndarray:  # (b,) -> (b,) int64
-    """`index` as int64, or ValueError unless it is a list of row numbers of the file."""
-    index = np.asarray(index)
-    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
-        raise ValueError(
-            f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
-            " mask, numpy.flatnonzero(mask))"
-        )
-    if bad := [n for n in index.tolist() if not 0 <= n < N]:
-        raise ValueError(f"index holds {bad[0]}; {path} has rows 0 to {N - 1}")
-    return index.astype(np.int64)
-
-
-def check_piece(where: str, sen1: np.ndarray, sen2: np.ndarray, y: np.ndarray | None, dtype: np.dtype) -> None:
-    """ValueError unless these are b sound rows of `dtype`, and y their class numbers or None: to be written."""
-    if y is not None:
-        check_classes(f"{where}: y", y)
-    for name, values in (("sen1", sen1), ("sen2", sen2)):
-        expected = (len(sen1 if y is None else y), *SHAPES[name])
-        if values.shape != expected or values.dtype != dtype or dtype.kind != "f":
-            raise ValueError(f"{where}: {name} is {values.shape} {values.dtype}; expected {expected} {dtype}")
-        if bad := first_absurd(values):
-            b, i, j, c = bad
-            raise ValueError(
-                f"{where}: {name} holds values that are not finite or beyond {LARGEST:g}, first {values[bad]} in"
-                f" its row {b}, channel {c}, pixel ({i}, {j})"
-            )
-
-
-def first_absurd(x: np.ndarray) -> tuple | None:  # (b, ...) -> its place in x
-    """The place of the first value that is no measurement: not finite, or beyond LARGEST; None if there is none.
-
-    One value of 1e300 makes every mean and deviation of its channel useless.
-
-    >>> first_absurd(np.array([[1.0, -3e4], [0.0, 1e300]]))
-    (1, 1)
+    >>> x = np.zeros((2, 32, 32, 18))
+    >>> x[1, 4, 9, 15] = 1e300
+    >>> bad_value(x, [7, 11])
+    'row 11, channel B8A, pixel (4, 9) is 1e+300'
     """
     if not x.size or (x.min() >= -LARGEST and x.max() <= LARGEST):  # false for NaN too
         return None
-    return tuple(int(n) for n in np.unravel_index(np.argmin(np.abs(x) <= LARGEST), x.shape))
+    b, i, j, c = np.unravel_index(np.argmin(np.abs(x) <= LARGEST), x.shape)
+    return f"row {rows[b]}, channel {BANDS[c]}, pixel ({i}, {j}) is {x[b, i, j, c]}"
 
 
-# ----------------------------------------------------------------------------------------------------- files
+def check_rows(x: np.ndarray, rows: np.ndarray, where: object) -> None:  # (b, H, W, 18), (b,)
+    """ValueError unless every value can be a measurement: of rows that are read, written or classified."""
+    if bad := bad_value(x, rows):
+        raise ValueError(
+            f"{where}: {bad} in {x.dtype}; expected finite values, at most {LARGEST:g} in size. Leave such rows"
+            " out; `inspect` counts those of a file"
+        )
+
+
+def check_classes(name: str, y: np.ndarray) -> np.ndarray:  # (b,) -> (b,)
+    """y as an array. Errors: ValueError unless it holds class numbers, one at least."""
+    return checks.labels(name, np.asarray(y), "N < K", {"K": (K, "So2Sat")})
+
+
+# What a median over some rows says, up to each bound, and the remedy. Real scenes have 0.005 (water) to 1 (snow)
+# in sen2; of sen1's filtered intensities the smaller median counts. 0 is never written, which `inspect` names.
+AS_PUBLISHED = "give values as published"
+SCALES = {
+    "sen2's median is": (
+        (0.0, f"not reflectance (standardised already?); {AS_PUBLISHED}"),
+        (3e-3, "reflectance divided by 255 or by 10000 once more; give reflectance as published, 0 to about 1"),
+        (1.5, None),
+        (10.0, "digital numbers divided by 255; multiply sen2 by 255 / 10000"),
+        (np.inf, "digital numbers where reflectance (0 to about 1) is expected; divide sen2 by 10000"),
+    ),
+    "sen1's filtered intensities have median": (
+        (-2.0, "decibels where linear values are expected; use 10 ** (dB / 10), and take the complex channels from"
+         " the original"),
+        (0.0, "an intensity cannot be negative (standardised already, or other channels?); " + AS_PUBLISHED),
+    ),
+}  # fmt: skip
+
+
+def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
+    """What is wrong with the scale of these rows, each with its remedy; decided by medians.
+
+    >>> x = np.full((1, 32, 32, 18), 0.1)
+    >>> scale_problems(x), scale_problems(x * 1e4 / 255)
+    ([], ["sen2's median is 3.922: digital numbers divided by 255; multiply sen2 by 255 / 10000"])
+    """
+    reflectance = np.median(x[..., CHANNELS["sen1"] :])
+    intensity = np.median(x[..., INTENSITIES].reshape(-1, 2), axis=0).min()
+    problems = []
+    for (subject, scales), median in zip(SCALES.items(), (reflectance, intensity), strict=True):
+        says = next((words for bound, words in scales if median <= bound), None)
+        if says and median != 0:
+            problems.append(f"{subject} {median:.4g}: {says}")
+    return problems
+
+
+# --------------------------------------------------------------------------------------------------- data sets
 
 
 def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Dataset]:
@@ -95,11 +109,14 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
     for key, shape in shapes.items():
-        if len(found[key]) != len(shape) + 1 or found[key][1:] != shape:
-            expected = ", ".join(map(str, shape))
-            raise ValueError(
-                f"{path}: {key} has shape {found[key]}; expected (N, {expected}){_layout_hint(found[key], shape)}"
+        if found[key][1:] != shape:
+            first = found[key][1:] == (shape[-1], *shape[:-1])
+            hint = "; channels are first: move axis 1 to the end" * first
+            hint += "; the axes are reversed (written column-major): reverse them" * (
+                found[key][:-1] == shape[::-1]
             )
+            expected = ", ".join(map(str, shape))
+            raise ValueError(f"{path}: {key} has shape {found[key]}; expected (N, {expected}){hint}")
         if sets[key].dtype.kind != "f" or sets[key].dtype.itemsize not in (4, 8):
             raise ValueError(f"{path}: {key} has dtype {sets[key].dtype}; expected float64 or float32")
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
@@ -110,11 +127,8 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     return sets
 
 
-SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
-
-
 def storage(data: h5py.Dataset) -> str:
-    """A sentence if rows of a data set are slow to read at random, since chunks hold parts of many, or nothing."""
+    """A sentence if rows of a data set are slow to read at random, since chunks hold parts of many; or nothing."""
     if data.chunks is None:
         return ""
     touched = math.prod(-(-n // m) * m for n, m in zip(data.shape[1:], data.chunks[1:], strict=True))
@@ -125,22 +139,6 @@ def storage(data: h5py.Dataset) -> str:
         f"is stored in chunks of {' x '.join(map(str, data.chunks))}: a row unpacks {times:.0f} times its values,"
         " which makes training slow; `subset` writes a copy that is read at once"
     )
-
-
-def _layout_hint(found, shape):
-    if len(shape) == 3 and found[1:] == (shape[2], *shape[:2]):
-        return "; channels are first: move axis 1 to the end"
-    if found[:-1] == shape[::-1]:
-        return "; the axes are reversed (written column-major): reverse them"
-    return ""
-
-
-LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a damaged row can be one-hot still
-
-
-def labels_digest(labels: np.ndarray) -> str:  # (N,)
-    """The SHA-256 of class numbers, as hexadecimal text."""
-    return files.digest(labels.astype("<i8"))
 
 
 def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None = None) -> np.ndarray:
@@ -155,7 +153,7 @@ def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None = None) 
                 f"{path}: label row {start + bad[0]} is {rows[bad[0]].tolist()}; expected one 1, else zeros"
             )
         labels[start : start + len(rows)] = rows.argmax(1)
-    if digest is not None and not np.array_equal(digest, labels_digest(labels)):
+    if digest is not None and not np.array_equal(digest, files.digest(labels.astype("<i8"))):
         raise ValueError(
             f"{path}: label is not what was written with the attribute {LABELS_DIGEST}: the file is damaged. If"
             " the labels were changed on purpose, delete that attribute"
@@ -163,74 +161,17 @@ def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None = None) 
     return labels
 
 
-def subset_parts(path: Path, N: int, train: int | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """(train, test) row numbers by a subset's attribute `train_rows`; None if the file has no such attribute."""
-    if train is None:
-        return None
-    if not isinstance(train, int | np.integer) or not 0 < train <= N:
-        raise ValueError(f"{path}: attribute train_rows is {train!r}; expected a whole number, 1 to {N}")
-    return np.arange(train), np.arange(train, N)
-
-
 def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) text
     """The name of each row's city, as in the *_geo.h5 files of So2Sat's fourth version; None without `city`.
 
     Text or whole numbers, (N,) or (N, 1), are taken, since the version's notes do not say which.
     """
-    data = file.get("city")
-    if data is None:
+    if "city" not in file:
         return None
-    found = np.asarray(data)
+    found = np.asarray(file["city"])
     if found.shape not in ((N,), (N, 1)) or found.dtype.kind not in "OSiu":
         raise ValueError(f"{path}: city is {found.dtype} {found.shape}; expected a name or a number for {N} rows")
     names = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in found.flat]
     if "" in names:
         raise ValueError(f"{path}: row {names.index('')} has no city; expected a name for each row")
     return np.array(names)
-
-
-def flag(path: Path, name: str, value: Any) -> bool:
-    """A yes or no that a file says of itself; ValueError for anything else, such as the text "false"."""
-    if isinstance(value, bool | int | np.bool_ | np.integer) and value in (0, 1):
-        return bool(value)
-    raise ValueError(f"{path}: attribute {name} is {brief(value)}; expected true or false as a boolean, or 1 or 0")
-
-
-# What sen2's median over some rows says, up to each bound: real scenes lie between 0.005 (water) and 1 (snow).
-SCALES = (
-    (3e-3, "reflectance divided by 255 or by 10000 once more", "give reflectance as published, 0 to about 1"),
-    (1.5, None, None),
-    (10.0, "digital numbers divided by 255", "multiply sen2 by 255 / 10000"),
-    (np.inf, "digital numbers where reflectance (0 to about 1) is expected", "divide sen2 by 10000"),
-)
-
-
-def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
-    """What is wrong with the scale of these rows, each with its remedy; decided by medians.
-
-    >>> x = np.full((1, 32, 32, 18), 0.1)
-    >>> scale_problems(x), scale_problems(x * 1e4 / 255)
-    ([], ["sen2's median is 3.922: digital numbers divided by 255; multiply sen2 by 255 / 10000"])
-    """
-    reflectance = np.median(x[..., CHANNELS["sen1"] :])
-    problems = []
-    if reflectance < 0:
-        problems.append(
-            f"sen2's median is {reflectance:.4g}: not reflectance (standardised already?);"
-            " give values as published"
-        )
-    elif reflectance > 0:  # 0: never written, which `constant_channels` names
-        _, what, remedy = next(scale for scale in SCALES if reflectance <= scale[0])
-        problems += [f"sen2's median is {reflectance:.4g}: {what}; {remedy}"] if what else []
-    intensity = min(np.median(x[..., c]) for c in range(*INTENSITIES.indices(CHANNELS["sen1"])))
-    if intensity < -2:
-        problems.append(
-            f"sen1's filtered intensities have median {intensity:.4g}: decibels where linear values are expected;"
-            " use 10 ** (dB / 10), and take the complex channels from the original"
-        )
-    elif intensity < 0:
-        problems.append(
-            f"sen1's filtered intensities have median {intensity:.4g}: an intensity cannot be negative"
-            " (standardised already, or other channels?); give values as published"
-        )
-    return problems

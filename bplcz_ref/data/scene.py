@@ -203,21 +203,16 @@ def _cells(u, v, width, depth, rng):
 
 
 def _shift(mask, east, south):
-    """The mask moved by this many points; what comes in from outside is False."""
-    out = np.zeros_like(mask)
-    h, w = mask.shape
-    out[max(south, 0) : h + min(south, 0), max(east, 0) : w + min(east, 0)] = mask[
-        max(-south, 0) : h + min(-south, 0), max(-east, 0) : w + min(-east, 0)
-    ]
-    return out
+    """The mask moved by this many points, fewer than SIDE; what comes in from outside is False."""
+    wide = np.pad(mask, SIDE)
+    return wide[SIDE - south : 2 * SIDE - south, SIDE - east : 2 * SIDE - east]
 
 
 def _cast(mask, sun, height):
     """What the shadow of things of one height covers: the mask moved along the sun's ray, all the way."""
     east, south = (s * height / (PIXEL / FINE) for s in sun)
     steps = int(np.ceil(max(abs(east), abs(south), 1)))
-    out = mask
-    done = 1
+    out, done = mask, 1
     while done <= steps:  # doubling: after each turn the mask covers `done` steps of the way
         move = min(done, steps + 1 - done)
         out = out | _shift(out, round(east * move / steps), round(south * move / steps))

@@ -46,24 +46,18 @@ COARSE = [3, 4, 5, 7, 8, 9]  # B5 B6 B7 B8A B11 B12: 20 m bands
 # ------------------------------------------------------------------------------------------- classes and files
 
 
-def balanced(per_class: int, seed: int) -> np.ndarray:  # -> (17 per_class,)
-    """Class numbers with `per_class` of each class, in a random order (stream "simulate order" of `seed`).
+def classes(per_class: int, rows: int, seed: int) -> np.ndarray:  # -> (17 per_class + rows,)
+    """Class numbers: `per_class` of each, in a random order, then `rows` with the frequencies of training.h5.
 
-    >>> np.bincount(balanced(2, seed=47)).tolist() == [2] * 17
-    True
+    Stream "simulate order" of `seed`, for each of the two.
+
+    >>> y = classes(2, 1000, seed=47)
+    >>> np.bincount(y[:34]).tolist() == [2] * 17, y.shape
+    (True, (1034,))
     """
-    schema.check(per_class, schema.whole(1), "per_class")
-    return stream(seed, "simulate order").permutation(np.repeat(np.arange(len(CLASSES)), per_class))
-
-
-def natural(rows: int, seed: int) -> np.ndarray:  # -> (rows,)
-    """Class numbers drawn with the frequencies of training.h5 (stream "simulate order" of `seed`).
-
-    >>> natural(1000, seed=47).shape
-    (1000,)
-    """
-    schema.check(rows, schema.whole(1), "rows")
-    return stream(seed, "simulate order").choice(len(CLASSES), rows, p=NATURAL / NATURAL.sum())
+    balanced = stream(seed, "simulate order").permutation(np.repeat(np.arange(len(CLASSES)), per_class))
+    natural = stream(seed, "simulate order").choice(len(CLASSES), rows, p=NATURAL / NATURAL.sum())
+    return np.concatenate((balanced, natural))
 
 
 def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = SEED) -> None:
@@ -78,23 +72,18 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
     schema.check(rows, schema.whole(0), "rows")
     if not per_class and not rows:
         raise ValueError("per_class and rows are both 0: give one of them, or both")
-    check_room(path, len(CLASSES) * int(per_class) + int(rows))
-    y = np.concatenate([draw(n, seed) for n, draw in ((per_class, balanced), (rows, natural)) if n])
-    chunks = so2sat.chunks(np.arange(len(y)), so2sat.CHUNK)
-    batches = ((*patches(y[some], seed, first=int(some[0])), y[some]) for some in chunks)
-    attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
-    so2sat.write_file(path, len(y), batches, attributes)
-
-
-def check_room(path: str | Path, rows: int) -> None:
-    """ValueError if the disk of `path` has no room for `rows` rows: before hours of work, not after."""
+    N = len(CLASSES) * int(per_class) + int(rows)
     place = next(place for place in Path(path).absolute().parents if place.exists())
-    need, free = rows * ROW_BYTES, shutil.disk_usage(place).free
-    if need > free:
+    free = shutil.disk_usage(place).free
+    if N * ROW_BYTES > free:  # said before hours of work, not after
         raise ValueError(
-            f"{path}: {rows:,} rows of {ROW_BYTES:,} bytes need {-(-need // 10**6):,} MB;"
+            f"{path}: {N:,} rows of {ROW_BYTES:,} bytes need {-(-N * ROW_BYTES // 10**6):,} MB;"
             f" {place} has {free // 10**6:,} MB free, room for {free // ROW_BYTES:,} rows"
         )
+    y = classes(per_class, rows, seed)
+    batches = ((*patches(y[some], seed, some[0]), y[some]) for some in so2sat.chunks(np.arange(N), so2sat.CHUNK))
+    attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
+    so2sat.write_file(path, N, batches, attributes)
 
 
 # ----------------------------------------------------------------------------------------------------- patches
@@ -112,8 +101,7 @@ def patches(y: np.ndarray, seed: int, first: int = 0) -> tuple[np.ndarray, np.nd
     >>> sen1.shape, sen2.shape, bool((patches(y[1:], seed=47, first=1)[1] == sen2[1:]).all())
     ((2, 32, 32, 8), (2, 32, 32, 10), True)
     """
-    y = np.asarray(y)
-    layout.check_classes("y", y)
+    y = layout.check_classes("y", y)
     sen1 = np.empty((len(y), PATCH, PATCH, CHANNELS["sen1"]))
     sen2 = np.empty((len(y), PATCH, PATCH, CHANNELS["sen2"]))
     cities = [city(stream(seed, "simulate city", c)) for c in range(CITIES)]
@@ -132,8 +120,7 @@ def optical(material: np.ndarray, light: np.ndarray, city: City, rng: np.random.
     spectra = SPECTRA * np.exp(0.18 * rng.standard_normal((len(SPECTRA), 1)))
     for name in ("grass", "crown", "scrub"):
         spectra[NAMES.index(name)] *= 1 + np.clip(city.dry + 0.2 * rng.standard_normal(), 0, 1) * (DRY - 1)
-    for name in ("soil", "sand", "rock"):
-        spectra[NAMES.index(name)] *= city.soil
+    spectra[[NAMES.index(name) for name in ("soil", "sand", "rock")]] *= city.soil
     spectra[NAMES.index("water")] *= np.exp(0.5 * rng.standard_normal())
     ground = _cover(material, light) @ spectra
     ground *= np.exp(0.03 * rng.standard_normal((GRID, GRID, 1)))
@@ -158,11 +145,9 @@ def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: n
     rho = (0.05 + 0.25 * (zone.size > 0) * rng.random()) * np.exp(2j * np.pi * rng.random())
     white = rng.standard_normal((2, 2, GRID, GRID))
     a, b = (white[:, 0] + 1j * white[:, 1]) / np.sqrt(2)
-    vh, vv = rho * a + np.sqrt(1 - abs(rho) ** 2) * b, a
-    s = np.stack((vh, vv), -1)
+    s = np.stack((rho * a + np.sqrt(1 - abs(rho) ** 2) * b, a), -1)
     s = _azimuth(s) / np.sqrt(1 + 2 * AZIMUTH**2) * np.sqrt(sigma)
-    s = s + _azimuth(_points(zone, rng))
-    vh, vv = s[..., 0], s[..., 1]
+    vh, vv = np.moveaxis(s + _azimuth(_points(zone, rng)), -1, 0)
     return _cut(np.stack((vh.real, vh.imag, vv.real, vv.imag, *lee(vh, vv)), -1))
 
 

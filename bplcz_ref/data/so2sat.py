@@ -19,8 +19,8 @@ from numpy.typing import DTypeLike
 from bplcz_ref import bands, schema
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
-from bplcz_ref.files import HDF5_FORMAT, reading, whole
-from bplcz_ref.paper import CLASSES, PATCH
+from bplcz_ref.files import HDF5_FORMAT, digest, reading, whole
+from bplcz_ref.paper import CLASSES
 from bplcz_ref.streams import stream
 
 CHUNK = 256  # rows in memory at a time, in walks over a file
@@ -28,6 +28,9 @@ SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the pr
 CHUNK_CACHE = 64 << 20  # bytes of unpacked chunks that HDF5 keeps
 SCALE_ROWS = 16  # rows, spread over the file, whose scale is checked when it is opened
 ADVICE = "it may be damaged or cut short: compare its size with the source's"
+YES_OR_NO = schema.Rule("true or false as a boolean, or 1 or 0", lambda x: type(x) in (bool, int) and x in (0, 1))
+
+# ----------------------------------------------------------------------------------------------------- reading
 
 
 class Patches:
@@ -44,22 +47,25 @@ class Patches:
 
     labels: np.ndarray
     cities: np.ndarray | None
+    parts: tuple[np.ndarray, np.ndarray] | None = None
 
     def __init__(self, path: Path, file: h5py.File, labels: bool = True) -> None:
         sets = layout.datasets(path, file, labels)
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
         self.attributes = attributes(file)
-        self.simulated = layout.flag(path, "simulated", self.attributes.get("simulated", False))
+        simulated, train = self.attributes.get("simulated", False), self.attributes.get("train_rows")
+        schema.check(simulated, YES_OR_NO, f"{path}: attribute simulated")
+        self.simulated = bool(simulated)
+        if train is not None:
+            schema.check(train, schema.whole(1, len(self)), f"{path}: attribute train_rows")
+            self.parts = np.arange(train), np.arange(train, len(self))
+        self.labels = None  # type: ignore[assignment]
         if labels:
             self.labels = layout.class_numbers(path, sets["label"], self.attributes.get(layout.LABELS_DIGEST))
-        else:
-            self.labels = None  # type: ignore[assignment]
-        self.parts = layout.subset_parts(path, len(self), self.attributes.get("train_rows"))
         self.cities = layout.cities(path, file, len(self))
         self.storage = {name: words for name, data in self._data.items() if (words := layout.storage(data))}
-        narrow = all(data.dtype.itemsize == 4 for data in self._data.values())
-        self.dtype = np.dtype(np.float32 if narrow else np.float64)
+        self.dtype = np.result_type(np.float32, *(data.dtype for data in self._data.values()))
 
     def __len__(self) -> int:
         return len(self._data["sen1"])
@@ -71,21 +77,22 @@ class Patches:
         `dtype` or beyond 1e10 (with its row and channel), and for a file that cannot be read.
         """
         x = self.stored(index, dtype)
-        if bad := layout.first_absurd(x):
-            b, i, j, c = bad
-            raise ValueError(
-                f"{self.path}: row {np.asarray(index)[b]}, channel {bands.BANDS[c]}, pixel ({i}, {j}) is"
-                f" {x[bad]} in {x.dtype}; expected finite values, at most {layout.LARGEST:g} in size."
-                " Leave the row out (`inspect` counts such rows)"
-            )
+        layout.check_rows(x, index, self.path)
         return x
 
     def stored(self, index: np.ndarray, dtype: DTypeLike) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
         """As `images`, but values that are not finite, or absurd, are returned as they are."""
+        index = np.asarray(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise ValueError(
+                f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
+                " mask, numpy.flatnonzero(mask))"
+            )
+        if (outside := index[(index < 0) | (index >= len(self))]).size:
+            raise ValueError(f"index holds {outside[0]}; {self.path} has rows 0 to {len(self) - 1}")
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype is {dtype}; expected float32 or float64")
-        index = layout.row_numbers(index, len(self), self.path)
-        x = np.empty((len(index), PATCH, PATCH, len(bands.BANDS)), dtype)
+        x = np.empty((len(index), *SHAPES["sen1"][:2], len(bands.BANDS)), dtype)
         # Values too large for float32 become inf, which `images` finds, like every nan.
         with np.errstate(over="ignore", invalid="ignore"), reading(self.path, ADVICE):
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
@@ -145,14 +152,9 @@ def opened(path: Path) -> h5py.File:
 
 
 def attributes(file: h5py.File) -> dict:
-    """{name: value} of a file's attributes, text as str."""
-    values = {str(name): file.attrs[name] for name in file.attrs}
+    """{name: value} of a file's attributes: text as str, single numbers as Python's."""
+    values = {name: v.item() if isinstance(v, np.generic) else v for name, v in file.attrs.items()}
     return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
-
-
-def write_attributes(file: h5py.File, values: dict) -> None:
-    """Write attributes, text in a fixed length: that of variable length lies in a heap without checksum."""
-    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
 
 
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
@@ -161,7 +163,7 @@ def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
         found, names = layout.cities(path, file, N), sorted(map(str, file))
     if found is None:
         hint = "; releases before March 2026 have `coord` in its place: fetch the file again" * ("coord" in names)
-        raise ValueError(f"{path}: no data set city; found {layout.brief(names)}{hint}")
+        raise ValueError(f"{path}: no data set city; found {schema.brief(names)}{hint}")
     return found
 
 
@@ -201,17 +203,16 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     >>> len(train), len(test), set(train) & set(test)
     (51, 20, set())
     """
-    labels = np.asarray(labels)
-    layout.check_classes("labels", labels, least=1)
+    labels = layout.check_classes("labels", labels)
     schema.check(per_class, schema.whole(1), "per_class")
     schema.check(test, schema.whole(0), "test")
     counts = np.bincount(labels, minlength=K)
-    if counts.min() < per_class:
-        k, most = int(counts.argmin()), int(counts.min())
+    if (most := int(counts.min())) < per_class:
         hint = f"per_class={most} would fit" if most else "every class needs at least one row"
         raise ValueError(
-            f"class {layout.class_name(k)} has {most} rows, per_class asks for {per_class} of each class; {hint}"
-            f" (classes with too few: {', '.join(CLASSES[j][0] for j in np.flatnonzero(counts < per_class))})"
+            f"class {' '.join(CLASSES[counts.argmin()])} has {most} rows, per_class asks for {per_class} of each"
+            f" class; {hint} (classes with too few:"
+            f" {', '.join(CLASSES[k][0] for k in np.flatnonzero(counts < per_class))})"
         )
     left = len(labels) - K * per_class
     if left < test:
@@ -224,6 +225,14 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     train = np.sort(np.concatenate(rows))
     rest = np.setdiff1d(np.arange(len(labels)), train, assume_unique=True)
     return train, np.sort(rng.choice(rest, test, replace=False))
+
+
+# ----------------------------------------------------------------------------------------------------- writing
+
+
+def write_attributes(file: h5py.File, values: dict) -> None:
+    """Write attributes, text in a fixed length: that of variable length lies in a heap without checksum."""
+    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
 
 
 def write_file(
@@ -249,28 +258,31 @@ def write_file(
         if cities is not None:  # in a fixed length, as write_attributes says why
             file["city"] = np.char.encode(np.asarray(cities, str), "utf-8")
         done, labels = 0, []
-        for batch in batches:
-            sen1, sen2 = map(np.asarray, batch[:2])
-            y = None if batch[2] is None else np.asarray(batch[2])
-            if "sen1" not in file:
-                for name, shape in {**SHAPES, **({} if y is None else {"label": (K,)})}.items():
-                    file.create_dataset(name, (rows, *shape), sen1.dtype)
-            where, end = f"{path}: the batch from row {done}", done + len(sen1)
-            if (y is None) != ("label" not in file):
-                raise ValueError(f"{where}: labels for some rows only; give y for every row, or None for all")
-            layout.check_piece(where, sen1, sen2, y, file["sen1"].dtype)
-            if end > rows:
-                raise ValueError(f"{where} ends at row {end}, {rows} were announced")
-            file["sen1"][done:end], file["sen2"][done:end] = sen1, sen2
+        for sen1, sen2, y in batches:
+            x, own = bands.join(sen1, sen2), SHAPES if y is None else SHAPES | {"label": (K,)}
+            if not done:
+                sets = {name: file.create_dataset(name, (rows, *shape), x.dtype) for name, shape in own.items()}
+            start, done = done, done + len(x)
+            if x.shape[1:] != (*SHAPES["sen1"][:2], len(bands.BANDS)) or x.dtype not in (np.float32, np.float64):
+                raise ValueError(f"{path}: sen1 is {x.dtype} {sen1.shape}; expected float64 (b, 32, 32, 8)")
+            if own.keys() != sets.keys() or (y is not None and len(y) != len(x)) or x.dtype != sets["sen1"].dtype:
+                found = "no" if y is None else len(y)
+                raise ValueError(
+                    f"{path}: {len(x)} rows of {x.dtype} have {found} labels, from row {start} on; expected one"
+                    f" each or None, and {sets['sen1'].dtype}, in every batch"
+                )
+            if done > rows:
+                break
+            layout.check_rows(x, np.arange(start, done), path)
+            sets["sen1"][start:done], sets["sen2"][start:done] = sen1, sen2
             if y is not None:
-                file["label"][done:end] = np.eye(K)[y]
-                labels.append(y)
-            done = end
+                labels.append(layout.check_classes(f"{path}: y", y))
+                sets["label"][start:done] = np.eye(K)[labels[-1]]
         if done != rows:
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
         file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
         if labels:
-            write_attributes(file, {layout.LABELS_DIGEST: layout.labels_digest(np.concatenate(labels))})
+            write_attributes(file, {layout.LABELS_DIGEST: digest(np.concatenate(labels).astype("<i8"))})
 
 
 def subset(

@@ -136,10 +136,7 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
     found: list[np.ndarray] = []
     for rows in so2sat.chunks(np.arange(len(sen1)), ROWS_AT_ONCE):
         x = bands.join(sen1[rows].astype(trained.dtype), sen2[rows].astype(trained.dtype))
-        if (place := layout.first_absurd(x)) is not None:
-            raise ValueError(
-                f"row {rows[place[0]]}, channel {bands.BANDS[place[-1]]} is {x[place]}; expected finite values"
-            )
+        layout.check_rows(x, rows, "classify")
         if not len(found) and (problems := layout.scale_problems(x)):
             raise ValueError("; ".join(problems))
         x = standardise.standardise(x, trained.statistics)
