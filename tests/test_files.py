@@ -4,6 +4,7 @@ import doctest
 import errno
 import gzip
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from bplcz_ref import files
 from bplcz_ref.data import inspection, so2sat
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and links of POSIX")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, links and locks of POSIX")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,6 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="devices and links of POSI
         (None, "a.json: there is no such file"),
         (b"", r"a.json is empty \(0 bytes\)"),
         (b'{"a": 1', r"a.json: it cannot be read \(JSONDecodeError: Expecting .* line 1 column 8"),
-        (b"[" * 100_000, "cannot be read .RecursionError"),
         ('{"a": 1}'.encode("utf-16"), "cannot be read .UnicodeDecodeError"),
         (b'{"a": NaN}', "NaN is no number of JSON"),
         (gzip.compress(b"{}", mtime=0), "a.json is packed by gzip: unpack it first, as `gzip -dk .*a.json` does"),
@@ -56,12 +56,10 @@ def test_an_archive_comes_back_and_a_damaged_one_is_named(tmp_path):
     np.savez(path, w=np.ones(4))
     sound = path.read_bytes()
     np.savez(path, w=np.array([{}], object))
-    pickled = path.read_bytes()
     for data, message in (
+        (path.read_bytes(), "Object arrays cannot be loaded when allow_pickle=False"),
         (sound[:-40], "BadZipFile"),
         (sound.replace(b"(4,)", b"(2,)"), "Bad CRC-32"),
-        (b"text", "BadZipFile: File is not a zip file"),
-        (pickled, "Object arrays cannot be loaded when allow_pickle=False"),
     ):
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"w\.npz: it cannot be read \(.*{message}.*; restore it"):
@@ -106,19 +104,6 @@ def test_values_that_are_not_stored_are_refused(tmp_path, make, message):
                 files.check_stored(data, "x.h5: w")
 
 
-@pytest.mark.parametrize(("checked", "size"), [(True, 60), (False, 56)])
-def test_a_chunk_without_bytes_is_refused(tmp_path, checked, size):
-    """HDF5 2.0 ends the interpreter when it checks the sum of no bytes, or gives what is in memory."""
-    with h5py.File(path := tmp_path / "x.h5", "w") as file:
-        file.create_dataset("w", data=np.arange(7.0), chunks=(7,), fletcher32=checked)
-        files.check_stored(file["w"], "w")
-    data = bytearray(path.read_bytes())
-    data[data.find(size.to_bytes(4, "little") + bytes(4))] = 0  # the size of the chunk, before its filter mask
-    path.write_bytes(data)
-    with h5py.File(path) as file, pytest.raises(ValueError, match="w has a chunk of 0 bytes: the file is damaged"):
-        files.check_stored(file["w"], "w")
-
-
 # ------------------------------------------------------------------------------------------------------ writing
 
 
@@ -129,18 +114,33 @@ def write(path, then=None):
             then()
 
 
-def full(*arguments, **options):
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def failing(number):
+    def call(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    return call
 
 
 @pytest.mark.parametrize("stage", ["write", "fsync", "replace"])
 def test_a_full_disk_names_the_path_and_leaves_the_old_file(tmp_path, monkeypatch, stage):
     (tmp_path / "a.json").write_text("old")
+    full = failing(errno.ENOSPC)
     if stage != "write":
         monkeypatch.setattr(os, stage, full)
     with pytest.raises(ValueError, match=r"a\.json cannot be written \(No space left on device\)"):
         write(tmp_path / "a.json", full if stage == "write" else None)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.json", "old")]
+
+
+@POSIX
+def test_a_network_folder_that_cannot_be_synced_or_locked_is_written_into(tmp_path, monkeypatch):
+    """SMB and VirtualBox refuse to sync a folder, Lustre to lock a file."""
+    sync, refuse = os.fsync, failing(errno.EINVAL)
+    monkeypatch.setattr(os, "fsync", lambda f: refuse() if stat.S_ISDIR(os.fstat(f).st_mode) else sync(f))
+    monkeypatch.setattr(files.fcntl, "flock", failing(errno.ENOSYS))
+    with files.alone(tmp_path / "run"):
+        write(tmp_path / "run" / "a")
+    assert (tmp_path / "run" / "a").read_text() == "x"
 
 
 def test_an_error_of_another_kind_or_file_stays_as_it_is(tmp_path):
@@ -160,13 +160,15 @@ import resource, sys
 import numpy as np
 from bplcz_ref import files, weights
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a disk that is full after 100 kB
-for name in ("w.npz", "w.h5", "w.json"):
+npz, h5, text = sys.argv[1:]
+for write in (
+    lambda: weights.save(npz, {"w": np.ones(100_000)}),
+    lambda: weights.save(h5, {"w": np.ones(100_000)}),
+    lambda: files.write_json(text, [1] * 100_000),
+):
     try:
-        if name == "w.json":
-            files.write_json(f"{sys.argv[1]}/{name}", [1] * 100_000)
-        else:
-            weights.save(f"{sys.argv[1]}/{name}", {"w": np.ones(100_000)})
-    except (ValueError, OSError) as error:
+        write()
+    except ValueError as error:
         print(error)
 """
 
@@ -175,11 +177,10 @@ for name in ("w.npz", "w.h5", "w.json"):
 @pytest.mark.slow
 def test_no_room_for_a_large_file(tmp_path):
     """A real limit of the system instead of a replaced function, at every way of writing."""
-    done = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True)
+    paths = [str(tmp_path / name) for name in ("w.npz", "w.h5", "w.json")]
+    done = subprocess.run([sys.executable, "-c", LIMITED, *paths], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert [line.split(" cannot be written")[0] for line in done.stdout.splitlines()] == [
-        str(tmp_path / name) for name in ("w.npz", "w.h5", "w.json")
-    ]
+    assert [line.split(" cannot be written")[0] for line in done.stdout.splitlines()] == paths
     assert not list(tmp_path.iterdir())
 
 
@@ -199,25 +200,19 @@ def test_a_link_stays_and_no_device_is_replaced(tmp_path):
 
 def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
     (tmp_path / "file").write_text("kept")
-    with pytest.raises(ValueError, match=r"is a folder; expected a file to write$"):
-        write(tmp_path)
-    with pytest.raises(ValueError, match="cannot be written.*File name too long"):
-        write(tmp_path / ("a" * 300))
-    for below in ("file/a.json", "file/b/c/a.json"):
-        with pytest.raises(ValueError, match=r"/file is a file; expected a folder$"):
-            write(tmp_path / below)
-        with (
-            pytest.raises(ValueError, match=r"/file is a file; expected a folder$"),
-            files.alone(tmp_path / below),
-        ):
-            pass
+    for place, message in (
+        ("", "is a folder; expected a file to write"),
+        ("a" * 300, "cannot be written.*name"),
+        ("file/a.json", "file is a file; expected a folder"),
+        ("file/b/c/a.json", "file is a file; expected a folder"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(tmp_path / place)
+    with pytest.raises(ValueError, match="file is a file; expected a folder"), files.alone(tmp_path / "file/run"):
+        pass
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "kept")]
-
-
-def test_the_root_folder_is_refused():
-    for folder in (Path(Path.cwd().anchor), Path.cwd().anchor + ".."):
-        with pytest.raises(ValueError, match="is the root folder of the system; name a folder of its own"):
-            files.make_folder(folder)
+    with pytest.raises(ValueError, match="is the root folder of the system; name a folder of its own"):
+        files.make_folder(Path.cwd().anchor)
 
 
 def test_folders_are_made_and_kept(tmp_path, monkeypatch):
@@ -228,13 +223,7 @@ def test_folders_are_made_and_kept(tmp_path, monkeypatch):
         assert (tmp_path / name).is_file()
 
 
-def test_text_has_the_same_line_ends_on_every_system(tmp_path, monkeypatch):
-    """Path.write_text as it is on Windows."""
-
-    def windows(path, text, encoding=None, errors=None, newline=None):
-        path.write_bytes(text.replace("\n", newline or "\r\n").encode(encoding))
-
-    monkeypatch.setattr(Path, "write_text", windows)
+def test_text_has_the_same_line_ends_on_every_system(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": 1})
     assert (tmp_path / "a.json").read_bytes() == b'{\n  "a": 1\n}\n'
 
