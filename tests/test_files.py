@@ -1,6 +1,5 @@
 """files.py: an error of reading is one line that names the file; a file that is written is whole or not there."""
 
-import doctest
 import errno
 import gzip
 import os
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from bplcz_ref import files
-from bplcz_ref.data import inspection, so2sat
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, links and locks of POSIX")
 
@@ -39,12 +37,12 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, data, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_and_a_path_through_a_file_are_named(tmp_path):
+@pytest.mark.parametrize("read", [files.read_json, files.read_npz])
+def test_a_folder_and_a_path_through_a_file_are_named(tmp_path, read):
     (tmp_path / "file").write_text("1")
     for place, message in ((tmp_path / "file" / "a.json", "there is no such file"), (tmp_path, "is a folder")):
-        for read in (files.read_json, files.read_npz):
-            with pytest.raises(ValueError, match=message):
-                read(place)
+        with pytest.raises(ValueError, match=message):
+            read(place)
 
 
 def test_an_archive_comes_back_and_a_damaged_one_is_named(tmp_path):
@@ -215,20 +213,6 @@ def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
         files.make_folder(Path.cwd().anchor)
 
 
-def test_folders_are_made_and_kept(tmp_path, monkeypatch):
-    assert files.make_folder(tmp_path / "a" / "b") == files.make_folder(tmp_path / "a" / "b")
-    monkeypatch.chdir(tmp_path)
-    for name in ("here", "c/d/x"):
-        write(name)
-        assert (tmp_path / name).is_file()
-
-
 def test_text_has_the_same_line_ends_on_every_system(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": 1})
     assert (tmp_path / "a.json").read_bytes() == b'{\n  "a": 1\n}\n'
-
-
-@pytest.mark.parametrize("module", [files, so2sat, inspection], ids=lambda module: module.__name__)
-def test_examples_run_in_any_folder(module, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0

@@ -182,17 +182,10 @@ def test_write_is_native_and_exact(plain, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out.h5"]
 
 
-@pytest.mark.parametrize("name", ["label", "metadata"])
-def test_damage_to_what_was_written_is_noticed_wherever_there_is_a_checksum(plain, tmp_path, name):
-    so2sat.write_file(path := tmp_path / "x.h5", 40, pieces(plain[1], [40]), {"train_rows": 34})
-    data, row = bytearray(path.read_bytes()), np.eye(17)[6].tobytes()
-    if name == "label":
-        at = data.find(row)
-        data[at : at + len(row)] = np.eye(17)[7].tobytes()  # one-hot still
-    else:
-        data[data.find((34).to_bytes(8, "little"), data.find(b"train_rows"))] = 33
-    path.write_bytes(data)
-    refused(path, r"x\.h5: .*damaged")
+def test_a_label_that_was_damaged_to_another_is_noticed(plain, tmp_path):
+    so2sat.write_file(path := tmp_path / "x.h5", 40, pieces(plain[1], [40]))
+    path.write_bytes(path.read_bytes().replace(np.eye(17)[6].tobytes(), np.eye(17)[7].tobytes(), 1))
+    refused(path, r"x\.h5: label .*the file is damaged")
 
 
 def test_write_refuses_and_leaves_nothing(plain, tmp_path):
