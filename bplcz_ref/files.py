@@ -176,7 +176,7 @@ def whole(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the rename must survive a power cut too
         folder = os.open(target.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # network folders cannot be synced, and the file is in its place
+        with contextlib.suppress(OSError):  # some network folders cannot be synced; the file is in its place
             os.fsync(folder)
         os.close(folder)
 

@@ -67,7 +67,7 @@ def write_vocabulary(
     Errors: ValueError for a corpus that cannot be read as UTF-8 text; those of `train`.
     """
     corpus = vocabulary_folder() / CORPUS_FILE if corpus is None else Path(corpus)
-    with files.reading(corpus, "it is to be text in UTF-8"):
+    with files.reading(corpus, "expected text in UTF-8"):
         text = corpus.read_text(encoding="utf-8")
     learned = train(text, merges)
     machine = [f"{OWN_HEADER}{len(learned)}", *(f"{first} {second}" for first, second in learned)]

@@ -170,9 +170,11 @@ def read_arrays(path: str | Path) -> dict:
     if path.suffix == ".h5":
         with files.reading(path), h5py.File(path, "r") as file:
             return _tree(file, f"{path}: ")
-    numpy = safetensors_numpy(path)
-    with files.reading(path, f"{files.DAMAGED}, or hold bfloat16 or float8, which NumPy lacks: save float32"):
-        return numpy.load_file(path)
+    library = safetensors_numpy(path)
+    with files.reading(
+        path, f"{files.DAMAGED}, or hold bfloat16 or float8, which NumPy lacks: save it as float32"
+    ):
+        return library.load_file(path)
 
 
 def _tree(group, where, prefix=""):

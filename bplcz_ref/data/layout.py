@@ -20,7 +20,6 @@ from bplcz_ref.schema import brief
 SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
-LABEL_ROWS = 65536  # read at a time
 LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a damaged row can be one-hot still
 LARGEST = 1e10  # of a value's size: the brightest reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
 SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
@@ -141,18 +140,13 @@ def storage(data: h5py.Dataset) -> str:
     )
 
 
-def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None = None) -> np.ndarray:
-    # (N, 17) -> (N,) int64
+def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None) -> np.ndarray:  # (N, 17) -> (N,)
     """The class of every row. Errors: ValueError for a row that is not one-hot, and for another digest of all."""
-    labels = np.empty(len(one_hot), np.int64)
-    for start in range(0, len(one_hot), LABEL_ROWS):
-        rows = one_hot[start : start + LABEL_ROWS]
-        bad = np.flatnonzero(((rows == 1).sum(1) != 1) | ((rows != 0).sum(1) != 1))
-        if bad.size:
-            raise ValueError(
-                f"{path}: label row {start + bad[0]} is {rows[bad[0]].tolist()}; expected one 1, else zeros"
-            )
-        labels[start : start + len(rows)] = rows.argmax(1)
+    rows = one_hot[:]
+    bad = np.flatnonzero(((rows == 1).sum(1) != 1) | ((rows != 0).sum(1) != 1))
+    if bad.size:
+        raise ValueError(f"{path}: label row {bad[0]} is {rows[bad[0]].tolist()}; expected one 1, else zeros")
+    labels = rows.argmax(1)
     if digest is not None and not np.array_equal(digest, files.digest(labels.astype("<i8"))):
         raise ValueError(
             f"{path}: label is not what was written with the attribute {LABELS_DIGEST}: the file is damaged. If"
