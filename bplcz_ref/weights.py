@@ -38,22 +38,17 @@ def named(tree: dict, prefix: str = "") -> dict:
     return flat
 
 
-def nested(flat: dict, source: str = "the dict") -> dict:
-    """The inverse of `named`. Errors: ValueError for a name that is also the beginning of another ("a", "a.b").
+def nested(flat: dict) -> dict:
+    """The inverse of `named`.
 
     >>> nested({"conv1.weight": 1, "conv1.bias": 2, "scale": 3})
     {'conv1': {'weight': 1, 'bias': 2}, 'scale': 3}
     """
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
-        *path, last = name.split(".")
         node = tree
-        for i, part in enumerate(path, 1):
-            above = ".".join(path[:i])
-            if above in flat:
-                raise ValueError(
-                    f"{source} holds both {above} and {name}: an array and a part cannot share a name"
-                )
+        *path, last = name.split(".")
+        for part in path:
             node = node.setdefault(part, {})
         node[last] = leaf
     return tree
@@ -140,7 +135,7 @@ def load(
         check_finite_floats(arrays, where)
         state = {name: leaf for name, leaf in arrays.items() if name.split(".")[-1] in BUFFERS}
         params = {name: leaf for name, leaf in arrays.items() if name not in state}
-        return nested(params, where), nested(state, where)
+        return nested(params), nested(state)
     params, state = map(named, network.init(np.random.default_rng(0), np.dtype(dtype or "float32")))
     # Older files lack the count of batches, which is 0 then.
     arrays = {name: np.array(0) for name in state if name.endswith(COUNT)} | arrays

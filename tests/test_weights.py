@@ -108,13 +108,6 @@ def test_a_file_that_holds_no_weights_is_named(tmp_path, name, data, message):
         weights.load(tmp_path / name)
 
 
-@pytest.mark.parametrize("names", [("a.b", "a"), ("a.b.c", "x", "a")])
-def test_a_name_that_is_also_the_beginning_of_another_is_an_error(tmp_path, names):
-    np.savez(tmp_path / "w.npz", **{name: np.ones(1) for name in names})
-    with pytest.raises(ValueError, match=r"w.npz holds both a and a\.b"):
-        weights.load(tmp_path / "w.npz")
-
-
 @pytest.mark.parametrize("to", [NETWORK, None])
 @pytest.mark.parametrize(
     ("change", "message"),

@@ -8,12 +8,11 @@ squared amplitude.
 Index letters: b rows, H W = 32; c one of 18 channels.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bplcz_ref.bands import BANDS
+from bplcz_ref.data.standardise import Moments
 from bplcz_ref.paper import CHANNELS
 
 # Per channel in the order of BANDS; source: torchgeo's So2Sat data set, from training.h5.
@@ -34,33 +33,33 @@ DARKEST, BRIGHTEST = 0.15, 4.0  # of a file's means beside the published ones: w
 GAIN, FIT = 0.25, 0.6  # squares of logarithms: what a permutation must improve, and what may be left then
 
 
-class Sums:
-    """What the comparison needs of all rows looked at, taken in piece by piece."""
+class Sums(Moments):
+    """Moments, and what else the comparison needs of all rows looked at."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.rows, self.equal = 0, np.zeros(len(COARSE))
         self.amplitudes, self.intensities = np.zeros(2), np.zeros(2)  # of VH and VV, summed
         self.pixels: list[np.ndarray] = []
 
     def add(self, x: np.ndarray) -> None:  # (b, 32, 32, 18) float64
         """Take in b more rows; every eighth pixel each way is kept for the quantiles."""
+        super().add(x)
         self.rows += len(x)
         self.equal += (x[:, :, 1:, SEN2] == x[:, :, :-1, SEN2]).mean((1, 2)).sum(0)
         self.amplitudes += [np.sum(x[..., k : k + 2] ** 2) for k in (0, 2)]
         self.intensities += [np.sum(x[..., k]) for k in (4, 5)]
         self.pixels.append(x[:, ::8, ::8].reshape(-1, x.shape[-1]))
 
+    def quantiles(self) -> dict[str, np.ndarray]:  # -> {name of SHARES: (18,)}
+        """The quantiles of the pixels that were kept."""
+        found = np.quantile(np.concatenate(self.pixels), list(SHARES.values()), axis=0)
+        return dict(zip(SHARES, found, strict=True))
 
-def quantiles(sums: Sums) -> dict[str, np.ndarray]:  # -> {name of SHARES: (18,)}
-    """The quantiles of the pixels that were kept."""
-    return dict(zip(SHARES, np.quantile(np.concatenate(sums.pixels), list(SHARES.values()), axis=0), strict=True))
-
-
-def problems(sums: Sums, mean: np.ndarray, std: np.ndarray) -> Iterator[str]:  # (18,), (18,)
-    """What looks permuted or scaled, each with its remedy. Silent on what few rows cannot tell, or one class."""
-    yield from _scaled(sums, mean)
-    yield from _permuted(sums, mean[SEN2], std[SEN2])
-    yield from _exchanged(sums)
+    def problems(self) -> list[str]:
+        """What looks permuted or scaled, each with its remedy. Silent on what few rows or one class cannot tell."""
+        mean, std, _ = self.statistics()
+        return [*_scaled(self, mean), *_permuted(self, mean[SEN2], std[SEN2]), *_exchanged(self)]
 
 
 def _scaled(sums, mean):

@@ -69,30 +69,27 @@ def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) ->
 def _inspected(patches, rows, compare):
     index = so2sat.spread_rows(len(patches), rows or len(patches))
     problems, channels = so2sat.scale_problems(patches), {}
-    moments, sums, bad = Moments(), comparison.Sums(), []
+    sums, bad = comparison.Sums() if compare else Moments(), []
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
         words = [layout.bad_value(x[b : b + 1], piece[b : b + 1]) for b in range(len(x))]
         bad += filter(None, words)
         sound = x[[said is None for said in words]]
         if len(sound):
-            moments.add(sound)
-            if compare:
-                sums.add(sound)
+            sums.add(sound)
     if bad:
         problems.append(
             f"{len(bad)} of {len(index)} rows read have values that are not finite or beyond {layout.LARGEST:g};"
             f" {bad[0]}; leave such rows out (they are left out below)"
         )
-    if moments.n:
-        mean, std, _ = moments.statistics()
-        problems += _constant(moments.min, moments.max, len(index))
-        if compare:
-            problems += comparison.problems(sums, mean, std)
-            channels = comparison.quantiles(sums) | {"mean": mean, "published": comparison.MEAN}
-            channels |= {"std": std, "published std": comparison.STD}
-        else:
-            channels = {"min": moments.min, "mean": mean, "std": std, "max": moments.max}
+    if sums.n:
+        mean, std, _ = sums.statistics()
+        channels = {"min": sums.min, "mean": mean, "std": std, "max": sums.max}
+        problems += _constant(sums.min, sums.max, len(index))
+    if sums.n and compare:
+        problems += sums.problems()
+        channels = sums.quantiles() | {"mean": mean, "published": comparison.MEAN}
+        channels |= {"std": std, "published std": comparison.STD}
     return Inspection(
         path=str(patches.path),
         problems=tuple(problems),
