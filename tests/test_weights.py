@@ -16,12 +16,8 @@ FLAT = weights.named(PARAMS) | weights.named(STATE)
 
 
 def test_named_and_nested_are_inverse():
-    tree = {"a": {"weight": np.ones(2), "b": {"c": np.zeros(1)}}, "d": np.array(3.0)}
-    flat = weights.named(tree)
-    assert list(flat) == ["a.weight", "a.b.c", "d"]
-    again = weights.nested(flat)
-    assert again["a"]["b"]["c"] is tree["a"]["b"]["c"]
-    assert list(weights.named(again)) == list(flat)
+    assert weights.nested(weights.named(PARAMS)) == PARAMS  # the same arrays
+    assert "bn1.running_mean" in FLAT
 
 
 def test_like_takes_the_dtype_of_its_place_and_names_all_differences_at_once():
@@ -29,13 +25,15 @@ def test_like_takes_the_dtype_of_its_place_and_names_all_differences_at_once():
     assert weights.like(tree, {n: leaf.astype(float) for n, leaf in tree.items()}, "x")["a"].dtype == np.float32
     with pytest.raises(ValueError, match="missing: b") as error:
         weights.like(tree, {"a": np.zeros(3), "c": np.zeros((2, 1)), "z": np.zeros(1)}, "run/checkpoint.npz")
-    for words in (
-        "run/checkpoint.npz",
-        "unexpected: z",
-        "a: shape (3,), expected (2,)",
-        "c: shape (2, 1), expected (1, 2)",
-    ):
-        assert words in str(error.value)
+    assert str(error.value).splitlines() == [
+        "run/checkpoint.npz does not fit this network:",
+        *(
+            "  missing: b",
+            "  unexpected: z",
+            "  a: shape (3,), expected (2,)",
+            "  c: shape (2, 1), expected (1, 2)",
+        ),
+    ]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -49,12 +47,11 @@ def test_save_and_load_are_inverse(tmp_path, ending):
             for name, leaf in old.items():
                 assert np.array_equal(tree[name], leaf)
                 assert tree[name].dtype == np.asarray(leaf).dtype
-    weights.save(
-        path, {"scale": np.array(2.5), "w": np.arange(6.0).reshape(2, 3).T}, {"running_mean": np.ones(4)[::2]}
-    )
+    strided = np.arange(6.0).reshape(2, 3).T
+    weights.save(path, {"scale": np.array(2.5), "w": strided}, {"running_mean": np.ones(4)[::2]})
     again, measured = weights.load(path)
     assert (again["scale"].shape, float(again["scale"])) == ((), 2.5)
-    assert again["w"].tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert np.array_equal(again["w"], strided)
     assert measured["running_mean"].tolist() == [1, 1]
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 

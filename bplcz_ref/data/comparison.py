@@ -57,7 +57,7 @@ class Sums(Moments):
         return dict(zip(SHARES, found, strict=True))
 
     def problems(self) -> list[str]:
-        """What looks permuted or scaled, each with its remedy. Silent on what few rows or one class cannot tell."""
+        """What looks permuted or scaled, each with its remedy; silent on what few rows cannot tell."""
         mean, std, _ = self.statistics()
         return [*_scaled(self, mean), *_permuted(self, mean[SEN2], std[SEN2]), *_exchanged(self)]
 
