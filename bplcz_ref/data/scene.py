@@ -204,7 +204,8 @@ def _cells(u, v, width, depth, rng):
 
 def _shift(mask, east, south):
     """The mask moved by this many points, fewer than SIDE; what comes in from outside is False."""
-    wide = np.pad(mask, SIDE)
+    wide = np.zeros((3 * SIDE, 3 * SIDE), mask.dtype)
+    wide[SIDE : 2 * SIDE, SIDE : 2 * SIDE] = mask
     return wide[SIDE - south : 2 * SIDE - south, SIDE - east : 2 * SIDE - east]
 
 
