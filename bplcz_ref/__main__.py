@@ -5,10 +5,12 @@ is in commands.py, which is imported when one is called, so that --help answers 
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 from bplcz_ref import __version__, files, paper, program
@@ -18,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors that a user can mend are one line on stderr, code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser(arguments).parse_args(arguments)
+    warnings.formatwarning = lambda message, *place: f"{program()} {options.command}: {message}\n"
+    with contextlib.suppress(AttributeError):  # of a stream that cannot: names of files that are not UTF-8
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     try:
         from bplcz_ref import commands
 
@@ -192,6 +197,8 @@ def subset(c) -> None:
     defaults = (("per-class", paper.TRAIN_PER_CLASS), ("test", paper.TEST), ("seed", paper.SEED))
     for name, default in defaults:
         c.add_argument(f"--{name}", **N, default=default, help="default: %(default)s")
+    c.add_argument("--skip-bad", action="store_true",
+                   help="leave out rows with no data, values that cannot be, or padding")  # fmt: skip
     geo_option(c)
 
 

@@ -8,6 +8,7 @@ Index letters: ... any leading axes (B, H, W in this project), C channels, C_i c
 """
 
 import autograd.numpy as np
+import numpy
 
 from bplcz_ref.paper import CHANNELS, GROUPS
 
@@ -77,8 +78,8 @@ def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (.
 def _check(sen1, sen2):
     """ValueError unless both are arrays of their channels with the same leading axes."""
     for name, a in (("sen1", sen1), ("sen2", sen2)):
-        if not hasattr(a, "shape"):
-            raise ValueError(f"{name} is a {type(a).__name__}; expected an array, channels last")
+        if not hasattr(a, "shape") or isinstance(a, numpy.ma.MaskedArray):
+            raise ValueError(f"{name} is a {type(a).__name__}; expected a plain array, channels last")
     found = {"sen1": sen1.shape[-1:], "sen2": sen2.shape[-1:]}
     if found == {"sen1": (CHANNELS["sen2"],), "sen2": (CHANNELS["sen1"],)}:
         raise ValueError(

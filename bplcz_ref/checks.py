@@ -51,7 +51,8 @@ def takes(**specifications: str) -> Callable[[Function], Function]:
             seen: Seen = {}
             for name, specification in specifications.items():
                 call.arguments[name] = argument(name, call.arguments[name], specification, seen)
-            return function(*call.args, **call.kwargs)
+            with np.errstate(under="ignore"):  # e^-1000 is 0, whatever the caller has set
+                return function(*call.args, **call.kwargs)
 
         return checked
 
@@ -79,9 +80,9 @@ def argument(name: str, x: Any, specification: str, seen: Seen) -> Any:
             same_dtype(name, getval(x).dtype, seen)
         return x
     if kind in CONVERTED:
-        return CONVERTED[kind](name, np.asarray(getval(x)), axes, seen)
+        return CONVERTED[kind](name, array(name, getval(x)), axes, seen)
     plain = type(x) in (int, float)  # a Python number takes any dtype; NumPy's numbers have one
-    x = x if isbox(x) or plain else np.asarray(x)
+    x = x if isbox(x) or plain else array(name, x)
     value = np.asarray(getval(x))
     if not plain:
         same_dtype(name, value.dtype, seen)
@@ -92,6 +93,14 @@ def argument(name: str, x: Any, specification: str, seen: Seen) -> Any:
 def require(truth: Any, message: str) -> None:
     if not truth:
         raise ValueError(message)
+
+
+def array(name: str, x: Any) -> np.ndarray:
+    """x as an array. Errors: ValueError for a masked one, whose fill values would count as data."""
+    parts = x if isinstance(x, list | tuple) else [x]
+    masked = any(isinstance(part, np.ma.MaskedArray) for part in parts)
+    require(not masked, f"{name}: found a masked array, expected a plain one; leave masked samples out first")
+    return np.asarray(x)
 
 
 def integer(value: object) -> int | None:

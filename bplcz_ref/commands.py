@@ -52,7 +52,9 @@ def run_inspect(options: Namespace) -> int:
 
 def run_subset(options: Namespace) -> None:
     refuse_existing(options.out)
-    so2sat.subset(options.file, options.out, options.per_class, options.test, options.seed, options.geo)
+    own = options.per_class, options.test, options.seed, options.geo, options.skip_bad
+    if bad := so2sat.subset(options.file, options.out, *own):
+        warn(options, f"{len(bad)} rows were left out, the first: {bad[0]}")
     print(f"{options.out}: {17 * options.per_class} training and {options.test} test rows of {options.file}")
 
 

@@ -8,6 +8,7 @@ is replaced, and the link stays.
 
 import argparse
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -15,12 +16,14 @@ import math
 import os
 import re
 import time
+import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from h5py import h5z
 
 try:
     import fcntl
@@ -29,7 +32,40 @@ except ImportError:  # on Windows
 
 LOCK_SECONDS = 3.0  # a folder's last process may need this long to end after it was killed
 HDF5_FORMAT = ("v108", "v108")  # libver of h5py.File: HDF5 1.8 is the first whose metadata has checksums
+LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # in answer to a call
+WITHOUT = {
+    "lock": "take care that no two processes write into one run folder",
+    "sync a file": (power := "after a power cut the last files may be incomplete"),
+    "sync a folder": power,
+}
 DAMAGED = "it may be cut short, damaged or of another kind"
+
+# What people have in a file's place, by its first bytes (in small letters) at a position.
+KINDS = (
+    (0, b"\x1f\x8b", "packed by gzip: unpack it first, as `gzip -dk {path}` does"),
+    (0, b"pk\x03\x04", ZIP := "a ZIP archive: unpack it first, as `unzip {path}` does"),
+    (257, b"ustar", "a tar archive: unpack it first, as `tar -xf {path}` does"),
+    (0, b"bzh", "packed by bzip2: unpack it first, as `bzip2 -dk {path}` does"),
+    (0, b"\xfd7zxz", "packed by xz: unpack it first, as `xz -dk {path}` does"),
+    (0, b"(\xb5/\xfd", "packed by zstd: unpack it first, as `zstd -dk {path}` does"),
+    (0, b"7z\xbc\xaf", "a 7z archive: unpack it first, as `7z x {path}` does"),
+    (0, b"rar!", "a RAR archive: unpack it first"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file that it stands for"),
+    (
+        0,
+        b"<!doctype",
+        WEB_PAGE := "a web page, as a server sends it for a login or an error: fetch the file again",
+    ),
+    (0, b"<html", WEB_PAGE),
+    (0, b"<?xml", WEB_PAGE),
+)
+# What HDF5 says of files that are not damaged.
+OF_HDF5 = {
+    "unable to lock file": "another process has it open for writing; wait until that has ended",
+    "already open for write": "another process has it open for writing, or a killed one had it: wait for the one,"
+    " or clear the other's mark by `h5clear -s {path}`",
+    "already open for read": "another process reads it; wait until that has ended",
+}
 
 # ------------------------------------------------------------------------------------------------------ reading
 
@@ -65,8 +101,14 @@ def _why(path, error, advice):
     if os.path.getsize(path) == 0:
         return f"{path} is empty (0 bytes); {advice}"
     with contextlib.suppress(OSError), open(path, "rb") as file:
-        if file.read(2) == b"\x1f\x8b":
-            return f"{path} is packed by gzip: unpack it first, as `gzip -dk {path}` does"
+        head = file.read(512)
+        head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower() or head
+        for at, beginning, says in KINDS:
+            if head[at:].startswith(beginning) and not (says is ZIP and str(path).endswith(".npz")):
+                return f"{path} is {says.format(path=path)}"
+    for sign, says in OF_HDF5.items():
+        if sign in str(error):
+            return f"{path}: {says.format(path=path)}"
     kind = "" if type(error) in (ValueError, OSError) else f"{type(error).__name__}: "
     cause = kind + " ".join(str(error).split())[:500]
     return f"{path}: it cannot be read ({cause.removesuffix(': ')}); {advice}"
@@ -113,6 +155,14 @@ def check_stored(data: Any, where: str) -> None:
         raise ValueError(
             f"{where} has its values in other files; copy them into a plain data set, such as with h5py"
         )
+    filters = data.id.get_create_plist()
+    for code, *_, name in map(filters.get_filter, range(filters.get_nfilters())):
+        if not h5z.filter_avail(code):
+            raise ValueError(
+                f"{where} is packed by the HDF5 filter {code} {name.decode(errors='replace')}, which is not here:"
+                " write a copy where it is, such as by `h5repack -f GZIP=4`, or `pip install hdf5plugin` and set"
+                " HDF5_PLUGIN_PATH in the environment to hdf5plugin.PLUGIN_PATH"
+            )
     if data.chunks is None:
         expected, stored, unit = data.nbytes, data.id.get_storage_size(), "bytes"
     else:
@@ -160,7 +210,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+            offered("sync a file", os.fsync, file.fileno())
         os.replace(temporary, target)
     except OSError as error:
         if error.filename is not None and not str(error.filename).startswith(str(temporary)):
@@ -175,10 +225,22 @@ def whole(path: str | Path) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # the error that led here says more
             temporary.unlink(missing_ok=True)
     if os.name == "posix":  # the rename must survive a power cut too
-        folder = os.open(target.parent, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # some network folders cannot be synced; the file is in its place
-            os.fsync(folder)
-        os.close(folder)
+        with contextlib.suppress(OSError):  # the file is in its place
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                offered("sync a folder", os.fsync, folder)
+            finally:
+                os.close(folder)
+
+
+def offered(what: str, call: Callable, *arguments: Any) -> None:
+    """Call the system; what a file system lacks, as some network folders do, is warned of once and no error."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        if error.errno not in LACKING:
+            raise
+        warnings.warn(f"the file system cannot {what} ({error.strerror}): {WITHOUT[what]}", stacklevel=2)
 
 
 def replaceable(path: str | Path) -> Path:
@@ -226,7 +288,7 @@ def alone(folder: str | Path) -> Iterator[None]:
 
     Removes partial files left by a killed process. The lock is the system's: it ends with the process, however
     that ends, and a process that is just ending is waited for. On Windows, and on file systems without locks (some
-    network folders), nothing is locked.
+    network folders, with a warning), nothing is locked.
     """
     folder = make_folder(folder)
     try:
@@ -237,7 +299,7 @@ def alone(folder: str | Path) -> Iterator[None]:
     with lock:
         while fcntl is not None:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                offered("lock", fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ValueError(
@@ -245,8 +307,6 @@ def alone(folder: str | Path) -> Iterator[None]:
                     ) from None
                 time.sleep(0.05)
                 continue
-            except OSError:  # a file system without locks
-                pass
             break
         for left in folder.glob(".*.part"):
             left.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ examples/hugging_face_names.py renames the arrays of Hugging Face's text towers.
 """
 
 import importlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,14 @@ def placed(leaf: np.ndarray) -> np.ndarray:
 
 def check_like(want: dict, flat: dict, source: str) -> None:
     """ValueError that names every missing, unexpected and misshapen array of `flat`."""
+    own = [name for name in flat if name.split(".")[-1] != COUNT]  # which `load` may have added
+    prefix = os.path.commonprefix(own)
+    prefix = prefix[: prefix.rfind(".") + 1]
+    if prefix and not want.keys() & set(own) and want.keys() & {name.removeprefix(prefix) for name in own}:
+        raise ValueError(
+            f"{source}: all names begin with {prefix!r}, as DataParallel or torch.compile make them: give"
+            f" {{name.removeprefix({prefix!r}): array for name, array in weights.items()}}"
+        )
     missing, unexpected = (", ".join(n for n in a if n not in b) for a, b in ((want, flat), (flat, want)))
     wrong = [f"missing: {missing}"] * bool(missing) + [f"unexpected: {unexpected}"] * bool(unexpected)
     wrong += [

@@ -18,6 +18,7 @@ def make(path, rows=N, dtype="f8", change=None, **storage):
         "label": np.eye(17)[np.arange(rows) % 17],
     }
     data["sen1"][:, 3, 5, 2] = -np.arange(rows)  # one pixel tells rows from columns
+    data["sen2"][:, 0, 0] += 0.01  # no row is constant
     if change:
         change(data)
     with h5py.File(path, "w") as file:

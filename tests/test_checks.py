@@ -16,6 +16,8 @@ def returned(**specification):
 
 BAD = [
     ("x: found dtype int64, expected float32 or float64", "B d", X.astype(int)),
+    ("x: found a masked array", "B d", np.ma.array(X)),
+    ("x: found a masked array", "labels B", [np.ma.array(1), np.ma.masked]),
     ("x: found dtype float16", "B d", X.astype(np.float16)),
     (r"x: found shape \(3,\), expected \(B, d\)", "B d", X[0]),
     (r"x: found the empty shape \(0, 3\)", "B d", X[:0]),

@@ -34,10 +34,17 @@ def test_what_is_permuted_or_scaled_is_said(said):
             "B4 at the place of B2, B2 at the place of B4; the order is B2",
         ),
         (sen1, 5 * sen2, "sen2 looks scaled"),
-        (sen1[..., [0, 1, 2, 3, 5, 4, 6, 7]], sen2, "the intensity of VH fits the amplitudes of VV"),
-        (sen1[..., [4, 5, 0, 1, 2, 3, 6, 7]] ** 2, sen2, "sen1 looks permuted or scaled"),
+        (sen1, sen2[..., [*range(7), 8, 9, 7]], "what stands at the place of B12 follows B7 as B8A does"),
+        (sen1, sen2[..., [*range(7), 8, 7, 9]], "what stands at the place of B11 follows B7 as B8A does"),
+        (sen1, sen2 / 10, "sen2 looks scaled: its means are 0.11 times"),
+        (sen1, sen2 + 0.1, "sen2 looks shifted: the darkest 1 % of its darkest band reach 0.108"),
+        (sen1, sen2 - 0.1, "sen2 looks shifted: the darkest 1 % of its darkest band reach -0.0919"),
+        (sen1[..., [0, 1, 2, 3, 5, 4, 6, 7]], sen2, "sen1's VH is brighter than its VV (filtered intensities)"),
+        (sen1[..., [2, 3, 0, 1, 4, 5, 6, 7]], sen2, "sen1's VH is brighter than its VV (complex values)"),
+        (sen1[..., [2, 3, 0, 1, 5, 4, 6, 7]], sen2, "(complex values and filtered intensities)"),
+        (sen1[..., [0, 2, 1, 3, 4, 5, 6, 7]], sen2, "sen1 looks permuted or scaled"),
     ):
-        (line,) = said(radar, optical)
+        *_, line = said(radar, optical)
         assert words in line
     sums, x = comparison.Sums(), np.concatenate([sen1, sen2], axis=-1)
     sums.add(x)
@@ -49,7 +56,9 @@ def test_what_is_permuted_or_scaled_is_said(said):
 @pytest.mark.parametrize("k", [10, 16])
 def test_one_class_is_neither_permuted_nor_scaled(said, k):
     """Water and vegetation have spectra of their own: nothing is said of what only content explains."""
-    assert said(*simulate.patches(np.full(60, k), seed=3)) == ()
+    sen1, sen2 = simulate.patches(np.full(60, k), seed=3)
+    assert said(sen1, sen2) == ()
+    assert "sen2 looks shifted" in str(said(sen1, sen2 + 0.1))
 
 
 def test_a_real_patch_is_as_it_should_be_and_its_coarse_bands_tell_an_order(said, capsys):

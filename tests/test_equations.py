@@ -367,3 +367,11 @@ def test_start_value_is_ln_2_and_the_least_value_of_a_pair():
     assert equations.contrastive_loss(0 * W, 0 * W, W).L_con == pytest.approx(math.log(2), rel=1e-15)
     best = R * (2 * W - 1)
     assert round(float(equations.contrastive_loss(best, best.T, W).L_con), 6) == 0.160224
+
+
+def test_underflow_is_no_error_whatever_numpy_is_told():
+    """e^-1000 is 0: a caller's np.seterr(under="raise") does not stop the objective."""
+    one = {"RGB": np.array([[1e-200, 1.0], [1.0, 0.0]])}
+    c_hat = np.array([[0.0, -745.0, -1e4], [1e4, 0.0, -700.0]])
+    with np.errstate(all="raise"):
+        assert np.isfinite(equations.objective(one, one, Y[:2], c_hat, alpha=1000.0, beta=2)["L"])

@@ -1,6 +1,7 @@
 """evaluate.py: evaluation mode, whatever the chunks, and the numbers that were reported."""
 
 import csv
+import pickle
 import shutil
 
 import h5py
@@ -81,7 +82,14 @@ BAD_PATCHES = [
     (lambda a, b: (a, b[:1]), "one B for both"),
     (lambda a, b: (a[:0], b[:0]), r"sen1 has shape \(0, 32, 32, 8\)"),
     (lambda a, b: (a, 1e4 * b), "digital numbers where reflectance .* divide sen2 by 10000"),
-    (lambda a, b: (np.where(a > 2, np.nan, a), b), "expected finite"),
+    (lambda a, b: (np.where(a > 2, np.nan, a), b), "classify: row 0, channel VH re, .* is nan; expected finite"),
+    (lambda a, b: (a, np.where(a[..., :1] > 2, -9999, b)), "classify: row 0, channel B2, .* is -9999"),
+    (
+        lambda a, b: (a, b * np.array([1, 0])[:, None, None, None]),
+        "classify: row 1, each channel of sen2 is constant",
+    ),
+    (lambda a, b: (a, np.ma.masked_less(b, 0.1)), "sen2: found a masked array"),
+    (lambda a, b: (list(map(np.ma.asarray, a)), b), "sen1: found a masked array"),
 ]
 
 
@@ -92,6 +100,38 @@ def test_classify_names_what_cannot_be_classified(whole, small_file, change, mes
     sen1[0, 0, 0, 0] = 3.0
     with pytest.raises(ValueError, match=message):
         bplcz_ref.classify(whole, *change(sen1, sen2))
+
+
+@pytest.mark.slow
+def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_path, capsys):
+    bare, out, I = (tmp_path / name for name in ("bare.h5", "labels.csv", "I.npz"))
+    with h5py.File(small_file) as source, h5py.File(bare, "w") as file:
+        for name in ("sen1", "sen2"):
+            file[name] = source[name][:20]
+        file["sen1"][3], file["sen2"][7, :9], file["sen2"][9] = 0, -9999, 1e4 * file["sen2"][9]
+    asked = ["predict", str(whole), "--data", str(bare), "--out", str(out), "--embeddings", str(I)]
+    assert command_line.main([*asked, "--probabilities"]) == 0
+    error = capsys.readouterr().err
+    assert (
+        "bare.h5: 3 of 20 rows have no answer, the first: row 3, each channel of sen1 is constant (0, ...)"
+        in error
+    )
+    with open(out, encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    empty = [3, 7, 9]
+    assert [k for k, row in enumerate(rows) if row["class"] == row["number"] == row["p_G"] == ""] == empty
+    ids = [name for name, _ in bplcz_ref.paper.CLASSES]
+    assert all(ids[int(row["number"]) - 1] == row["class"] for k, row in enumerate(rows) if k not in empty)
+    assert np.flatnonzero(np.isnan(weights.read_arrays(I)["I"]).all(1)).tolist() == empty
+
+
+def test_a_loaded_run_goes_through_pickle_to_workers(whole, small_file):
+    trained = evaluate.load(whole)
+    with h5py.File(small_file) as file:
+        sen1, sen2 = file["sen1"][:3], file["sen2"][:3]
+    with np.errstate(under="raise"):
+        p, q = (bplcz_ref.classify(each, sen1, sen2)[1] for each in (trained, pickle.loads(pickle.dumps(trained))))
+    assert np.array_equal(p, q)
 
 
 @pytest.mark.slow

@@ -1,7 +1,9 @@
 """files.py: an error of reading is one line that names the file; a file that is written is whole or not there."""
 
+import bz2
 import errno
 import gzip
+import lzma
 import os
 import stat
 import subprocess
@@ -26,6 +28,14 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, links and locks 
         ('{"a": 1}'.encode("utf-16"), "cannot be read .UnicodeDecodeError"),
         (b'{"a": NaN}', "NaN is no number of JSON"),
         (gzip.compress(b"{}", mtime=0), "a.json is packed by gzip: unpack it first, as `gzip -dk .*a.json` does"),
+        (bz2.compress(b"{}"), "a.json is packed by bzip2"),
+        (lzma.compress(b"{}"), "a.json is packed by xz"),
+        (b"PK\x03\x04 and more", "a.json is a ZIP archive: unpack it first, as `unzip .*a.json` does"),
+        (bytes(257) + b"ustar", "a.json is a tar archive"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS: `git lfs pull`"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a.json is a web page, as a server sends it for a login or an error"),
+        (b"<HTML><head>", "a.json is a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a.json is a web page"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_said_in_one_line(tmp_path, data, message):
@@ -76,6 +86,13 @@ def half(file):
     return data
 
 
+def blosc(file):
+    own = {"chunks": (7,), "compression": 32001, "allow_unknown_filter": True}
+    data = file.create_dataset("w", (7,), "f8", **own)
+    data.id.write_direct_chunk((0,), b"packed elsewhere")
+    return data
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -86,6 +103,7 @@ def half(file):
             "w declares 56 bytes and 0 are stored: its values were never",
         ),
         (half, "w declares 2 chunks and 1 are stored"),
+        (blosc, "w is packed by the HDF5 filter 32001 .*which is not here: write a copy .*h5repack"),
         (lambda f: f.create_dataset("w", data=np.ones(7), chunks=(4,), fletcher32=True), None),
         (lambda f: f.create_dataset("w", data=np.ones(7)), None),
     ],
@@ -131,12 +149,17 @@ def test_a_full_disk_names_the_path_and_leaves_the_old_file(tmp_path, monkeypatc
 
 
 @POSIX
-def test_a_network_folder_that_cannot_be_synced_or_locked_is_written_into(tmp_path, monkeypatch):
-    """SMB and VirtualBox refuse to sync a folder, Lustre to lock a file."""
-    sync, refuse = os.fsync, failing(errno.EINVAL)
-    monkeypatch.setattr(os, "fsync", lambda f: refuse() if stat.S_ISDIR(os.fstat(f).st_mode) else sync(f))
-    monkeypatch.setattr(files.fcntl, "flock", failing(errno.ENOSYS))
-    with files.alone(tmp_path / "run"):
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK])
+@pytest.mark.parametrize("what", ["sync a folder", "sync a file", "lock"])
+def test_a_network_folder_that_cannot_be_synced_or_locked_is_written_into(tmp_path, monkeypatch, what, number):
+    """SMB and VirtualBox refuse to sync a folder, some FUSE file systems to sync at all, Lustre to lock a file."""
+    sync = os.fsync
+    refuse = failing(number)
+    only = {"sync a folder": stat.S_ISDIR, "sync a file": stat.S_ISREG}.get(what, lambda mode: False)
+    monkeypatch.setattr(os, "fsync", lambda f: refuse() if only(os.fstat(f).st_mode) else sync(f))
+    if what == "lock":
+        monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with pytest.warns(UserWarning, match=f"the file system cannot {what} "), files.alone(tmp_path / "run"):
         write(tmp_path / "run" / "a")
     assert (tmp_path / "run" / "a").read_text() == "x"
 

@@ -3,10 +3,9 @@
 import h5py
 import numpy as np
 import pytest
-from so2sat_files import REAL, N, make, setting
+from so2sat_files import N, make, setting
 
-from bplcz_ref.bands import BANDS
-from bplcz_ref.data import inspection, layout, so2sat
+from bplcz_ref.data import inspection, so2sat
 
 
 def test_inspect(plain):
@@ -23,46 +22,58 @@ def test_inspect(plain):
     assert "100 of 340 rows looked at" in str(found)
 
 
-def test_a_bad_scale_in_few_rows_is_seen_by_inspect_only(tmp_path):
-    """The check at opening reads 16 rows; one odd row in 100 passes it; its maximum shows in inspect."""
-    make(path := tmp_path / "x.h5", rows=100, change=setting("sen2", 7, 3000.0))
-    with so2sat.open_file(path):
-        pass
-    assert inspection.inspect(path).channels["max"][8:].min() == 3000
-
-
-def test_each_constant_channel_is_named(tmp_path):
+def test_constant_channels_are_named_when_a_file_is_inspected_or_opened(tmp_path):
     def constant(data):
-        data["sen1"][..., 1] = 0.1  # whose mean of squares less squared mean is not exactly 0
+        data["sen1"][..., 6:8] = 0.1  # whose mean of squares less squared mean is not exactly 0
         data["sen2"][..., 3] = 0
 
     make(path := tmp_path / "x.h5", rows=20, change=constant)
-    first, second = inspection.inspect(path, rows=10).problems
-    words = "constant at every pixel of the 10 rows looked at: possibly padding, or never written"
-    assert (first, second) == (f"channel {BANDS[1]} is 0.1, {words}", f"channel {BANDS[11]} is 0, {words}")
-    make(path, rows=20, change=lambda data: data.update({k: 0 * data[k] for k in layout.SHAPES}))
-    text = str(inspection.inspect(path))
-    for sensor in ("sen1, all 8 channels,", "sen2, all 10 channels,"):
-        assert f"\n  PROBLEM {sensor} is 0, constant at every pixel of the 20 rows" in text
-    assert "no problem found" not in text
-    with so2sat.open_file(path, labels=False) as patches:
-        assert len(inspection.constant_channels(patches, 5)) == 2
-    with so2sat.open_file(REAL) as patches:  # one row, and it varies
-        assert inspection.constant_channels(patches) == []
-
-
-@pytest.mark.parametrize("value", [1e300, -1e11, np.inf, np.nan])
-def test_values_that_cannot_be_are_named_and_left_out_of_the_statistics(tmp_path, value):
-    make(path := tmp_path / "x.h5", rows=20, change=setting("sen2", (11, 4, 9, 7), value))
-    found = inspection.inspect(path)
-    (problem,) = found.problems
-    assert problem.startswith(
-        "1 of 20 rows read have values that are not finite or beyond 1e+10; row 11, channel B8A"
+    words = (
+        "constant at every pixel of the 16 rows looked at: C re 0.1, C im 0.1, B5 0; possibly padding, or never"
+        " written"
     )
+    assert inspection.inspect(path).problems == (words,)
+    with pytest.warns(UserWarning, match=f"x.h5: {words}"), so2sat.open_file(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("key", "where", "value", "words"),
+    [
+        ("sen2", (11, 4, 9, 7), 1e300, "row 11, channel B8A, pixel (4, 9) is 1e+300"),
+        ("sen2", (11, 4, 9, 7), -np.inf, "row 11, channel B8A, pixel (4, 9) is -inf"),
+        ("sen2", (11, 4, 9, 7), np.nan, "row 11, channel B8A, pixel (4, 9) is nan"),
+        ("sen2", (11, slice(16), slice(16)), -9999, "row 11, channel B2, pixel (0, 0) is -9999.0"),
+        ("sen2", (11, 0, 0, 0), -0.9999, "row 11, channel B2, pixel (0, 0) is -0.9999"),
+        ("sen2", (11, 31, 31, 9), 6.5535, "row 11, channel B12, pixel (31, 31) is 6.5535"),
+        ("sen2", 11, 300, "row 11, channel B2, pixel (0, 0) is 300.0"),  # digital numbers of water
+        ("sen2", 11, 2e-5, "row 11, channel B2 is 2e-05 to 2e-05 at all pixels"),  # divided by 10000 twice
+        ("sen1", (11, 4, 9, 4), -9999, "row 11, channel VH int, pixel (4, 9) is -9999.0"),
+        ("sen1", (11, 4, 9, 0), -32768, "row 11, channel VH re, pixel (4, 9) is -32768.0"),
+        ("sen1", (11, ..., 5), -12, "row 11, channel VV int is -12 to -12 at all pixels"),  # decibels
+        ("sen2", 11, 0, "row 11, each channel of sen2 is constant (0, ...): padding?"),
+        ("sen1", 11, np.arange(8) + 1, "row 11, each channel of sen1 is constant (1, ...): padding?"),
+        ("sen1", (11, 4, 9, 5), 12702, None),  # the published extremes
+        ("sen1", (11, 4, 9, 7), -5007, None),
+        ("sen2", (11, 4, 9, 0), 2.8, None),
+        ("sen2", (11, 4, 9, 0), -0.1, None),
+    ],
+)
+def test_one_row_that_cannot_be_used_is_named_and_left_out_of_the_statistics(tmp_path, key, where, value, words):
+    make(path := tmp_path / "x.h5", rows=20, change=setting(key, where, value))
+    found = inspection.inspect(path)
     assert np.isfinite(found.channels["std"]).all()
-    assert found.channels["max"].max() < 1
-    make(path, rows=20, change=setting("sen2", (11, 4, 9, 7), 9e9))  # odd, but the caller's
-    assert inspection.inspect(path).channels["max"].max() == 9e9
+    assert found.channels["max"][8:].max() < 3
+    if words is None:
+        assert found.problems == ()
+        return
+    (problem,) = found.problems
+    assert problem.startswith(f"1 of 20 rows read cannot be used, the first: {words}; expected")
+    with so2sat.open_file(path) as patches:
+        if "constant" in words:
+            return
+        with pytest.raises(ValueError, match=r"x\.h5: row 11, .*; expected .*`subset --skip-bad` leaves"):
+            patches.images([3, 11], np.float64)
 
 
 def test_a_file_without_labels_is_no_problem_and_one_that_is_not_there_is(tmp_path):

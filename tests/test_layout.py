@@ -1,6 +1,9 @@
 """layout.py: an error names what is wrong with a file or an argument, and the remedy."""
 
 import gzip
+import os
+import subprocess
+import sys
 
 import h5py
 import numpy as np
@@ -22,7 +25,11 @@ from bplcz_ref.data import inspection, layout, so2sat
         ),
         (replacing("sen2", lambda a: np.moveaxis(a, -1, 1)), r"\(20, 10, 32, 32\).*channels are first"),
         (replacing("sen1", lambda a: a.T.copy()), r"sen1 has shape \(8, 32, 32, 20\).*reversed"),
-        (replacing("label", lambda a: a.argmax(1)), r"label has shape \(20,\); expected \(N, 17\)"),
+        (replacing("label", lambda a: a.argmax(1)), r"label has shape \(20,\); expected .* `np\.eye\(17\)\[label"),
+        (
+            replacing("label", lambda a: a.argmax(1)[:, None]),
+            r"label has shape \(20, 1\); .*`np\.eye\(17\)\[label",
+        ),
         (replacing("label", lambda a: a[:7]), "sen1 20, sen2 20, label 7"),
         (lambda d: d.update({k: v[:0] for k, v in d.items()}), "sen1 0, sen2 0"),
         (setting("label", (3, 5), 1), r"label row 3 is \[0.0, .*expected one 1"),
@@ -96,6 +103,11 @@ def test_a_sensor_without_values_is_named(tmp_path, change, message):
         (4, -17.0, "decibels"),  # one of the two is enough
         (slice(4, 6), 0.0, None),
         (slice(4, 6), -0.5, "cannot be negative"),
+        (4, 0.2, "VH is brighter than its VV (filtered intensities)"),
+        (0, 0.2, "VH is brighter than its VV (complex values)"),
+        ([1, 4], 0.2, "(complex values and filtered intensities)"),
+        (2, 0.2, None),
+        (slice(4), 0.0, None),  # was not delivered, which is said elsewhere
     ],
 )
 def test_a_scale_is_named_with_its_remedy(channels, value, message):
@@ -105,9 +117,52 @@ def test_a_scale_is_named_with_its_remedy(channels, value, message):
     assert found == [] if message is None else len(found) == 1 and message in found[0]
 
 
-@pytest.mark.parametrize("y", [np.zeros((2, 2), int), np.zeros(3), [0, 17], [-1, 0], np.zeros(0, int)])
+@pytest.mark.parametrize("dtype", ["u1", "i8", "?", "f2", "f4", ">i4"])
+def test_one_hot_labels_of_any_dtype_are_taken(tmp_path, dtype):
+    data = make(path := tmp_path / "x.h5", rows=20)
+    with h5py.File(path, "a") as file:
+        del file["label"]
+        file["label"] = data["label"].astype(dtype)
+    so2sat.subset(path, tmp_path / "y.h5", per_class=1, test=3, seed=1)
+    with so2sat.open_file(path) as patches, so2sat.open_file(tmp_path / "y.h5") as part:
+        assert patches.labels.tolist() == data["label"].argmax(1).tolist()
+        assert len(part.labels) == 20
+
+
+WRITER = """
+import sys, h5py
+file = h5py.File(sys.argv[1], "r+", libver="latest")
+file.attrs["mark"] = 1
+file.flush()
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="locks and kills of POSIX")
+def test_a_file_with_a_writer_is_not_called_damaged(tmp_path):
+    """Open elsewhere, then left by a writer that was killed."""
+    path = tmp_path / "x.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["w"] = 1
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], **pipes) as writer:
+        writer.stdout.readline()
+        (open_elsewhere,) = inspection.inspect(path).problems
+        writer.kill()
+    (left,) = inspection.inspect(path).problems
+    assert open_elsewhere == f"{path}: another process has it open for writing; wait until that has ended"
+    assert left.endswith(
+        f"or a killed one had it: wait for the one, or clear the other's mark by `h5clear -s {path}`"
+    )
+
+
+@pytest.mark.parametrize(
+    "y", [np.zeros((2, 2), int), np.zeros(3), [0, 17], [-1, 0], np.zeros(0, int), np.ma.array([0, 1])]
+)
 def test_class_numbers_are_one_axis_of_whole_numbers_below_17(y):
-    with pytest.raises(ValueError, match=r"y: .*class"):
+    with pytest.raises(ValueError, match="y: .*(class|masked)"):
         layout.check_classes("y", y)
 
 

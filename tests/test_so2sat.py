@@ -1,6 +1,7 @@
 """so2sat.py: values by row, the split, files written and taken apart."""
 
 import itertools
+import os
 import tracemalloc
 
 import h5py
@@ -230,6 +231,33 @@ def test_subset_keeps_values_and_marks_the_parts(tmp_path, dtype):
         assert notes.items() <= patches.attributes.items()
         assert [part.tolist() for part in patches.parts] == [list(range(34)), list(range(34, 84))]
         assert np.bincount(patches.labels[:34]).tolist() == [2] * 17
+
+
+def test_subset_leaves_out_rows_that_cannot_be_used(tmp_path):
+    def spoil(data):
+        data["sen2"][3, 4, 9, 7], data["sen2"][40], data["sen1"][41] = np.nan, 3000, 0
+
+    data = make(path := tmp_path / "all.h5", rows=102, change=spoil)
+    with pytest.raises(ValueError, match=r"all\.h5: row .*`subset --skip-bad` leaves them out"):
+        so2sat.subset(path, tmp_path / "part.h5", per_class=2, test=68, seed=47)
+    left = so2sat.subset(path, out := tmp_path / "part.h5", per_class=2, test=65, seed=47, skip_bad=True)
+    assert [words.split(",")[0] for words in left] == ["row 3", "row 40", "row 41"]
+    with so2sat.open_file(out) as patches:
+        found = patches.images(range(99), np.float64)[:, 5, 5, 0]  # which tells the row
+        assert sorted(found) == np.delete(data["sen1"][:, 5, 5, 0], [3, 40, 41]).tolist()
+        assert patches.attributes["rows_left_out"] == 3
+
+
+def test_a_path_that_is_not_utf_8_is_noted(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.h5")
+    try:
+        path.touch()
+    except OSError:
+        pytest.skip("the file system has names in UTF-8 alone")
+    make(path, rows=51)
+    so2sat.subset(path, out := tmp_path / "part.h5", per_class=1, test=5, seed=1)
+    with so2sat.open_file(out) as patches:
+        assert patches.attributes["subset_of"] == "caf\ufffd.h5"
 
 
 @pytest.mark.parametrize(

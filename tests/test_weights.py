@@ -80,6 +80,16 @@ def test_load_lists_what_does_not_fit():
     weights.load(FLAT | {"visual.proj": np.ones(1)}, NETWORK, ignore=("visual.",))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_a_common_prefix_is_named_in_one_line(prefix):
+    wrapped = {prefix + name: leaf for name, leaf in FLAT.items()}
+    with pytest.raises(ValueError, match=f"all names begin with '{prefix}'") as error:
+        weights.load(wrapped, NETWORK)
+    assert "\n" not in str(error.value)
+    fitting = {name.removeprefix(prefix): array for name, array in wrapped.items()}  # as the message says
+    assert weights.named(weights.load(fitting, NETWORK)[0]).keys() == weights.named(PARAMS).keys()
+
+
 def test_load_casts_floats_only_and_does_without_the_count_of_batches():
     params, state = weights.load(FLAT, NETWORK, dtype="float64")
     assert params["conv1"]["weight"].dtype == np.float64

@@ -1,9 +1,9 @@
 """A file's channels beside So2Sat's published statistics: what looks permuted or scaled (`inspect --compare`).
 
 Published are the mean and deviation of each channel of training.h5; quantiles are not, so a file's own stand
-beside them. sen1's deviations hang on few pixels with values in the thousands and are not compared. Besides, two
-traits of the data need no statistics: 20 m bands are copies of 2 x 2 pixels, and an intensity is the mean of a
-squared amplitude.
+beside them. sen1's deviations hang on few pixels with values in the thousands and are not compared. Besides, four
+traits of the data need no statistics: 20 m bands are copies of 2 x 2 pixels, B8A follows B7 more closely than B11
+and B12 do, the darkest pixels of the darkest band are near 0, and an intensity is the mean of a squared amplitude.
 
 Index letters: b rows, H W = 32; c one of 18 channels.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bplcz_ref.bands import BANDS
+from bplcz_ref.data.layout import SEN2
 from bplcz_ref.data.standardise import Moments
 from bplcz_ref.paper import CHANNELS
 
@@ -25,11 +26,12 @@ STD = np.array(
     + [0.03959, 0.04778, 0.06637, 0.06359, 0.07744, 0.09102, 0.09218, 0.10165, 0.09992, 0.08781]
 )
 SHARES = {"1 %": 0.01, "median": 0.5, "99 %": 0.99}  # of the quantiles
-SEN2 = slice(CHANNELS["sen1"], None)
 COARSE = np.array([name in ("B5", "B6", "B7", "B8A", "B11", "B12") for name in BANDS[SEN2]])
 EQUAL = 0.25  # share of equal neighbours that makes a band a coarse one: they have 0.5, the others below 0.1
 ROWS = 50  # from this many rows on, means are compared
 DARKEST, BRIGHTEST = 0.15, 4.0  # of a file's means beside the published ones: water has 0.3, sand and snow 2 to 3
+DARK = -0.02, 0.07  # of the darkest band's 1 %: water and shadow have 0.01, and haze does not reach B12
+FOLLOWS = 0.95, 0.005  # correlation with B7 that makes a band B8A, and by how much it must be ahead
 GAIN, FIT = 0.25, 0.6  # squares of logarithms: what a permutation must improve, and what may be left then
 
 
@@ -59,12 +61,25 @@ class Sums(Moments):
     def problems(self) -> list[str]:
         """What looks permuted or scaled, each with its remedy; silent on what few rows cannot tell."""
         mean, std, _ = self.statistics()
-        return [*_scaled(self, mean), *_permuted(self, mean[SEN2], std[SEN2]), *_exchanged(self)]
+        sen2 = [*_scaled(self, mean[SEN2])] or [*_permuted(self, mean[SEN2], std[SEN2])]
+        return [*sen2, *_exchanged(self)]
 
 
-def _scaled(sums, mean):
-    factor = float(np.median(mean[SEN2] / MEAN[SEN2]))
-    if sums.rows >= ROWS and factor > 0 and not DARKEST < factor < BRIGHTEST:
+def _scaled(sums, mean):  # (10,)
+    """A factor or an offset, whichever fits the means better; an offset shows in the darkest pixels too."""
+    if sums.rows < ROWS:
+        return
+    dark = sums.quantiles()["1 %"][SEN2].min()
+    factor, offset = float(np.median(mean / MEAN[SEN2])), float(np.median(mean - MEAN[SEN2]))
+    scaled = not DARKEST < factor < BRIGHTEST
+    multiplied, added = (np.square(fit).mean() for fit in (mean - factor * MEAN[SEN2], mean - offset - MEAN[SEN2]))
+    if dark < DARK[0] or (dark > DARK[1] and (added < multiplied or not scaled)):
+        yield (
+            f"sen2 looks shifted: the darkest 1 % of its darkest band reach {dark:.3g}, expected about 0.01, and"
+            f" its means are {offset:+.3g} beside the published ones; from processing baseline 04.00 on,"
+            " reflectance is (DN - 1000) / 10000"
+        )
+    elif scaled and factor > 0:
         yield f"sen2 looks scaled: its means are {factor:.3g} times the published ones; reflectance is DN / 10000"
 
 
@@ -92,6 +107,14 @@ def _permuted(sums, mean, std):  # (10,), (10,)
     if own - best > GAIN and best < FIT:
         moved = [f"{names[order[k]]} at the place of {names[k]}" for k in range(10) if order[k] != k]
         yield f"sen2 looks permuted: {', '.join(moved)}; the order is {', '.join(names)}"
+        return
+    like_B7 = np.corrcoef(np.concatenate(sums.pixels)[:, SEN2].T)[5, 7:]
+    best = like_B7.argmax()
+    if best and like_B7[best] > max(FOLLOWS[0], like_B7[0] + FOLLOWS[1]):
+        yield (
+            f"sen2 looks permuted: what stands at the place of {names[7 + best]} follows B7 as B8A does; the order"
+            f" is {', '.join(names)}"
+        )
 
 
 def _exchanged(sums):
@@ -101,13 +124,8 @@ def _exchanged(sums):
     ratios = sums.intensities / sums.amplitudes
     own = np.abs(np.log(ratios)).max()
     other = np.abs(np.log(sums.intensities[::-1] / sums.amplitudes)).max()
-    order = ", ".join(BANDS[: CHANNELS["sen1"]])
-    if own > np.log(2) and other < own / 2:
-        yield (
-            "sen1 looks permuted: the intensity of VH fits the amplitudes of VV, and the other way round; the"
-            f" order is {order}"
-        )
-    elif own > np.log(4):
+    if own > np.log(3) and other > own / 2:  # otherwise VV is first in one of the two, which layout.py says
+        order = ", ".join(BANDS[: CHANNELS["sen1"]])
         yield (
             f"sen1 looks permuted or scaled: its intensities are {ratios[0]:.3g} (VH) and {ratios[1]:.3g} (VV)"
             f" times the squared amplitudes; expected about 1. The order is {order}"

@@ -8,7 +8,7 @@ import numpy as np
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import comparison, layout, so2sat
 from bplcz_ref.data.standardise import Moments
-from bplcz_ref.paper import CHANNELS, CLASSES
+from bplcz_ref.paper import CLASSES
 
 
 class Inspection(NamedTuple):
@@ -57,7 +57,7 @@ def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) ->
     >>> so2sat.write_file(path, 2, [(np.ones((2, 32, 32, 8)), np.full((2, 32, 32, 10), 0.1), y)])
     >>> found = inspect(path)
     >>> found.rows, found.counts[16], found.problems[0][:65]
-    (2, np.int64(1), 'sen1, all 8 channels, is 1, constant at every pixel of the 2 rows')
+    (2, np.int64(1), 'constant at every pixel of the 2 rows looked at: VH re 1, VH im 1')
     """
     try:
         with so2sat.open_file(path, labels=None, scale=False) as patches:
@@ -68,24 +68,25 @@ def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) ->
 
 def _inspected(patches, rows, compare):
     index = so2sat.spread_rows(len(patches), rows or len(patches))
-    problems, channels = so2sat.scale_problems(patches), {}
-    sums, bad = comparison.Sums() if compare else Moments(), []
+    x = so2sat.spread(patches)
+    problems = layout.scale_problems(x)
+    problems += filter(None, [layout.constant_channels(x)])
+    sums, faults, channels = comparison.Sums() if compare else Moments(), [], {}
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
-        words = [layout.bad_value(x[b : b + 1], piece[b : b + 1]) for b in range(len(x))]
-        bad += filter(None, words)
-        sound = x[[said is None for said in words]]
+        words = layout.faults(x, piece)
+        faults += filter(None, words)
+        sound = x[[not said for said in words]]
         if len(sound):
             sums.add(sound)
-    if bad:
+    if faults:
         problems.append(
-            f"{len(bad)} of {len(index)} rows read have values that are not finite or beyond {layout.LARGEST:g};"
-            f" {bad[0]}; leave such rows out (they are left out below)"
+            f"{len(faults)} of {len(index)} rows read cannot be used, the first: {faults[0]}; {layout.EXPECTED}."
+            " They are left out below, and `subset --skip-bad` leaves them out of a copy"
         )
     if sums.n:
         mean, std, _ = sums.statistics()
         channels = {"min": sums.min, "mean": mean, "std": std, "max": sums.max}
-        problems += _constant(sums.min, sums.max, len(index))
     if sums.n and compare:
         problems += sums.problems()
         channels = sums.quantiles() | {"mean": mean, "published": comparison.MEAN}
@@ -101,27 +102,3 @@ def _inspected(patches, rows, compare):
         storage=patches.storage,
         channels=channels,
     )
-
-
-def constant_channels(patches: so2sat.Patches, rows: int = so2sat.CHUNK) -> list[str]:
-    """A sentence for each channel or sensor that has one value at every pixel of `rows` rows, spread evenly.
-
-    A network answers such input too, with classes that mean nothing.
-    """
-    x = patches.stored(so2sat.spread_rows(len(patches), rows), np.float64)
-    return _constant(x.min((0, 1, 2)), x.max((0, 1, 2)), len(x))
-
-
-def _constant(least, most, n):  # (18,), (18,)
-    """By minimum and maximum, as rounding may leave a deviation of 1e-17."""
-    same, named = least == most, {}
-    for sensor, own in (("sen1", range(CHANNELS["sen1"])), ("sen2", range(CHANNELS["sen1"], len(BANDS)))):
-        if same[own].all() and np.ptp(least[own]) == 0:
-            named[f"{sensor}, all {len(own)} channels,"] = own[0]
-        else:
-            named |= {f"channel {BANDS[c]}": c for c in own if same[c]}
-    return [
-        f"{name} is {least[c]:.5g}, constant at every pixel of the {n} rows looked at: possibly padding, or never"
-        " written"
-        for name, c in named.items()
-    ]

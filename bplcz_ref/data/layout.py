@@ -1,12 +1,14 @@
 """So2Sat LCZ42's layout, and every check of rows, labels and data sets against it.
 
 `sen1` (N, 32, 32, 8), `sen2` (N, 32, 32, 10), `label` (N, 17) one-hot: float64 as published, float32 in copies.
-Rows that are read, written or classified pass `check_rows`; what a value may be is said in `bad_value` alone.
+Rows that are read, written or classified pass `check_rows`; what a value may be is said in `bad_value` alone, and
+`faults` says of each row whether it can be used at all.
 
 Index letters: N rows of a file, b some of them, K = 17 classes.
 """
 
 import math
+import unicodedata
 from pathlib import Path
 
 import h5py
@@ -19,43 +21,89 @@ from bplcz_ref.schema import brief
 
 SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)
+SEN1, SEN2 = slice(CHANNELS["sen1"]), slice(CHANNELS["sen1"], None)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
 LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a damaged row can be one-hot still
-LARGEST = 1e10  # of a value's size: the brightest reflectors stay below 1e7, 16-bit amplitudes squared below 5e9
+# What a value may be, by channel. sen1 reaches -5,007 and 12,702 in training.h5; the brightest reflectors stay
+# below 1e7, 16-bit amplitudes squared below 5e9: so -9999 for no data is out, and what overflows sums. sen2 has
+# 0.0001 to 2.8, and a processing offset adds or takes 0.1: -9999 and 65535 are out, divided by 10000 or not.
+LEAST = np.array([-9998.0] * CHANNELS["sen1"] + [-0.5] * CHANNELS["sen2"])
+MOST = np.array([1e10] * CHANNELS["sen1"] + [5.0] * CHANNELS["sen2"])
+EXPECTED = (
+    f"expected finite values: sen1 above -9999, at most 1e10; sen2 {LEAST[-1]:g} to {MOST[-1]:g} (reflectance)"
+)
+DARK = 3e-3  # of sen2: haze alone gives 0.05 in B2
+BRIGHTER = 1.25  # VH over VV, from which on they are exchanged: training.h5's means are 0.044 and 0.258
 SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
 
 
 # ------------------------------------------------------------------------------------------------ rows, labels
 
 
-def bad_value(x: np.ndarray, rows: np.ndarray) -> str | None:  # (b, H, W, 18), (b,)
-    """Words for the first value that is no measurement: not finite, or beyond LARGEST; None if there is none.
+def extremes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (b, H, W, 18) -> (b, 18), (b, 18)
+    """Minimum and maximum of each channel of each row; NaN where there is one. Long lines first, which is fast."""
+    b, H, W, C = x.shape
+    lines = x.reshape(b, H, W * C)
+    return lines.min(1).reshape(b, W, C).min(1), lines.max(1).reshape(b, W, C).max(1)
 
-    One value of 1e300 makes every mean and deviation of its channel useless. rows: their numbers in the file.
+
+def bad_value(x: np.ndarray, rows: np.ndarray) -> str | None:  # (b, H, W, 18), (b,)
+    """Words for the first value that is no measurement: not finite, or not in LEAST..MOST; None if there is none.
+
+    Neither is an intensity that is negative all over a row, or a row of sen2 that is darker than any water.
+    rows: their numbers in the file.
 
     >>> x = np.zeros((2, 32, 32, 18))
-    >>> x[1, 4, 9, 15] = 1e300
+    >>> x[1, 4, 9, 15] = -9999
     >>> bad_value(x, [7, 11])
-    'row 11, channel B8A, pixel (4, 9) is 1e+300'
+    'row 11, channel B8A, pixel (4, 9) is -9999.0'
     """
-    if not x.size or (x.min() >= -LARGEST and x.max() <= LARGEST):  # false for NaN too
+    least, most = extremes(x)
+    bad = ~((least >= LEAST) & (most <= MOST))  # NaN is neither
+    bad[:, INTENSITIES] |= most[:, INTENSITIES] < 0
+    brightest = most[:, SEN2].max(1, keepdims=True)
+    bad[:, SEN2] |= (brightest > 0) & (brightest < DARK)
+    if not bad.any():
         return None
-    b, i, j, c = np.unravel_index(np.argmin(np.abs(x) <= LARGEST), x.shape)
-    return f"row {rows[b]}, channel {BANDS[c]}, pixel ({i}, {j}) is {x[b, i, j, c]}"
+    b, c = np.argwhere(bad)[0]
+    values = x[b, :, :, c]
+    odd = ~((values >= LEAST[c]) & (values <= MOST[c]))
+    if not odd.any():
+        return f"row {rows[b]}, channel {BANDS[c]} is {least[b, c]:.4g} to {most[b, c]:.4g} at all pixels"
+    i, j = np.argwhere(odd)[0]
+    return f"row {rows[b]}, channel {BANDS[c]}, pixel ({i}, {j}) is {values[i, j]}"
+
+
+def faults(x: np.ndarray, rows: np.ndarray) -> list[str]:  # (b, H, W, 18), (b,) -> b texts
+    """For each row why it has no answer: a bad value, or a sensor without any structure (padding); "" for none.
+
+    >>> x = np.linspace(0, 1, 3 * 32 * 32 * 18).reshape(3, 32, 32, 18)
+    >>> x[1, ..., 8:], x[2, 5, 5, 12] = 0, np.nan
+    >>> faults(x, [4, 5, 6])
+    ['', 'row 5, each channel of sen2 is constant (0, ...): padding?', 'row 6, channel B6, pixel (5, 5) is nan']
+    """
+    found = []
+    for some, row, least, most in zip(x, rows, *extremes(x), strict=True):
+        words = bad_value(some[None], np.array([row])) or ""
+        for sensor, own in (("sen1", SEN1), ("sen2", SEN2)):
+            if not words and (least[own] == most[own]).all():
+                words = f"row {row}, each channel of {sensor} is constant ({least[own][0]:.5g}, ...): padding?"
+        found.append(words)
+    return found
 
 
 def check_rows(x: np.ndarray, rows: np.ndarray, where: object) -> None:  # (b, H, W, 18), (b,)
     """ValueError unless every value can be a measurement: of rows that are read, written or classified."""
     if bad := bad_value(x, rows):
         raise ValueError(
-            f"{where}: {bad} in {x.dtype}; expected finite values, at most {LARGEST:g} in size. Leave such rows"
-            " out; `inspect` counts those of a file"
+            f"{where}: {bad}; {EXPECTED}: no data, or another unit (decibels, digital numbers)?"
+            " `inspect` counts such rows, and `subset --skip-bad` leaves them out"
         )
 
 
 def check_classes(name: str, y: np.ndarray) -> np.ndarray:  # (b,) -> (b,)
     """y as an array. Errors: ValueError unless it holds class numbers, one at least."""
-    return checks.labels(name, np.asarray(y), "N < K", {"K": (K, "So2Sat")})
+    return checks.labels(name, checks.array(name, y), "N < K", {"K": (K, "So2Sat")})
 
 
 # What a median over some rows says, up to each bound, and the remedy. Real scenes have 0.005 (water) to 1 (snow)
@@ -64,7 +112,7 @@ AS_PUBLISHED = "give values as published"
 SCALES = {
     "sen2's median is": (
         (0.0, f"not reflectance (standardised already?); {AS_PUBLISHED}"),
-        (3e-3, "reflectance divided by 255 or by 10000 once more; give reflectance as published, 0 to about 1"),
+        (DARK, "reflectance divided by 255 or by 10000 once more; give reflectance as published, 0 to about 1"),
         (1.5, None),
         (10.0, "digital numbers divided by 255; multiply sen2 by 255 / 10000"),
         (np.inf, "digital numbers where reflectance (0 to about 1) is expected; divide sen2 by 10000"),
@@ -78,20 +126,44 @@ SCALES = {
 
 
 def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
-    """What is wrong with the scale of these rows, each with its remedy; decided by medians.
+    """What is wrong with the scale of these rows, or VV before VH, each with its remedy; decided by medians.
 
     >>> x = np.full((1, 32, 32, 18), 0.1)
     >>> scale_problems(x), scale_problems(x * 1e4 / 255)
     ([], ["sen2's median is 3.922: digital numbers divided by 255; multiply sen2 by 255 / 10000"])
     """
-    reflectance = np.median(x[..., CHANNELS["sen1"] :])
+    reflectance = np.median(x[..., SEN2])
     intensity = np.median(x[..., INTENSITIES].reshape(-1, 2), axis=0).min()
     problems = []
     for (subject, scales), median in zip(SCALES.items(), (reflectance, intensity), strict=True):
         says = next((words for bound, words in scales if median <= bound), None)
         if says and median != 0:
             problems.append(f"{subject} {median:.4g}: {says}")
+    powers = {
+        "complex values": [(x[..., c : c + 2] ** 2).sum(-1) for c in (0, 2)],
+        "filtered intensities": [x[..., 4], x[..., 5]],
+    }
+    medians = {name: [np.median(power) for power in pair] for name, pair in powers.items()}
+    if swapped := [name for name, (vh, vv) in medians.items() if vh > BRIGHTER * vv > 0]:
+        problems.append(
+            f"sen1's VH is brighter than its VV ({' and '.join(swapped)}), which is hardly ever so: is VV first?"
+            f" The order is {', '.join(BANDS[SEN1])}"
+        )
     return problems
+
+
+def constant_channels(x: np.ndarray) -> str:  # (b, 32, 32, 18)
+    """A sentence on the channels that have one value at every pixel of these rows, or nothing.
+
+    >>> x = np.linspace(0, 1, 32 * 32 * 18).reshape(1, 32, 32, 18)
+    >>> x[..., :2] = 0
+    >>> constant_channels(x)
+    'constant at every pixel of the 1 rows looked at: VH re 0, VH im 0; possibly padding, or never written'
+    """
+    least, most = x.min((0, 1, 2)), x.max((0, 1, 2))
+    named = [f"{name} {a:.5g}" for name, a, b in zip(BANDS, least, most, strict=True) if a == b]
+    found = f"constant at every pixel of the {len(x)} rows looked at: {', '.join(named)}"
+    return f"{found}; possibly padding, or never written" * bool(named)
 
 
 # --------------------------------------------------------------------------------------------------- data sets
@@ -114,10 +186,15 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
             hint += "; the axes are reversed (written column-major): reverse them" * (
                 found[key][:-1] == shape[::-1]
             )
+            if key == "label" and found[key] in ((found["sen2"][0],), (found["sen2"][0], 1)):
+                hint = "; of class numbers from 0 on, `np.eye(17)[label.ravel()]` makes one-hot rows"
             expected = ", ".join(map(str, shape))
             raise ValueError(f"{path}: {key} has shape {found[key]}; expected (N, {expected}){hint}")
-        if sets[key].dtype.kind != "f" or sets[key].dtype.itemsize not in (4, 8):
-            raise ValueError(f"{path}: {key} has dtype {sets[key].dtype}; expected float64 or float32")
+        kind, size = sets[key].dtype.kind, sets[key].dtype.itemsize
+        if (kind, size) not in (("f", 4), ("f", 8)) and (key != "label" or kind not in "bfiu"):
+            raise ValueError(
+                f"{path}: {key} has dtype {sets[key].dtype}; expected float64 or float32: convert it with astype"
+            )
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
         raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
@@ -158,7 +235,8 @@ def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None) -> np.n
 def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,) text
     """The name of each row's city, as in the *_geo.h5 files of So2Sat's fourth version; None without `city`.
 
-    Text or whole numbers, (N,) or (N, 1), are taken, since the version's notes do not say which.
+    Text or whole numbers, (N,) or (N, 1), are taken, since the version's notes do not say which. Names that differ
+    in case or blanks alone are one city, spelled as in its first row.
     """
     if "city" not in file:
         return None
@@ -166,6 +244,8 @@ def cities(path: Path, file: h5py.File, N: int) -> np.ndarray | None:  # -> (N,)
     if found.shape not in ((N,), (N, 1)) or found.dtype.kind not in "OSiu":
         raise ValueError(f"{path}: city is {found.dtype} {found.shape}; expected a name or a number for {N} rows")
     names = [value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value) for value in found.flat]
+    names = [" ".join(unicodedata.normalize("NFC", name).split()) for name in names]
     if "" in names:
         raise ValueError(f"{path}: row {names.index('')} has no city; expected a name for each row")
-    return np.array(names)
+    first = {name.casefold(): name for name in reversed(names)}
+    return np.array([first[name.casefold()] for name in names])

@@ -8,6 +8,7 @@ Index letters: N rows, b rows asked for, H W = 32, C channels (8 + 10 = 18, in t
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bplcz_ref import bands, schema
+from bplcz_ref import bands, checks, schema
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
 from bplcz_ref.files import HDF5_FORMAT, digest, reading, whole
@@ -73,16 +74,20 @@ class Patches:
     def images(self, index: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
         """x of the rows `index`, in that order, duplicates allowed: sen1's 8 channels, then sen2's 10.
 
-        dtype: float32 or float64. Errors: ValueError for a bad row number, for a value that is not finite in
-        `dtype` or beyond 1e10 (with its row and channel), and for a file that cannot be read.
+        dtype: float32 or float64. Errors: ValueError for a bad row number, for a value that cannot be
+        (layout.bad_value; with its row and channel), and for a file that cannot be read.
         """
         x = self.stored(index, dtype)
         layout.check_rows(x, index, self.path)
         return x
 
+    def faults(self, index: np.ndarray) -> list[str]:  # (b,) -> b texts
+        """Why each of the rows `index` is of no use, in float64: layout.faults."""
+        return layout.faults(self.stored(index, np.float64), index)
+
     def stored(self, index: np.ndarray, dtype: DTypeLike) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
-        """As `images`, but values that are not finite, or absurd, are returned as they are."""
-        index = np.asarray(index)
+        """As `images`, but values that cannot be are returned as they are."""
+        index = checks.array("index", index)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise ValueError(
                 f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
@@ -117,13 +122,14 @@ def _read(data, index, out):  # (N, H, W, C), (b,), (b, H, W, C)
 def open_file(
     path: str | Path, labels: bool | None = True, scale: bool = True, geo: str | Path | None = None
 ) -> Iterator[Patches]:
-    """Context manager: a So2Sat file, checked. Keys, shapes, one-hot labels of all rows; scale on up to 16 rows.
+    """Context manager: a So2Sat file, checked. Keys, shapes, one-hot labels of all rows; scale on up to 16 rows,
+    and a warning for channels that are constant there, such as a complex part of SAR that was not delivered.
 
     labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
     scale=False: the scale is not checked. geo: the *_geo.h5 beside the file, which has the city of each row.
     Errors: ValueError that names the file and what is wrong: missing, a folder, empty, not HDF5, cut short, a key
     missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
-    decibels instead of linear values.
+    decibels instead of linear values, VV before VH.
 
     >>> import tempfile
     >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])
@@ -138,8 +144,12 @@ def open_file(
             patches = Patches(path, file, "label" in file if labels is None else labels)
         if geo is not None:
             patches.cities = read_cities(Path(geo), len(patches))
-        if scale and (problems := scale_problems(patches)):
-            raise ValueError(f"{path}: {'; '.join(problems)}")
+        if scale:
+            x = spread(patches)
+            if problems := layout.scale_problems(x):
+                raise ValueError(f"{path}: {'; '.join(problems)}")
+            if words := layout.constant_channels(x):
+                warnings.warn(f"{path}: {words}", stacklevel=3)
         yield patches
 
 
@@ -176,9 +186,9 @@ def chunks(rows: np.ndarray, size: int = CHUNK) -> list[np.ndarray]:  # (N,) -> 
     return np.split(np.asarray(rows), range(size, len(rows), size))
 
 
-def scale_problems(patches: Patches) -> list[str]:
-    """What is wrong with the scale of the file, by rows spread over it; each problem with its remedy."""
-    return layout.scale_problems(patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64))
+def spread(patches: Patches) -> np.ndarray:  # -> (b, 32, 32, 18)
+    """A few rows spread over the file, as they are, by which its scale is judged."""
+    return patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64)
 
 
 def spread_rows(N: int, count: int) -> np.ndarray:  # -> (min(N, count),)
@@ -232,7 +242,12 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
 
 def write_attributes(file: h5py.File, values: dict) -> None:
     """Write attributes, text in a fixed length: that of variable length lies in a heap without checksum."""
-    file.attrs.update({name: np.bytes_(v.encode()) if isinstance(v, str) else v for name, v in values.items()})
+    file.attrs.update(
+        {
+            name: np.bytes_(v.encode(errors="surrogateescape")) if isinstance(v, str) else v
+            for name, v in values.items()
+        }
+    )
 
 
 def write_file(
@@ -286,24 +301,36 @@ def write_file(
 
 
 def subset(
-    path: str | Path, out: str | Path, per_class: int, test: int, seed: int, geo: str | Path | None = None
-) -> None:
+    path: str | Path,
+    out: str | Path,
+    per_class: int,
+    test: int,
+    seed: int,
+    geo: str | Path | None = None,
+    skip_bad: bool = False,
+) -> list[str]:
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
     those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
     `city` has the cities, where the source or `geo`, its *_geo.h5, has them. Memory: one chunk.
-    Opened again, its `Patches.parts` gives the two parts. Errors: as `open_file`, `split` and `write_file`.
+    Opened again, its `Patches.parts` gives the two parts. skip_bad: rows that `layout.faults` finds are not drawn,
+    and what is wrong with each is returned. Errors: as `open_file`, `split` and `write_file`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
         raise ValueError(f"{out} is the source itself; give another name for the subset")
     with open_file(path, geo=geo) as patches:
-        parts = split(patches.labels, per_class, test, seed)
+        usable, left_out = np.arange(len(patches)), []
+        if skip_bad:
+            found = np.array([words for some in chunks(usable) for words in patches.faults(some)])
+            usable, left_out = np.flatnonzero(found == ""), found[found != ""].tolist()
+        parts = [usable[part] for part in split(patches.labels[usable], per_class, test, seed)]
         index = np.concatenate(parts)
         batches = (
             (*bands.separate(patches.images(rows, patches.dtype)), patches.labels[rows]) for rows in chunks(index)
         )
         notes = {"subset_of": Path(path).name, "train_rows": len(parts[0]), "test_rows": len(parts[1])}
-        notes |= {"per_class": per_class, "seed": seed}
+        notes |= {"per_class": per_class, "seed": seed} | ({"rows_left_out": len(left_out)} if skip_bad else {})
         cities = None if patches.cities is None else patches.cities[index]
         write_file(out, len(index), batches, patches.attributes | notes, cities)
+    return left_out

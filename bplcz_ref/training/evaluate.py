@@ -5,12 +5,12 @@ Index letters: b rows of a chunk, K = 17 classes, n d = the length of I.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, files, metrics, model, nn, paper, systems, weights
-from bplcz_ref.data import inspection, layout, so2sat, standardise
+from bplcz_ref import bands, checks, files, metrics, model, nn, paper, systems, weights
+from bplcz_ref.data import layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.training import checkpoint, runs, split
 
@@ -30,6 +30,16 @@ class Trained(NamedTuple):
     trained_on: np.ndarray
     dtype: str
     config: dict
+
+    def __reduce__(self) -> tuple:
+        """For pickle, as workers need it: the network's functions are made again from the config."""
+        return unpickled, tuple(self[1:])
+
+
+def unpickled(*values: Any) -> Trained:
+    """What pickle makes a Trained from: its values after the network."""
+    config = values[-1]
+    return Trained(systems.build(config["system"], runs.settings_of(config)), *values)
 
 
 def load(run: str | Path) -> Trained:
@@ -127,7 +137,7 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
     # (B, 32, 32, 8), (B, 32, 32, 10) -> (B,), (B, K)
     """bplcz_ref.classify: class numbers and probabilities of raw patches, ROWS_AT_ONCE of them at a time."""
     trained = run if isinstance(run, Trained) else load(run)
-    sen1, sen2 = np.asarray(sen1), np.asarray(sen2)
+    sen1, sen2 = checks.array("sen1", sen1), checks.array("sen2", sen2)
     for name, values in (("sen1", sen1), ("sen2", sen2)):
         if values.shape[-3:] != layout.SHAPES[name] or values.ndim != 4 or len(sen1) != len(sen2) or not len(sen1):
             expected = ", ".join(map(str, layout.SHAPES[name]))
@@ -136,9 +146,10 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
     found: list[np.ndarray] = []
     for rows in so2sat.chunks(np.arange(len(sen1)), ROWS_AT_ONCE):
         x = bands.join(sen1[rows].astype(trained.dtype), sen2[rows].astype(trained.dtype))
-        layout.check_rows(x, rows, "classify")
         if not len(found) and (problems := layout.scale_problems(x)):
             raise ValueError("; ".join(problems))
+        if faults := list(filter(None, layout.faults(x, rows))):
+            raise ValueError(f"classify: {faults[0]}; {layout.EXPECTED}. Leave such rows out")
         x = standardise.standardise(x, trained.statistics)
         found.append(probabilities(sound_logits(trained, x, rows, "classify")))
     p = np.concatenate(found)
@@ -147,7 +158,8 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
 
 def probabilities(c_hat: np.ndarray) -> np.ndarray:  # (b, K) -> (b, K)
     """softmax(c_hat) in float64: the probabilities that L_cls of Eq. (11) trains; they are not calibrated."""
-    return nn.softmax(c_hat.astype(np.float64))
+    with np.errstate(under="ignore"):
+        return nn.softmax(c_hat.astype(np.float64))
 
 
 def fused(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarray:  # (N,) -> (N, n d)
@@ -196,7 +208,8 @@ def predict(
     """Write the class of every row of a file, which needs no labels, into a CSV file; returns what was done.
 
     with_probabilities: a column for each class too. embeddings: a file for the fused feature I of each row too.
-    `warn` takes a line for each channel that is constant. Nothing is written before all is known.
+    Rows that layout.faults finds have no class, and NaN as their I; `warn` takes a line on them. Nothing is
+    written before all is known.
     """
     for path in filter(None, (out, embeddings)):
         if path.exists() and Path(data).exists() and path.samefile(data):
@@ -205,21 +218,37 @@ def predict(
     if embeddings is not None:
         weights.check_ending(embeddings)
     trained = load(run)
-    lines = ["row,class,name,simulated" + "".join(f",p_{k}" for k, _ in paper.CLASSES if with_probabilities)]
+    lines = [
+        "row,class,number,name,simulated" + "".join(f",p_{k}" for k, _ in paper.CLASSES if with_probabilities)
+    ]
     with so2sat.open_file(data, labels=False) as patches:
-        for line in inspection.constant_channels(patches):
-            warn(f"{data}: {line}")
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
-        every = np.arange(len(patches))
-        for rows, c_hat in logits(trained, patches, every):
-            for row, p in zip(rows, probabilities(c_hat), strict=True):
-                cells = [str(row), *paper.CLASSES[np.argmax(p)], simulated]
-                cells += [f"{value:.6f}" for value in p] if with_probabilities else []
-                lines.append(",".join(cells))
-        I = None if embeddings is None else fused(trained, patches, every)
-    done = [origin(run, trained), f"{out}: the classes of {len(lines) - 1} rows"]
+        N = len(patches)
+        faults = np.array([words for some in so2sat.chunks(np.arange(N)) for words in patches.faults(some)])
+        sound, bad = np.flatnonzero(faults == ""), faults[faults != ""]
+        if len(bad):
+            warn(f"{data}: {len(bad)} of {N} rows have no answer, the first: {bad[0]}; {layout.EXPECTED}")
+        answers: dict[int, np.ndarray] = {}
+        for rows, c_hat in logits(trained, patches, sound) if len(sound) else ():
+            answers |= dict(zip(rows.tolist(), probabilities(c_hat), strict=True))
+        for row in range(N):
+            answer, p = ["", "", ""], [""] * len(paper.CLASSES)
+            if row in answers:
+                k = int(np.argmax(answers[row]))
+                answer, p = (
+                    [paper.CLASSES[k][0], str(k + 1), paper.CLASSES[k][1]],
+                    [f"{x:.6f}" for x in answers[row]],
+                )
+            lines.append(",".join([str(row), *answer, simulated, *(p if with_probabilities else [])]))
+        if embeddings is not None and not len(sound):
+            raise ValueError(f"{data}: no row can be used, so there is no feature I: {bad[0]}")
+        if embeddings is not None:
+            of_sound = fused(trained, patches, sound)
+            I = np.full((N, of_sound.shape[1]), np.nan, of_sound.dtype)
+            I[sound] = of_sound
+    done = [origin(run, trained), f"{out}: the classes of {len(answers)} rows"]
     files.write_text(out, "\n".join(lines) + "\n")
-    if I is not None and embeddings is not None:
+    if embeddings is not None:
         weights.save(embeddings, {"I": I})
         done.append(f"{embeddings}: I {I.shape}")
     return done
