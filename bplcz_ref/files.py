@@ -240,7 +240,7 @@ def offered(what: str, call: Callable, *arguments: Any) -> None:
     except OSError as error:
         if error.errno not in LACKING:
             raise
-        warnings.warn(f"the file system cannot {what} ({error.strerror}): {WITHOUT[what]}", stacklevel=2)
+        warnings.warn(f"the file system cannot {what} ({error.strerror}): {WITHOUT[what]}", stacklevel=1)
 
 
 def replaceable(path: str | Path) -> Path:

@@ -149,7 +149,7 @@ def open_file(
             if problems := layout.scale_problems(x):
                 raise ValueError(f"{path}: {'; '.join(problems)}")
             if words := layout.constant_channels(x):
-                warnings.warn(f"{path}: {words}", stacklevel=3)
+                warnings.warn(f"{path}: {words}", stacklevel=1)  # one place, so once a file
         yield patches
 
 
