@@ -37,7 +37,7 @@ BAD = [
     (r"x: found shape \(1, 3\), expected \(K, K\)", "counts K K", [[1, 2, 3]]),
     ("x: found float64 values from 0.0 to 1.0, .* normalised", "counts K K", [[0.5, 0.5], [0, 1]]),
     ("x: found int64 values from -1 to 2, .* not negative", "counts K K", [[-1, 2], [0, 1]]),
-    ("x: found only zeros", "counts K K", [[0, 0], [0, 0]]),
+    ("x: found int64 values from 0 to 0, .* not all 0", "counts K K", [[0, 0], [0, 0]]),
 ]
 
 

@@ -119,7 +119,7 @@ def test_bad_labels_are_named(y, y_hat, K, message):
 
 @pytest.mark.parametrize("name", ["overall_accuracy", "average_accuracy", "kappa", "summary", "by_class", "f1"])
 def test_every_figure_checks_its_matrix(name):
-    with pytest.raises(ValueError, match="C: found only zeros"):
+    with pytest.raises(ValueError, match="C: .* not all 0"):
         getattr(metrics, name)([[0, 0], [0, 0]])
 
 
