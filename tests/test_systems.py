@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import TINY
 
-from bplcz_ref import equations, model, systems, weights
+from bplcz_ref import equations, model, settings, systems, weights
 from bplcz_ref.streams import stream
 
 QUICK = ("exvit", "ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
@@ -92,7 +92,7 @@ def test_the_small_preset_keeps_its_sizes():
 
 
 def test_each_setting_has_its_meaning_and_its_rule():
-    assert list(systems.TABLE) == list(systems.SETTINGS) == list(systems.Settings._fields)
+    assert list(settings.TABLE) == list(systems.SETTINGS) == list(systems.Settings._fields)
     for preset in systems.PRESETS.values():
         systems.check(preset)
 
@@ -155,7 +155,7 @@ def test_a_row_that_fixes_its_loss_is_named_before_any_is_trained():
 
 def test_what_fuses_is_known_without_building_it(monkeypatch):
     expected = {name: systems.build(name, systems.SMALL).fused is not None for name in systems.SYSTEMS}
-    monkeypatch.setattr(systems, "parts", None)
+    monkeypatch.setattr(systems, "build", None)
     assert {name: systems.fuses(name) for name in systems.SYSTEMS} == expected
 
 
