@@ -295,36 +295,31 @@ def test_large_logits(dtype):
 # ---------------------------------------------------------------- what is wrong with an input
 
 X, X32, EYE = np.ones((2, 3)), np.ones((2, 3), np.float32), np.eye(2)
+HALF, NAN, ONE_WAY = np.array([[0, 0.5], [0, 1]]), np.array([[0, np.nan], [0, 1]]), np.array([[1, 1], [0, 1]])
 BAD = [  # what checks.py says for each equation; test_checks.py has the rules themselves
-    (
-        r"T_i: found shape \(2, 4\), expected \(P, d\) with d = 3, as in I_i",
-        lambda: equations.similarity(X, np.ones((2, 4))),
-    ),
-    ("T_i: found dtype float32, expected float64, as in I_i", lambda: equations.similarity(X, X32)),
-    ("S_groups: found no array", lambda: equations.fuse([], 0.25)),
-    (r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2", lambda: equations.fuse([X, X.T], 0.25)),
-    ("y: found shape .* one-hot", lambda: equations.supervised_matrix(np.eye(3, dtype=int))),
-    (r"W: found shape \(3, 2\)", lambda: equations.bce(X, X.T)),
-    (r"W: entry \(0, 1\) is 0.5", lambda: equations.bce(EYE, np.array([[0, 0.5], [0, 1]]))),
-    ("W: entry .* is nan", lambda: equations.bce(EYE, np.array([[0, np.nan], [0, 1]]))),
-    (r"S: found shape \(2, 3\), expected \(B, B\)", lambda: equations.contrastive_loss(X, X, X)),
-    ("W: .*not symmetric", lambda: equations.contrastive_loss(EYE, EYE, np.array([[1, 1], [0, 1]]))),
-    ("S_hat: found shape", lambda: equations.contrastive_loss(EYE, np.eye(3), EYE)),
-    (r"I_groups\[1\]: found shape", lambda: equations.concat([X, np.ones((3, 1))])),
-    (
-        "L_con: found dtype float64, expected float32, as in L_cls",
-        lambda: equations.total_loss(np.float32(1), np.float64(1), 2),
-    ),
-    ("L_con: found shape .* expected one number", lambda: equations.total_loss(1.0, EYE, 2)),
-    ("c: row 1 has class 3, expected 0..2", lambda: equations.cross_entropy(X, [0, 3])),
-    ("c: found shape", lambda: equations.cross_entropy(X, [0, 1, 2])),
+    ("similarity", (X, X32), "T_i: found dtype float32, expected float64, as in I_i"),
+    ("similarity", (X, X.T), r"T_i: found shape \(3, 2\), expected \(P, d\) with d = 3, as in I_i"),
+    ("fuse", ([], 0.25), "S_groups: found no array"),
+    ("fuse", ([X, X.T], 0.25), r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2"),
+    ("supervised_matrix", (np.eye(3, dtype=int),), "y: found shape .* one-hot"),
+    ("bce", (X, X.T), r"W: found shape \(3, 2\)"),
+    ("bce", (EYE, HALF), r"W: entry \(0, 1\) is 0.5"),
+    ("bce", (EYE, NAN), "W: entry .* is nan"),
+    ("contrastive_loss", (X, X, X), r"S: found shape \(2, 3\), expected \(B, B\)"),
+    ("contrastive_loss", (EYE, EYE, ONE_WAY), "W: .*not symmetric"),
+    ("contrastive_loss", (EYE, np.eye(3), EYE), "S_hat: found shape"),
+    ("concat", ([X, X.T],), r"I_groups\[1\]: found shape"),
+    ("total_loss", (np.float32(1), np.float64(1), 2), "L_con: found dtype float64, expected float32, as in L_cls"),
+    ("total_loss", (1.0, EYE, 2), "L_con: found shape .* expected one number"),
+    ("cross_entropy", (X, [0, 3]), "c: row 1 has class 3, expected 0..2"),
+    ("cross_entropy", (X, [0, 1, 2]), "c: found shape"),
 ]
 
 
-@pytest.mark.parametrize(("message", "call"), BAD, ids=[f"{q}: {b[0]}" for q, b in enumerate(BAD)])
-def test_bad_input_is_named(message, call):
+@pytest.mark.parametrize(("name", "given", "message"), BAD, ids=[f"{name}: {message}" for name, _, message in BAD])
+def test_bad_input_is_named(name, given, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        getattr(equations, name)(*given)
 
 
 def test_groups_as_one_array_or_a_list_within_a_gradient():
