@@ -52,12 +52,13 @@ def test_arguments_agree_with_each_other():
     b, W = two(X32, [2, 0], np.array([[True, False, True]] * 2))
     assert b.tolist() == [2, 0]
     assert (W.dtype, W.tolist()) == (np.float32, [[1, 0, 1]] * 2)  # in the dtype of the arrays
-    with pytest.raises(ValueError, match=r"b: row 1 has class 3, expected 0\.\.2; .* there are 3, as in a"):
-        two(X, [0, 3], X)
-    with pytest.raises(ValueError, match=r"b: row 0 has class -1"):
-        two(X, [-1, 0], X)
-    with pytest.raises(ValueError, match=r"b: found shape \(3,\), expected \(B,\) with B = 2, as in a"):
-        two(X, [0, 1, 2], X)
+    for wrong, message in (
+        ([0, 3], r"b: row 1 has class 3, expected 0\.\.2; .* there are 3, as in a"),
+        ([-1, 0], "b: row 0 has class -1"),
+        ([0, 1, 2], r"b: found shape \(3,\), expected \(B,\) with B = 2, as in a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            two(X, wrong, X)
 
 
 def test_a_coefficient_leaves_the_dtype():
