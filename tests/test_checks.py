@@ -30,6 +30,7 @@ BAD = [
     ("one-hot", "labels B", np.array(3)),
     ("use astype", "labels B", np.array([0.0, 1.0])),
     (r"x: entry \(0, 1\) is 2", "binary B P", np.array([[0, 2]])),
+    ("x: entry .* is nan", "binary B P", np.array([[0, np.nan]])),
     ("not symmetric", "symmetric B B", np.array([[0, 1], [0, 0]])),
     ("x: found 2.0, expected a whole number of 1 or more", "size", 2.0),
     ("x: found 0, expected a whole", "size", 0),

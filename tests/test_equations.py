@@ -294,25 +294,20 @@ def test_large_logits(dtype):
 
 # ---------------------------------------------------------------- what is wrong with an input
 
-X, X32, EYE = np.ones((2, 3)), np.ones((2, 3), np.float32), np.eye(2)
-HALF, NAN, ONE_WAY = np.array([[0, 0.5], [0, 1]]), np.array([[0, np.nan], [0, 1]]), np.array([[1, 1], [0, 1]])
+X, EYE, HALF, ONE_WAY = np.ones((2, 3)), np.eye(2), np.array([[0, 0.5], [0, 1]]), np.array([[1, 1], [0, 1]])
 BAD = [  # what checks.py says for each equation; test_checks.py has the rules themselves
-    ("similarity", (X, X32), "T_i: found dtype float32, expected float64, as in I_i"),
     ("similarity", (X, X.T), r"T_i: found shape \(3, 2\), expected \(P, d\) with d = 3, as in I_i"),
     ("fuse", ([], 0.25), "S_groups: found no array"),
     ("fuse", ([X, X.T], 0.25), r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2"),
     ("supervised_matrix", (np.eye(3, dtype=int),), "y: found shape .* one-hot"),
     ("bce", (X, X.T), r"W: found shape \(3, 2\)"),
     ("bce", (EYE, HALF), r"W: entry \(0, 1\) is 0.5"),
-    ("bce", (EYE, NAN), "W: entry .* is nan"),
     ("contrastive_loss", (X, X, X), r"S: found shape \(2, 3\), expected \(B, B\)"),
     ("contrastive_loss", (EYE, EYE, ONE_WAY), "W: .*not symmetric"),
     ("contrastive_loss", (EYE, np.eye(3), EYE), "S_hat: found shape"),
     ("concat", ([X, X.T],), r"I_groups\[1\]: found shape"),
     ("total_loss", (np.float32(1), np.float64(1), 2), "L_con: found dtype float64, expected float32, as in L_cls"),
-    ("total_loss", (1.0, EYE, 2), "L_con: found shape .* expected one number"),
     ("cross_entropy", (X, [0, 3]), "c: row 1 has class 3, expected 0..2"),
-    ("cross_entropy", (X, [0, 1, 2]), "c: found shape"),
 ]
 
 
