@@ -1,4 +1,4 @@
-"""metrics.py: numbers worked by hand, a published result, degenerate cases, and wrong formulas that must show."""
+"""metrics.py: numbers worked by hand, a published result, and degenerate cases."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -12,12 +12,6 @@ DATA = Path(__file__).parent / "data" / "so2sat_testing_labels_and_sen2lcz_predi
 
 # 3 classes, 20 samples. Rows: truth.  8 of class 0 (6 right), 10 of class 1 (5 right), 2 of class 2 (0 right).
 C3 = [[6, 1, 1], [4, 5, 1], [1, 1, 0]]
-
-
-@pytest.fixture(scope="module")
-def published():
-    with np.load(DATA, allow_pickle=False) as z:
-        return metrics.confusion_matrix(z["y_true"], z["y_pred"])
 
 
 def test_by_hand():
@@ -43,38 +37,14 @@ def test_confusion_rows_are_truth():
     assert metrics.confusion_matrix(y, y)[16, 16] == 3
 
 
-def test_published_predictions(published):
-    assert published.sum() == 24188
-    assert published.sum(axis=1)[0] == 266  # truth of class 1 in testing.h5
-    assert round(metrics.overall_accuracy(published), 5) == 0.69369
-    assert round(metrics.average_accuracy(published), 5) == 0.58675
-    assert round(metrics.kappa(published), 5) == 0.66437
-
-
-def wrong_marginals(C):  # rows with rows instead of rows with columns
-    C = np.asarray(C)
-    pe = (C.sum(1) ** 2).sum() / C.sum() ** 2
-    return (np.trace(C) / C.sum() - pe) / (1 - pe)
-
-
-def uniform_chance(C):
-    return (metrics.overall_accuracy(C) - 1 / len(C)) / (1 - 1 / len(C))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        (wrong_marginals, metrics.kappa),
-        (uniform_chance, metrics.kappa),
-        (metrics.average_accuracy, metrics.overall_accuracy),
-        (lambda C: metrics.average_accuracy(np.transpose(C)), metrics.average_accuracy),  # mean precision
-        (lambda C: float(np.nan_to_num(metrics.recalls(C)).sum() / (len(C) + 1)), metrics.average_accuracy),
-    ],
-)
-def test_wrong_formulas_show_on_the_fixtures(wrong, right, published):
-    """The fixtures tell each wrong reading from the right one by more than the digits they are checked to."""
-    for C in (C3, published):
-        assert abs(wrong(C) - right(C)) > 1e-4  # 20 times what the fixtures are checked to
+def test_published_predictions():
+    with np.load(DATA, allow_pickle=False) as z:
+        C = metrics.confusion_matrix(z["y_true"], z["y_pred"])
+    assert C.sum() == 24188
+    assert C.sum(axis=1)[0] == 266  # truth of class 1 in testing.h5
+    assert round(metrics.overall_accuracy(C), 5) == 0.69369
+    assert round(metrics.average_accuracy(C), 5) == 0.58675
+    assert round(metrics.kappa(C), 5) == 0.66437
 
 
 def test_kappa_is_exact_for_large_counts():

@@ -184,15 +184,6 @@ def test_three_steps_in_float64(row):
     assert error[0] < 1e-10, error
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_names_and_shapes_are_those_of_the_module(row):
-    _, params, state = start(row)
-    module = BPLCZ(row)
-    assert {n: tuple(p.shape) for n, p in module.named_parameters()} == {n: a.shape for n, a in params.items()}
-    assert {n: tuple(b.shape) for n, b in module.named_buffers()} == {n: a.shape for n, a in state.items()}
-    assert list(dict(module.branches.named_parameters(prefix="branches"))) == [n for n in params if "branch" in n]
-
-
 SWAPPED = GROUPS | {"VH": ("sen1", (1, 2, 6), "vh"), "VV": ("sen1", (3, 4, 5), "vv")}
 SAID = GROUPS | {"VH": ("sen1", (1, 2, 5), "vv"), "VV": ("sen1", (3, 4, 6), "vh")}
 ORDER = {name: GROUPS[name] for name in ("VRE", "RGB", *list(GROUPS)[2:])}
