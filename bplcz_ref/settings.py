@@ -156,7 +156,7 @@ def chosen(given: Iterable[str]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for word in given:
-        name, equals, text_ = word.partition("=")
+        name, equals, typed = word.partition("=")
         if name == "preset":
             raise ValueError("preset is an option of its own: --preset paper or --preset small")
         if name not in TABLE:
@@ -164,7 +164,7 @@ def chosen(given: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"there is no setting {name!r}; {hint}All: {program()} train --settings")
         if not equals:
             raise ValueError(f"{name} has no value; expected {name}=VALUE, such as {name}={said(name, PAPER)}")
-        found[name] = value(name, text_)
+        found[name] = value(name, typed)
     return found
 
 

@@ -332,28 +332,16 @@ def test_bad_input_is_named_inside_a_gradient():
 # ---------------------------------------------------------------- what the paper's loss is like
 
 
-def batch(seed, n=7, B=8, d=5, alpha=paper.ALPHA):
+@pytest.mark.parametrize("seed", range(5))
+def test_both_directions_are_equal_and_logits_bounded(seed):
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, B)
-    both = [equations.similarity(rng.normal(size=(B, d)), rng.normal(size=(4, d))[y]) for _ in range(n)]
-    S, S_hat = (equations.fuse([pair[k] for pair in both], alpha) for k in (0, 1))
-    return S, S_hat, equations.supervised_matrix(y)
-
-
-def test_both_directions_are_equal_and_logits_bounded():
-    for seed in range(5):
-        S, S_hat, W = batch(seed)
-        assert np.abs(S_hat - S.T).max() < 1e-15
-        L = equations.contrastive_loss(S, S_hat, W)
-        assert abs(L.L_i2t - L.L_t2i) < 1e-15
-        assert np.abs(S).max() <= R
-        assert L.L_con > math.log1p(math.exp(-R))
-    u = np.ones((1, 3))
-    assert equations.fuse([equations.similarity(u, u)[0]] * 7, paper.ALPHA)[0, 0] == pytest.approx(R, rel=1e-15)
-
-
-def test_start_value_is_ln_2_and_the_least_value_of_a_pair():
-    W = batch(0)[2]
-    assert equations.contrastive_loss(0 * W, 0 * W, W).L_con == pytest.approx(math.log(2), rel=1e-15)
-    best = R * (2 * W - 1)
-    assert round(float(equations.contrastive_loss(best, best.T, W).L_con), 6) == 0.160224
+    y, sides = rng.integers(0, 4, 8), rng.normal(size=(7, 2, 8, 5))
+    I, T = ({i: side[k] for i, side in enumerate(sides)} for k in (0, 1))
+    T = {i: texts[y] for i, texts in T.items()}
+    found = equations.objective(I, T, y, np.zeros((8, 4)), paper.ALPHA, paper.BETA)
+    assert np.abs(found["S_hat"] - found["S"].T).max() < 1e-15
+    assert abs(found["L_i2t"] - found["L_t2i"]) < 1e-15
+    assert np.abs(found["S"]).max() <= R
+    assert found["L_con"] > math.log1p(math.exp(-R))
+    best = R * (2 * found["W"] - 1)
+    assert round(float(equations.contrastive_loss(best, best.T, found["W"]).L_con), 6) == 0.160224
