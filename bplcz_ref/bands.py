@@ -1,7 +1,7 @@
 """II-A, band grouping: the patches of two sensors -> the seven band groups X_i of the paper, in its order.
 
 This is the one place where the paper's 1-based band numbers become 0-based positions. Networks take one array
-x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`, `standardised`). Values are only selected
+x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`, `not_raw`). Values are only selected
 and copied: no band is rescaled, reordered or filled in.
 
 Index letters: ... any leading axes (B, H, W in this project), C channels, C_i channels of group i.
@@ -71,7 +71,7 @@ def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (.
     return x[..., : CHANNELS["sen1"]], x[..., CHANNELS["sen1"] :]
 
 
-def standardised(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
+def not_raw(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
     """x as it is. Errors: ValueError for one patch alone, and for values in the raw scale of the files.
 
     sen2's reflectances are digital numbers divided by 10,000: positive, each a multiple of 1e-4. A standardised

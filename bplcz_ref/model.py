@@ -159,7 +159,7 @@ def bplcz(
 
 def image_jobs(encoders: dict, params: dict, state: dict, x: np.ndarray, rng: Generator | None) -> list[Job]:
     """Eq. (1) as jobs: the encoder of each group on its bands X_i of x (B, H, W, 18), with a stream of its own."""
-    X_i = bands.split(*bands.separate(bands.standardised(x)))  # II-A
+    X_i = bands.split(*bands.separate(bands.not_raw(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
     own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
     return [
@@ -180,7 +180,7 @@ def classification(network: Network) -> Model:
 
     @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        return network.apply(params, state, bands.standardised(x), train=train, rng=rng)
+        return network.apply(params, state, bands.not_raw(x), train=train, rng=rng)
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
