@@ -223,9 +223,9 @@ class Tokenizer:
     def decode(self, ids: Iterable) -> str:
         """The text of ids: the pieces, separated by one space.
 
-        `decode(encode(t)) == " ".join(pre_tokens(t))`: ids mark where a piece ends, not whether a space follows, so
-        "high-rise" and "high - rise" have the same ids. SOT is skipped, and reading ends at the first EOT. Ids cut
-        inside a character of several bytes give U+FFFD.
+        `decode(encode(t)) == " ".join(pre_tokens(t))`: ids mark where a piece ends, not whether a space follows,
+        so "high-rise" and "high - rise" have the same ids. SOT is skipped, and reading ends at the first EOT. Ids
+        cut inside a character of several bytes give U+FFFD.
         Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
         Source: SimpleTokenizer.decode, without its trailing space.
 
@@ -249,10 +249,10 @@ class Tokenizer:
     ) -> np.ndarray:  # N str -> (N, L) int64
         """Token ids for the text encoder: [SOT] ids [EOT] in each row, then zeros up to L = `context_length`.
 
-        Zero is also the id of "!", which is harmless: the encoder reads the place of the first EOT, the largest id,
-        and its causal mask hides what comes after. (The other convention pads with EOT; it is not CLIP's.) With
-        None, L is the longest row: the same features, less work. With `truncate`, a row that is too long is cut to
-        L, and its last id becomes EOT.
+        Zero is also the id of "!", which is harmless: the encoder reads the place of the first EOT, the largest
+        id, and its causal mask hides what comes after. (The other convention pads with EOT; it is not CLIP's.)
+        With None, L is the longest row: the same features, less work. With `truncate`, a row that is too long is
+        cut to L, and its last id becomes EOT.
         Errors: ValueError that names the text with more than L - 2 ids; for L < 2; those of `encode`.
         Source: clip.tokenize. One str counts as a list of one, as there.
 
