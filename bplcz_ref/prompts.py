@@ -54,7 +54,7 @@ def prompt(class_index: int, group: str) -> str:
             f"class_index is {class_index!r}; expected an integer 0..{len(DESCRIPTIONS) - 1}, the column of the "
             f"one-hot label ({', '.join(f'{i}: {name}' for i, (name, _) in enumerate(paper.CLASSES))})"
         )
-    if group not in paper.GROUPS:
+    if not isinstance(group, str) or group not in paper.GROUPS:
         raise ValueError(f"group is {group!r}; expected one of {', '.join(paper.GROUPS)}")
     return paper.TEMPLATE.format(**{"class": DESCRIPTIONS[k], "group": paper.GROUPS[group]["text"]})
 

@@ -67,7 +67,7 @@ def test_a_wrong_class_is_named(k):
     assert prompts.prompt(np.int8(16), "VV") == prompts.prompt(16, "VV")
 
 
-@pytest.mark.parametrize("group", ["rgb", "red green blue", "", None])
+@pytest.mark.parametrize("group", ["rgb", "red green blue", "", None, ["RGB"]])
 def test_a_wrong_group_is_named(group):
     with pytest.raises(ValueError, match="group is .*expected one of RGB, VRE, NIR, SWIR, VH, VV, PolSAR"):
         prompts.prompt(0, group)
