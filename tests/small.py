@@ -9,17 +9,9 @@ from bplcz_ref.training import runs
 
 # 34 training samples: two batches of 16 and one of 2
 TINY = systems.SMALL._replace(
-    width=1,
-    features=4,
-    grid=16,
-    text_width=8,
-    text_layers=1,
-    text_heads=1,
-    epochs=2,
-    per_class=2,
-    test=40,
-    batch=16,
-)
+    width=1, features=4, grid=16, text_width=8, text_layers=1, text_heads=1,
+    epochs=2, per_class=2, test=40, batch=16,
+)  # fmt: skip
 NAMES = ["ebcnn", "ebcnn-bplcz"]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bplcz_ref import metrics, nn, paper, systems
+from bplcz_ref import metrics, nn, paper, settings, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
 FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
@@ -134,7 +134,7 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     paper_seconds: how long one seed of these systems would take here by the paper's protocol.
     """
     lines = []
-    own = [name for name, system in systems.SYSTEMS.items() if system.figures is None]
+    own = [name for name, system in systems.SYSTEMS.items() if system.published is None]
     for title, names in (
         ("Table II", systems.TABLE_II),
         ("Table III", systems.TABLE_III),
@@ -256,7 +256,7 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
     lines = [head]
     for row, of_seeds in results.items():
         for result in of_seeds:
-            figures = systems.SYSTEMS[result["system"]].figures if row == result["system"] else None
+            figures = systems.SYSTEMS[result["system"]].published if row == result["system"] else None
             paper_ = [f"{value / 100:.4f}" for value in figures or ()] or ["", ""]  # a variant is not in the paper
             ours = [str(result[key]) for key in CSV_KEYS]
             words = [f'"{words}"' for words in (row, result["split"])]
@@ -273,11 +273,11 @@ def settings_table() -> list[str]:
     contrastive       paper     paper  in the place of Eqs. (5) to
     epochs              200         4  passes over the training par
     """
-    rows = [("setting", *systems.PRESETS)]
+    rows = [("setting", *settings.PRESETS)]
     meanings = ["meaning"]
-    for name, row in systems.TABLE.items():
-        rows.append((name, *(systems.said(name, preset) for preset in systems.PRESETS.values())))
-        known = systems.words(name)
+    for name, row in settings.TABLE.items():
+        rows.append((name, *(settings.said(name, preset) for preset in settings.PRESETS.values())))
+        known = settings.words(name)
         meanings.append(row.meaning + (f" [{', '.join(known)}]" if known else ""))
     return [f"{line}  {meaning}" for line, meaning in zip(columns(rows), meanings, strict=True)]
 
@@ -291,7 +291,7 @@ def published(system: str) -> list[str]:
     >>> published("ebcnn")
     ['79.29', '77.39']
     """
-    return [f"{value:.2f}" for value in systems.SYSTEMS[system].figures or ()] or ["-", "-"]
+    return [f"{value:.2f}" for value in systems.SYSTEMS[system].published or ()] or ["-", "-"]
 
 
 def percent(fractions: list[float | None]) -> str:
