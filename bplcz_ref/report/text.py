@@ -1,7 +1,8 @@
 """Results of training as text: Tables II and III with the paper's numbers beside ours, and one result in detail.
 
 Numbers from simulated data are marked so, and every table names its split: accuracies of a random split and of a
-city split do not compare. Figures are figures.py's.
+city split do not compare. A page is blocks with an empty line between them; `columns` and `markdown` lay out the
+same rows for a terminal and for Markdown. Pictures are figures.py's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,18 +13,26 @@ from bplcz_ref import metrics, nn, paper, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
 FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
-MEASURES = ("overall_accuracy", "average_accuracy", "macro_f1", "kappa")
+MEASURES = dict(overall_accuracy="OA", average_accuracy="average accuracy", macro_f1="macro-F1", kappa="kappa")
+TABLED = ("overall_accuracy", "kappa", "macro_f1")  # the measures in a table or a title
 CSV_KEYS = (*MEASURES, "test_samples", "parameters", "training_seconds")
 LAG_STEPS = 100  # of a run; batch norm's running values then still hold their start or weights of long ago
 
+# ------------------------------------------------------------------------------------------------------ one result
+
+
+def measures(result: dict, names: Iterable[str] = MEASURES) -> str:
+    """Measures of a result, which has metrics.summary's entries.
+
+    >>> measures({"overall_accuracy": 0.5, "kappa": None}, ["overall_accuracy", "kappa"])
+    'OA 50.00 %, kappa undefined %'
+    """
+    return ", ".join(f"{MEASURES[name]} {percent([result[name]])} %" for name in names)
+
 
 def one_line(result: dict, kind: str) -> str:
-    """A result, which has metrics.summary's entries, in one line; `kind` says which samples."""
-    oa, average, f1, kappa = (percent([result[name]]) for name in MEASURES)
-    return (
-        f"OA {oa} %, average accuracy {average} %, macro-F1 {f1} %, kappa {kappa} % on {result['samples']} {kind}"
-        " samples"
-    )
+    """A result in one line; `kind` says which samples."""
+    return f"{measures(result)} on {result['samples']} {kind} samples"
 
 
 def run_line(result: dict) -> str:
@@ -32,7 +41,7 @@ def run_line(result: dict) -> str:
 
 
 def evaluation(C: np.ndarray) -> dict:  # (17, 17)
-    """All figures of merit of a confusion matrix, as JSON: a summary, kappa's interval, and each class."""
+    """All measures of a confusion matrix, as JSON: a summary, kappa's interval, and each class."""
     low, high = metrics.kappa_interval(C)
     classes = zip(paper.CLASSES, metrics.by_class(C), strict=True)
     return {
@@ -53,16 +62,18 @@ def class_table(found: dict) -> str:
     width = max(len(words) for _, words in paper.CLASSES)
     rows: list[tuple] = [("class", "name".ljust(width), "support", "precision %", "recall %", "F1 %")]
     for each in found["classes"]:
-        shares = ("-" if each[key] is None else percent([each[key]]) for key in ("precision", "recall", "f1"))
+        shares = (percent([each[key]], undefined="-") for key in ("precision", "recall", "f1"))
         rows.append((each["class"], each["name"].ljust(width), str(each["support"]), *shares))
-    lines = columns(rows)
-    missed = [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]
-    if missed:
+    lines = [columns(rows)]
+    if missed := [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]:
         lines.append(f"No sample of class {', '.join(missed)} was found.")
     if found["kappa_95_bootstrap"] is not None:
         low, high = (100 * value for value in found["kappa_95_bootstrap"])
         lines.append(f"kappa: {low:.2f} to {high:.2f} % in 95 % of bootstrap samples of these rows.")
     return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------------- pages from several results
 
 
 def ablation(results: list[dict], folders: list) -> str:
@@ -71,28 +82,124 @@ def ablation(results: list[dict], folders: list) -> str:
     Below it, for rows with band group prompting: how far L_con is above the floor of its batches, and the mean
     entry of S over positive and negative pairs, in the last epoch.
     """
-    simulated = any(result["data_simulated"] for result in results)
-    ours = "ours, SIMULATED data" if simulated else "ours"
-    table: list[tuple] = [
-        ("", "paper", "(random)", ours, "", "", "", ""),
+    first, simulated = results[0], _simulated(results)
+    title = [f"Table III, {protocol(first)}, {first['test_samples']:,} test samples, {first['split']}."]
+    if simulated:
+        title += ["SIMULATED data: these figures say nothing about So2Sat, only that the method runs and learns."]
+    own = "ours, SIMULATED data" if simulated else "ours"
+    table = [
+        ("", "paper", "(random)", own, "", "", "", ""),
         ("row", "OA %", "kappa %", "OA %", "kappa %", "macro-F1 %", "training", "parameters"),
     ]
     for result in results:
-        label = systems.SYSTEMS[result["system"]].label
-        own = [percent([result[name]]) for name in ("overall_accuracy", "kappa", "macro_f1")]
         time = f"{result['training_seconds']:.0f} s"
-        table.append((label, *published(result["system"]), *own, time, f"{result['parameters']:,}"))
-    first = results[0]
-    lines = [f"Table III, {protocol(first)}, {first['test_samples']:,} test samples, {first['split']}."]
-    if simulated:
-        lines.append(
-            "SIMULATED data: these figures say nothing about So2Sat, only that the method runs and learns."
-        )
-    lines += [OURS, "", *columns(table)]
+        table.append((*_published(result["system"]), *_ours([result]), time, f"{result['parameters']:,}"))
     losses = _losses((systems.SYSTEMS[result["system"]].label, [result]) for result in results)
-    lines += ["", *columns(losses), FLOOR] if losses else []
-    lines += ["", lag] if (lag := lagging(results)) else []
-    return "\n".join([*lines, "", "Run folders:", *(f"  {folder}" for folder in folders)])
+    below = f"{columns(losses)}\n{FLOOR}" if losses else ""
+    blocks = ["\n".join([*title, OURS]), columns(table), below, lagging(results)]
+    return "\n\n".join(filter(None, [*blocks, "\n  ".join(["Run folders:", *map(str, folders)])]))
+
+
+def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str:
+    """Tables II and III from {row: metrics of each seed}: mean and deviation over seeds beside the paper's.
+
+    paper_seconds: how long one seed of these systems would take here by the paper's protocol.
+    """
+    every, found = [result for of_seeds in results.values() for result in of_seeds], systems.SYSTEMS
+    tables = {"Table II": systems.TABLE_II, "Table III": systems.TABLE_III}
+    tables["Not in the paper"] = tuple(name for name in found if found[name].figures is None)
+    blocks, ours = [], "ours (SIMULATED) {}" if _simulated(every) else "ours {}"
+    for title, names in tables.items():
+        if rows := [(_published(name), results[name]) for name in names if name in results]:
+            blocks += [f"## {title}", _table(("system", "paper OA (random)", "paper kappa"), ours, rows)]
+    prompted = [name for name in results if found[name].prompting]
+    plain = {found[name].images: name for name in results if not found[name].prompting}
+    pairs = [(plain[found[name].images], name) for name in prompted if found[name].images in plain]
+    blocks += _details(results, {name: found[name].label for name in results}, pairs)
+    if _simulated(every):
+        blocks.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
+    command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
+    days = paper_seconds / 86400
+    blocks += [
+        f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.",
+        OURS,
+        "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's\n"
+        f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):",
+        f"    {command} {' '.join(results)} --seeds 1 --out runs/tables",
+    ]
+    return "\n\n".join(blocks)
+
+
+def variants_markdown(results: dict[str, list[dict]]) -> str:
+    """A table of variants from {row: metrics of each seed}; below it, each less the first one, seed by seed."""
+    every = [result for of_seeds in results.values() for result in of_seeds]
+    own, (first, *others) = "{} (SIMULATED)" if _simulated(every) else "{}", results
+    blocks = [_table(("row",), own, [((row,), of_seeds) for row, of_seeds in results.items()])]
+    blocks += _details(results, {row: row for row in results}, [(first, row) for row in others])
+    if _simulated(every):
+        blocks.append("From SIMULATED data: nothing here is about So2Sat.")
+    return "\n\n".join([*blocks, f"The first row: {protocol(every[0])}, {every[0]['split']}."])
+
+
+def tables_csv(results: dict[str, list[dict]]) -> str:
+    """CSV with a line per run: its row, system and seed, the paper's numbers and ours, as fractions, the split."""
+    head = ("row", "system", "seed", "paper_overall_accuracy", "paper_kappa", *CSV_KEYS, "split", "data_simulated")
+    lines = [head]
+    for row, of_seeds in results.items():
+        for result in of_seeds:
+            stated = systems.SYSTEMS[result["system"]].figures if row == result["system"] else None
+            paper_ = [f"{value / 100:.4f}" for value in stated or ()] or ["", ""]  # a variant is not in the paper
+            cells = [f'"{row}"', result["system"], result["settings"]["seed"], *paper_]
+            cells += [*(result[key] for key in CSV_KEYS), f'"{result["split"]}"']
+            lines.append((*map(str, cells), str(result["data_simulated"]).lower()))
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
+def settings_table() -> list[str]:
+    """Lines of a table: each setting, its value in each preset, its meaning, and its values where it has names.
+
+    >>> print("\\n".join(line[:63] for line in settings_table()[12:15]))
+    beta                  2         2  weight of L_con in L, Eq. (1
+    contrastive       paper     paper  in the place of Eqs. (5) to
+    epochs              200         4  passes over the training par
+    """
+    rows, meanings = [("setting", *systems.PRESETS)], ["meaning"]
+    for name, row in systems.TABLE.items():
+        rows.append((name, *(systems.said(name, preset) for preset in systems.PRESETS.values())))
+        known = ", ".join(systems.words(name))
+        meanings.append(row.meaning + (f" [{known}]" if known else ""))
+    return [f"{line}  {meaning}" for line, meaning in zip(columns(rows).splitlines(), meanings, strict=True)]
+
+
+# ----------------------------------------------------------------------------------------------- blocks of a page
+
+
+def _simulated(results):
+    return any(result["data_simulated"] for result in results)
+
+
+def _table(head, ours, rows):
+    """Markdown of rows (first cells, metrics of each seed); the pattern `ours` heads our measures."""
+    table = [(*head, *(ours.format(MEASURES[name]) for name in TABLED), "seeds", "parameters", "s/epoch")]
+    for cells, of_seeds in rows:
+        epoch = np.mean([result["training_seconds"] / result["last_epoch"]["epoch"] for result in of_seeds])
+        sizes = (str(len(of_seeds)), f"{of_seeds[0]['parameters']:,}", f"{epoch:.1f}")
+        table.append((*cells, *_ours(of_seeds), *sizes))
+    return markdown(table)
+
+
+def _details(results, labels, pairs) -> Iterator[str]:
+    """What stands below a table: paired differences, L_con and its floor, whether batch norm lags."""
+    differences = [(f"{labels[b]} less {labels[a]}", *paired(results[a], results[b])) for a, b in pairs]
+    if differences:
+        head = ("difference, seed by seed", "OA, points", "95 % interval", "kappa, points", "95 % interval")
+        yield markdown([head, *differences])
+        yield "An interval (Student's t over seeds) that holds 0 does not tell the two apart."
+    if losses := _losses((labels[row], of_seeds) for row, of_seeds in results.items()):
+        yield markdown(losses)
+        yield FLOOR
+    if lag := lagging([result for of_seeds in results.values() for result in of_seeds]):
+        yield lag
 
 
 def _losses(rows):  # of (label, results of each seed)
@@ -101,15 +208,16 @@ def _losses(rows):  # of (label, results of each seed)
     for label, of_seeds in rows:
         last = [result["last_epoch"] for result in of_seeds]
         if last[0]["L_con"] is not None:
-            names = ("L_con", "L_con_floor", "S_positive", "S_negative")
-            L_con, floor, *S = (_mean([row[name] for row in last]) for name in names)
-            numbers = (L_con, floor, None if floor is None else L_con - floor, *S)
-            table.append((label, *("-" if number is None else f"{number:.4f}" for number in numbers)))
+            names = (
+                "L_con",
+                "L_con_floor",
+                "S_positive",
+                "S_negative",
+            )  # a loss may have no floor, an epoch no pair
+            L_con, floor, *S = (np.mean(_floats(last, name)) for name in names)
+            cells = (L_con, floor, L_con - floor, *S)
+            table.append((label, *("-" if np.isnan(cell) else f"{cell:.4f}" for cell in cells)))
     return table if len(table) > 1 else []
-
-
-def _mean(values):
-    return None if None in values else sum(values) / len(values)
 
 
 def lagging(results: list[dict]) -> str:
@@ -128,187 +236,6 @@ def lagging(results: list[dict]) -> str:
     )
 
 
-def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str:
-    """Tables II and III from {row: metrics of each seed}: mean and deviation over seeds beside the paper's.
-
-    paper_seconds: how long one seed of these systems would take here by the paper's protocol.
-    """
-    lines = []
-    own = [name for name, system in systems.SYSTEMS.items() if system.figures is None]
-    for title, names in (
-        ("Table II", systems.TABLE_II),
-        ("Table III", systems.TABLE_III),
-        ("Not in the paper", own),
-    ):
-        chosen = {name: results[name] for name in names if name in results}
-        if chosen:
-            lines += [f"## {title}", "", *markdown(_rows(chosen)), ""]
-    pairs = [
-        (without, name)
-        for name in results
-        for without in results
-        if systems.SYSTEMS[name].prompting
-        and not systems.SYSTEMS[without].prompting
-        and systems.SYSTEMS[name].images == systems.SYSTEMS[without].images
-    ]
-    labels = {name: systems.SYSTEMS[name].label for name in results}
-    return "\n".join([*lines, *_details(results, labels, pairs), *_footer(results, paper_seconds)])
-
-
-def variants_markdown(results: dict[str, list[dict]]) -> str:
-    """A table of variants from {row: metrics of each seed}; below it, each less the first one, seed by seed."""
-    simulated = any(result["data_simulated"] for of_seeds in results.values() for result in of_seeds)
-    own = " (SIMULATED)" if simulated else ""
-    table: list[tuple] = [("row", f"OA{own}", f"kappa{own}", f"macro-F1{own}", "seeds", "parameters", "s/epoch")]
-    for row, of_seeds in results.items():
-        found = [
-            percent([result[key] for result in of_seeds]) for key in ("overall_accuracy", "kappa", "macro_f1")
-        ]
-        table.append((row, *found, *_counts(of_seeds)))
-    first, *others = results
-    every = [result for of_seeds in results.values() for result in of_seeds]
-    lines = [*markdown(table), "", *_details(results, {row: row for row in results}, [(first, r) for r in others])]
-    if simulated:
-        lines.append("From SIMULATED data: nothing here is about So2Sat.\n")
-    lines.append(f"The first row: {protocol(every[0])}, {every[0]['split']}.")
-    return "\n".join(lines)
-
-
-def _details(results, labels, pairs) -> Iterator[str]:
-    """What stands below a table: paired differences, L_con and its floor, whether batch norm lags."""
-    found = [(labels[a], labels[b], paired(results[a], results[b])) for a, b in pairs]
-    if found:
-        head = ("difference, seed by seed", "OA, points", "95 % interval", "kappa, points", "95 % interval")
-        yield from markdown([head, *((f"{b} less {a}", *numbers) for a, b, numbers in found)])
-        yield ""
-        yield "An interval (Student's t over seeds) that holds 0 does not tell the two apart."
-        yield ""
-    losses = _losses((labels[row], of_seeds) for row, of_seeds in results.items())
-    if losses:
-        yield from markdown(losses)
-        yield ""
-        yield FLOOR
-        yield ""
-    lag = lagging([result for of_seeds in results.values() for result in of_seeds])
-    if lag:
-        yield f"{lag}\n"
-
-
-def paired(first: list[dict], second: list[dict]) -> tuple[str, str, str, str]:
-    """OA and kappa of `second` less `first` over the seeds that both have: mean and deviation, 95 % interval.
-
-    Formula: d +- t(0.975, n - 1) s / sqrt(n), of the n differences d_i with mean d and deviation s.
-
-    >>> run = lambda seed, oa: {"settings": {"seed": seed}, "overall_accuracy": oa, "kappa": oa}
-    >>> paired([run(47, 0.5), run(48, 0.6), run(49, 0.7)], [run(48, 0.61), run(47, 0.53), run(49, 0.72)])[:2]
-    ('+2.00 ± 1.00', '-0.48 to +4.48')
-    """
-    cells: list[str] = []
-    for key in ("overall_accuracy", "kappa"):
-        old = {result["settings"]["seed"]: result[key] for result in first}
-        pairs = [(old[r["settings"]["seed"]], r[key]) for r in second if r["settings"]["seed"] in old]
-        if not pairs or any(None in pair for pair in pairs):
-            cells += ["undefined", "-"]
-            continue
-        d = 100 * np.array([b - a for a, b in pairs])
-        if len(d) == 1:
-            cells += [f"{d[0]:+.2f}", "one seed: none"]
-            continue
-        from scipy import stats  # here, since it takes most of a second
-
-        half = stats.t.ppf(0.975, len(d) - 1) * d.std(ddof=1) / len(d) ** 0.5
-        cells += [f"{d.mean():+.2f} ± {d.std(ddof=1):.2f}", f"{d.mean() - half:+.2f} to {d.mean() + half:+.2f}"]
-    return tuple(cells)  # type: ignore[return-value]
-
-
-def _rows(results):
-    simulated = any(result["data_simulated"] for of_seeds in results.values() for result in of_seeds)
-    ours = "ours (SIMULATED)" if simulated else "ours"
-    head = ("system", "paper OA (random)", "paper kappa", f"{ours} OA", f"{ours} kappa", f"{ours} macro-F1")
-    yield (*head, "seeds", "parameters", "s/epoch")
-    for name, of_seeds in results.items():
-        own = [percent([result[key] for result in of_seeds]) for key in ("overall_accuracy", "kappa", "macro_f1")]
-        yield (systems.SYSTEMS[name].label, *published(name), *own, *_counts(of_seeds))
-
-
-def _counts(of_seeds):
-    epoch = sum(r["training_seconds"] / r["last_epoch"]["epoch"] for r in of_seeds) / len(of_seeds)
-    return str(len(of_seeds)), f"{of_seeds[0]['parameters']:,}", f"{epoch:.1f}"
-
-
-def _footer(results, paper_seconds):
-    """What the numbers are, and what it takes to reproduce the paper's: paragraphs of Markdown."""
-    every = [result for of_seeds in results.values() for result in of_seeds]
-    if any(result["data_simulated"] for result in every):
-        yield "Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.\n"
-    yield f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.\n"
-    yield f"{OURS}\n"
-    days = paper_seconds / 86400
-    yield "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's"
-    yield f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):\n"
-    command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
-    yield f"    {command} {' '.join(results)} --seeds 1 --out runs/tables"
-
-
-def tables_csv(results: dict[str, list[dict]]) -> str:
-    """CSV with a line per run: its row, system and seed, the paper's numbers and ours, as fractions, the split."""
-    head = ["row", "system", "seed", "paper_overall_accuracy", "paper_kappa", *CSV_KEYS, "split", "data_simulated"]
-    lines = [head]
-    for row, of_seeds in results.items():
-        for result in of_seeds:
-            figures = systems.SYSTEMS[result["system"]].figures if row == result["system"] else None
-            paper_ = [f"{value / 100:.4f}" for value in figures or ()] or ["", ""]  # a variant is not in the paper
-            ours = [str(result[key]) for key in CSV_KEYS]
-            words = [f'"{words}"' for words in (row, result["split"])]
-            own = [result["system"], str(result["settings"]["seed"]), *paper_, *ours]
-            lines.append([words[0], *own, words[1], str(result["data_simulated"]).lower()])
-    return "".join(",".join(line) + "\n" for line in lines)
-
-
-def settings_table() -> list[str]:
-    """Lines of a table: each setting, its value in each preset, its meaning, and its values where it has names.
-
-    >>> print("\\n".join(line[:63] for line in settings_table()[12:15]))
-    beta                  2         2  weight of L_con in L, Eq. (1
-    contrastive       paper     paper  in the place of Eqs. (5) to
-    epochs              200         4  passes over the training par
-    """
-    rows = [("setting", *systems.PRESETS)]
-    meanings = ["meaning"]
-    for name, row in systems.TABLE.items():
-        rows.append((name, *(systems.said(name, preset) for preset in systems.PRESETS.values())))
-        known = systems.words(name)
-        meanings.append(row.meaning + (f" [{', '.join(known)}]" if known else ""))
-    return [f"{line}  {meaning}" for line, meaning in zip(columns(rows), meanings, strict=True)]
-
-
-# -------------------------------------------------------------------------------------------------------- cells
-
-
-def published(system: str) -> list[str]:
-    """The paper's OA and kappa of a system, in percent; for one of a user's own there are none.
-
-    >>> published("ebcnn")
-    ['79.29', '77.39']
-    """
-    return [f"{value:.2f}" for value in systems.SYSTEMS[system].figures or ()] or ["-", "-"]
-
-
-def percent(fractions: list[float | None]) -> str:
-    """Mean and standard deviation over seeds (divided by n - 1) in percent, or the value of one seed.
-
-    >>> percent([0.80, 0.82]), percent([0.80]), percent([0.80, None])
-    ('81.00 ± 1.41', '80.00', 'undefined')
-    """
-    values = [100 * fraction for fraction in fractions if fraction is not None]
-    if len(values) < len(fractions):  # kappa where all samples are of one class
-        return "undefined"
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.2f}"
-    return f"{mean:.2f} ± {(sum((v - mean) ** 2 for v in values) / (len(values) - 1)) ** 0.5:.2f}"
-
-
 def protocol(result: dict) -> str:
     """The preset of a result, and how it differs from the paper's protocol.
 
@@ -321,38 +248,89 @@ def protocol(result: dict) -> str:
     return text if settings.preset == "paper" and not changed else f"{text}: not the paper's protocol"
 
 
-# ------------------------------------------------------------------------------------------------------- layout
+# ----------------------------------------------------------------------------------------------- cells and layout
 
 
-def columns(table: Iterable[tuple]) -> list[str]:
+def paired(first: list[dict], second: list[dict]) -> tuple[str, ...]:
+    """OA and kappa of `second` less `first` over the seeds that both have: mean and deviation, 95 % interval.
+
+    Formula: d +- t(0.975, n - 1) s / sqrt(n), of the n differences d_i with mean d and deviation s.
+
+    >>> run = lambda seed, oa: {"settings": {"seed": seed}, "overall_accuracy": oa, "kappa": oa}
+    >>> paired([run(47, 0.5), run(48, 0.6), run(49, 0.7)], [run(48, 0.61), run(47, 0.53), run(49, 0.72)])[:2]
+    ('+2.00 ± 1.00', '-0.48 to +4.48')
+    """
+    old = {result["settings"]["seed"]: result for result in first}
+    new = [result for result in second if result["settings"]["seed"] in old]
+    same = [old[result["settings"]["seed"]] for result in new]
+    cells: list[str] = []
+    for key in ("overall_accuracy", "kappa"):
+        d = 100 * (_floats(new, key) - _floats(same, key))
+        if not len(d) or np.isnan(d).any():
+            cells += ["undefined", "-"]
+        elif len(d) == 1:
+            cells += [f"{d[0]:+.2f}", "one seed: none"]
+        else:
+            from scipy import stats  # here, since it takes most of a second
+
+            mean, s = d.mean(), d.std(ddof=1)
+            half = stats.t.ppf(0.975, len(d) - 1) * s / len(d) ** 0.5
+            cells += [f"{mean:+.2f} ± {s:.2f}", f"{mean - half:+.2f} to {mean + half:+.2f}"]
+    return tuple(cells)
+
+
+def percent(fractions: list[float | None], undefined: str = "undefined") -> str:
+    """Mean and standard deviation over seeds (divided by n - 1) in percent, or the value of one seed.
+
+    >>> percent([0.80, 0.82]), percent([0.80]), percent([0.80, None])
+    ('81.00 ± 1.41', '80.00', 'undefined')
+    """
+    values = 100 * np.array(fractions, float)
+    if np.isnan(values).any():  # kappa where all samples are of one class
+        return undefined
+    return f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+
+
+def _ours(of_seeds):
+    return [percent([result[name] for result in of_seeds]) for name in TABLED]
+
+
+def _published(name):
+    """The label of a system, and the paper's OA and kappa in percent; for one of a user's own there are none."""
+    label, stated = systems.SYSTEMS[name][:2]
+    return label, *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
+
+
+def _floats(results, name):
+    """One entry of each result; nan for None."""
+    return np.array([result[name] for result in results], float)
+
+
+def columns(table: Iterable[tuple]) -> str:
     """Rows of text as aligned lines: the first column to the left, the rest to the right.
 
-    >>> print("\\n".join(columns([("row", "OA %"), ("EB-CNN", "79.29")])))
+    >>> print(columns([("row", "OA %"), ("EB-CNN", "79.29")]))
     row      OA %
     EB-CNN  79.29
     """
-    return ["  ".join(cells).rstrip() for cells in _aligned(table)]
+    return "\n".join("  ".join(cells).rstrip() for cells in _aligned(table))
 
 
-def markdown(table: Iterable[tuple]) -> list[str]:
+def markdown(table: Iterable[tuple]) -> str:
     """Rows of text as a Markdown table that is aligned to be read as text too.
 
-    >>> print("\\n".join(markdown([("row", "OA"), ("EB-CNN", "79.29")])))
+    >>> print(markdown([("row", "OA"), ("EB-CNN", "79.29")]))
     | row    |    OA |
     |:-------|------:|
     | EB-CNN | 79.29 |
     """
-    head, *rows = _aligned(table)
-    first, *rest = ("-" * (len(cell) + 1) for cell in head)
-    rule = "|".join([f":{first}", *(f"{dashes}:" for dashes in rest)])
-    head, *rows = (f"| {' | '.join(cells)} |" for cells in [head, *rows])
-    return [head, f"|{rule}|", *rows]
+    table = list(_aligned(table))
+    first, *rest = ("-" * (len(cell) + 1) for cell in table[0])
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in table)
+    return "\n".join([head, f"|:{first}|{'|'.join(f'{dashes}:' for dashes in rest)}|", *rows])
 
 
 def _aligned(table):
-    table = list(table)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        for row in table
-    ]
+    first, *rest = zip(*table, strict=True)
+    sides = [(first, str.ljust), *((column, str.rjust) for column in rest)]
+    return zip(*([side(cell, max(map(len, column))) for cell in column] for column, side in sides), strict=True)
