@@ -86,7 +86,8 @@ def run_evaluate(options: Namespace) -> int:
     runs.write_confusion(options.out, C)
     print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
     try:
-        print(figures.evaluation_figure(C, options.folder, f"{kind} samples", options.out / "confusion.png"))
+        drawn = figures.confusion(options.folder, C, f"{kind} samples")
+        print(figures.save(drawn, options.out / "confusion.png"))
     except ValueError as error:
         warn(options, f"no confusion.png: {error}")
         return 1

@@ -214,7 +214,7 @@ def _losses(rows):  # of (label, results of each seed)
                 "S_positive",
                 "S_negative",
             )  # a loss may have no floor, an epoch no pair
-            L_con, floor, *S = (np.mean(_floats(last, name)) for name in names)
+            L_con, floor, *S = (np.mean(floats(last, name)) for name in names)
             cells = (L_con, floor, L_con - floor, *S)
             table.append((label, *("-" if np.isnan(cell) else f"{cell:.4f}" for cell in cells)))
     return table if len(table) > 1 else []
@@ -265,7 +265,7 @@ def paired(first: list[dict], second: list[dict]) -> tuple[str, ...]:
     same = [old[result["settings"]["seed"]] for result in new]
     cells: list[str] = []
     for key in ("overall_accuracy", "kappa"):
-        d = 100 * (_floats(new, key) - _floats(same, key))
+        d = 100 * (floats(new, key) - floats(same, key))
         if not len(d) or np.isnan(d).any():
             cells += ["undefined", "-"]
         elif len(d) == 1:
@@ -301,8 +301,8 @@ def _published(name):
     return label, *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
 
 
-def _floats(results, name):
-    """One entry of each result; nan for None."""
+def floats(results: list[dict], name: str) -> np.ndarray:
+    """An entry of each result; nan for None."""
     return np.array([result[name] for result in results], float)
 
 
