@@ -91,32 +91,28 @@ def confusion(C: np.ndarray, label: str, samples: str = "test samples") -> "Figu
 
 
 def errors(C: np.ndarray) -> str:  # (K, K)
-    """What III-B reads from Fig. 2, in words, with the number that it needs to be judged."""
-    wrong, (share, even) = C.sum() - np.trace(C), within_types(C)
-    said = f"Of {wrong:,} errors, {100 * share:.0f} % stay within the built or within the land cover types;\n"
-    said += f"{100 * even:.0f} % would if the errors of each class fell evenly on the {K - 1} others."
-    return said if wrong else "No errors."
-
-
-def within_types(C: np.ndarray) -> tuple[float, float]:  # (K, K) -> share, even
-    """The share of errors that stay within the built or within the land cover types, and what evenness would give.
+    """In words, the share of errors that stay within the built or within the land cover types.
 
     Formula:  share = sum of C[j, k], j != k of one type / sum of C[j, k], j != k;
               even: the same if the errors of each class fell evenly on the 16 others: 9/16 of those of a built
-              class and 6/16 of those of a land cover class stay within. (nan, nan) without errors.
+              class and 6/16 of those of a land cover class stay within.
     Source:   III-B reads Fig. 2 by `share`; `even` is ours: most classes are built, so much is within by chance.
 
     >>> C = np.zeros((17, 17), int)
     >>> C[0, 1], C[0, 16], C[16, 10], C[5, 5] = 3, 1, 4, 100    # 3 and 4 of 8 within; (4 * 9/16 + 4 * 6/16) / 8
-    >>> within_types(C)
-    (0.875, 0.46875)
+    >>> print(errors(C))
+    Of 8 errors, 88 % stay within the built or within the land cover types;
+    47 % would if the errors of each class fell evenly on the 16 others.
     """
     wrong, built = np.where(np.eye(K), 0, C), np.arange(K) < BUILT
     if not wrong.any():
-        return float("nan"), float("nan")
-    within = wrong[built[:, None] == built].sum()
-    even = (wrong[built].sum() * (BUILT - 1) + wrong[~built].sum() * (K - BUILT - 1)) / (K - 1)
-    return float(within / wrong.sum()), float(even / wrong.sum())
+        return "No errors."
+    share = wrong[built[:, None] == built].sum() / wrong.sum()
+    even = wrong.sum(axis=1) @ (np.where(built, BUILT, K - BUILT) - 1) / (K - 1) / wrong.sum()
+    return (
+        f"Of {wrong.sum():,} errors, {100 * share:.0f} % stay within the built or within the land cover types;\n"
+        f"{100 * even:.0f} % would if the errors of each class fell evenly on the {K - 1} others."
+    )
 
 
 def tsne(

@@ -59,12 +59,11 @@ def class_table(found: dict) -> str:
     class  name                  support  precision %  recall %    F1 %
     1      compact high-rise           8       100.00    100.00  100.00
     """
-    width = max(len(words) for _, words in paper.CLASSES)
-    rows: list[tuple] = [("class", "name".ljust(width), "support", "precision %", "recall %", "F1 %")]
+    rows: list[tuple] = [("class", "name", "support", "precision %", "recall %", "F1 %")]
     for each in found["classes"]:
         shares = (percent([each[key]], undefined="-") for key in ("precision", "recall", "f1"))
-        rows.append((each["class"], each["name"].ljust(width), str(each["support"]), *shares))
-    lines = [columns(rows)]
+        rows.append((each["class"], each["name"], str(each["support"]), *shares))
+    lines = columns(rows, left=(0, 1))
     if missed := [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]:
         lines.append(f"No sample of class {', '.join(missed)} was found.")
     if found["kappa_95_bootstrap"] is not None:
@@ -93,11 +92,12 @@ def ablation(results: list[dict], folders: list) -> str:
     ]
     for result in results:
         time = f"{result['training_seconds']:.0f} s"
-        table.append((*_published(result["system"]), *_ours([result]), time, f"{result['parameters']:,}"))
-    losses = _losses((systems.SYSTEMS[result["system"]].label, [result]) for result in results)
-    below = f"{columns(losses)}\n{FLOOR}" if losses else ""
-    blocks = ["\n".join([*title, OURS]), columns(table), below, lagging(results)]
-    return "\n\n".join(filter(None, [*blocks, "\n  ".join(["Run folders:", *map(str, folders)])]))
+        table.append((*_stated(result["system"]), *_ours([result]), time, f"{result['parameters']:,}"))
+    blocks = ["\n".join([*title, OURS]), "\n".join(columns(table))]
+    if losses := _losses((_stated(result["system"])[0], [result]) for result in results):
+        blocks.append("\n".join([*columns(losses), FLOOR]))
+    blocks += [lagging(results), "\n  ".join(["Run folders:", *map(str, folders)])]
+    return "\n\n".join(filter(None, blocks))
 
 
 def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str:
@@ -110,7 +110,7 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     tables["Not in the paper"] = tuple(name for name in found if found[name].figures is None)
     blocks, ours = [], "ours (SIMULATED) {}" if _simulated(every) else "ours {}"
     for title, names in tables.items():
-        if rows := [(_published(name), results[name]) for name in names if name in results]:
+        if rows := [(_stated(name), results[name]) for name in names if name in results]:
             blocks += [f"## {title}", _table(("system", "paper OA (random)", "paper kappa"), ours, rows)]
     prompted = [name for name in results if found[name].prompting]
     plain = {found[name].images: name for name in results if not found[name].prompting}
@@ -163,12 +163,12 @@ def settings_table() -> list[str]:
     contrastive       paper     paper  in the place of Eqs. (5) to
     epochs              200         4  passes over the training par
     """
-    rows, meanings = [("setting", *systems.PRESETS)], ["meaning"]
+    rows = [("setting", *systems.PRESETS, "meaning")]
     for name, row in systems.TABLE.items():
-        rows.append((name, *(systems.said(name, preset) for preset in systems.PRESETS.values())))
-        known = ", ".join(systems.words(name))
-        meanings.append(row.meaning + (f" [{known}]" if known else ""))
-    return [f"{line}  {meaning}" for line, meaning in zip(columns(rows).splitlines(), meanings, strict=True)]
+        known = f" [{', '.join(systems.words(name))}]" if systems.words(name) else ""
+        values = (systems.said(name, preset) for preset in systems.PRESETS.values())
+        rows.append((name, *values, row.meaning + known))
+    return columns(rows, left=(0, 3))
 
 
 # ----------------------------------------------------------------------------------------------- blocks of a page
@@ -208,13 +208,8 @@ def _losses(rows):  # of (label, results of each seed)
     for label, of_seeds in rows:
         last = [result["last_epoch"] for result in of_seeds]
         if last[0]["L_con"] is not None:
-            names = (
-                "L_con",
-                "L_con_floor",
-                "S_positive",
-                "S_negative",
-            )  # a loss may have no floor, an epoch no pair
-            L_con, floor, *S = (np.mean(floats(last, name)) for name in names)
+            names = ("L_con", "L_con_floor", "S_positive", "S_negative")
+            L_con, floor, *S = (np.mean(floats(last, name)) for name in names)  # a loss may have no floor: nan
             cells = (L_con, floor, L_con - floor, *S)
             table.append((label, *("-" if np.isnan(cell) else f"{cell:.4f}" for cell in cells)))
     return table if len(table) > 1 else []
@@ -295,7 +290,7 @@ def _ours(of_seeds):
     return [percent([result[name] for result in of_seeds]) for name in TABLED]
 
 
-def _published(name):
+def _stated(name):
     """The label of a system, and the paper's OA and kappa in percent; for one of a user's own there are none."""
     label, stated = systems.SYSTEMS[name][:2]
     return label, *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
@@ -306,14 +301,14 @@ def floats(results: list[dict], name: str) -> np.ndarray:
     return np.array([result[name] for result in results], float)
 
 
-def columns(table: Iterable[tuple]) -> str:
-    """Rows of text as aligned lines: the first column to the left, the rest to the right.
+def columns(table: Iterable[tuple], left: Iterable[int] = (0,)) -> list[str]:
+    """Rows of text as aligned lines: the columns `left` to the left, the rest to the right.
 
-    >>> print(columns([("row", "OA %"), ("EB-CNN", "79.29")]))
+    >>> print("\\n".join(columns([("row", "OA %"), ("EB-CNN", "79.29")])))
     row      OA %
     EB-CNN  79.29
     """
-    return "\n".join("  ".join(cells).rstrip() for cells in _aligned(table))
+    return ["  ".join(cells).rstrip() for cells in _aligned(table, left)]
 
 
 def markdown(table: Iterable[tuple]) -> str:
@@ -330,7 +325,9 @@ def markdown(table: Iterable[tuple]) -> str:
     return "\n".join([head, f"|:{first}|{'|'.join(f'{dashes}:' for dashes in rest)}|", *rows])
 
 
-def _aligned(table):
-    first, *rest = zip(*table, strict=True)
-    sides = [(first, str.ljust), *((column, str.rjust) for column in rest)]
-    return zip(*([side(cell, max(map(len, column))) for cell in column] for column, side in sides), strict=True)
+def _aligned(table, left=(0,)):
+    aligned = []
+    for k, column in enumerate(zip(*table, strict=True)):
+        side, width = str.ljust if k in left else str.rjust, max(map(len, column))
+        aligned.append([side(cell, width) for cell in column])
+    return zip(*aligned, strict=True)
