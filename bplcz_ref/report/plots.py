@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bplcz_ref import metrics, paper
-from bplcz_ref.report import text
+from bplcz_ref.report import pages
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +83,7 @@ def confusion(C: np.ndarray, label: str, samples: str = "test samples") -> "Figu
     for side in (axes, right):
         side.tick_params(length=0, labelsize=9)
     figure.colorbar(image, ax=axes, shrink=0.5, pad=0.02, label="share of the true class")
-    measures = text.measures(metrics.summary(C), text.TABLED)
+    measures = pages.measures(metrics.summary(C), pages.TABLED)
     axes.set_title(f"{label}\n{measures} on {C.sum():,} {samples}", fontsize=11, pad=24)
     figure.supxlabel(errors(C), fontsize=9)
     figure.draw_without_rendering()  # one layout more: after the first alone, "true class" is cut off at the left
@@ -216,7 +216,7 @@ def column(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
     """
     if name == "margin":
         return column(rows, "S_positive") - column(rows, "S_negative")
-    return text.floats(rows, name) * (100 if name.endswith("accuracy") else 1)
+    return pages.floats(rows, name) * (100 if name.endswith("accuracy") else 1)
 
 
 def canvas(width: float, height: float) -> "Figure":
