@@ -281,6 +281,14 @@ def test_no_title_of_tsne_covers_its_neighbour():
     assert boxes[1].x1 < boxes[2].x0
 
 
+def test_a_letter_does_not_hide_the_only_sample_of_its_class():
+    points = np.argwhere(np.ones((4, 5)))[:17]
+    figure = plots.tsne([points], np.arange(17), ["title"], ["caption"], "note")
+    figure.draw_without_rendering()
+    for text, (_, height) in zip(figure.axes[0].texts, figure.axes[0].transData.transform(points), strict=True):
+        assert text.get_window_extent().y0 > height
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),

@@ -138,7 +138,7 @@ def tsne(
             axes.scatter(*xy[y == c].T, s=16, label=name, **style)
         middles = np.array([np.median(xy[y == c], axis=0) for c in present])
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
-            axes.text(*middle, IDS[c], ha="center", va="center", **letter)
+            axes.annotate(IDS[c], middle, (0, 3), textcoords="offset points", ha="center", va="bottom", **letter)
         title = f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title
         axes.set_title(textwrap.fill(title, 42), fontsize=11)  # no wider than its panel
         axes.set_xlabel(caption, fontsize=9)
