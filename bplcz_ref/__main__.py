@@ -138,9 +138,9 @@ class ListSettings(argparse.Action):
     """Print every setting with its values in the presets and its meaning, and end."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from bplcz_ref.report import text
+        from bplcz_ref.report import pages
 
-        print("\n".join(text.settings_table()))
+        print("\n".join(pages.settings_table()))
         parser.exit()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bplcz_ref import explain, files, paper, program, prompts, systems, vocabulary
 from bplcz_ref.data import inspection, simulate, so2sat
-from bplcz_ref.report import figures, text
+from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
 
 
@@ -68,7 +68,7 @@ def run_train(options: Namespace) -> None:
         settings, given = chosen_settings(options)
         own: dict = {"dtype": options.dtype or "float32", "given": given, "resume": False}
         result = train.train(options.out, system=options.system, settings=settings, **own, **places)
-    print(text.run_line(result))
+    print(pages.run_line(result))
 
 
 def run_evaluate(options: Namespace) -> int:
@@ -76,9 +76,9 @@ def run_evaluate(options: Namespace) -> int:
         raise ValueError(f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one")
     trained = evaluate.load(options.folder)
     C, which, kind = evaluate.on_file(trained, options.data, options.training_rows)
-    found = text.evaluation(C)
+    found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
-    print(f"{text.one_line(found, kind)}: {which}", text.class_table(found), sep="\n\n")
+    print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")
     if options.out is None:
         return 0
     files.make_folder(options.out)
@@ -86,7 +86,8 @@ def run_evaluate(options: Namespace) -> int:
     runs.write_confusion(options.out, C)
     print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
     try:
-        print(figures.evaluation_figure(C, options.folder, f"{kind} samples", options.out / "confusion.png"))
+        drawn = figures.confusion(options.folder, C, f"{kind} samples")
+        print(figures.save(drawn, options.out / "confusion.png"))
     except ValueError as error:
         warn(options, f"no confusion.png: {error}")
         return 1
@@ -106,7 +107,7 @@ def run_report(options: Namespace) -> int:
     written: list[str] = []
     missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
     for run, result in results.items():
-        print(f"{run}: {text.run_line(result)}")
+        print(f"{run}: {pages.run_line(result)}")
     print("\n".join(written))
     for line in missing:
         warn(options, line)
@@ -129,11 +130,11 @@ def run_tables(options: Namespace) -> None:
     with tables.on_dask(options.dask) if options.dask else contextlib.nullcontext() as executor:
         own |= {"workers": options.workers, "executor": executor}
         results = tables.tables(options.data, options.out, names, seeds, settings, **own)
-    files.write_text(options.out / "tables.csv", text.tables_csv(results))
+    files.write_text(options.out / "tables.csv", pages.tables_csv(results))
     if vary is None:
-        page = text.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
+        page = pages.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
     else:
-        page = text.variants_markdown(results)
+        page = pages.variants_markdown(results)
     files.write_text(options.out / "tables.md", page + "\n")
     print(page)
 

@@ -15,14 +15,14 @@ from bplcz_ref.tokenizer import Tokenizer
 
 
 class System(NamedTuple):
-    """A row of the tables: its label there, the paper's (OA, kappa) in percent as published, and how it is built.
+    """A row of the tables: its label there, the paper's (OA, kappa) in percent as stated, and how it is built.
 
     `images` names encoders of ENCODERS, a network of NETWORKS, or "exvit". `prompting` is BGP (II-B), L_con beside
     L_cls; `msm` is the multivariate supervised matrix (II-C), without which W = I.
     """
 
     label: str
-    published: tuple[float, float] | None  # None: not in the paper
+    stated: tuple[float, float] | None  # None: not in the paper
     images: str
     prompting: bool = False
     msm: bool = True

@@ -13,7 +13,7 @@ import bplcz_ref
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import layers, register, systems, variants
 from bplcz_ref.data import so2sat
-from bplcz_ref.report import figures, text
+from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_loss_and_encoder.py"
@@ -62,7 +62,7 @@ def test_parts_of_a_user_s_own_go_through_everything(own, small_file, tmp_path, 
     assert bplcz_ref.classify(run, x[..., :8], x[..., 8:])[1].shape == (2, 17)
     assert figures.labels([run], [runs.read_config(run)]) == ["Tiny (BP-LCZ), SIMULATED data, random split"]
     assert systems.fuses("tiny-bplcz")
-    page = text.tables_markdown({"tiny-bplcz": [runs.read_metrics(run)]}, 0.0)
+    page = pages.tables_markdown({"tiny-bplcz": [runs.read_metrics(run)]}, 0.0)
     assert "## Not in the paper" in page
     assert "| Tiny (BP-LCZ) |                 - |" in page
     for registry, name in ((systems.SYSTEMS, "tiny-bplcz"), (variants.VARIANTS, "focal")):
