@@ -197,7 +197,7 @@ def test_predict_writes_labels_when_all_else_is_known_and_to_a_plain_file_alone(
     bad, out = copied(run, tmp_path / "bad"), tmp_path / "new" / "labels.csv"
     (bad / "log.jsonl").write_text("[]\n")
     assert command_line.main(["predict", str(bad), "--data", str(small_file), "--out", str(out)]) == 2
-    assert "log.jsonl, line 1 is []; expected an object" in capsys.readouterr().err
+    assert "log.jsonl: it cannot be read" in capsys.readouterr().err
     asked = ["predict", str(run), "--data", str(small_file), "--out"]
     assert command_line.main([*asked, str(out), "--embeddings", str(tmp_path / "I.csv")]) == 2
     assert "I.csv" in capsys.readouterr().err

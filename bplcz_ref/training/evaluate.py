@@ -12,7 +12,7 @@ import numpy as np
 from bplcz_ref import bands, files, metrics, model, nn, paper, systems, weights
 from bplcz_ref.data import inspection, layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.training import checkpoint, runs, split
+from bplcz_ref.training import runs, split
 
 ROWS_AT_ONCE = 64  # through the network
 
@@ -37,9 +37,14 @@ def load(run: str | Path) -> Trained:
     config = runs.read_config(run)
     runs.check_vocabulary(run, config)
     network = systems.build(config["system"], runs.settings_of(config))
-    at = checkpoint.load(run, network, config)
+    at = runs.load_checkpoint(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
+    return trained(network, at, config)
+
+
+def trained(network: model.Model, at: runs.Checkpoint, config: dict) -> Trained:
+    """The network as a checkpoint has it."""
     return Trained(network, at.params, at.state, at.statistics, at.trained_on, config["dtype"], config)
 
 
@@ -172,13 +177,6 @@ def confusion(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarra
 # ------------------------------------------------------------------------------------------------ files of results
 
 
-def on_file(trained: Trained, data: str | Path, training_rows: str | None) -> tuple[np.ndarray, str, str]:
-    """(confusion matrix, words for the rows of `rows_to_evaluate`, "SIMULATED" or "given") of a file."""
-    with so2sat.open_file(data) as patches:
-        rows, which = rows_to_evaluate(trained, patches, training_rows)
-        return confusion(trained, patches, rows), which, "SIMULATED" if patches.simulated else "given"
-
-
 def origin(run: str | Path, trained: Trained) -> str:
     """In a line, what a trained network's results rest on."""
     on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
@@ -191,14 +189,14 @@ def predict(
     run: str | Path,
     data: str | Path,
     out: Path,
-    warn: Callable[[str], None],
-    *,
-    with_probabilities: bool = False,
     embeddings: Path | None = None,
+    with_probabilities: bool = False,
+    *,
+    warn: Callable[[str], None],
 ) -> list[str]:
     """Write the class of every row of a file, which needs no labels, into a CSV file; returns what was done.
 
-    with_probabilities: a column for each class too. embeddings: a file for the fused feature I of each row too.
+    embeddings: a file for the fused feature I of each row too. with_probabilities: a column for each class too.
     `warn` takes a line for each channel that is constant. Nothing is written before all is known.
     """
     for path in filter(None, (out, embeddings)):
