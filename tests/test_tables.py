@@ -193,7 +193,7 @@ def test_a_script_without_a_main_guard_is_told_so(small_file, tmp_path):
     assert len(error.splitlines()) < 40
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dask_with_a_killed_worker_gives_the_same_table(table, small_file, tmp_path):
     """A real scheduler and two worker processes on this machine; one dies in mid-run."""
     pytest.importorskip("distributed")
