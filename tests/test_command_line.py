@@ -1,6 +1,5 @@
 """__main__.py and commands.py: each command as a user calls it, and errors as one line with code 2."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import pytest
 from small import copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import commands, files, paper, systems
+from bplcz_ref import commands, files, systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import tables
 
@@ -160,22 +159,13 @@ def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, tmp_
     assert (run / "confusion.csv").read_bytes() == before
 
 
-def test_evaluate_and_predict_agree(run, tmp_path, capsys):
-    other, out = tmp_path / "other.h5", tmp_path / "labels.csv"
+def test_evaluate_takes_all_rows_of_another_file(run, tmp_path, capsys):
+    other = tmp_path / "other.h5"
     assert call("simulate", other, "--per-class", 2, "--rows", 9, "--seed", 4) == 0
     assert call("evaluate", run, "--data", other) == 0
-    line = capsys.readouterr().out
-    assert "ebcnn trained on SIMULATED data" in line
-    assert "No sample of class " in line
-    assert "43 SIMULATED samples: all 43 rows" in line
-    assert call("predict", run, "--data", other, "--out", out) == 0
-    with open(out, encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    with so2sat.open_file(other) as patches:
-        truth = [paper.CLASSES[k][0] for k in patches.labels]
-    right = sum(row["class"] == name for row, name in zip(rows, truth, strict=True))
-    assert f"OA {100 * right / len(rows):.2f} %" in line
-    assert {row["simulated"] for row in rows} == {"true"}
+    text = capsys.readouterr().out
+    for words in ("ebcnn trained on SIMULATED data", "No sample of class ", "43 SIMULATED samples: all 43 rows"):
+        assert words in text
 
 
 @pytest.mark.slow

@@ -56,23 +56,23 @@ def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | No
     """
     N, path = len(patches), patches.path
     if runs.same_data(trained.config, patches):
-        rows, label = test_rows(trained.config, patches), runs.split_label(trained.config)
-        if trained.config["data"]["test"] is not None:
-            return rows, f"the test part of {path} ({label})"
-        return rows, f"the test part of {path} ({label}); the network was trained on the file's training part"
+        words = f"the test part of {path} ({runs.split_label(trained.config)})"
+        if trained.config["data"]["test"] is None:
+            words += "; the network was trained on the file's training part"
+        return test_rows(trained.config, patches), words
     rows = np.arange(N)
     seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
     count = int(seen.sum())
     if not count:
         return rows, f"all {N} rows of {path}"
+    if training_rows == "include":
+        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
     if training_rows is None:
         raise ValueError(
             f"{path}: {count} of its {N} rows were trained on, the first is row {np.argmax(seen)}; results on them"
             " say nothing about new data. Leave them out with --training-rows skip, or count them with"
             " --training-rows include"
         )
-    if training_rows == "include":
-        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
     if count == N:
         raise ValueError(f"{path}: all its {N} rows were trained on, so none is left to evaluate")
     return rows[~seen], f"the {N - count} rows of {path} that were not trained on; {count} are left out"

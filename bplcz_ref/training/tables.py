@@ -93,12 +93,9 @@ def tables(
         for seed, name, words in itertools.product(seeds, names, kinds):
             own = split.settle(patches, kinds[words], given, tested)._replace(seed=seed)
             training, _ = split.parts(patches, own, tested)  # a file that is too small is an error at once
-            row, run = (
-                ", ".join(filter(None, (name, words))),
-                out / name / words.replace(" ", "=") / f"seed-{seed}",
-            )
-            imports = tuple(register.imported)
-            jobs.append(Job(row, str(run), str(data), name, own, len(training), test, geo_, imports))
+            row, run = f"{name}, {words}" if words else name, out / name / words.replace(" ", "=") / f"seed-{seed}"
+            others = test, geo_, tuple(register.imported)
+            jobs.append(Job(row, str(run), str(data), name, own, len(training), *others))
     files.make_folder(out)
     left = [job for job in jobs if not runs.complete(job.run)]
     line(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
@@ -137,16 +134,8 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
     for path in job.imports:
         register.import_file(path)
     alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
-    return train(
-        job.run,
-        job.data,
-        job.system,
-        job.settings,
-        say=say if alone else to_stderr,
-        given=("per_class", "test"),  # they are settled
-        test_data=job.test_data,
-        geo=job.geo,
-    )
+    own = {"given": ("per_class", "test"), "test_data": job.test_data, "geo": job.geo}  # the sizes are settled
+    return train(job.run, job.data, job.system, job.settings, say=say if alone else to_stderr, **own)  # type: ignore
 
 
 # ------------------------------------------------------------------------------------------ where the jobs run
@@ -214,14 +203,15 @@ def on_dask(address: str) -> Iterator[Executor]:
 @contextlib.contextmanager
 def cores_shared_by(workers: int) -> Iterator[None]:
     """The environment in which each of `workers` processes takes its share of the cores."""
-    share = str(max(1, (nn.thread_count()) // workers))
-    before = {name: os.environ.get(name) for name in THREAD_LIMITS}
+    before = {name: os.environ[name] for name in THREAD_LIMITS if name in os.environ}
+    share = str(max(1, nn.thread_count() // workers))
     os.environ.update(dict.fromkeys(THREAD_LIMITS, share))  # this process has read its own values already
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for name in THREAD_LIMITS:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 # ---------------------------------------------------------------------------------------------------- estimates

@@ -100,15 +100,15 @@ def train(
         if settings.batch > len(rows):
             report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
         network = systems.build(system, settings)
-        own = Run(folder, config, patches, rows, network, settings, watched, checkpoint_seconds)
+        training = Run(folder, config, patches, rows, network, settings, watched, checkpoint_seconds)
         at = runs.load_checkpoint(folder, network, config)
         if at is None:
-            at = start(own, tested, test_rows)
+            at = start(training, tested, test_rows)
             files.write_json(folder / "config.json", config)
             report.line(f"{folder}: {beginning(config, at.params)}")
         else:
             report.line(f"{folder}: resumed at step {at.step}")
-        at = fit(own, at, report)
+        at = fit(training, at, report)
         report.line(f"{folder}: evaluating on {len(test_rows)} test samples")
         C = evaluate.confusion(evaluate.trained(network, at, config), tested or patches, test_rows)
         return runs.finish(folder, config, weights.count(at.params), C)
@@ -155,7 +155,10 @@ def beginning(config: dict, params: dict) -> str:
 
 
 def start(run: Run, tested: Patches | None, test_rows: np.ndarray) -> Checkpoint:
-    """Step 0: initial parameters, the statistics of the training part; every row that will be read is sound."""
+    """Step 0: initial parameters, the statistics of the training part; every row that will be read is sound.
+
+    Errors: ValueError for a value that is not finite, and for a test or validation file with rows that train.
+    """
     dtype, settings = run.config["dtype"], run.settings
     if tested is None:
         for some in so2sat.chunks(test_rows):
@@ -163,20 +166,17 @@ def start(run: Run, tested: Patches | None, test_rows: np.ndarray) -> Checkpoint
     params, state = run.network.init(stream(settings.seed, "init"), np.dtype(dtype))
     trained_on = split.row_digests(run.patches, run.rows)
     for other, rows in ((tested, test_rows), (run.validation, None)):
-        if other is not None:
-            check_unseen(other, np.arange(len(other)) if rows is None else rows, trained_on)
+        if other is None:
+            continue
+        rows = np.arange(len(other)) if rows is None else rows
+        seen = np.isin(split.row_digests(other, rows), trained_on)
+        if seen.any():
+            raise ValueError(
+                f"{other.path}: {seen.sum()} of its {len(rows)} rows are in the training part, the first is row"
+                f" {rows[np.argmax(seen)]}; results on them say nothing about new data: name another file"
+            )
     statistics = standardise.statistics(run.patches, run.rows, settings.clip_sen1)
     return Checkpoint(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics, trained_on)
-
-
-def check_unseen(patches: Patches, rows: np.ndarray, trained_on: np.ndarray) -> None:
-    """ValueError if rows of a test or validation file are trained on."""
-    seen = np.isin(split.row_digests(patches, rows), trained_on)
-    if seen.any():
-        raise ValueError(
-            f"{patches.path}: {seen.sum()} of its {len(rows)} rows are in the training part, the first is row"
-            f" {rows[np.argmax(seen)]}; results on them say nothing about new data: name another file"
-        )
 
 
 def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = None) -> Checkpoint:
@@ -204,7 +204,10 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         row = progress.log_row(epoch, at.sums)
         labels = [run.patches.labels[batch] for batch in batches]
         row["L_con_floor"] = progress.L_con_floor(run.config["system"], settings, labels)
-        row["validation_accuracy"] = validation_accuracy(run, at)
+        row["validation_accuracy"] = None
+        if (watched := run.validation) is not None:
+            C = evaluate.confusion(evaluate.trained(run.network, at, run.config), watched, np.arange(len(watched)))
+            row["validation_accuracy"] = metrics.overall_accuracy(C)
         runs.write_log(run.folder, row)
         at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
         runs.save_checkpoint(run.folder, run.config, at)
@@ -257,14 +260,6 @@ def learning_rate(settings: systems.Settings, step: int, steps: int) -> float:
     if settings.schedule == "cosine":
         return settings.learning_rate * (1 + math.cos(math.pi * (step - w) / (total - w))) / 2
     return settings.learning_rate
-
-
-def validation_accuracy(run: Run, at: Checkpoint) -> float | None:
-    """The overall accuracy on the validation file, if there is one, in evaluation mode."""
-    if run.validation is None:
-        return None
-    network = evaluate.trained(run.network, at, run.config)
-    return metrics.overall_accuracy(evaluate.confusion(network, run.validation, np.arange(len(run.validation))))
 
 
 def check_finite(at: Checkpoint) -> None:
