@@ -250,8 +250,8 @@ def save_checkpoint(run: Path, config: dict, at: Checkpoint) -> None:
         "statistics/std": at.statistics.std,
         "trained_on": at.trained_on,
     }
-    for part in ("params", "velocity", "state"):
-        arrays |= {f"{part}/{name}": leaf for name, leaf in weights.named(getattr(at, part) or {}).items()}
+    for key in ("params", "velocity", "state"):
+        arrays |= {f"{key}/{name}": leaf for name, leaf in weights.named(getattr(at, key) or {}).items()}
     with files.whole(run / "checkpoint.npz") as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
@@ -268,16 +268,16 @@ def load_checkpoint(run: str | Path, network: model.Model, config: dict) -> Chec
             raise ValueError(f"{path} {EDITED} that, or train again in another folder")
         params, state = network.init(stream(config["settings"]["seed"], "init"), np.dtype(config["dtype"]))
 
-        def part(name, tree):
+        def like(name, tree):
             own = {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")}
             return weights.like(tree, own, name)
 
         return Checkpoint(
             step=int(arrays["step"]),
             sums=dict(zip(SUMS, arrays["sums"].tolist(), strict=True)),
-            params=part("params", params),
-            velocity=part("velocity", params) if arrays["step"] else None,
-            state=part("state", state),
+            params=like("params", params),
+            velocity=like("velocity", params) if arrays["step"] else None,
+            state=like("state", state),
             statistics=standardise.Statistics(
                 arrays["statistics/mean"], arrays["statistics/std"], config["settings"]["clip_sen1"]
             ),
@@ -303,8 +303,8 @@ def read_confusion(run: str | Path) -> np.ndarray:  # -> (17, 17)
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; it appears when the run is complete")
     with files.reading(path):
-        C = np.loadtxt(path, np.int64, delimiter=",", skiprows=1, usecols=range(1, K + 1), encoding="utf-8")
-        return C.reshape(K, K)
+        rows = [line.split(",")[1:] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return np.array(rows).astype(np.int64).reshape(K, K)
 
 
 def complete(run: str | Path) -> bool:

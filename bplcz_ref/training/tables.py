@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -146,9 +146,11 @@ def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None] |
     results: dict[Job, dict] = {}
     failed: list[str] = []
     line, began = say or to_stderr, time.perf_counter()
-    futures = {} if pool is None else {pool.submit(one_run, job): job for job in jobs}
-    here = ((job, partial(one_run, job, say)) for job in jobs)
-    for job, outcome in ((futures[done], done.result) for done in as_completed(futures)) if futures else here:
+    outcomes: Iterable[tuple[Job, Callable]] = ((job, partial(one_run, job, say)) for job in jobs)
+    if pool is not None:
+        futures = {pool.submit(one_run, job): job for job in jobs}
+        outcomes = ((futures[done], done.result) for done in as_completed(futures))
+    for job, outcome in outcomes:
         try:
             results[job] = outcome()
             how = "done"

@@ -144,12 +144,12 @@ def resume(
 
 
 def beginning(config: dict, params: dict) -> str:
-    """What is about to be trained, in a line: parameters by part, rows, split, cities left out."""
-    parts = ", ".join(f"{part} {count:,}" for part, count in weights.parts(params).items())
+    """What is about to be trained, in a line: parameters, rows, split, cities left out."""
+    sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
     noted = config["data"]["split"]
     cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
     return (
-        f"{config['system']}, {weights.count(params):,} parameters ({parts}); {noted['training']:,} training and"
+        f"{config['system']}, {weights.count(params):,} parameters ({sizes}); {noted['training']:,} training and"
         f" {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
     )
 
@@ -264,9 +264,9 @@ def learning_rate(settings: systems.Settings, step: int, steps: int) -> float:
 
 def check_finite(at: Checkpoint) -> None:
     """ValueError if training has diverged: a finite loss can still come with an update that is not."""
-    for part, tree in (("parameter", at.params), ("velocity", at.velocity or {}), ("buffer", at.state)):
+    for kind, tree in (("parameter", at.params), ("velocity", at.velocity or {}), ("buffer", at.state)):
         for name, leaf in weights.named(tree).items():
             if not np.isfinite(leaf).all():
                 raise ValueError(
-                    f"the {part} {name} is not finite after step {at.step}: try a smaller learning rate"
+                    f"the {kind} {name} is not finite after step {at.step}: try a smaller learning rate"
                 )
