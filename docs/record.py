@@ -165,14 +165,13 @@ def losses() -> dict:
 
 def one_run(system: str, settings: systems.Settings, training: tuple, test: tuple) -> dict:
     """OA on the test part; with texts also OA by prompts, the last epoch's mean logits, and the texts' cosines."""
-    last_epoch = -(-len(training[1]) // settings.batch) * (settings.epochs - 1)
     by_step, logits = [], []
 
     def watch(step, params, trace, labels):
+        if "S" in trace:
+            logits.append(mean_logits(trace["S"], labels))
         if "S" in trace and step % EVERY == 0:
             by_step.append([step, between(of_classes(np.stack(list(trace["T_i"].values())), labels))])
-        if "S" in trace and step >= last_epoch:
-            logits.append(mean_logits(trace["S"], labels))
 
     network, params, state = trained(system, settings, *training, watch)
     found = {"OA": accuracy(network.apply(params, state, test[0], train=False)[0], test[1])}
@@ -184,7 +183,8 @@ def one_run(system: str, settings: systems.Settings, training: tuple, test: tupl
         u = network.fused(params, state, test[0]).reshape(len(test[1]), n, -1)
         v, u = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (T, u))
         found["OA_by_prompts"] = accuracy(np.einsum("jid,kid->jk", u, v), test[1])
-        found |= {name: float(np.mean([row[name] for row in logits])) for name in logits[0]}
+        last_epoch = logits[-len(logits) // settings.epochs :]
+        found |= {name: float(np.mean([row[name] for row in last_epoch])) for name in logits[0]}
         found |= {"texts": between(T.swapaxes(0, 1)), "texts_by_step": by_step}
     return found
 

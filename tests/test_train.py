@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -14,6 +15,7 @@ from bplcz_ref import files, model, systems, theory, weights
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs, split, train
+from bplcz_ref.training.progress import Reporter
 
 
 def test_training_reduces_the_loss(whole):
@@ -57,6 +59,26 @@ def test_the_loop_is_the_plain_one(small_file, tmp_path, system):
     for name, leaf in weights.named(params).items():
         gap = np.abs(weights.named(found.params)[name] - leaf).max()
         assert gap <= 1e-4 * np.abs(leaf).max(), (system, name)
+
+
+def test_each_batch_is_shown_before_its_update(tmp_path):
+    """By `watch`, on standardised images in the place of an open file, as docs/record.py trains."""
+    x, y = np.random.default_rng(0).standard_normal((34, 32, 32, 18)).astype("f4"), np.arange(34) % 17
+    patches = SimpleNamespace(images=lambda rows, dtype: x[rows].astype(dtype), labels=y)
+    config = {"system": "ebcnn", "settings": TINY._asdict(), "dtype": "float32"}
+    run = train.Run(tmp_path, config, patches, np.arange(34), systems.build("ebcnn", TINY), TINY)
+    at, seen = train.start(run, None, np.arange(0)), []
+    first = at.params["classifier"]["weight"].copy()
+
+    def watch(step, params, trace, y):
+        seen.append((step, len(y), float(trace["L"]), np.array_equal(params["classifier"]["weight"], first)))
+
+    train.fit(run, at, Reporter(say=quiet), watch)
+    assert [(step, B, same) for step, B, _, same in seen] == [
+        (0, 16, True), (1, 16, False), (2, 2, False), (3, 16, False), (4, 16, False), (5, 2, False)
+    ]  # fmt: skip
+    losses = [sum(B * L for _, B, L, _ in part) / 34 for part in (seen[:3], seen[3:])]
+    assert [row["L"] for row in runs.read_log(tmp_path)] == pytest.approx(losses, rel=1e-12)
 
 
 @pytest.mark.slow
