@@ -33,17 +33,25 @@ class Trained(NamedTuple):
 
 
 def load(run: str | Path) -> Trained:
-    """The trained network of a run folder, complete or not. Errors: ValueError without a checkpoint."""
+    """The trained network of a run folder, complete or not.
+
+    Errors: ValueError without a checkpoint, or if the merges file of the run's prompts has other merges now.
+    """
     config = runs.read_config(run)
-    runs.check_vocabulary(run, config)
-    network = systems.build(config["system"], runs.settings_of(config))
+    settings, noted = runs.settings_of(config), config["vocabulary"]
+    if (now := systems.vocabulary_digest(config["system"], settings)) != noted:
+        raise ValueError(
+            f"{run} was trained with other merges than {settings.vocabulary or 'the bundled vocabulary'} has now:"
+            f" digest {noted} there and {now} now. Put the right merges file in its place"
+        )
+    network = systems.build(config["system"], settings)
     at = runs.load_checkpoint(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
-    return trained(network, at, config)
+    return of_checkpoint(network, at, config)
 
 
-def trained(network: model.Model, at: runs.Checkpoint, config: dict) -> Trained:
+def of_checkpoint(network: model.Model, at: runs.Checkpoint, config: dict) -> Trained:
     """The network as a checkpoint has it."""
     return Trained(network, at.params, at.state, at.statistics, at.trained_on, config["dtype"], config)
 

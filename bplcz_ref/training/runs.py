@@ -211,17 +211,6 @@ def settings_of(config: dict) -> systems.Settings:
     return systems.Settings(**config["settings"])
 
 
-def check_vocabulary(run: str | Path, config: dict) -> None:
-    """ValueError if the merges file that a run's prompts were written in has other merges now."""
-    settings = settings_of(config)
-    now = systems.vocabulary_digest(config["system"], settings)
-    if now != config["vocabulary"]:
-        raise ValueError(
-            f"{run} was trained with other merges than {settings.vocabulary or 'the bundled vocabulary'} has now:"
-            f" digest {config['vocabulary']} there and {now} now. Put the right merges file in its place"
-        )
-
-
 def write_log(run: Path, row: dict) -> None:
     """Put `row` at its place; rows that a killed run wrote after its last checkpoint are replaced."""
     rows = [old for old in read_log(run) if old["epoch"] < row["epoch"]] + [row]

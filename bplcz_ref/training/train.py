@@ -110,7 +110,7 @@ def train(
             report.line(f"{folder}: resumed at step {at.step}")
         at = fit(training, at, report)
         report.line(f"{folder}: evaluating on {len(test_rows)} test samples")
-        C = evaluate.confusion(evaluate.trained(network, at, config), tested or patches, test_rows)
+        C = evaluate.confusion(evaluate.of_checkpoint(network, at, config), tested or patches, test_rows)
         return runs.finish(folder, config, weights.count(at.params), C)
 
 
@@ -206,7 +206,8 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         row["L_con_floor"] = progress.L_con_floor(run.config["system"], settings, labels)
         row["validation_accuracy"] = None
         if (watched := run.validation) is not None:
-            C = evaluate.confusion(evaluate.trained(run.network, at, run.config), watched, np.arange(len(watched)))
+            network = evaluate.of_checkpoint(run.network, at, run.config)
+            C = evaluate.confusion(network, watched, np.arange(len(watched)))
             row["validation_accuracy"] = metrics.overall_accuracy(C)
         runs.write_log(run.folder, row)
         at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
