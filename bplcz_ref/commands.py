@@ -34,8 +34,8 @@ def refuse_existing(path: str | Path) -> None:
 
 def run_explain(options: Namespace) -> None:
     groups = list(paper.GROUPS) if "all" in options.groups else options.groups
-    gradients, seed, samples = options.gradients, options.seed, options.samples
-    print(explain.page(options.equation, groups=groups, with_gradients=gradients, seed=seed, samples=samples))
+    own = {"with_gradients": options.gradients, "seed": options.seed, "samples": options.samples}
+    print(explain.page(options.equation, groups=groups, **own))
 
 
 def run_simulate(options: Namespace) -> None:
@@ -75,7 +75,9 @@ def run_evaluate(options: Namespace) -> int:
     if options.out is not None and (options.out / "config.json").exists():
         raise ValueError(f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one")
     trained = evaluate.load(options.folder)
-    C, which, kind = evaluate.on_file(trained, options.data, options.training_rows)
+    with so2sat.open_file(options.data) as patches:
+        rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
+        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED" if patches.simulated else "given"
     found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
     print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")
@@ -95,11 +97,8 @@ def run_evaluate(options: Namespace) -> int:
 
 
 def run_predict(options: Namespace) -> None:
-    wanted = {"with_probabilities": options.probabilities, "embeddings": options.embeddings}
-    for line in evaluate.predict(
-        options.folder, options.data, options.out, lambda line: warn(options, line), **wanted
-    ):
-        print(line)
+    places = options.folder, options.data, options.out, options.embeddings
+    print("\n".join(evaluate.predict(*places, options.probabilities, warn=lambda line: warn(options, line))))
 
 
 def run_report(options: Namespace) -> int:

@@ -32,11 +32,8 @@ def copied(run, folder, **changes):
     for name, value in changes.items():
         config = edited(config, name, value)
     files.write_json(folder / "config.json", config)
-    result = files.read_json(run / "metrics.json")
-    rows = runs.read_log(run)
-    files.write_json(
-        folder / "metrics.json", runs.result_of(config, runs.read_confusion(run), rows, result["parameters"])
-    )
+    parameters = files.read_json(run / "metrics.json")["parameters"]
+    runs.finish(folder, config, parameters, runs.read_confusion(run))
     rewritten(folder, config=np.frombuffer(bytes.fromhex(runs.identity(config)), np.uint8))
     return folder
 
@@ -53,3 +50,8 @@ def rewritten(run, **arrays):
     with np.load(run / "checkpoint.npz", allow_pickle=False) as file:
         found = dict(file) | arrays
     np.savez(run / "checkpoint.npz", **{name: array for name, array in found.items() if array is not None})
+
+
+def steady(run):
+    """The rows of a run's log, without the seconds they took."""
+    return [row | {"seconds": 0} for row in runs.read_log(run)]
