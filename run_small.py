@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bplcz_ref import program, systems
 from bplcz_ref.data import simulate
-from bplcz_ref.report import figures, text
+from bplcz_ref.report import figures, pages
 from bplcz_ref.training import train
 
 
@@ -42,7 +42,7 @@ def main() -> None:
 
     folders = {system: options.out / system for system in systems.TABLE_III}
     results = [train.train(folder, data, system, settings, given=given) for system, folder in folders.items()]
-    print(text.ablation(results, list(folders.values())))
+    print(pages.ablation(results, list(folders.values())))
 
     print("\nFigures:")
     for missing in figures.write_figures(

@@ -88,12 +88,7 @@ def parser(arguments: list[str]) -> argparse.ArgumentParser:
 # ---------------------------------------------------------------------------------- what several commands share
 
 
-def filled(text: str) -> str:
-    """A path that stays text, as it goes into JSON; not empty."""
-    return str(files.path(text))
-
-
-FILE: dict = {"metavar": "FILE.h5", "type": filled}
+FILE: dict = {"metavar": "FILE.h5", "type": files.path}
 RUN: dict = {"metavar": "RUN", "type": files.path}
 N: dict = {"metavar": "N", "type": int}
 
@@ -143,9 +138,9 @@ class ListSettings(argparse.Action):
     """Print every setting with its values in the presets and its meaning, and end."""
 
     def __call__(self, parser, namespace, values, option_string=None):
-        from bplcz_ref.report import text
+        from bplcz_ref.report import pages
 
-        print("\n".join(text.settings_table()))
+        print("\n".join(pages.settings_table()))
         parser.exit()
 
 
@@ -193,7 +188,7 @@ def subset(c) -> None:
     training.h5 OUT.h5 --per-class 100 --test 1500 --geo training_geo.h5
     """
     c.add_argument("file", **FILE)
-    c.add_argument("out", metavar="OUT.h5", type=filled)
+    c.add_argument("out", metavar="OUT.h5", type=files.path)
     defaults = (("per-class", paper.TRAIN_PER_CLASS), ("test", paper.TEST), ("seed", paper.SEED))
     for name, default in defaults:
         c.add_argument(f"--{name}", **N, default=default, help="default: %(default)s")
@@ -301,7 +296,7 @@ def tokenizer(c) -> None:
     a.add_argument("--out", required=True, type=files.path, metavar="DIR")
     a = actions.add_parser("encode", help="token ids and pieces of a text")
     a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
-    a.add_argument("--merges", metavar="FILE", type=filled,
+    a.add_argument("--merges", metavar="FILE", type=files.path,
                    help="a merges file, such as CLIP's; default: the bundled one")  # fmt: skip
 
 

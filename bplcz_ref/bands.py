@@ -1,14 +1,15 @@
 """II-A, band grouping: the patches of two sensors -> the seven band groups X_i of the paper, in its order.
 
 This is the one place where the paper's 1-based band numbers become 0-based positions. Networks take one array
-x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`). Values are only selected and copied: no
-band is rescaled, reordered or filled in.
+x (B, H, W, 18): sen1's 8 channels, then sen2's 10 (`join`, `separate`, `not_raw`). Values are only selected
+and copied: no band is rescaled, reordered or filled in.
 
 Index letters: ... any leading axes (B, H, W in this project), C channels, C_i channels of group i.
 """
 
 import autograd.numpy as np
 import numpy
+from autograd.tracer import getval
 
 from bplcz_ref.paper import CHANNELS, GROUPS
 
@@ -67,36 +68,51 @@ def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (.
     >>> sen2[0], list(split(sen1, sen2)["VH"])
     (np.float64(8.0), [np.float64(0.0), np.float64(1.0), np.float64(4.0)])
     """
-    if len(x.shape) < 1 or x.shape[-1] != len(BANDS):
-        raise ValueError(
-            f"x has shape {x.shape}; its last axis must hold {len(BANDS)} channels, sen1's 8 then sen2's 10"
-            f"{_transposed(x.shape, len(BANDS))}"
-        )
+    _last_axis("x", x, len(BANDS), ", sen1's 8 then sen2's 10")
     return x[..., : CHANNELS["sen1"]], x[..., CHANNELS["sen1"] :]
+
+
+def not_raw(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
+    """x as it is. Errors: ValueError for one patch alone, and for values in the raw scale of the files.
+
+    sen2's reflectances are digital numbers divided by 10,000: positive, each a multiple of 1e-4. A standardised
+    patch never is, and a network would answer one class for every raw patch. The first patch of a batch tells.
+    """
+    shape = np.shape(getval(x))
+    if len(shape) == 3:
+        raise ValueError(f"x: found shape {shape}, expected (B, H, W, 18); for one patch give x[None]")
+    numbers = 1e4 * np.asarray(getval(x)[:1, ..., CHANNELS["sen1"] :], np.float64)
+    digital = np.abs(numbers - np.rint(numbers)) < 0.02  # as far as float32 may round one
+    if np.all(digital & (numbers > 0)) and len(np.unique(numbers)) > 32:  # constant test images have fewer
+        raise ValueError(
+            "x: sen2 holds reflectances as they are in the files (multiples of 1/10000); expected standardised "
+            "channels: data.standardise.standardise(x, statistics), with the statistics of the training part"
+        )
+    return x
 
 
 def _check(sen1, sen2):
     """ValueError unless both are arrays of their channels with the same leading axes."""
-    for name, a in (("sen1", sen1), ("sen2", sen2)):
-        if not hasattr(a, "shape") or isinstance(a, numpy.ma.MaskedArray):
-            raise ValueError(f"{name} is a {type(a).__name__}; expected a plain array, channels last")
-    found = {"sen1": sen1.shape[-1:], "sen2": sen2.shape[-1:]}
-    if found == {"sen1": (CHANNELS["sen2"],), "sen2": (CHANNELS["sen1"],)}:
+    given = {"sen1": sen1, "sen2": sen2}
+    for name, a in given.items():
+        if not hasattr(a, "shape"):
+            raise ValueError(f"{name} is a {type(a).__name__}; expected an array, channels last")
+    if [a.shape[-1:] for a in given.values()] == [(CHANNELS["sen2"],), (CHANNELS["sen1"],)]:
         raise ValueError(
             "sen1 has 10 channels and sen2 has 8: the two sensors are swapped; call with (sen1, sen2)"
         )
-    for name, a in (("sen1", sen1), ("sen2", sen2)):
-        if found[name] != (CHANNELS[name],):
-            raise ValueError(
-                f"{name} has shape {a.shape}; its last axis must hold {CHANNELS[name]} channels"
-                f"{_transposed(a.shape, CHANNELS[name])}"
-            )
+    for name, a in given.items():
+        _last_axis(name, a, CHANNELS[name])
     if sen1.shape[:-1] != sen2.shape[:-1]:
         raise ValueError(
             f"sen1 has shape {sen1.shape} and sen2 {sen2.shape}: they must agree on every axis except the last"
         )
 
 
-def _transposed(shape, channels):
-    at_front = len(shape) >= 3 and shape[-3] == channels
-    return "; this looks like channels first: move axis -3 to the end" if at_front else ""
+def _last_axis(name, a, channels, names=""):
+    """ValueError unless the last axis holds the channels, and nothing is masked."""
+    if isinstance(a, numpy.ma.MaskedArray):
+        raise ValueError(f"{name}: found a masked array, expected a plain one; leave masked samples out first")
+    if a.shape[-1:] != (channels,):
+        first = "; this looks like channels first: move axis -3 to the end" * (a.shape[-3:-2] == (channels,))
+        raise ValueError(f"{name} has shape {a.shape}; its last axis must hold {channels} channels{names}{first}")

@@ -26,7 +26,6 @@ import numpy as np
 from autograd.tracer import getval, isbox
 
 Function = TypeVar("Function", bound=Callable)
-Seen = dict[str, tuple]  # letter or "dtype": its size or dtype so far, and the argument that set it
 
 
 def takes(**specifications: str) -> Callable[[Function], Function]:
@@ -48,7 +47,7 @@ def takes(**specifications: str) -> Callable[[Function], Function]:
         def checked(*args, **kwargs):
             call = signature.bind(*args, **kwargs)
             call.apply_defaults()
-            seen: Seen = {}
+            seen: dict = {}
             for name, specification in specifications.items():
                 call.arguments[name] = argument(name, call.arguments[name], specification, seen)
             with np.errstate(under="ignore"):  # e^-1000 is 0, whatever the caller has set
@@ -59,35 +58,32 @@ def takes(**specifications: str) -> Callable[[Function], Function]:
     return decorate
 
 
-def argument(name: str, x: Any, specification: str, seen: Seen) -> Any:
-    """The argument as its function takes it."""
-    kind, _, axes = specification.partition(" ")
+def argument(name: str, x: Any, specification: str, seen: dict) -> Any:
+    """The argument as its function takes it; `seen` has sizes and dtype so far, each with what set it."""
     if specification.startswith("["):
         parts = [argument(f"{name}[{i}]", part, specification[1:-1], seen) for i, part in enumerate(x)]
         require(parts, f"{name}: found no array, expected at least one")
         return parts
+    kind, _, axes = specification.partition(" ")
     if kind == "size":
-        size = integer(x)
-        require(size is not None and size > 0, f"{name}: found {x!r}, expected a whole number of 1 or more")
-        seen[name] = size, f"the argument {name}"
-        return size
+        require((integer(x) or 0) > 0, f"{name}: found {x!r}, expected a whole number of 1 or more")
+        seen[name] = int(x), f"the argument {name}"
+        return int(x)
+    value = array(name, getval(x))
     if kind in ("coefficient", "positive"):
-        positive = kind == "coefficient" or 0 < getval(x) < np.inf
-        require(positive, f"{name}: found {x}, expected a number above 0")
+        require(kind == "coefficient" or 0 < value < np.inf, f"{name}: found {x}, expected a number above 0")
         if not isbox(x):
             return float(x)  # NumPy's own float64 numbers would turn float32 arrays into float64
         if hasattr(getval(x), "dtype"):
-            same_dtype(name, getval(x).dtype, seen)
+            same_dtype(name, value.dtype, seen)
         return x
     if kind in CONVERTED:
-        return CONVERTED[kind](name, array(name, getval(x)), axes, seen)
+        return CONVERTED[kind](name, value, axes, seen)
     plain = type(x) in (int, float)  # a Python number takes any dtype; NumPy's numbers have one
-    x = x if isbox(x) or plain else array(name, x)
-    value = np.asarray(getval(x))
     if not plain:
         same_dtype(name, value.dtype, seen)
     fit(name, value.shape, specification, seen)
-    return x
+    return x if isbox(x) or plain else value
 
 
 def require(truth: Any, message: str) -> None:
@@ -108,7 +104,7 @@ def integer(value: object) -> int | None:
     return int(value) if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else None
 
 
-def fit(name: str, shape: tuple, axes: str, seen: Seen) -> None:
+def fit(name: str, shape: tuple, axes: str, seen: dict) -> None:
     letters = axes.split()
     expected = f"({', '.join(letters)}{',' * (len(letters) == 1)})" if letters else "one number"
     require(len(shape) == len(letters), f"{name}: found shape {shape}, expected {expected}")
@@ -119,56 +115,49 @@ def fit(name: str, shape: tuple, axes: str, seen: Seen) -> None:
         require(fits, f"{name}: found shape {shape}, expected {expected} with {letter} = {known}, as in {where}")
 
 
-def same_dtype(name: str, dtype: np.dtype, seen: Seen) -> None:
+def same_dtype(name: str, dtype: np.dtype, seen: dict) -> None:
     known = dtype in (np.float32, np.float64)
     require(known, f"{name}: found dtype {dtype}, expected float32 or float64; convert it with astype")
     first, where = seen.setdefault("dtype", (dtype, name))
     require(dtype == first, f"{name}: found dtype {dtype}, expected {first}, as in {where}")
 
 
-def labels(name: str, y: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+def labels(name: str, y: np.ndarray, axes: str, seen: dict) -> np.ndarray:
     axes, _, classes = axes.partition(" < ")
     one_hot = "one class number per sample; for one-hot labels take argmax(axis=1)"
     require(y.ndim == 1 and y.size, f"{name}: found shape {y.shape}, expected ({axes},), {one_hot}")
     whole = y.dtype.kind in "iu"
     require(whole, f"{name}: found dtype {y.dtype}, expected integer class numbers; use astype(int)")
     fit(name, y.shape, axes, seen)
-    K, where = seen[classes] if classes else (np.inf, "")
-    outside = np.flatnonzero((y < 0) | (y >= K)) if classes else np.array([])
-    if outside.size:
-        row = int(outside[0])
+    if classes:
+        K, where = seen[classes]
+        row = int(np.argmax((y < 0) | (y >= K)))  # the first outside, if any is
         shifted = "; subtract 1 from labels that count from 1" if y.min() == 1 and y.max() == K else ""
-        raise ValueError(
-            f"{name}: row {row} has class {y[row]}, expected 0..{K - 1}; classes are counted from 0, "
-            f"and there are {K}, as in {where}{shifted}"
-        )
+        message = f"{name}: row {row} has class {y[row]}, expected 0..{K - 1}; classes are counted from 0, "
+        require(0 <= y[row] < K, f"{message}and there are {K}, as in {where}{shifted}")
     return y
 
 
-def binary(name: str, W: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+def binary(name: str, W: np.ndarray, axes: str, seen: dict) -> np.ndarray:
     fit(name, W.shape, axes, seen)
-    other = np.argwhere((W != 0) & (W != 1))
-    if other.size:
-        place = tuple(map(int, other[0]))
-        raise ValueError(
-            f"{name}: entry {place} is {W[place]}, expected 0 or 1; supervised_matrix (Eq. 5) builds W"
-        )
+    for place in np.argwhere((W != 0) & (W != 1))[:1]:
+        found = f"{name}: entry {tuple(place.tolist())} is {W[tuple(place)]}"
+        raise ValueError(f"{found}, expected 0 or 1; supervised_matrix (Eq. 5) builds W")
     return W.astype(seen["dtype"][0]) if "dtype" in seen else W
 
 
-def symmetric(name: str, W: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+def symmetric(name: str, W: np.ndarray, axes: str, seen: dict) -> np.ndarray:
     W = binary(name, W, axes, seen)
     mirrored = f"{name}: found a matrix that is not symmetric, expected W = W^T, as Eq. (5) builds it"
     require(np.array_equal(W, W.T), mirrored)
     return W
 
 
-def counts(name: str, C: np.ndarray, axes: str, seen: Seen) -> np.ndarray:
+def counts(name: str, C: np.ndarray, axes: str, seen: dict) -> np.ndarray:
     fit(name, C.shape, axes, seen)
-    whole = C.dtype.kind in "iu" and not (C < 0).any()
-    found = f"{name}: found {C.dtype} values from {C.min()} to {C.max()}, expected"
-    require(whole, f"{found} counts, whole and not negative; a normalised matrix has lost them")
-    require(C.any(), f"{name}: found only zeros, expected at least one sample that was counted")
+    counted = C.dtype.kind in "iu" and C.min() >= 0 and C.max() > 0
+    found = f"{name}: found {C.dtype} values from {C.min()} to {C.max()}, expected counts: whole, not negative"
+    require(counted, f"{found}, not all 0; a normalised matrix has lost them")
     return C.astype(np.int64)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bplcz_ref import explain, files, paper, program, prompts, systems, vocabulary
 from bplcz_ref.data import inspection, simulate, so2sat
-from bplcz_ref.report import figures, text
+from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
 
 
@@ -34,8 +34,8 @@ def refuse_existing(path: str | Path) -> None:
 
 def run_explain(options: Namespace) -> None:
     groups = list(paper.GROUPS) if "all" in options.groups else options.groups
-    gradients, seed, samples = options.gradients, options.seed, options.samples
-    print(explain.page(options.equation, groups=groups, with_gradients=gradients, seed=seed, samples=samples))
+    own = {"with_gradients": options.gradients, "seed": options.seed, "samples": options.samples}
+    print(explain.page(options.equation, groups=groups, **own))
 
 
 def run_simulate(options: Namespace) -> None:
@@ -70,17 +70,19 @@ def run_train(options: Namespace) -> None:
         settings, given = chosen_settings(options)
         own: dict = {"dtype": options.dtype or "float32", "given": given, "resume": False}
         result = train.train(options.out, system=options.system, settings=settings, **own, **places)
-    print(text.run_line(result))
+    print(pages.run_line(result))
 
 
 def run_evaluate(options: Namespace) -> int:
     if options.out is not None and (options.out / "config.json").exists():
         raise ValueError(f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one")
     trained = evaluate.load(options.folder)
-    C, which, kind = evaluate.on_file(trained, options.data, options.training_rows)
-    found = text.evaluation(C)
+    with so2sat.open_file(options.data) as patches:
+        rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
+        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED" if patches.simulated else "given"
+    found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
-    print(f"{text.one_line(found, kind)}: {which}", text.class_table(found), sep="\n\n")
+    print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")
     if options.out is None:
         return 0
     files.make_folder(options.out)
@@ -88,7 +90,8 @@ def run_evaluate(options: Namespace) -> int:
     runs.write_confusion(options.out, C)
     print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
     try:
-        print(figures.evaluation_figure(C, options.folder, f"{kind} samples", options.out / "confusion.png"))
+        drawn = figures.confusion(options.folder, C, f"{kind} samples")
+        print(figures.save(drawn, options.out / "confusion.png"))
     except ValueError as error:
         warn(options, f"no confusion.png: {error}")
         return 1
@@ -96,11 +99,8 @@ def run_evaluate(options: Namespace) -> int:
 
 
 def run_predict(options: Namespace) -> None:
-    wanted = {"with_probabilities": options.probabilities, "embeddings": options.embeddings}
-    for line in evaluate.predict(
-        options.folder, options.data, options.out, lambda line: warn(options, line), **wanted
-    ):
-        print(line)
+    places = options.folder, options.data, options.out, options.embeddings
+    print("\n".join(evaluate.predict(*places, options.probabilities, warn=lambda line: warn(options, line))))
 
 
 def run_report(options: Namespace) -> int:
@@ -108,7 +108,7 @@ def run_report(options: Namespace) -> int:
     written: list[str] = []
     missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
     for run, result in results.items():
-        print(f"{run}: {text.run_line(result)}")
+        print(f"{run}: {pages.run_line(result)}")
     print("\n".join(written))
     for line in missing:
         warn(options, line)
@@ -131,11 +131,11 @@ def run_tables(options: Namespace) -> None:
     with tables.on_dask(options.dask) if options.dask else contextlib.nullcontext() as executor:
         own |= {"workers": options.workers, "executor": executor}
         results = tables.tables(options.data, options.out, names, seeds, settings, **own)
-    files.write_text(options.out / "tables.csv", text.tables_csv(results))
+    files.write_text(options.out / "tables.csv", pages.tables_csv(results))
     if vary is None:
-        page = text.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
+        page = pages.tables_markdown(results, sum(tables.run_seconds(name, systems.PAPER) for name in names))
     else:
-        page = text.variants_markdown(results)
+        page = pages.variants_markdown(results)
     files.write_text(options.out / "tables.md", page + "\n")
     print(page)
 

@@ -45,8 +45,7 @@ def recalls(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     >>> recalls([[3, 1], [0, 0]]).tolist()
     [0.75, nan]
     """
-    support = C.sum(axis=1)
-    return np.divide(np.diag(C), support, out=np.full(len(C), np.nan), where=support > 0)
+    return _quotients(np.diag(C), C.sum(axis=1))
 
 
 @counted
@@ -68,8 +67,7 @@ def f1(C: np.ndarray) -> np.ndarray:  # (K, K) -> (K,)
     >>> f1([[3, 1], [2, 4]]).round(4).tolist(), f1([[3, 0], [1, 0]]).round(4).tolist()
     ([0.6667, 0.7273], [0.8571, 0.0])
     """
-    both = C.sum(axis=0) + C.sum(axis=1)
-    return np.divide(2 * np.diag(C), both, out=np.full(len(C), np.nan), where=both > 0)
+    return _quotients(2 * np.diag(C), C.sum(axis=0) + C.sum(axis=1))
 
 
 @counted
@@ -85,10 +83,7 @@ def macro_f1(C: np.ndarray) -> float:  # (K, K)
 
 
 @counted
-def kappa_interval(
-    C: np.ndarray, *, share: float = 0.95, draws: int = 2000, seed: int = 47
-) -> tuple[float, float]:
-    # (K, K)
+def kappa_interval(C: np.ndarray, *, share: float = 0.95, draws: int = 2000, seed: int = 47) -> tuple:  # (K, K)
     """A bootstrap interval of kappa over rows: the middle `share` of kappa over `draws` samples of the N rows.
 
     N rows drawn with replacement from N give counts that are multinomial with the shares C / N, so C is enough.
@@ -108,8 +103,7 @@ def kappa_interval(
     if np.isnan(kappa(C)) or not defined.any():
         return float("nan"), float("nan")
     found = (agree - chance)[defined] / (1 - chance)[defined]
-    low, high = np.quantile(found, [(1 - share) / 2, (1 + share) / 2])
-    return float(low), float(high)
+    return tuple(np.quantile(found, [(1 - share) / 2, (1 + share) / 2]).tolist())
 
 
 @counted
@@ -150,13 +144,8 @@ def summary(C: np.ndarray) -> dict:  # (K, K)
     >>> {name: round(value, 4) for name, value in found.items()}
     {'samples': 10, 'overall_accuracy': 0.7, 'average_accuracy': 0.7083, 'macro_f1': 0.697, 'kappa': 0.4}
     """
-    return {
-        "samples": int(C.sum()),
-        "overall_accuracy": overall_accuracy(C),
-        "average_accuracy": average_accuracy(C),
-        "macro_f1": macro_f1(C),
-        "kappa": _json(kappa(C)),
-    }
+    figures = (overall_accuracy, average_accuracy, macro_f1, kappa)
+    return {"samples": int(C.sum())} | {figure.__name__: _json(figure(C)) for figure in figures}
 
 
 @counted
@@ -166,11 +155,14 @@ def by_class(C: np.ndarray) -> list[dict]:  # (K, K)
     >>> by_class([[3, 0], [1, 0]])[1]
     {'precision': None, 'recall': 0.0, 'f1': 0.0, 'support': 1}
     """
-    columns = (precisions(C), recalls(C), f1(C), C.sum(axis=1))
-    return [
-        {"precision": _json(p), "recall": _json(r), "f1": _json(f), "support": int(n)}
-        for p, r, f, n in zip(*columns, strict=True)
-    ]
+    columns = {"precision": precisions(C), "recall": recalls(C), "f1": f1(C)}
+    supports = enumerate(C.sum(axis=1).tolist())
+    return [{name: _json(x[k]) for name, x in columns.items()} | {"support": n} for k, n in supports]
+
+
+def _quotients(a, b):  # (K,), (K,) -> (K,)
+    """a / b, NaN where b is 0."""
+    return np.divide(a, b, out=np.full(len(b), np.nan), where=b > 0)
 
 
 def _json(x):

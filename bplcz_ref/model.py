@@ -10,16 +10,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import autograd.numpy as np
-from autograd.tracer import getval
 from numpy.random import Generator
 
 from bplcz_ref import bands, equations, layers, nn, paper
 from bplcz_ref.encoders import prefixes
 from bplcz_ref.layers import Job, Network, side_by_side
 from bplcz_ref.variants import VARIANTS
-
-DIGITAL = 0.02  # how far a float32 reflectance times 10,000 may be from the whole number that it was
-MANY = 32  # different values that make a patch of sen2; constant test images have fewer
 
 
 class Model(NamedTuple):
@@ -78,7 +74,17 @@ def bplcz(
     >>> network.fused(params, state, numpy.zeros((2, 8, 8, 18))).shape
     (2, 21)
     """
-    prompts = prompting(list(encoders), text, tokens, alpha, beta, contrastive)
+    n = len(encoders)
+    tower = trees = None
+    if text is not None and tokens is not None:
+        if np.shape(tokens)[1] != n:
+            raise ValueError(f"tokens: found shape {np.shape(tokens)}, expected (K, n, L) with n = {n} groups")
+        tower, trees = prefixes.encoder(text), prefixes.pack(tokens)
+    elif text is not None or tokens is not None:
+        raise ValueError("text and tokens belong together: give both (band group prompting) or neither")
+    if contrastive not in VARIANTS:
+        raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(VARIANTS)}")
+    variant = VARIANTS[contrastive]
     axis = -1 if vector is None else 1  # of Eq. (9): the features' axis, or that of the tokens
 
     def init(rng, dtype):
@@ -88,11 +94,28 @@ def bplcz(
         made = {group: network.init(stream, dtype) for (group, network), stream in starts}
         params, state = ({"branches": {group: pair[k] for group, pair in made.items()}} for k in (0, 1))
         params["classifier"], _ = classifier.init(streams[-2], dtype)
-        params |= prompts.init(streams[-1], dtype)
+        if text is not None:
+            params["text"], _ = text.init(streams[-1], dtype)
+            learnt = variant.init(dtype)
+            params |= {"contrastive": learnt} if learnt else {}
         if vector is not None and text is not None:
             starts = zip(encoders, rng.spawn(len(encoders)), strict=True)
             params["vectors"] = {group: vector.init(stream, dtype)[0] for group, stream in starts}
         return params, state
+
+    def encode(params, state, x, y=None, *, train, rng=None):
+        """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
+        jobs = image_jobs(encoders, params, state, x, rng)
+        if text is None or y is None:
+            features, states = side_by_side(jobs, train=train)
+            T_i = None
+        else:
+            classes, place = np.unique(y, return_inverse=True)
+            jobs.append(Job("text", tower, params["text"], {}, trees.of(classes)))
+            (*features, T), (*states, _) = side_by_side(jobs, train=train)
+            T_i = texts_of_samples(T, place, list(encoders))
+        new = {"branches": dict(zip(encoders, states, strict=True))}
+        return dict(zip(encoders, features, strict=True)), T_i, new
 
     def decide(params, features, train, rng=None):  # {group: (B, d)} -> I (B, n d), c_hat (B, K)
         I = np.concatenate(list(features.values()), axis=axis)
@@ -109,26 +132,47 @@ def bplcz(
 
     @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        features, _, state = encode(encoders, params, state, x, train=train, rng=rng)
+        features, _, state = encode(params, state, x, train=train, rng=rng)
         return decide(params, features, train, rng)[1], state
 
     @nn.one_blas_thread()
     def fused(params, state, x):
         if vector is not None and text is None:
             raise ValueError("reading B without prompts has no I_i to fuse: its classifier takes tokens")
-        features, _, _ = encode(encoders, params, state, x, train=False)
+        features, _, _ = encode(params, state, x, train=False)
         return equations.concat(list(vectors(params, features, False).values()))
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
-        features, T_i, state = encode(encoders, params, state, x, y, prompts, train=True, rng=rng)  # Eqs. (1), (2)
+        features, T_i, state = encode(params, state, x, y, train=True, rng=rng)  # Eqs. (1), (2)
         I_i = vectors(params, features, True) if vector is None or T_i is not None else {}
         I, c_hat = decide(params, features, True, rng)  # Eq. (9), D
-        trace = prompts.objective(params, I_i, T_i, y, c_hat)  # Eqs. (3)-(8), (10), (11)
+        compare = partial(variant.loss, params.get("contrastive", {}), alpha_n=alpha * n)
+        trace = equations.objective(  # Eqs. (3)-(8), (10), (11)
+            I_i, T_i, y, c_hat, alpha, beta, matrix=variant.matrix, contrastive=compare
+        )
         named = ({"I_i": I_i} if I_i else {}) | ({} if T_i is None else {"T_i": T_i}) | {"I": I, "c_hat": c_hat}
         return trace["L"], named | trace | {"state": state}
 
     return Model(init, apply, loss, fused)
+
+
+def image_jobs(encoders: dict, params: dict, state: dict, x: np.ndarray, rng: Generator | None) -> list[Job]:
+    """Eq. (1) as jobs: the encoder of each group on its bands X_i of x (B, H, W, 18), with a stream of its own."""
+    X_i = bands.split(*bands.separate(bands.not_raw(x)))  # II-A
+    streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
+    own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
+    return [
+        Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
+        for (group, network), stream in zip(encoders.items(), streams, strict=True)
+    ]
+
+
+def texts_of_samples(T: np.ndarray, place: np.ndarray, groups: list) -> dict:  # (K, n, d), (B,) -> {group: (B, d)}
+    """Eq. (2) from the texts of the classes in the batch: sample j takes those of its class, number place[j]."""
+    rows = nn.embedding(np.reshape(T, (len(T), -1)), place)
+    T_j = np.reshape(rows, (len(place), len(groups), -1))
+    return {group: T_j[:, i] for i, group in enumerate(groups)}
 
 
 def classification(network: Network) -> Model:
@@ -136,7 +180,7 @@ def classification(network: Network) -> Model:
 
     @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        return network.apply(params, state, images(x), train=train, rng=rng)
+        return network.apply(params, state, bands.not_raw(x), train=train, rng=rng)
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
@@ -183,106 +227,3 @@ def loss_and_gradients(
     """
     options = {} if rng is None else {"rng": rng}
     return nn.value_and_gradients(lambda p: loss(p, state, batch, **options), params)
-
-
-# ------------------------------------------------------------------------------------------ parts of Fig. 1
-
-
-class Prompting(NamedTuple):
-    """The text side of a model: E_t, the prompts' tokens as trees, and the objective that joins the two sides."""
-
-    text: Network | None  # of trees; None without prompts
-    trees: Any  # prefixes.Packed
-    init: Callable  # rng, dtype -> params of the text side
-    objective: Callable  # params, I_i, T_i, y, c_hat -> equations.objective's trace
-
-
-def prompting(
-    groups: list[str],
-    text: Network | None,
-    tokens: np.ndarray | None,
-    alpha: float,
-    beta: float,
-    contrastive: str,
-) -> Prompting:
-    """The text side for these groups, checked; without `text` the objective is Eq. (11) alone."""
-    if (text is None) != (tokens is None):
-        raise ValueError("text and tokens belong together: give both (band group prompting) or neither")
-    if tokens is not None and np.shape(tokens)[1] != len(groups):
-        raise ValueError(
-            f"tokens: found shape {np.shape(tokens)}, expected (K, n, L) with n = {len(groups)} groups"
-        )
-    if contrastive not in VARIANTS:
-        raise ValueError(f"contrastive is {contrastive!r}; expected one of {', '.join(VARIANTS)}")
-    variant = VARIANTS[contrastive]
-
-    def init(rng, dtype):
-        if text is None:
-            return {}
-        learnt = variant.init(dtype)
-        return {"text": text.init(rng, dtype)[0]} | ({"contrastive": learnt} if learnt else {})
-
-    def objective(params, I_i, T_i, y, c_hat):
-        compare = partial(variant.loss, params.get("contrastive", {}), alpha_n=alpha * len(groups))
-        return equations.objective(I_i, T_i, y, c_hat, alpha, beta, matrix=variant.matrix, contrastive=compare)
-
-    if text is None or tokens is None:
-        return Prompting(None, None, init, objective)
-    return Prompting(prefixes.encoder(text), prefixes.pack(tokens), init, objective)
-
-
-def encode(
-    encoders: dict[str, Network],
-    params: dict,
-    state: dict,
-    x: np.ndarray,
-    y: Any = None,
-    prompts: Prompting | None = None,
-    *,
-    train: bool,
-    rng: Generator | None = None,
-) -> tuple[dict, dict | None, dict]:  # (B, H, W, 18), (B,) -> {group: (B, d)}, {group: (B, d)} or None, new state
-    """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
-    X_i = bands.split(*bands.separate(images(x)))  # II-A
-    streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
-    own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
-    jobs = [
-        Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
-        for (group, network), stream in zip(encoders.items(), streams, strict=True)
-    ]
-    T_i = None
-    if prompts is None or prompts.text is None:
-        features, states = side_by_side(jobs, train=train)
-    else:
-        classes, place = np.unique(y, return_inverse=True)
-        jobs.append(Job("text", prompts.text, params["text"], {}, prompts.trees.of(classes)))
-        (*features, T), (*states, _) = side_by_side(jobs, train=train)
-        # T is (classes, n, d). Equal labels share their texts: sample j takes the row of its class.
-        T = nn.embedding(np.reshape(T, (len(classes), -1)), place)
-        T = np.reshape(T, (len(y), len(encoders), -1))
-        T_i = {group: T[:, i] for i, group in enumerate(encoders)}
-    new = {"branches": dict(zip(encoders, states, strict=True))}
-    return dict(zip(encoders, features, strict=True)), T_i, new
-
-
-def images(x: np.ndarray) -> np.ndarray:  # (B, H, W, 18) -> (B, H, W, 18)
-    """x as it is, checked: a batch of patches, and not in the raw scale of the files, as far as that shows.
-
-    sen2's reflectances are digital numbers divided by 10,000: positive, each a multiple of 1e-4. A standardised
-    patch never is. Without this check a network would answer one class for every raw patch.
-    """
-    values = getval(x)
-    if np.ndim(values) == 3:
-        raise ValueError(f"x: found shape {values.shape}, expected (B, H, W, 18); for one patch give x[None]")
-    sen2 = np.asarray(values[:1, ..., paper.CHANNELS["sen1"] :], np.float64)
-    numbers = 1e4 * sen2
-    if (
-        np.all(sen2 > 0)
-        and np.all(np.abs(numbers - np.rint(numbers)) < DIGITAL)
-        and len(np.unique(numbers)) > MANY
-    ):
-        raise ValueError(
-            "x: sen2 holds reflectances as they are in the files (multiples of 1/10000); expected standardised "
-            "channels: data.standardise.standardise(x, statistics), with the statistics of the training part"
-        )
-    return x

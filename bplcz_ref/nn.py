@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import autograd.numpy as np
+import numpy as onp
 from autograd import make_vjp
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
@@ -40,8 +41,7 @@ defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 # A context, and a decorator: after one product with more BLAS threads, these spin on the cores that the kernels'
 # own threads need, and on a busy machine they cost a multiple.
 one_blas_thread = cores.one_blas_thread
-keep_memory = cores.keep_memory
-thread_count = cores.thread_count  # of the cores that this process may use
+keep_memory, thread_count = cores.keep_memory, cores.thread_count  # the latter: of cores that this process may use
 
 
 def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
@@ -101,17 +101,14 @@ def conv2d(
     >>> conv2d(x, np.array([[[[1.0, 0.0], [0.0, -1.0]]]])).ravel().tolist()
     [-4.0, -4.0, -4.0, -4.0]
     """
-    outputs, width, kh, kw = weight.shape
-    each = outputs // groups
+    each, width, taps = len(weight) // groups, weight.shape[1], weight.shape[2:]
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant")
     y = []
     for g in range(groups):
-        total = 0
-        for u in range(kh):
-            for v in range(kw):
-                pixels = _under_tap(x, u, v, (kh, kw), stride)[..., g * width : (g + 1) * width]
-                total = total + np.matmul(pixels, weight[g * each : (g + 1) * each, :, u, v].T)
-        y.append(total)
+        x_g, w_g = x[..., g * width : (g + 1) * width], weight[g * each : (g + 1) * each]
+        y.append(
+            sum(np.matmul(_under_tap(x_g, u, v, taps, stride), w_g[:, :, u, v].T) for u, v in onp.ndindex(taps))
+        )
     y = np.concatenate(y, axis=-1)
     return y if bias is None else y + bias
 
@@ -290,7 +287,7 @@ def spatial_mean(x: np.ndarray) -> np.ndarray:  # (B, H, W, C) -> (B, C)
 
 def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, H', W', C)
     x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)), "constant", constant_values=fill)
-    return np.stack([_under_tap(x, u, v, (size, size), stride) for u in range(size) for v in range(size)])
+    return np.stack([_under_tap(x, u, v, (size, size), stride) for u, v in onp.ndindex(size, size)])
 
 
 # ------------------------------------------------------------------------------------------------ attention

@@ -23,25 +23,15 @@ PATCH = 32
 CHANNELS = {"sen1": 8, "sen2": 10}
 
 # I and Table I: the 17 classes of the local climate zone scheme, in the order of So2Sat's one-hot labels.
+# fmt: off
 CLASSES = (
-    ("1", "compact high-rise"),
-    ("2", "compact mid-rise"),
-    ("3", "compact low-rise"),
-    ("4", "open high-rise"),
-    ("5", "open mid-rise"),
-    ("6", "open low-rise"),
-    ("7", "lightweight low-rise"),
-    ("8", "large low-rise"),
-    ("9", "sparsely built"),
-    ("10", "heavy industry"),
-    ("A", "dense trees"),
-    ("B", "scattered trees"),
-    ("C", "bush or scrub"),
-    ("D", "low plants"),
-    ("E", "bare rock or paved"),
-    ("F", "bare soil or sand"),
+    ("1", "compact high-rise"), ("2", "compact mid-rise"), ("3", "compact low-rise"), ("4", "open high-rise"),
+    ("5", "open mid-rise"), ("6", "open low-rise"), ("7", "lightweight low-rise"), ("8", "large low-rise"),
+    ("9", "sparsely built"), ("10", "heavy industry"), ("A", "dense trees"), ("B", "scattered trees"),
+    ("C", "bush or scrub"), ("D", "low plants"), ("E", "bare rock or paved"), ("F", "bare soil or sand"),
     ("G", "water"),
 )
+# fmt: on
 BUILT = 10  # I: "10 built types and 7 land cover types", built types first
 
 # II-B1: the prompt template, and the three descriptions that Table I gives, by class ID, word for word.

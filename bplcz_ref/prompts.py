@@ -10,9 +10,8 @@ looks or what it is, after the definitions of the local climate zone scheme (Ste
 doi 10.1175/BAMS-D-11-00019.1).
 """
 
-import operator
-
 from bplcz_ref import paper
+from bplcz_ref.checks import integer
 
 # Heights and densities are put in words, not figures: a digit could be read as the name of a class.
 _OURS = {
@@ -49,10 +48,7 @@ def prompt(class_index: int, group: str) -> str:
     >>> prompt(0, "PolSAR")  # doctest: +ELLIPSIS
     'a photo of a dense clusters of vertical edifices ... representing urban centers with pol bands'
     """
-    try:
-        k = None if isinstance(class_index, bool) else operator.index(class_index)
-    except TypeError:
-        k = None
+    k = integer(class_index)
     if k is None or not 0 <= k < len(DESCRIPTIONS):
         raise ValueError(
             f"class_index is {class_index!r}; expected an integer 0..{len(DESCRIPTIONS) - 1}, the column of the "

@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bplcz_ref import paper, systems
+from bplcz_ref import paper, settings, systems
 from bplcz_ref.layers import Network
 from bplcz_ref.variants import VARIANTS, Variant, supervised_matrix
 
@@ -34,7 +34,7 @@ def loss(
       ...
     ValueError: 'paper' is a part of the package: choose another name
     """
-    claim(name, systems.losses())
+    claim(name, settings.losses())
     VARIANTS[name] = Variant(function, init, matrix)
 
 

@@ -1,17 +1,15 @@
 """Byte-level byte pair encoding by CLIP's rules: text to token ids and back.
 
 The rules are those of `clip/simple_tokenizer.py` and `clip.tokenize` in github.com/openai/CLIP (d05afc4), written
-with the standard library alone: `unicodedata` classes the characters, not the `regex` package. With CLIP's own
-merges file the ids are CLIP's; the bundled merges (tokenizer_vocab/) are our own, and vocabulary.py learns them.
+with the standard library alone. With CLIP's own merges file the ids are CLIP's; the bundled merges
+(tokenizer_vocab/) are our own, and vocabulary.py learns them. The file follows the way of a text: `clean` it, cut
+it into `pre_tokens`, merge the bytes of each piece (`Tokenizer.steps`), look up the ids (`encode`), pad the rows
+(`batch`).
 
-The file follows the way of a text: `clean` it, cut it into `pre_tokens`, merge the bytes of each piece
-(`Tokenizer.steps`), look up the ids (`encode`), pad the rows (`batch`).
-
-One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text. It changes nothing in the prompts. In
-plain ASCII it changes only control characters, terminal escapes and entities nested more than twice. In other text
-CLIP would first straighten curly quotes, compose accents (NFC), narrow full-width letters, split ligatures,
-replace lone surrogates (an error here) and undo wrongly decoded UTF-8. `encode(ftfy.fix_text(text))` gives CLIP's
-ids for such text too. Characters younger than Python's own Unicode tables count as "other".
+One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text, which changes nothing in the prompts.
+Outside plain ASCII it would straighten curly quotes, compose accents, narrow full-width letters, split ligatures
+and undo wrongly decoded UTF-8: for such text `encode(ftfy.fix_text(text))` gives CLIP's ids. Characters younger
+than Python's own Unicode tables count as "other".
 """
 
 import functools
@@ -57,16 +55,16 @@ _WHITESPACE = re.compile(r"[^\S\x1c-\x1f]+")
 def kind(character: str) -> str:
     """L for a letter, N for a number, O for anything else but whitespace (which includes marks, category M).
 
-    U+0345 is the one character that the pattern passes over: a mark, but ignoring case a letter (capital iota).
+    Beside whitespace the pattern passes over U+0345 alone: a mark, but ignoring case a letter (capital iota).
     """
     category = unicodedata.category(character)[0]
-    return " " if character == "\u0345" else category if category in "LN" else "O"
+    return " " if character in " \u0345" else category if category in "LN" else "O"
 
 
 def clean(text: str) -> str:
     """Cleaning, steps 1 to 3: entities resolved twice, every whitespace run one space, ends stripped, lower case.
 
-    Errors: ValueError for anything but a str, and for a lone surrogate, which has no UTF-8 form.
+    Errors: ValueError for anything but a str.
     Source: CLIP's basic_clean (without ftfy), whitespace_clean and lower, in that order.
 
     >>> clean("  A \\t Photo &amp;lt;3 ")
@@ -74,43 +72,30 @@ def clean(text: str) -> str:
     """
     if not isinstance(text, str):
         raise ValueError(f"text is {text!r} of type {type(text).__name__}; expected a str")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"text has the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}, which is not "
-            "text; read the source with its right encoding, or replace it"
-        ) from None
     return _WHITESPACE.sub(" ", html.unescape(html.unescape(text))).strip().lower()
 
 
 def pre_tokens(text: str) -> list[str]:
     """The pieces that are encoded on their own, step 4: contractions, letter runs, single numbers, other runs.
 
-    Every character of `clean(text)` is in one piece, in order, except whitespace and U+0345, which CLIP drops. A
-    contraction counts only where a piece begins: "it's" has "'s", but "!'s" has "!'" and "s".
+    Every character but whitespace and U+0345 (see `kind`) is in one piece. A contraction counts only where a piece
+    begins: "it's" has "'s", but "!'s" has "!'" and "s".
     Errors: those of `clean`; ValueError for a special token in the text, which would let it set its own end.
     Source: the pattern of CLIP's SimpleTokenizer, `regex.findall(pattern, text, IGNORECASE)`.
 
     >>> pre_tokens("It's 2024: compact high-rise, it'LL do")
     ['it', "'s", '2', '0', '2', '4', ':', 'compact', 'high', '-', 'rise', ',', 'it', "'ll", 'do']
     """
-    return [piece for word in clean(text).split(" ") for piece in _split(word)]
-
-
-def _split(word):
-    """The pieces of one word of cleaned text. No piece holds whitespace, so words can be split one by one."""
-    kinds = "".join(map(kind, word))  # one kind per character, so positions agree
-    pieces, at = [], 0
-    while at < len(word):
-        match = _LITERALS.match(word, at) or _RUNS.match(kinds, at)
-        if match is None:  # U+0345
-            at += 1
-            continue
-        piece, at = word[at : match.end()], match.end()
-        if piece in (SOT, EOT):
-            raise ValueError(f"text contains the special token {piece}, which only batch() may set; take it out")
-        pieces.append(piece)
+    text, pieces, at = clean(text), [], 0
+    kinds = "".join(map(kind, text))  # one kind per character, so positions agree
+    while at < len(text):
+        match = _LITERALS.match(text, at) or _RUNS.match(kinds, at)
+        end = match.end() if match else at + 1
+        if match:  # else a space, or U+0345
+            pieces.append(text[at:end])
+        at = end
+    for piece in {SOT, EOT}.intersection(pieces):
+        raise ValueError(f"text contains the special token {piece}, which only batch() may set; take it out")
     return pieces
 
 
@@ -152,7 +137,7 @@ class Tokenizer:
 
     def __init__(self, merges: Iterable):
         self.merges = tuple(tuple(pair) for pair in merges)
-        symbols = [*BYTE_CHARACTERS.values(), *(c + END for c in BYTE_CHARACTERS.values())]
+        symbols = [c + end for end in ("", END) for c in BYTE_CHARACTERS.values()]
         known = set(symbols)
         self._rank: dict[tuple, int] = {}
         for rank, pair in enumerate(self.merges):
@@ -168,11 +153,9 @@ class Tokenizer:
         self.sot, self.eot = len(symbols), len(symbols) + 1
         # Where two merges give the same symbol the later id is used, as in CLIP's dict(zip(vocab, range(...))).
         self._id = {symbol: i for i, symbol in enumerate(symbols)}
-        self._bytes = [  # "</w>" in a symbol is always END: "<", "/" and ">" never share a piece with "w"
-            bytes(CHARACTER_BYTES[c] for c in s.removesuffix(END)) + (b" " if s.endswith(END) else b"")
-            for s in symbols
-        ]
-        self._word = functools.lru_cache(maxsize=1 << 16)(self._ids)  # each distinct word is worked out once
+        self._ids = functools.lru_cache(maxsize=1 << 16)(self._of_piece)  # each piece is worked out once
+        # "</w>" in a symbol is always END: "<", "/" and ">" never share a piece with "w".
+        self._text = [symbol.replace(END, " ") for symbol in symbols]
 
     @classmethod
     @functools.cache
@@ -197,12 +180,11 @@ class Tokenizer:
         except (OSError, EOFError, zlib.error, ValueError) as error:
             raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip ({error})") from None
         header, *lines = text.rstrip().splitlines() or [""]
+        found = repr(header[:80])
         if "#version" not in header:
-            raise ValueError(
-                f"{path}: line 1 is {header[:80]!r}; expected a line with '#version', then the merges"
-            )
+            raise ValueError(f"{path}: line 1 is {found}; expected a line with '#version', then the merges")
         if header.startswith(OWN_HEADER) and header != f"{OWN_HEADER}{len(lines)}":
-            raise ValueError(f"{path}: found {len(lines)} merges after {header[:80]!r}; is the file cut?")
+            raise ValueError(f"{path}: found {len(lines)} merges after {found}; is the file cut?")
         try:
             return cls(line.split() for line in lines[:LARGEST])
         except ValueError as error:
@@ -213,13 +195,10 @@ class Tokenizer:
 
         Of the adjacent pairs that have a rank, the one of lowest rank is merged wherever it occurs, left to right;
         the last row has no such pair. `encode` looks up the ids of the last row.
-        Errors: ValueError for anything but a nonempty str.
 
         >>> list(Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")]).steps("the"))
         [('t', 'h', 'e</w>'), ('t', 'he</w>')]
         """
-        if not isinstance(piece, str) or not piece:
-            raise ValueError(f"piece is {piece!r}; expected one of pre_tokens(text)")
         symbols = byte_symbols(piece)
         yield symbols
         while ranked := [pair for pair in pairwise(symbols) if pair in self._rank]:
@@ -235,23 +214,18 @@ class Tokenizer:
         >>> Tokenizer([]).encode("A!")  # one byte each, and each the end of its piece
         [320, 256]
         """
-        return [i for word in clean(text).split(" ") for i in self._word(word)]
+        return [i for piece in pre_tokens(text) for i in self._ids(piece)]
 
-    def _ids(self, word):
-        ids = []
-        for piece in _split(word):
-            *_, symbols = self.steps(piece)  # the last row: everything merged
-            ids += [self._id[symbol] for symbol in symbols]
-        return ids
+    def _of_piece(self, piece):
+        *_, symbols = self.steps(piece)  # the last row: everything merged
+        return [self._id[symbol] for symbol in symbols]
 
     def decode(self, ids: Iterable) -> str:
         """The text of ids: the pieces, separated by one space.
 
-        `decode(encode(t)) == " ".join(pre_tokens(t))`. If `encode` gave the ids, `encode(decode(ids)) == ids`
-        (except for text with U+0345, which CLIP drops). The spaces of t are lost: ids mark where a piece ends, not
-        whether a space follows, so "high-rise" and "high - rise" have the same ids.
-        In a row of `batch`, SOT is skipped and reading ends at the first EOT. Ids cut inside a character of
-        several bytes give U+FFFD.
+        `decode(encode(t)) == " ".join(pre_tokens(t))`: ids mark where a piece ends, not whether a space follows,
+        so "high-rise" and "high - rise" have the same ids. SOT is skipped, and reading ends at the first EOT. Ids
+        cut inside a character of several bytes give U+FFFD.
         Errors: ValueError for an id that is not an integer in 0..vocab_size - 1.
         Source: SimpleTokenizer.decode, without its trailing space.
 
@@ -259,7 +233,7 @@ class Tokenizer:
         >>> tokenizer.decode(tokenizer.encode("Compact  high-rise"))
         'compact high - rise'
         """
-        joined = []
+        text = ""
         for position, i in enumerate(ids):
             token = integer(i)
             if token is None or not 0 <= token < self.vocab_size:
@@ -267,18 +241,18 @@ class Tokenizer:
             if token == self.eot:
                 break
             if token != self.sot:
-                joined.append(self._bytes[token])
-        return b"".join(joined).decode(errors="replace").removesuffix(" ")
+                text += self._text[token]
+        return bytes(CHARACTER_BYTES.get(c, 32) for c in text).decode(errors="replace").removesuffix(" ")
 
     def batch(
         self, texts: str | Iterable[str], context_length: int | None = 77, truncate: bool = False
     ) -> np.ndarray:  # N str -> (N, L) int64
         """Token ids for the text encoder: [SOT] ids [EOT] in each row, then zeros up to L = `context_length`.
 
-        Zero is also the id of "!". This is harmless: the encoder reads the place of the first EOT, the largest id,
-        and its causal mask hides what comes after. (Padding with EOT is the other convention; it is not CLIP's.)
-        `context_length=None` sets L to the longest row: the same features, less work. With `truncate`, a row that
-        is too long is cut to L, and its last id becomes EOT.
+        Zero is also the id of "!", which is harmless: the encoder reads the place of the first EOT, the largest
+        id, and its causal mask hides what comes after. (The other convention pads with EOT; it is not CLIP's.)
+        With None, L is the longest row: the same features, less work. With `truncate`, a row that is too long is
+        cut to L, and its last id becomes EOT.
         Errors: ValueError that names the text with more than L - 2 ids; for L < 2; those of `encode`.
         Source: clip.tokenize. One str counts as a list of one, as there.
 
@@ -305,8 +279,7 @@ class Tokenizer:
                     f"text {n} ({texts[n][:60]!r}) has {len(row)} tokens with SOT and EOT, more than the "
                     f"context_length {L}; shorten it, or cut it with truncate=True"
                 )
-            if len(row) > L:
-                row = [*row[: L - 1], self.eot]
+            row = row if len(row) <= L else [*row[: L - 1], self.eot]
             tokens[n, : len(row)] = row
         return tokens
 
@@ -316,8 +289,7 @@ def vocabulary_folder() -> Path:
 
     Errors: ValueError that names both places if it is in neither.
     """
-    package = Path(__file__).resolve().parent
-    places = [package / "tokenizer_vocab", package.parent / "tokenizer_vocab"]
+    places = [folder / "tokenizer_vocab" for folder in Path(__file__).resolve().parents[:2]]
     for place in places:
         if (place / MACHINE_FILE).is_file():
             return place

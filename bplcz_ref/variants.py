@@ -126,28 +126,20 @@ def clip_scale(params: dict, S: np.ndarray) -> np.ndarray | float:
     return np.exp(logit_scale) if getval(logit_scale) <= math.log(MAX_SCALE) else MAX_SCALE
 
 
-def clip_init(dtype: DTypeLike) -> dict:
-    """CLIP's start: a temperature of 0.07."""
-    return {"logit_scale": onp.array(math.log(1 / 0.07), dtype)}
+def starting(**values: float) -> Callable:
+    """The init of a variant whose parameters start with these values."""
+    return lambda dtype: {name: onp.array(value, dtype) for name, value in values.items()}
 
 
-def siglip_init(dtype: DTypeLike) -> dict:
-    """SigLIP's start."""
-    return {"logit_scale": onp.array(math.log(10), dtype), "logit_bias": onp.array(-10, dtype)}
-
-
-def bce_init(dtype: DTypeLike) -> dict:
-    """Scale 1, and the bias at which sigma is the expected mean(W): the loss starts without a common push."""
-    # At the paper's B = 32, K = 17: 1/B of the entries are the diagonal, of the others one in K is positive.
-    p = 1 / paper.BATCH + (1 - 1 / paper.BATCH) / len(paper.CLASSES)
-    return {"logit_scale": onp.array(0, dtype), "logit_bias": onp.array(math.log(p / (1 - p)), dtype)}
-
-
+CLIP = starting(logit_scale=math.log(1 / 0.07))  # a temperature of 0.07
+# The expected mean(W) at the paper's B = 32, K = 17: 1/B of the entries are the diagonal, of the others one in K
+# is positive. With its logit as the bias, the loss starts without a common push.
+MEAN_W = 1 / paper.BATCH + (1 - 1 / paper.BATCH) / len(paper.CLASSES)
 VARIANTS = {
     "paper": Variant(paper_loss),
     "identity": Variant(paper_loss, matrix=identity_matrix),
-    "infonce": Variant(infonce, clip_init),
-    "unicl": Variant(unicl, clip_init),
-    "siglip": Variant(siglip, siglip_init),
-    "bce-scale-bias": Variant(bce_scale_bias, bce_init),
+    "infonce": Variant(infonce, CLIP),
+    "unicl": Variant(unicl, CLIP),
+    "siglip": Variant(siglip, starting(logit_scale=math.log(10), logit_bias=-10)),
+    "bce-scale-bias": Variant(bce_scale_bias, starting(logit_scale=0, logit_bias=math.log(MEAN_W / (1 - MEAN_W)))),
 }

@@ -3,8 +3,8 @@
 small    the preset `small` with the paper's loss: both pulls on the features at every step (about 1 minute)
 losses   a smaller network with each contrastive loss and three seeds: accuracy, cosines (about 10 minutes)
 
-All data are simulated. The loop below takes the batches, initial values and updates of `training.train`. A run is
-the same bits again on one machine and version; elsewhere roundings differ, and after many steps so do the digits.
+All data are simulated, and trained on by `training.train.fit`. A run is the same bits again on one machine and
+version; elsewhere roundings differ, and after many steps so do the digits.
 """
 
 import json
@@ -12,15 +12,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from autograd import grad
 
-from bplcz_ref import __version__, equations, metrics, model, nn, optim, paper, systems, theory, variants
+from bplcz_ref import __version__, equations, metrics, nn, paper, systems, theory, variants
 from bplcz_ref.data import simulate, so2sat, standardise
 from bplcz_ref.encoders import prefixes
 from bplcz_ref.streams import stream
-from bplcz_ref.training import split
+from bplcz_ref.training import split, train
+from bplcz_ref.training.progress import Reporter
 
 FOLDER = Path(__file__).parent / "recorded"
 SEEDS = (47, 48, 49)
@@ -50,7 +52,7 @@ def between(texts: np.ndarray) -> float:  # (n, K', d) -> scalar
     return float((v @ v.swapaxes(1, 2))[:, *np.triu_indices(v.shape[1], 1)].mean())
 
 
-def parts(gradient: np.ndarray, y: np.ndarray) -> list[float]:  # (n, B, d) -> lengths
+def lengths(gradient: np.ndarray, y: np.ndarray) -> list[float]:  # (n, B, d) -> lengths
     """The lengths of three parts at right angles: common to all images, differing by class, within classes."""
     common = gradient.mean(axis=1, keepdims=True)
     by_class = of_classes(gradient, y)[:, np.unique(y, return_inverse=True)[1]]
@@ -70,7 +72,7 @@ def pulls(params: dict, trace: dict, y: np.ndarray, settings: systems.Settings) 
         return equations.cross_entropy(nn.linear(I, **params["classifier"]), y)
 
     from_con = settings.beta * np.stack(list(grad(L_con)(I_i).values()))
-    common, by_class, within = parts(from_con, y)
+    common, by_class, within = lengths(from_con, y)
     from_cls = float(np.linalg.norm(grad(L_cls)(trace["I"])))
     return {"cls": from_cls, "con_common": common, "con_by_class": by_class, "con_within": within}
 
@@ -99,25 +101,18 @@ def data(settings: systems.Settings, pool: int) -> tuple:
     return tuple(zip(x, y, strict=True))
 
 
-def trained(network: model.Model, settings: systems.Settings, x: np.ndarray, y: np.ndarray, watch) -> tuple:
-    """(params, state) after all epochs; `watch(step, params, trace, labels)` sees each batch before its update."""
-    params, state = network.init(stream(settings.seed, "init"), np.dtype("float32"))
-    velocity, step = None, 0
-    for epoch in range(settings.epochs):
-        order = stream(settings.seed, "shuffle", epoch).permutation(len(y))
-        for rows in so2sat.chunks(order, settings.batch):
-            _, gradients, trace = model.loss_and_gradients(network.loss, params, state, (x[rows], y[rows]))
-            watch(step, params, trace, y[rows])
-            state, step = trace["state"], step + 1
-            params, velocity = optim.sgd(
-                params,
-                velocity,
-                gradients,
-                learning_rate=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-            )
-    return params, state
+def trained(system: str, settings: systems.Settings, x: np.ndarray, y: np.ndarray, watch) -> tuple:
+    """(network, params, state) after all epochs; `watch(step, params, trace, labels)` sees each batch first."""
+    network, config = systems.build(system, settings), {"system": system, "settings": settings._asdict()}
+    prepared = SimpleNamespace(images=lambda rows, dtype: x[rows], labels=y)  # in the place of an open file
+    as_it_is = standardise.Statistics(np.zeros(x.shape[-1]), np.ones(x.shape[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        run = train.Run(
+            Path(folder), config | {"dtype": "float32"}, prepared, np.arange(len(y)), network, settings
+        )
+        at = train.start(run, None, np.arange(0))._replace(statistics=as_it_is)
+        at = train.fit(run, at, Reporter(say=lambda line: None), watch)
+    return network, at.params, at.state
 
 
 # ---------------------------------------------------------------- the records
@@ -138,7 +133,7 @@ def small() -> dict:
         row["length"] = float(np.linalg.norm(I_i, axis=-1).mean())
         rows.append(row | {"texts": between(of_classes(T_i, labels))})
 
-    trained(systems.build("ebcnn-bplcz", settings), settings, x, y, watch)
+    trained("ebcnn-bplcz", settings, x, y, watch)
     first = stream(settings.seed, "shuffle", 0).permutation(len(y))[: systems.PAPER.batch]
     network = systems.build("ebcnn-bplcz", systems.PAPER)
     params, state = network.init(stream(settings.seed, "init"), np.dtype("float32"))
@@ -170,17 +165,15 @@ def losses() -> dict:
 
 def one_run(system: str, settings: systems.Settings, training: tuple, test: tuple) -> dict:
     """OA on the test part; with texts also OA by prompts, the last epoch's mean logits, and the texts' cosines."""
-    network = systems.build(system, settings)
-    last_epoch = -(-len(training[1]) // settings.batch) * (settings.epochs - 1)
     by_step, logits = [], []
 
     def watch(step, params, trace, labels):
+        if "S" in trace:
+            logits.append(mean_logits(trace["S"], labels))
         if "S" in trace and step % EVERY == 0:
             by_step.append([step, between(of_classes(np.stack(list(trace["T_i"].values())), labels))])
-        if "S" in trace and step >= last_epoch:
-            logits.append(mean_logits(trace["S"], labels))
 
-    params, state = trained(network, settings, *training, watch)
+    network, params, state = trained(system, settings, *training, watch)
     found = {"OA": accuracy(network.apply(params, state, test[0], train=False)[0], test[1])}
     if by_step:
         n = len(paper.GROUPS)
@@ -190,7 +183,8 @@ def one_run(system: str, settings: systems.Settings, training: tuple, test: tupl
         u = network.fused(params, state, test[0]).reshape(len(test[1]), n, -1)
         v, u = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (T, u))
         found["OA_by_prompts"] = accuracy(np.einsum("jid,kid->jk", u, v), test[1])
-        found |= {name: float(np.mean([row[name] for row in logits])) for name in logits[0]}
+        last_epoch = logits[-len(logits) // settings.epochs :]
+        found |= {name: float(np.mean([row[name] for row in last_epoch])) for name in logits[0]}
         found |= {"texts": between(T.swapaxes(0, 1)), "texts_by_step": by_step}
     return found
 

@@ -8,7 +8,6 @@ the text tower is needed only in training and stays here. Without the library sa
 The patches are noise: the example shows that weights can be exchanged, not how good they are.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 
@@ -108,14 +107,8 @@ def equal_logits(network, params, state, module, x):
     return there
 
 
-def main(arguments=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0], epilog="example: python examples/pytorch_round_trip.py --kind npz"
-    )
-    kinds = ("safetensors", "npz") if safetensors else ("npz",)
-    parser.add_argument("--kind", choices=kinds, default=kinds[0], help="of the files (default: %(default)s)")
-    kind = parser.parse_args(arguments).kind
-
+def main():
+    kind = "safetensors" if safetensors else "npz"
     rng = np.random.default_rng(SETTINGS.seed)
     x, y = rng.standard_normal((16, 32, 32, 18), dtype=np.float32), rng.integers(0, 17, 16)
     network = systems.build("ebcnn-bplcz", SETTINGS)

@@ -9,12 +9,6 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.training import tables
 
 
-def pytest_addoption(parser):
-    parser.addoption(
-        "--kills", type=int, metavar="N", help="kills of test_kills.py at random, and one at every point"
-    )
-
-
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.name in ("guide.md", "6-exercises.md"):  # doctests of seconds, in files without a place for a mark

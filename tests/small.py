@@ -9,17 +9,9 @@ from bplcz_ref.training import runs
 
 # 34 training samples: two batches of 16 and one of 2
 TINY = systems.SMALL._replace(
-    width=1,
-    features=4,
-    grid=16,
-    text_width=8,
-    text_layers=1,
-    text_heads=1,
-    epochs=2,
-    per_class=2,
-    test=40,
-    batch=16,
-)
+    width=1, features=4, grid=16, text_width=8, text_layers=1, text_heads=1,
+    epochs=2, per_class=2, test=40, batch=16,
+)  # fmt: skip
 NAMES = ["ebcnn", "ebcnn-bplcz"]
 
 
@@ -40,11 +32,8 @@ def copied(run, folder, **changes):
     for name, value in changes.items():
         config = edited(config, name, value)
     files.write_json(folder / "config.json", config)
-    result = files.read_json(run / "metrics.json")
-    rows = runs.read_log(run)
-    files.write_json(
-        folder / "metrics.json", runs.result_of(config, runs.read_confusion(run), rows, result["parameters"])
-    )
+    parameters = files.read_json(run / "metrics.json")["parameters"]
+    runs.finish(folder, config, parameters, runs.read_confusion(run))
     rewritten(folder, config=np.frombuffer(bytes.fromhex(runs.identity(config)), np.uint8))
     return folder
 
@@ -61,3 +50,8 @@ def rewritten(run, **arrays):
     with np.load(run / "checkpoint.npz", allow_pickle=False) as file:
         found = dict(file) | arrays
     np.savez(run / "checkpoint.npz", **{name: array for name, array in found.items() if array is not None})
+
+
+def steady(run):
+    """The rows of a run's log, without the seconds they took."""
+    return [row | {"seconds": 0} for row in runs.read_log(run)]

@@ -32,6 +32,7 @@ BAD = [
     ("one-hot", "labels B", np.array(3)),
     ("use astype", "labels B", np.array([0.0, 1.0])),
     (r"x: entry \(0, 1\) is 2", "binary B P", np.array([[0, 2]])),
+    ("x: entry .* is nan", "binary B P", np.array([[0, np.nan]])),
     ("not symmetric", "symmetric B B", np.array([[0, 1], [0, 0]])),
     ("x: found 2.0, expected a whole number of 1 or more", "size", 2.0),
     ("x: found 0, expected a whole", "size", 0),
@@ -39,7 +40,7 @@ BAD = [
     (r"x: found shape \(1, 3\), expected \(K, K\)", "counts K K", [[1, 2, 3]]),
     ("x: found float64 values from 0.0 to 1.0, .* normalised", "counts K K", [[0.5, 0.5], [0, 1]]),
     ("x: found int64 values from -1 to 2, .* not negative", "counts K K", [[-1, 2], [0, 1]]),
-    ("x: found only zeros", "counts K K", [[0, 0], [0, 0]]),
+    ("x: found int64 values from 0 to 0, .* not all 0", "counts K K", [[0, 0], [0, 0]]),
 ]
 
 
@@ -54,12 +55,13 @@ def test_arguments_agree_with_each_other():
     b, W = two(X32, [2, 0], np.array([[True, False, True]] * 2))
     assert b.tolist() == [2, 0]
     assert (W.dtype, W.tolist()) == (np.float32, [[1, 0, 1]] * 2)  # in the dtype of the arrays
-    with pytest.raises(ValueError, match=r"b: row 1 has class 3, expected 0\.\.2; .* there are 3, as in a"):
-        two(X, [0, 3], X)
-    with pytest.raises(ValueError, match=r"b: row 0 has class -1"):
-        two(X, [-1, 0], X)
-    with pytest.raises(ValueError, match=r"b: found shape \(3,\), expected \(B,\) with B = 2, as in a"):
-        two(X, [0, 1, 2], X)
+    for wrong, message in (
+        ([0, 3], r"b: row 1 has class 3, expected 0\.\.2; .* there are 3, as in a"),
+        ([-1, 0], "b: row 0 has class -1"),
+        ([0, 1, 2], r"b: found shape \(3,\), expected \(B,\) with B = 2, as in a"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            two(X, wrong, X)
 
 
 def test_a_coefficient_leaves_the_dtype():

@@ -294,37 +294,27 @@ def test_large_logits(dtype):
 
 # ---------------------------------------------------------------- what is wrong with an input
 
-X, X32, EYE = np.ones((2, 3)), np.ones((2, 3), np.float32), np.eye(2)
+X, EYE, HALF, ONE_WAY = np.ones((2, 3)), np.eye(2), np.array([[0, 0.5], [0, 1]]), np.array([[1, 1], [0, 1]])
 BAD = [  # what checks.py says for each equation; test_checks.py has the rules themselves
-    (
-        r"T_i: found shape \(2, 4\), expected \(P, d\) with d = 3, as in I_i",
-        lambda: equations.similarity(X, np.ones((2, 4))),
-    ),
-    ("T_i: found dtype float32, expected float64, as in I_i", lambda: equations.similarity(X, X32)),
-    ("S_groups: found no array", lambda: equations.fuse([], 0.25)),
-    (r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2", lambda: equations.fuse([X, X.T], 0.25)),
-    ("y: found shape .* one-hot", lambda: equations.supervised_matrix(np.eye(3, dtype=int))),
-    (r"W: found shape \(3, 2\)", lambda: equations.bce(X, X.T)),
-    (r"W: entry \(0, 1\) is 0.5", lambda: equations.bce(EYE, np.array([[0, 0.5], [0, 1]]))),
-    ("W: entry .* is nan", lambda: equations.bce(EYE, np.array([[0, np.nan], [0, 1]]))),
-    (r"S: found shape \(2, 3\), expected \(B, B\)", lambda: equations.contrastive_loss(X, X, X)),
-    ("W: .*not symmetric", lambda: equations.contrastive_loss(EYE, EYE, np.array([[1, 1], [0, 1]]))),
-    ("S_hat: found shape", lambda: equations.contrastive_loss(EYE, np.eye(3), EYE)),
-    (r"I_groups\[1\]: found shape", lambda: equations.concat([X, np.ones((3, 1))])),
-    (
-        "L_con: found dtype float64, expected float32, as in L_cls",
-        lambda: equations.total_loss(np.float32(1), np.float64(1), 2),
-    ),
-    ("L_con: found shape .* expected one number", lambda: equations.total_loss(1.0, EYE, 2)),
-    ("c: row 1 has class 3, expected 0..2", lambda: equations.cross_entropy(X, [0, 3])),
-    ("c: found shape", lambda: equations.cross_entropy(X, [0, 1, 2])),
+    ("similarity", (X, X.T), r"T_i: found shape \(3, 2\), expected \(P, d\) with d = 3, as in I_i"),
+    ("fuse", ([], 0.25), "S_groups: found no array"),
+    ("fuse", ([X, X.T], 0.25), r"S_groups\[1\]: found shape \(3, 2\), expected \(B, P\) with B = 2"),
+    ("supervised_matrix", (np.eye(3, dtype=int),), "y: found shape .* one-hot"),
+    ("bce", (X, X.T), r"W: found shape \(3, 2\)"),
+    ("bce", (EYE, HALF), r"W: entry \(0, 1\) is 0.5"),
+    ("contrastive_loss", (X, X, X), r"S: found shape \(2, 3\), expected \(B, B\)"),
+    ("contrastive_loss", (EYE, EYE, ONE_WAY), "W: .*not symmetric"),
+    ("contrastive_loss", (EYE, np.eye(3), EYE), "S_hat: found shape"),
+    ("concat", ([X, X.T],), r"I_groups\[1\]: found shape"),
+    ("total_loss", (np.float32(1), np.float64(1), 2), "L_con: found dtype float64, expected float32, as in L_cls"),
+    ("cross_entropy", (X, [0, 3]), "c: row 1 has class 3, expected 0..2"),
 ]
 
 
-@pytest.mark.parametrize(("message", "call"), BAD, ids=[f"{q}: {b[0]}" for q, b in enumerate(BAD)])
-def test_bad_input_is_named(message, call):
+@pytest.mark.parametrize(("name", "given", "message"), BAD, ids=[f"{name}: {message}" for name, _, message in BAD])
+def test_bad_input_is_named(name, given, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        getattr(equations, name)(*given)
 
 
 def test_groups_as_one_array_or_a_list_within_a_gradient():
@@ -342,31 +332,19 @@ def test_bad_input_is_named_inside_a_gradient():
 # ---------------------------------------------------------------- what the paper's loss is like
 
 
-def batch(seed, n=7, B=8, d=5, alpha=paper.ALPHA):
+@pytest.mark.parametrize("seed", range(5))
+def test_both_directions_are_equal_and_logits_bounded(seed):
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, 4, B)
-    both = [equations.similarity(rng.normal(size=(B, d)), rng.normal(size=(4, d))[y]) for _ in range(n)]
-    S, S_hat = (equations.fuse([pair[k] for pair in both], alpha) for k in (0, 1))
-    return S, S_hat, equations.supervised_matrix(y)
-
-
-def test_both_directions_are_equal_and_logits_bounded():
-    for seed in range(5):
-        S, S_hat, W = batch(seed)
-        assert np.abs(S_hat - S.T).max() < 1e-15
-        L = equations.contrastive_loss(S, S_hat, W)
-        assert abs(L.L_i2t - L.L_t2i) < 1e-15
-        assert np.abs(S).max() <= R
-        assert L.L_con > math.log1p(math.exp(-R))
-    u = np.ones((1, 3))
-    assert equations.fuse([equations.similarity(u, u)[0]] * 7, paper.ALPHA)[0, 0] == pytest.approx(R, rel=1e-15)
-
-
-def test_start_value_is_ln_2_and_the_least_value_of_a_pair():
-    W = batch(0)[2]
-    assert equations.contrastive_loss(0 * W, 0 * W, W).L_con == pytest.approx(math.log(2), rel=1e-15)
-    best = R * (2 * W - 1)
-    assert round(float(equations.contrastive_loss(best, best.T, W).L_con), 6) == 0.160224
+    y, sides = rng.integers(0, 4, 8), rng.normal(size=(7, 2, 8, 5))
+    I, T = ({i: side[k] for i, side in enumerate(sides)} for k in (0, 1))
+    T = {i: texts[y] for i, texts in T.items()}
+    found = equations.objective(I, T, y, np.zeros((8, 4)), paper.ALPHA, paper.BETA)
+    assert np.abs(found["S_hat"] - found["S"].T).max() < 1e-15
+    assert abs(found["L_i2t"] - found["L_t2i"]) < 1e-15
+    assert np.abs(found["S"]).max() <= R
+    assert found["L_con"] > math.log1p(math.exp(-R))
+    best = R * (2 * found["W"] - 1)
+    assert round(float(equations.contrastive_loss(best, best.T, found["W"]).L_con), 6) == 0.160224
 
 
 def test_underflow_is_no_error_whatever_numpy_is_told():
@@ -374,4 +352,4 @@ def test_underflow_is_no_error_whatever_numpy_is_told():
     one = {"RGB": np.array([[1e-200, 1.0], [1.0, 0.0]])}
     c_hat = np.array([[0.0, -745.0, -1e4], [1e4, 0.0, -700.0]])
     with np.errstate(all="raise"):
-        assert np.isfinite(equations.objective(one, one, Y[:2], c_hat, alpha=1000.0, beta=2)["L"])
+        assert np.isfinite(equations.objective(one, one, np.array([2, 0]), c_hat, alpha=1000.0, beta=2)["L"])

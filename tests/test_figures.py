@@ -1,398 +1,379 @@
-"""figures.py and model.fused: what is drawn is what was measured, and simulated data says so."""
+"""figures.py, plots.py and model.fused: what is drawn is what was measured, and simulated data says so."""
 
-import json
-import shutil
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from drawings import IDS, shows, words
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, files, layers, model, nn, paper, systems
-from bplcz_ref.data import so2sat, standardise
-from bplcz_ref.encoders import ebcnn, exvit
+from bplcz_ref import bands, files, nn, paper, systems
+from bplcz_ref.data import so2sat
+from bplcz_ref.encoders import exvit
 from bplcz_ref.report import figures, plots
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, split
 from bplcz_ref.training import runs as folders
 
+SIMULATED = "SIMULATED data, random split"
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The Figures that are saved, in order, instead of files."""
-    pytest.importorskip("matplotlib")
-    kept = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: kept.append(figure) or path)
-    return kept
+
+@pytest.fixture(autouse=True)
+def _matplotlib(request):
+    if "fused" not in request.node.name:
+        pytest.importorskip("matplotlib")
+
+
+def words(figure):
+    """All text in a figure."""
+    from matplotlib.text import Text
+
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
 
 
 # ---------------------------------------------------------------------------------- Eq. (9) in evaluation mode
 
 
-def moved(made, dtype):
-    """Parameters and a state that is no longer the initial one."""
+def moved(name, dtype, **settings):
+    """A system with a state that is no longer the initial one, patches, and their band groups."""
+    made = systems.build(name, TINY._replace(**settings))
     params, state = made.init(stream(47, "init"), np.dtype(dtype))
     x = np.random.default_rng(1).standard_normal((5, 32, 32, 18)).astype(dtype)
     for _ in range(3):
         state = made.loss(params, state, (x, np.arange(5)), rng=np.random.default_rng(2))[1]["state"]
-    return params, state, x
+    return made, params, state, x, bands.split(*bands.separate(x))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_fused_is_what_the_classifier_sees_in_evaluation(dtype):
-    made = systems.build("ebcnn-bplcz", TINY)
-    params, state, x = moved(made, dtype)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-14)])
+def test_fused_is_what_the_classifier_sees_in_evaluation(dtype, tolerance):
+    """The groups in the paper's order, in evaluation mode: training mode would give other numbers."""
+    made, params, state, x, groups = moved("ebcnn-bplcz", dtype)
     I = made.fused(params, state, x)
-    assert I.shape == (5, 7 * TINY.features)
     assert I.dtype == dtype
     c_hat = nn.linear(I, params["classifier"]["weight"], params["classifier"]["bias"])
     assert np.array_equal(c_hat, made.apply(params, state, x, train=False)[0])
     in_training = made.loss(params, state, (x, np.arange(5)))[1]["I"]
-    assert np.abs(I - in_training).max() > 1e-3 * np.abs(I).max()  # training mode would be seen
-
-
-def test_fused_has_the_groups_in_the_papers_order():
-    encoders = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
-    made = model.bplcz(encoders, layers.linear(21, 17))
-    params, state, x = moved(made, "float64")
-    I = made.fused(params, state, x)
-    parts = bands.split(*bands.separate(x))
+    assert np.abs(I - in_training).max() > 1e-3 * np.abs(I).max()
+    encoder = systems.ENCODERS["ebcnn"]
     for k, group in enumerate(paper.GROUPS):
-        alone, _ = encoders[group].apply(
-            params["branches"][group], state["branches"][group], parts[group], train=False
-        )
-        assert np.abs(I[:, 3 * k : 3 * k + 3] - alone).max() < 1e-14
+        branch = (params["branches"][group], state["branches"][group])
+        alone, _ = encoder(len(bands.INDEX[group]), TINY).apply(*branch, groups[group], train=False)
+        assert np.abs(I[:, 4 * k : 4 * k + 4] - alone).max() <= tolerance
 
 
+@pytest.mark.slow
 def test_fused_of_reading_b_are_the_contrastive_vectors():
-    settings = TINY._replace(reading="B")
-    made = systems.build("exvit-bplcz", settings)
-    params, state = made.init(stream(47, "init"), np.dtype("float64"))
-    x = np.random.default_rng(1).standard_normal((2, 32, 32, 18))
-    I = made.fused(params, state, x)
-    assert I.shape == (2, 7 * settings.features)
-    parts, size = bands.split(*bands.separate(x)), systems.SMALL_EXVIT
+    made, params, state, x, groups = moved("exvit-bplcz", "float64", reading="B")
+    I, size = made.fused(params, state, x), systems.SMALL_EXVIT
     first = exvit.tokens(len(bands.INDEX["RGB"]), grid=16, size=size)
-    z, _ = first.apply(
-        params["branches"]["RGB"] | params["shared"], state["branches"]["RGB"], parts["RGB"], train=False
-    )
-    I_rgb, _ = exvit.vector(settings.features, size).apply(params["vectors"]["RGB"], {}, z, train=False)
-    assert np.abs(I[:, : settings.features] - I_rgb).max() < 1e-12
-    without_text = systems.exvit_bplcz("B", settings.features, grid=settings.grid, size=size)
-    params, state = without_text.init(stream(47, "init"), np.dtype("float64"))
+    own = params["branches"]["RGB"] | params["shared"]
+    z, _ = first.apply(own, state["branches"]["RGB"], groups["RGB"], train=False)
+    I_rgb, _ = exvit.vector(TINY.features, size).apply(params["vectors"]["RGB"], {}, z, train=False)
+    assert np.abs(I[:, : TINY.features] - I_rgb).max() < 1e-12
+    without_text = systems.exvit_bplcz("B", TINY.features, grid=16, size=size)
     with pytest.raises(ValueError, match="no I_i to fuse"):
-        without_text.fused(params, state, x)
-
-
-def test_a_network_of_all_bands_fuses_nothing():
+        without_text.fused(*without_text.init(stream(47, "init"), np.dtype("float64")), x)
     assert systems.build("resnet50", TINY).fused is None
-    assert systems.build("exvit", TINY).fused is None
 
 
 # ------------------------------------------------------------------------------------------- confusion matrix
 
-
-@pytest.mark.slow
-def test_confusion_of_a_run(runs, drawn, tmp_path):
-    assert figures.confusion_figure(runs[1], tmp_path / "fig2") == tmp_path / "fig2.png"
-    counts = np.loadtxt(runs[1] / "confusion.csv", delimiter=",", skiprows=1, usecols=range(1, 18), dtype=int)
-    assert counts.sum() == 40
-    assert shows(drawn[0], counts)
-    result = files.read_json(runs[1] / "metrics.json")
-    text = words(drawn[0])
-    assert "EB-CNN (BP-LCZ), SIMULATED data, random split" in text
-    assert f"OA {100 * result['overall_accuracy']:.2f} %" in text
+C = np.random.default_rng(3).integers(0, 9, (17, 17)) * (np.arange(17)[:, None] != 6)  # no sample of class 7
+C[0, :2], C[16, 0], C[0, 16] = (300, 40), 0, 7
 
 
 @pytest.mark.slow
-def test_simulated_is_said_only_of_simulated_data(runs, drawn, tmp_path):
+def test_the_matrix_is_drawn_as_it_is():
+    axes, *_ = plots.confusion(C, "EB-CNN").axes
+    with np.errstate(invalid="ignore"):
+        shares, precisions = C / C.sum(axis=1, keepdims=True), np.diag(C) / C.sum(axis=0)  # of a row: of the truth
+    (image,) = axes.images
+    assert np.array_equal(np.ma.filled(image.get_array(), np.nan), shares, equal_nan=True)
+    assert image.get_clim() == (0, 1)  # white is none of the class, blue all of it
+    cells = {text.get_position()[::-1]: text.get_text() for text in axes.texts if text.get_text().isdigit()}
+    assert cells == {at: str(n) for at, n in np.ndenumerate(C) if n}
+    ticks = (axes.get_xticklabels(), axes.get_yticklabels(), axes.child_axes[0].get_yticklabels())
+    for k, (below, left, right) in enumerate(zip(*ticks, strict=True)):
+        name, n = paper.CLASSES[k][0], C[k].sum()
+        assert below.get_text() == f"{name}\n{100 * precisions[k]:.0f}"
+        assert left.get_text() == f"{paper.CLASSES[k][1]}  {name}"
+        assert right.get_text() == (f"{100 * shares[k, k]:.0f} % of {n}" if n else "no sample")
+    assert axes.yaxis_inverted()  # class 1 above
+    assert axes.get_xlabel().startswith("predicted class")
+    assert axes.get_ylabel() == "true class"
+    across, down = axes.lines
+    assert list(across.get_ydata()) == list(down.get_xdata()) == [9.5, 9.5]  # between class 10 and class A
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("largest", [9, 99, 9999])
+def test_no_word_of_the_matrix_is_cut_off(largest):
+    """Whatever the supports: at those of two digits, "true class" once was."""
+    from matplotlib.text import Text
+
+    counts = np.random.default_rng(3).integers(0, largest + 1, (17, 17))
+    figure = plots.confusion(counts, f"EB-CNN (BP-LCZ), {SIMULATED}")
+    figure.set_dpi(figures.DPI)
+    figure.draw_without_rendering()
+    for text in figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text()):
+        box = text.get_window_extent()
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height
+        assert inside, text
+
+
+@pytest.mark.slow
+def test_the_title_and_the_note_by_hand():
+    """200 samples: 90 + 60 right, 20 wrong within built, 10 within land cover, 20 across."""
+    D = np.zeros((17, 17), int)
+    D[0, 0], D[0, 9], D[0, 10] = 90, 20, 10
+    D[16, 16], D[16, 10], D[16, 9] = 60, 10, 10
+    text = words(plots.confusion(D, "EB-CNN"))
+    # pe = (120 * 90 + 80 * 60) / 200^2 = .39, kappa = (.75 - .39) / .61 = .590164
+    # evenly: (30 * 9 + 20 * 6) / 16 = 24.4 of 50
+    # F1 of class 1: 180 / (120 + 90), of class G: 120 / (80 + 60); macro over the two that are in the truth
+    assert "EB-CNN\nOA 75.00 %, kappa 59.02 %, macro-F1 85.71 % on 200 test samples" in text
+    assert "Of 50 errors, 60 % stay within" in text
+    assert "49 % would if the errors of each class fell evenly on the 16 others" in text
+    text = words(plots.confusion(np.diag([0] * 16 + [5]), "EB-CNN", "given samples"))
+    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 given samples" in text
+    assert "No errors." in text
+
+
+@pytest.mark.slow
+def test_simulated_is_said_only_of_simulated_data(runs, tmp_path):
+    text = words(figures.confusion(runs[1]))
+    assert f"EB-CNN (BP-LCZ), {SIMULATED}\nOA" in text
+    assert f"OA {100 * files.read_json(runs[1] / 'metrics.json')['overall_accuracy']:.2f} %" in text
     real = copied(runs[0], tmp_path / "real", data={"simulated": False})
-    figures.confusion_figure(real, tmp_path / "a.png")
-    assert "SIMULATED" not in words(drawn[0])
+    assert "SIMULATED" not in words(figures.confusion(real))
+
+
+# ------------------------------------------------------------------------------------------------------ curves
+
+
+def row(epoch, **more):
+    """A row of log.jsonl of a run without prompts."""
+    names = ("L_con", "L_con_floor", "S_positive", "S_negative", "validation_accuracy")
+    return {"epoch": epoch, "L_cls": 1 / epoch, "training_accuracy": 0.5, **dict.fromkeys(names), **more}
+
+
+def test_curves_are_the_log():
+    prompted = {"L_con": 0.5, "L_con_floor": 0.1, "S_positive": -1.0, "validation_accuracy": 0.4}
+    rows = [row(1, **prompted), row(2, **prompted, S_negative=-2.0)]  # a first epoch without negatives: a gap
+    figure = plots.curves([[row(1), row(2)], rows], ["a", "b"])
+    drawn = {
+        (k, line.get_label(), line.get_linestyle()): line.get_ydata()
+        for k, axes in enumerate(figure.axes)
+        for line in axes.lines
+    }
+    # fmt: off
+    expected = {
+        (0, "a", "-"): [1, 0.5], (1, "a", "-"): [50, 50],
+        (0, "b", "-"): [1, 0.5], (1, "b", "-"): [50, 50], (1, "b", "--"): [40, 40],
+        (2, "b", "-"): [0.5, 0.5], (2, "b", "--"): [0.1, 0.1],
+        (3, "b", "-"): [-1, -1], (3, "b", "--"): [np.nan, -2], (4, "b", "-"): [np.nan, 1],
+    }
+    # fmt: on
+    assert drawn.keys() == expected.keys()
+    for line, values in expected.items():
+        np.testing.assert_allclose(drawn[line], values, rtol=1e-12)
+    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == [
+        "training part",
+        "validation file",
+    ]
+    assert not figure.axes[5].axison  # the legend's place
+    assert len(plots.curves([[row(1), row(2)]], ["a"]).axes) == 2  # without prompting
+
+
+def test_one_epoch_can_be_read():
+    """A point each, in an axis of one epoch: a line without markers would be nothing to see."""
+    for axes in plots.curves([[row(1)]], ["a"]).axes:
+        assert axes.get_xlim() == (0.5, 1.5)
+        assert axes.get_xticks().tolist() == [1]
+        assert [line.get_marker() for line in axes.lines] == ["o"]
+
+
+def test_curves_of_an_interrupted_run_and_of_none(runs, tmp_path):
+    begun = copied(runs[0], tmp_path / "begun")
+    (begun / "metrics.json").unlink()
+    assert len(figures.curves([begun]).axes[0].lines[0].get_ydata()) == len(folders.read_log(begun)) == 2
+    (begun / "log.jsonl").unlink()
+    with pytest.raises(ValueError, match="has no epoch yet"):
+        figures.curves([begun])
+
+
+def test_runs_of_one_system_are_told_apart(runs, tmp_path):
+    other, same = copied(runs[0], tmp_path / "other", seed=48), copied(runs[0], tmp_path / "same")
+    found = [runs[0], other, same]
+    assert figures.labels(found, [folders.read_config(run) for run in found]) == [
+        f"EB-CNN, seed 47, {runs[0]}, {SIMULATED}",
+        f"EB-CNN, seed 48, {SIMULATED}",
+        f"EB-CNN, seed 47, {same}, {SIMULATED}",
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------- t-SNE
 
 
 @pytest.mark.slow
-def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, drawn, tmp_path, monkeypatch):
-    pytest.importorskip("sklearn")
-    seen, embedding = [], figures.embedding
+def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypatch):
+    manifold = pytest.importorskip("sklearn.manifold")
+    seen, fit = [], manifold.TSNE.fit_transform
 
-    def spy(seed):
-        embed = embedding(seed)
-        return lambda I: seen.append((I, embed(I))) or seen[-1][1]
+    def noted(self, I):
+        seen.append((I, fit(self, I)))
+        return seen[-1][1]
 
-    monkeypatch.setattr(figures, "embedding", spy)
-    figures.tsne_figure(runs, small_file, tmp_path / "a.png", per_class=3, seed=5)
+    monkeypatch.setattr(manifold.TSNE, "fit_transform", noted)
+    figure = figures.tsne(runs, small_file, per_class=3, seed=5)
     with so2sat.open_file(small_file) as patches:
-        test = split.parts(patches, TINY)[1]
-        rows = figures.sample(patches.labels, test, 3, 5)
-        x = [standardise.standardise(patches.images(rows), evaluate.load(run).statistics) for run in runs]
+        rows = figures.sample(patches.labels, split.parts(patches, TINY)[1], 3, 5)
+        expected = [evaluate.fused(evaluate.load(run), patches, rows) for run in runs]
         y = patches.labels[rows]
-    for k, (run, (I, points)) in enumerate(zip(runs, seen, strict=True)):
-        trained = evaluate.load(run)
-        whole = trained.network.fused(trained.params, trained.state, x[k])
-        assert np.abs(I - whole).max() < 1e-5 * np.abs(whole).max()
-        for scatter in drawn[0].axes[k].collections:
-            c = IDS.index(scatter.get_label().split()[0])
+    for axes, own, (I, points) in zip(figure.axes, expected, seen, strict=True):
+        assert np.array_equal(I, own)
+        for scatter, c in zip(axes.collections, np.unique(y), strict=True):
             assert np.array_equal(scatter.get_offsets(), points[y == c])
-            assert scatter.get_label() == f"{IDS[c]}  {paper.CLASSES[c][1]} ({(y == c).sum()})"
-        assert len(drawn[0].axes[k].collections) == len(set(y.tolist()))
-    text = " ".join(words(drawn[0]).split())
-    assert "(a) EB-CNN, SIMULATED data" in text
-    assert "(b) EB-CNN (BP-LCZ), SIMULATED data" in text
+            assert scatter.get_label() == "{}  {} ({})".format(*paper.CLASSES[c], np.sum(y == c))
+    text = " ".join(words(figure).split())
+    assert f"(a) EB-CNN, {SIMULATED}" in text
+    assert f"(b) EB-CNN (BP-LCZ), {SIMULATED}" in text
     assert f"{len(rows)} samples of the test part: 3 of each class, or all where there are fewer." in text
-    figures.tsne_figure(runs[:1], small_file, tmp_path / "a.png", per_class=3, seed=5)
+    assert "(a)" not in words(figures.tsne(runs[:1], small_file, per_class=3, seed=5))
     assert np.array_equal(seen[0][1], seen[2][1])  # the same picture again
-    assert "(a)" not in words(drawn[1])
 
 
 def test_samples_are_of_the_test_part_and_no_more_than_asked(small_file):
     with so2sat.open_file(small_file) as patches:
-        training, test = split.parts(patches, TINY)
-        labels = patches.labels
-    rows = figures.sample(labels, test, 3, 47)
-    assert len(set(rows)) == len(rows)
+        test, y = split.parts(patches, TINY)[1], patches.labels
+    rows, available = figures.sample(y, test, 3, 47), np.bincount(y[test], minlength=17)
     assert set(rows) <= set(test)
-    assert not set(rows) & set(training)
-    available = np.bincount(labels[test], minlength=17)
+    assert len(set(rows)) == len(rows)
     assert available[16] < 3 < available.max()
-    assert np.bincount(labels[rows], minlength=17).tolist() == np.minimum(available, 3).tolist()
-    assert figures.sample(labels, test, 3, 48).tolist() != rows.tolist()
-    with pytest.raises(ValueError, match="per_class is 0"):
-        figures.sample(labels, test, 0, 47)
+    assert np.bincount(y[rows], minlength=17).tolist() == np.minimum(available, 3).tolist()
+    assert figures.sample(y, test, 3, 48).tolist() != rows.tolist()
 
 
 def test_neighbours_against_a_loop():
     rng = np.random.default_rng(0)
     I, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
-    same, chance = [], []
+    same = chance = 0
     for j in range(30):
         others = sorted((m for m in range(30) if m != j), key=lambda m: float(np.sum((I[j] - I[m]) ** 2)))
-        same.append(sum(y[m] == y[j] for m in others[:10]) / 10)
-        chance.append(sum(y[m] == y[j] for m in others) / 29)
-    found = figures.neighbours(I, y)
-    assert found == pytest.approx((np.mean(same), np.mean(chance), 10), rel=1e-12)
-    assert figures.neighbours(I[:5], y[:5]).k == 4
+        same += sum(y[m] == y[j] for m in others[:10]) / 10
+        chance += sum(y[m] == y[j] for m in others) / 29
+    said = figures.neighbours(I, y)
+    assert said.startswith(f"{100 * same / 30:.0f} % of a sample's 10 nearest in I are of its class")
+    assert said.endswith(f"({100 * chance / 30:.0f} % by chance)")
+    assert "a sample's 4 nearest" in figures.neighbours(I[:5], y[:5])
 
 
 @pytest.mark.slow
-def test_runs_that_cannot_be_compared_are_named(runs, small_file, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "embedding", lambda seed: None)  # not reached; scikit-learn takes long to import
+def test_no_title_of_tsne_covers_its_neighbour():
+    """At the longest labels that there are."""
+    y, titles = np.arange(34) % 17, ["EB-CNN + BGP, no MSM, SIMULATED data, city split, 9 cities left out"] * 3
+    points = np.random.default_rng(0).standard_normal((3, 34, 2))
+    figure = plots.tsne(list(points), y, titles, ["caption"] * 3, "note")
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert boxes[0].x1 < boxes[1].x0
+    assert boxes[1].x1 < boxes[2].x0
+
+
+def test_a_letter_does_not_hide_the_only_sample_of_its_class():
+    points = np.argwhere(np.ones((4, 5)))[:17]
+    figure = plots.tsne([points], np.arange(17), ["title"], ["caption"], "note")
+    figure.draw_without_rendering()
+    for text, (_, height) in zip(figure.axes[0].texts, figure.axes[0].transData.transform(points), strict=True):
+        assert text.get_window_extent().y0 > height
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"data": {"path": "b.h5", "labels": "0" * 64}},
+            "was tested on b.h5, and .* is another file; figures show",
+        ),
+        ({"system": "resnet50"}, "resnet50 takes all bands at once"),
+        ({}, "another test part than"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_named(runs, small_file, tmp_path, changes, message):
+    pytest.importorskip("sklearn")
     parts = files.read_json(runs[1] / "config.json")["data"]["split"] | {"test_rows": "0" * 64}
-    other_seed = copied(runs[1], tmp_path / "seed", data={"split": parts})
-    with pytest.raises(ValueError, match="another test part than"):
-        figures.tsne_figure([runs[0], other_seed], small_file, tmp_path / "a.png")
-    other_data = copied(runs[1], tmp_path / "data", data={"path": "b.h5", "labels": "0" * 64})
-    with pytest.raises(ValueError, match=r"was tested on b.h5, and .* is another file"):
-        figures.tsne_figure([runs[0], other_data], small_file, tmp_path / "a.png")
-    all_bands = copied(runs[1], tmp_path / "all", system="resnet50")
-    with pytest.raises(ValueError, match="resnet50 takes all bands at once"):
-        figures.tsne_figure([runs[0], all_bands], small_file, tmp_path / "a.png")
-    assert not drawn
-
-
-# ------------------------------------------------------------------------------------------------------ curves
-
-
-@pytest.mark.slow
-def test_curves_are_the_log(runs, drawn, tmp_path):
-    figures.curves_figure(runs, tmp_path / "a.png")
-    panels = drawn[0].axes
-    assert len(panels) == 6
-    assert not panels[5].axison  # the legend's place
-    rows = [folders.read_log(run) for run in runs]
-    for axes, name, scale in ((panels[0], "L_cls", 1), (panels[1], "training_accuracy", 100)):
-        assert [line.get_label() for line in axes.lines] == [
-            "EB-CNN, SIMULATED data, random split",
-            "EB-CNN (BP-LCZ), SIMULATED data, random split",
-        ]
-        for line, log in zip(axes.lines, rows, strict=True):
-            assert list(line.get_xdata()) == [1, 2]
-            assert line.get_ydata().tolist() == pytest.approx([scale * row[name] for row in log], rel=1e-12)
-    expected = {
-        (2, "-"): [row["L_con"] for row in rows[1]],
-        (2, "--"): [row["L_con_floor"] for row in rows[1]],
-        (3, "-"): [row["S_positive"] for row in rows[1]],
-        (3, "--"): [row["S_negative"] for row in rows[1]],
-        (4, "-"): [row["S_positive"] - row["S_negative"] for row in rows[1]],
-    }
-    for (k, style), values in expected.items():
-        (line,) = [line for line in panels[k].lines if line.get_linestyle() == style]
-        assert list(line.get_ydata()) == pytest.approx(values, rel=1e-12)
-    keys = [[text.get_text() for text in panels[k].get_legend().get_texts()] for k in (2, 3)]
-    assert keys[0][0] == "$L_{con}$"
-    assert keys[1] == ["pairs of one class", "pairs of two classes"]
-
-
-@pytest.mark.slow
-def test_without_prompting_there_are_two_panels(runs, drawn, tmp_path):
-    figures.curves_figure(runs[0], tmp_path / "a.png")
-    assert len(drawn[0].axes) == 2
-
-
-def test_curves_of_an_interrupted_run_and_of_none(runs, drawn, tmp_path):
-    begun = copied(runs[0], tmp_path / "begun")
-    (begun / "metrics.json").unlink()
-    (begun / "log.jsonl").write_text(json.dumps(folders.read_log(runs[0])[0]) + "\n", encoding="utf-8")
-    figures.curves_figure(begun, tmp_path / "a.png")
-    assert len(drawn[0].axes[0].lines[0].get_ydata()) == 1
-    (begun / "log.jsonl").unlink()
-    with pytest.raises(ValueError, match="has no epoch yet"):
-        figures.curves_figure(begun, tmp_path / "a.png")
-
-
-def test_runs_of_one_system_are_told_apart(runs, drawn, tmp_path):
-    other = copied(runs[0], tmp_path / "other", seed=48)
-    same = copied(runs[0], tmp_path / "same")
-    figures.curves_figure([runs[0], other, same, runs[0]], tmp_path / "a.png")
-    names = [line.get_label() for line in drawn[0].axes[0].lines]
-    assert names == [
-        f"EB-CNN, seed 47, {runs[0]}, SIMULATED data, random split",
-        "EB-CNN, seed 48, SIMULATED data, random split",
-        f"EB-CNN, seed 47, {same}, SIMULATED data, random split",
-    ]
+    other = copied(runs[1], tmp_path / "other", **changes or {"data": {"split": parts}})
+    with pytest.raises(ValueError, match=message):
+        figures.tsne([runs[0], other], small_file)
 
 
 # ------------------------------------------------------------------------------------------------ files, command
 
 
+def report(out, *arguments):
+    return command_line.main(["report", *map(str, arguments), "--out", str(out)])
+
+
 @pytest.mark.slow
-def test_report_writes_all_figures(runs, small_file, tmp_path, capsys):
+def test_report_writes_all_figures(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
-    out = tmp_path / "out"
-    assert command_line.main(["report", *map(str, runs), "--out", str(out)]) == 0  # the file from config.json
+    assert report(tmp_path, *runs, runs[0]) == 0  # a run named twice; the file from config.json
     printed = capsys.readouterr().out
-    names = ["confusion-ebcnn.png", "confusion-ebcnn-bplcz.png", "curves.png", "tsne.png"]
-    assert sorted(path.name for path in out.iterdir()) == sorted(names)
-    assert all(str(out / name) in printed for name in names)
+    names = ["confusion-ebcnn-bplcz.png", "confusion-ebcnn.png", "curves.png", "tsne.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(str(tmp_path / name) in printed for name in names)
     assert printed.count("on 40 SIMULATED samples, random split") == 2
-    assert all((out / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
+    assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
 
 
 @pytest.mark.slow
-def test_report_draws_no_other_file_than_was_asked_for(runs, plain, small_file, tmp_path, capsys):
-    """The figures show the test part of the run's own file, so another --data is refused; its copy is not."""
-    out = tmp_path / "out"
-    with pytest.raises(ValueError, match="and .*plain.h5 is another file; figures show a run's own test part"):
-        figures.write_figures(runs[0], out, plain[0])
-    assert command_line.main(["report", str(runs[0]), "--data", str(plain[0]), "--out", str(out)]) == 2
-    assert not capsys.readouterr().out
-    with pytest.raises(ValueError, match="plain.h5 is another file"):
-        figures.tsne_figure(runs[0], plain[0], out / "a.png")
-    assert not out.exists()
-    shutil.copy(small_file, tmp_path / "copy.h5")
-    figures.check_data([runs[0]], [folders.read_config(runs[0])], tmp_path / "copy.h5")
-
-
-def test_the_root_folder_is_refused(runs, capsys):
-    pytest.importorskip("matplotlib")
-    assert command_line.main(["report", str(runs[0]), "--out", "/"]) == 2
-    assert "/ is the root folder of the system; name a folder" in capsys.readouterr().err
+def test_report_draws_no_other_file_than_was_asked_for(runs, plain, tmp_path, capsys):
+    assert report(tmp_path / "out", runs[0], "--data", plain[0]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert "plain.h5 is another file; figures show a run's own test part" in err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
 def test_report_makes_what_it_can(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
-    pytest.importorskip("matplotlib")
     begun = copied(runs[0], tmp_path / "begun", data={"path": str(tmp_path / "gone.h5")})
     for name in ("metrics.json", "confusion.csv"):
         (begun / name).unlink()
-    out = tmp_path / "out"
-    assert command_line.main(["report", str(begun), "--out", str(out)]) == 1
-    errors = capsys.readouterr().err.splitlines()
-    assert [path.name for path in out.iterdir()] == ["curves.png"]
-    assert len(errors) == 2
-    assert "it appears when the run is complete" in errors[0]
-    assert "gone.h5, on which" in errors[1]
-    assert command_line.main(["report", str(tmp_path / "nothing")]) == 2
+    assert report(tmp_path / "out", begun) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["curves.png"]
+    assert "it appears when the run is complete" in first
+    assert "gone.h5, on which" in second
+    assert report(tmp_path / "out", tmp_path / "nothing") == 2
 
 
 @pytest.mark.slow
-def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path):
-    pytest.importorskip("matplotlib")
-    other = copied(runs[0], tmp_path / "ebcnn", system="resnet50")
-    again = copied(runs[0], tmp_path / "again", system="resnet50", seed=48)
-    written = []
-    missing = figures.write_figures([other, again], tmp_path / "out", say=written.append)
-    assert not missing
+def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsys):
+    found = [copied(runs[0], tmp_path / f"run-{seed}", system="resnet50", seed=seed) for seed in (47, 48)]
+    assert report(tmp_path, *found) == 0  # nothing failed
+    *written, last = capsys.readouterr().out.splitlines()[-4:]
     names = ["confusion-resnet50-seed-47.png", "confusion-resnet50-seed-48.png", "curves.png"]
-    paths = [str(tmp_path / "out" / name) for name in names]
-    assert written == [*paths, "no tsne.png: none of these systems fuses band groups by Eq. (9)"]
-    assert command_line.main(["report", str(other), "--out", str(tmp_path / "again")]) == 0  # nothing failed
-
-
-def test_without_matplotlib_one_line_says_what_to_install(runs, small_file, tmp_path, monkeypatch):
-    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    missing = figures.write_figures(runs, tmp_path, small_file)
-    assert len(missing) == 1
-    assert "figures need matplotlib" in missing[0]
-    assert plots.EXTRA in missing[0]
-    assert not list(tmp_path.iterdir())
-    for draw in (
-        lambda: figures.confusion_figure(runs[0], "a.png"),
-        lambda: figures.tsne_figure(runs, small_file, "a.png"),
-    ):
-        with pytest.raises(ValueError, match="figures need matplotlib"):
-            draw()
+    assert written == [str(tmp_path / name) for name in names]
+    assert last == "no tsne.png: none of these systems fuses band groups by Eq. (9)"
 
 
 @pytest.mark.slow
-def test_without_scikit_learn_the_rest_is_drawn(runs, small_file, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    missing = figures.write_figures(runs[:1], tmp_path, small_file, say=lambda line: None)
-    assert len(missing) == 1
-    assert "no tsne.png: t-SNE needs scikit-learn" in missing[0]
-    assert plots.EXTRA in missing[0]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion-ebcnn.png", "curves.png"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("ending", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".PNG", b"\x89PNG")])
-def test_the_ending_decides_the_format(runs, tmp_path, ending, start):
-    pytest.importorskip("matplotlib")
-    path = figures.curves_figure(runs[0], tmp_path / f"a{ending}")
-    assert path.read_bytes().startswith(start)
-
-
-def test_an_unknown_ending_is_named(runs, tmp_path):
-    pytest.importorskip("matplotlib")
-    with pytest.raises(ValueError, match=r"a\.bmp: no figure ends in '\.bmp'; expected one of .*pdf.*png"):
-        figures.curves_figure(runs[0], tmp_path / "a.bmp")
-
-
-def test_a_failed_write_keeps_the_old_figure(runs, tmp_path, monkeypatch):
-    pytest.importorskip("matplotlib")
-    from matplotlib.figure import Figure
-
-    (tmp_path / "a.png").write_bytes(b"old")
-
-    def full(self, path, **options):
-        path.write_bytes(b"\x89PNG half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Figure, "savefig", full)
-    with pytest.raises(ValueError, match=r"a\.png cannot be written \(no space"):
-        figures.curves_figure(runs[0], tmp_path / "a.png")
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.png", b"old")]
-
-
-@pytest.mark.slow
-def test_pyplot_is_never_touched(runs, tmp_path):
-    pytest.importorskip("matplotlib")
-    code = "import sys; from bplcz_ref.report import figures\n"
-    code += "assert 'matplotlib' not in sys.modules\n"
-    code += f"figures.confusion_figure({str(runs[0])!r}, {str(tmp_path / 'a.png')!r})\n"
-    code += f"figures.curves_figure({str(runs[0])!r}, {str(tmp_path / 'b.png')!r})\n"
-    code += "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize(
+    ("module", "line", "drawn"),
+    [
+        ("matplotlib.figure", "figures need matplotlib", []),
+        ("sklearn.manifold", "no tsne.png: t-SNE needs scikit-learn", ["confusion-ebcnn.png", "curves.png"]),
+    ],
+)
+def test_what_to_install_is_said_and_the_rest_is_drawn(
+    runs, small_file, tmp_path, monkeypatch, module, line, drawn
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    (missing,) = figures.write_figures(runs[:1], tmp_path, small_file, say=lambda line: None)
+    assert missing.startswith(line)
+    assert missing.endswith(plots.EXTRA)
+    assert sorted(path.name for path in tmp_path.iterdir()) == drawn

@@ -41,9 +41,8 @@ def test_the_same_lines_serve_decimal(digits):
     assert loops.sgd([D("1.8")], [D(1)], [D(2)], "0.01", "0.9", "0.5") == ([D("1.763")], [D("3.7")])
 
 
-def test_the_form_used_is_the_printed_one(
-    digits,
-):  # BCE on probabilities, at a precision that 1 - sigma(s) survives
+def test_the_form_used_is_the_printed_one(digits):
+    """BCE on probabilities, at a precision that 1 - sigma(s) survives."""
     S = decimals([[-1.75, 0.5, 1.75], [12.0, -30.0, 30.0]])
     W = [[1, 0, 1], [0, 1, 1]]
     used = loops.bce(S, W)
@@ -63,23 +62,26 @@ def test_saturated_logits(kind):
     assert loops.cross_entropy([[kind(10000), kind(0)]], [1]) == 10000
 
 
+SIZES = [
+    ("bce", ([[0.0, 0.0]], [[1]])),
+    ("similarity", ([[1.0, 2.0]], [[1.0]])),
+    ("fuse", ([[[1.0], [2.0]], [[1.0]]], 0.25)),
+    ("cross_entropy", ([[0.0, 1.0]], [0, 1])),
+    ("concat", ([[[1.0]], [[1.0], [2.0]]],)),
+]
+
+
+@pytest.mark.parametrize(("name", "given"), SIZES)
+def test_sizes_that_differ_stop(name, given):
+    with pytest.raises(ValueError, match="one size|zip"):
+        getattr(loops, name)(*given)
+
+
 def test_numpy_is_not_loaded():
     code = "import sys, importlib.util as u; s = u.spec_from_file_location('l', sys.argv[1])"
     code += "; m = u.module_from_spec(s); s.loader.exec_module(m); print('numpy' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code, loops.__file__], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "False"
-
-
-def test_sizes_that_differ_stop():
-    for call in (
-        lambda: loops.bce([[0.0, 0.0]], [[1]]),
-        lambda: loops.similarity([[1.0, 2.0]], [[1.0]]),
-        lambda: loops.fuse([[[1.0], [2.0]], [[1.0]]], 0.25),
-        lambda: loops.cross_entropy([[0.0, 1.0]], [0, 1]),
-        lambda: loops.concat([[[1.0]], [[1.0], [2.0]]]),
-    ):
-        with pytest.raises(ValueError, match="one size|zip"):
-            call()
 
 
 @pytest.mark.parametrize("x", ["1e-14", "1e-15", "9e-18", "1e-18", "-3e-19", "1e-30", "0", "0.5", "-0.5"])

@@ -1,4 +1,4 @@
-"""metrics.py: numbers worked by hand, a published result, degenerate cases, and wrong formulas that must show."""
+"""metrics.py: numbers worked by hand, a published result, and degenerate cases."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -14,75 +14,37 @@ DATA = Path(__file__).parent / "data" / "so2sat_testing_labels_and_sen2lcz_predi
 C3 = [[6, 1, 1], [4, 5, 1], [1, 1, 0]]
 
 
-@pytest.fixture(scope="module")
-def published():
-    with np.load(DATA, allow_pickle=False) as z:
-        return metrics.confusion_matrix(z["y_true"], z["y_pred"])
-
-
 def test_by_hand():
     assert metrics.overall_accuracy(C3) == 11 / 20
     np.testing.assert_array_equal(metrics.recalls(C3), [6 / 8, 5 / 10, 0.0])
     assert metrics.average_accuracy(C3) == pytest.approx((0.75 + 0.5 + 0.0) / 3, rel=1e-15)
     # rows 8 10 2, columns 11 7 2: pe = (88 + 70 + 4) / 400 = .405; kappa = (.55 - .405) / .595 = 29/119
     assert metrics.kappa(C3) == pytest.approx(29 / 119, rel=1e-15)
-    assert metrics.summary(C3) == {
-        "samples": 20,
-        "overall_accuracy": 0.55,
-        "average_accuracy": metrics.average_accuracy(C3),
-        "macro_f1": metrics.macro_f1(C3),
-        "kappa": metrics.kappa(C3),
-    }
+    # f1 = 2 hits / (row + column): 12/19, 10/17, 0/4
+    assert metrics.macro_f1(C3) == pytest.approx((12 / 19 + 10 / 17) / 3, rel=1e-15)
+    found = metrics.summary(C3)
+    assert found.pop("samples") == 20
+    assert found == {name: getattr(metrics, name)(C3) for name in found}
+    # a fourth class that is neither there nor predicted; the third is never found
+    shares = [[6 / 11, 6 / 8, 12 / 19, 8], [5 / 7, 5 / 10, 10 / 17, 10], [0, 0, 0, 2], [None, None, None, 0]]
+    assert [list(row.values()) for row in metrics.by_class(np.pad(C3, (0, 1)))] == shares
 
 
 def test_confusion_rows_are_truth():
     C = metrics.confusion_matrix([0, 0, 0, 2], [1, 1, 0, 1], K=3)
     assert C.tolist() == [[1, 2, 0], [0, 0, 0], [0, 1, 0]]
-    assert C.dtype == np.int64
-    y = np.random.default_rng(1).integers(0, 17, (2, 500))
-    loop = np.zeros((17, 17), int)
-    for j, k in y.T:
-        loop[j, k] += 1
-    np.testing.assert_array_equal(metrics.confusion_matrix(*y), loop)
-
-
-def test_small_label_types_do_not_overflow():
     y = np.full(3, 16, np.uint8)  # 16 * 17 + 16 = 288 does not fit uint8
     assert metrics.confusion_matrix(y, y)[16, 16] == 3
 
 
-def test_published_predictions(published):
-    assert published.sum() == 24188
-    assert published.sum(axis=1)[0] == 266  # truth of class 1 in testing.h5
-    assert round(metrics.overall_accuracy(published), 5) == 0.69369
-    assert round(metrics.average_accuracy(published), 5) == 0.58675
-    assert round(metrics.kappa(published), 5) == 0.66437
-
-
-def wrong_marginals(C):  # rows with rows instead of rows with columns
-    C = np.asarray(C)
-    pe = (C.sum(1) ** 2).sum() / C.sum() ** 2
-    return (np.trace(C) / C.sum() - pe) / (1 - pe)
-
-
-def uniform_chance(C):
-    return (metrics.overall_accuracy(C) - 1 / len(C)) / (1 - 1 / len(C))
-
-
-@pytest.mark.parametrize(
-    ("wrong", "right"),
-    [
-        (wrong_marginals, metrics.kappa),
-        (uniform_chance, metrics.kappa),
-        (metrics.average_accuracy, metrics.overall_accuracy),
-        (lambda C: metrics.average_accuracy(np.transpose(C)), metrics.average_accuracy),  # mean precision
-        (lambda C: float(np.nan_to_num(metrics.recalls(C)).sum() / (len(C) + 1)), metrics.average_accuracy),
-    ],
-)
-def test_wrong_formulas_show_on_the_fixtures(wrong, right, published):
-    """The fixtures tell each wrong reading from the right one by more than the digits they are checked to."""
-    for C in (C3, published):
-        assert abs(wrong(C) - right(C)) > 1e-4  # 20 times what the fixtures are checked to
+def test_published_predictions():
+    with np.load(DATA, allow_pickle=False) as z:
+        C = metrics.confusion_matrix(z["y_true"], z["y_pred"])
+    assert C.sum() == 24188
+    assert C.sum(axis=1)[0] == 266  # truth of class 1 in testing.h5
+    assert round(metrics.overall_accuracy(C), 5) == 0.69369
+    assert round(metrics.average_accuracy(C), 5) == 0.58675
+    assert round(metrics.kappa(C), 5) == 0.66437
 
 
 def test_kappa_is_exact_for_large_counts():
@@ -95,10 +57,10 @@ def test_kappa_is_exact_for_large_counts():
 def test_degenerate():
     one = metrics.confusion_matrix([4, 4], [4, 4])
     assert np.isnan(metrics.kappa(one))  # 0/0
+    assert metrics.summary(one)["kappa"] is None
     assert metrics.overall_accuracy(one) == metrics.average_accuracy(one) == 1.0
-    assert metrics.kappa(metrics.confusion_matrix([0, 1], [0, 1])) == 1.0
-    assert metrics.kappa(metrics.confusion_matrix([0, 1], [1, 0])) == -1.0
-    assert metrics.kappa(metrics.confusion_matrix([0, 1], [0, 0])) == 0.0  # a constant prediction is chance
+    for y_hat, kappa in (([0, 1], 1.0), ([1, 0], -1.0), ([0, 0], 0.0)):  # a constant prediction is chance
+        assert metrics.kappa(metrics.confusion_matrix([0, 1], y_hat)) == kappa
     # class 2 absent from the truth: not averaged, whatever was predicted
     assert metrics.average_accuracy(metrics.confusion_matrix([0, 1, 1], [0, 1, 2], K=3)) == 0.75
 
@@ -119,27 +81,8 @@ def test_bad_labels_are_named(y, y_hat, K, message):
 
 @pytest.mark.parametrize("name", ["overall_accuracy", "average_accuracy", "kappa", "summary", "by_class", "f1"])
 def test_every_figure_checks_its_matrix(name):
-    with pytest.raises(ValueError, match="C: found only zeros"):
+    with pytest.raises(ValueError, match="C: .* not all 0"):
         getattr(metrics, name)([[0, 0], [0, 0]])
-
-
-def test_by_class_against_loops():
-    """C3's third class is never found, the fourth neither there nor predicted."""
-    C = np.zeros((4, 4), int)
-    C[:3, :3] = C3
-    for k, found in enumerate(metrics.by_class(C)):
-        hits = C[k, k]
-        predicted, support = (sum(int(C[j, k]) for j in range(4)), sum(int(C[k, j]) for j in range(4)))
-        p, r = (hits / n if n else None for n in (predicted, support))
-        assert (found["precision"], found["recall"], found["support"]) == (p, r, support)
-        if p is None and r is None:
-            assert found["f1"] is None
-        elif not hits:
-            assert found["f1"] == 0
-        else:
-            assert found["f1"] == pytest.approx(2 * p * r / (p + r), rel=1e-14)
-    shares = [found["f1"] for found in metrics.by_class(C)[:3]]
-    assert metrics.macro_f1(C) == pytest.approx(sum(shares) / 3, rel=1e-14)
 
 
 def test_the_interval_is_that_of_rows_drawn_again():

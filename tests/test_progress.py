@@ -1,43 +1,102 @@
-"""progress.py: one line that is renewed on a terminal, few whole lines elsewhere."""
+"""training/progress.py: an epoch's averages from two batches by hand, and how lines reach a terminal or a pipe."""
 
 import io
+import re
+import time
 
-from bplcz_ref.training.progress import ERASE, Reporter
+import numpy as np
+import pytest
+from small import TINY
+
+from bplcz_ref import theory
+from bplcz_ref.training import progress
+from bplcz_ref.training.progress import ERASE, SUMS, Reporter
+
+BATCHES = [
+    {  # labels 3, 3, 5: five pairs of equal labels, four of different ones
+        "L": 2.0,
+        "L_cls": 1.0,
+        "L_con": 0.5,
+        "c_hat": np.eye(17)[[3, 4, 5]],
+        "S": np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-2.0, -2.0, 1.0]]),
+        "W": np.eye(3),
+    },
+    {"L": 4.0, "L_cls": 3.0, "L_con": 0.25, "c_hat": np.eye(17)[[0]], "S": np.array([[-1.0]]), "W": np.eye(1)},
+]
+LABELS = [np.array([3, 3, 5]), np.array([0])]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
+def sums(batches, labels):
+    found = dict.fromkeys(SUMS, 0.0)
+    for trace, y in zip(batches, labels, strict=True):
+        found = progress.added(found, trace, y, seconds=1.5)
+    return found
 
 
-def test_on_a_terminal_a_step_is_written_over(monkeypatch):
+def test_the_line_of_an_epoch():
+    assert progress.log_row(4, sums(BATCHES, LABELS)) == {
+        "epoch": 5,
+        "L": (3 * 2.0 + 4.0) / 4,
+        "L_cls": (3 * 1.0 + 3.0) / 4,
+        "L_con": (3 * 0.5 + 0.25) / 4,
+        "training_accuracy": 3 / 4,
+        "positive_fraction": 4 / 10,  # of the W that was used: here the identity
+        "S_positive": (5 - 1) / 6,
+        "S_negative": (-1 - 1 - 2 - 2) / 4,
+        "seconds": 3.0,
+    }
+
+
+def test_an_epoch_without_pairs_of_a_kind_has_no_mean_of_them():
+    assert progress.log_row(0, sums(BATCHES[1:], LABELS[1:]))["S_negative"] is None
+    plain = {name: BATCHES[0][name] for name in ("L", "L_cls", "c_hat")}
+    row = progress.log_row(0, sums([plain], LABELS[:1]))
+    absent = ["L_con", "positive_fraction", "S_positive", "S_negative"]
+    assert [name for name, value in row.items() if value is None] == absent
+
+
+@pytest.mark.parametrize("msm", [True, False])
+def test_a_floor_hangs_on_counts_alone(msm):
+    y = np.array([7, 2, 7, 7, 11, 2])
+    assert progress.floor((1, 2, 3), 1.75, msm) == pytest.approx(theory.batch_floor(y, 1.75, msm).lower, abs=1e-9)
+
+
+def test_what_people_read(monkeypatch):
+    row = progress.log_row(0, sums(BATCHES, LABELS)) | {"validation_accuracy": 0.625}
+    assert re.sub(" +", " ", progress.said(row, 9)) == (
+        "epoch 1/9 L_cls 1.5000 L_con 0.4375 training accuracy 75.0 % validation 62.5 %"
+    )
+    monkeypatch.setattr(time, "perf_counter", lambda: 110.0)
+    line = progress.where(TINY._replace(epochs=3, batch=8), 10, (7, 100.0), 12, sums(BATCHES, LABELS))
+    assert line == "epoch 2/3  step 2/10  L 2.5000  4 samples/s  36 s left"  # 5 steps took 10 s, 18 are left
+
+
+def reporter(monkeypatch, terminal, say=None):
+    """A Reporter whose clock advances by an hour at each look, and what it writes to."""
+    clock = iter(range(0, 10**6, 3600))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     monkeypatch.setenv("COLUMNS", "20")
-    out = Terminal()
-    report = Reporter(out)
-    report.wait = 0.0
-    report.step(lambda: "step 1")
-    report.step(lambda: "step 2 " + 40 * "x")  # cut, as a line that is broken cannot be written over
-    report.line("epoch 1")
-    report.end()  # nothing is open any more
-    assert out.getvalue() == f"{ERASE}step 1{ERASE}step 2 {12 * 'x'}{ERASE}epoch 1\n"
-
-
-def test_in_a_pipe_steps_are_rare_whole_lines():
     out = io.StringIO()
-    report = Reporter(out)
-    report.step(lambda: "too soon")
-    report.last -= report.wait
-    report.step(lambda: "step 900")
-    report.step(lambda: "too soon again")
-    report.line("epoch 1")
-    report.end()
-    assert out.getvalue() == "step 900\nepoch 1\n"
+    out.isatty = lambda: terminal
+    return Reporter(out, say), out
 
 
-def test_a_function_takes_the_lines_alone():
+def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_it_is_a_line(monkeypatch):
+    for terminal in (True, False):
+        report, out = reporter(monkeypatch, terminal)
+        report.step(lambda: "step 1")
+        report.step(lambda: "step 2 " + 40 * "x")  # on a terminal it is cut: a broken line cannot be written over
+        report.wait = 10**6
+        report.step(lambda: "too soon")
+        report.line("epoch 1")
+        report.end()
+        renewed = f"{ERASE}step 1{ERASE}step 2 {12 * 'x'}{ERASE}epoch 1\n"
+        assert out.getvalue() == (renewed if terminal else f"step 1\nstep 2 {40 * 'x'}\nepoch 1\n")
+
+
+def test_a_function_takes_the_lines_alone(monkeypatch):
     said = []
-    report = Reporter(Terminal(), said.append)
-    report.wait = 0.0
+    report, out = reporter(monkeypatch, True, said.append)
     report.step(lambda: "no")
     report.line("epoch 1")
-    assert said == ["epoch 1"]
+    assert (said, out.getvalue()) == (["epoch 1"], "")

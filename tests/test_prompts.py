@@ -19,16 +19,8 @@ def test_the_papers_example_is_reproduced_to_the_letter():
     assert prompts.prompt(16, "RGB") == paper.EXAMPLE_PROMPT
 
 
-def test_the_three_descriptions_of_table_i_are_word_for_word():
-    assert prompts.DESCRIPTIONS[0] == (
-        "dense clusters of vertical edifices with limited spatial gaps, representing urban centers"
-    )
-    assert prompts.DESCRIPTIONS[8] == (
-        "areas with minimal building density, characterized by isolated structures and significant open spaces"
-    )
-    assert prompts.DESCRIPTIONS[16] == (
-        "bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images"
-    )
+def test_the_descriptions_of_table_i_are_in_their_places():
+    assert [prompts.DESCRIPTIONS[k] for k in (0, 8, 16)] == list(paper.DESCRIPTIONS.values())
 
 
 def test_all_119_prompts_are_distinct_and_class_major():
@@ -72,13 +64,10 @@ def test_descriptions_tell_the_classes_apart():
 def test_a_wrong_class_is_named(k):
     with pytest.raises(ValueError, match=r"class_index is .*expected an integer 0\.\.16.*16: G"):
         prompts.prompt(k, "RGB")
+    assert prompts.prompt(np.int8(16), "VV") == prompts.prompt(16, "VV")
 
 
-@pytest.mark.parametrize("group", ["rgb", "red green blue", "", None, 0, ["RGB"]])
+@pytest.mark.parametrize("group", ["rgb", "red green blue", "", None, ["RGB"]])
 def test_a_wrong_group_is_named(group):
     with pytest.raises(ValueError, match="group is .*expected one of RGB, VRE, NIR, SWIR, VH, VV, PolSAR"):
         prompts.prompt(0, group)
-
-
-def test_numpy_integers_are_classes():
-    assert prompts.prompt(np.int8(16), "vv".upper()) == prompts.prompt(16, "VV")

@@ -1,4 +1,4 @@
-"""split.py: the split belongs to the file, and no test sample is trained on."""
+"""training/split.py: the split belongs to the file, and no test sample is trained on."""
 
 from types import SimpleNamespace
 
@@ -12,11 +12,15 @@ from bplcz_ref import systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import evaluate, runs, split, train
 
+CITY = TINY._replace(split="city", per_class=1, test=10)
+
 
 def test_no_test_sample_is_trained_on(small_file):
     with so2sat.open_file(small_file) as patches:
         rows, test = split.parts(patches, TINY)
-    assert not set(rows) & set(test)
+        assert not set(rows) & set(test)
+        with pytest.raises(ValueError, match="for separate files"):
+            split.settle(patches, TINY._replace(test=None))
 
 
 def test_the_split_of_a_subset_is_its_own(subset):
@@ -44,91 +48,52 @@ def test_the_split_of_a_subset_is_its_own(subset):
             split.settle(patches, small)
 
 
-def test_a_subset_without_test_rows_trains_beside_a_test_file(small_file, subset, tmp_path):
-    so2sat.subset(small_file, path := tmp_path / "part.h5", per_class=2, test=0, seed=1)
-    with so2sat.open_file(path) as patches, so2sat.open_file(subset) as other:
-        settled = split.settle(patches, systems.SMALL, [], other)
-        assert (settled.per_class, settled.test) == (2, None)
-        assert [len(rows) for rows in split.parts(patches, settled, other)] == [34, 64]
-        with pytest.raises(ValueError, match="has no test rows: name a file with --test-data FILE"):
-            split.settle(patches, systems.SMALL, [])
-
-
-@pytest.fixture(scope="module")
-def geo(small_file, tmp_path_factory):
-    """The *_geo.h5 of `small_file`: 7 cities, in text of variable length."""
-    path = tmp_path_factory.mktemp("geo") / "patches_geo.h5"
-    with h5py.File(path, "w") as file:
-        names = np.array([f"c\u00f6ln {i}" for i in range(7)], object)[np.arange(136) * 5 // 97]
-        file.create_dataset("city", data=names, dtype=h5py.string_dtype())
-        file["epsg"] = np.full(136, 32632)
-    return path
-
-
-CITY = TINY._replace(split="city", per_class=1, test=10)
-
-
-def test_a_city_split_leaves_whole_cities_out(small_file, geo):
-    with so2sat.open_file(small_file, geo=geo) as patches:
-        out = split.held_out(patches, CITY)
-        rows, test = split.parts(patches, CITY)
-        cities, labels = patches.cities, patches.labels
-        assert len(out) == 2  # one in five of 7, rounded up
-        assert out != split.held_out(patches, CITY._replace(seed=50))
-        for size, message in (({"test": 130}, "test asks for 130 rows; the cities left out together has"),):
-            with pytest.raises(ValueError, match=message):
-                split.parts(patches, CITY._replace(**size))
-    assert set(cities[test]) <= set(out)
-    assert not set(cities[rows]) & set(out)
-    assert np.bincount(labels[rows], minlength=17).tolist() == [1] * 17
-    assert len(set(test)) == 10
-    with (
-        so2sat.open_file(small_file) as patches,
-        pytest.raises(ValueError, match="name its .*_geo.h5 with --geo FILE"),
-    ):
-        split.parts(patches, CITY)
-
-
 @pytest.mark.slow
-def test_a_run_on_a_city_split_says_so_everywhere(small_file, geo, tmp_path, capsys):
-    run = tmp_path / "run"
-    asked = ["train", "--data", str(small_file), "--geo", str(geo), "--split", "city", "--system", "ebcnn"]
-    sizes = ["--out", str(run), "--set", "per_class=1", "test=10", "epochs=1", "width=1", "features=2"]
-    assert command_line.main([*asked, *sizes]) == 0
-    printed = capsys.readouterr()
-    config = runs.read_config(run)
-    assert config["data"]["split"]["from"] == "city"
-    assert f"left out for the test: {', '.join(config['data']['split']['cities'])}" in printed.err
-    assert "on 10 SIMULATED samples, city split, 2 cities left out" in printed.out
-    assert runs.read_metrics(run)["split"] == "city split, 2 cities left out"
-    assert (
-        command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
-    )  # the cities by the noted file
-    assert "the test part of" in capsys.readouterr().out
+def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path, monkeypatch):
+    """The preset's sizes give way, the run says so and keeps it, and the same command goes on with the run."""
+    preset = TINY._replace(per_class=60, test=1000)
+    said, seen, one_step = [], [], train.one_step
+
+    def watched(run, at, rows, *rest):
+        seen.extend(rows.tolist())
+        return one_step(run, at, rows, *rest)
+
+    monkeypatch.setattr(train, "one_step", watched)
+    result = train.train(tmp_path, subset, "ebcnn", preset, given=["epochs"], say=said.append)
+    assert sorted(seen) == sorted(2 * list(range(34)))
+    assert "34 training and 30 test rows, the subset's own random split" in said[0]
+    assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
+    assert train.train(tmp_path, subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
+
+
+# ------------------------------------------------------------------------------------------------ separate files
 
 
 def test_separate_files_are_trained_and_tested_as_wholes(small_file, subset, tmp_path):
-    with so2sat.open_file(small_file) as patches, so2sat.open_file(subset) as other:
-        settled = split.settle(patches, systems.SMALL, tested=other)
-        assert (settled.per_class, settled.test) == (None, None)
-        rows, test = split.parts(patches, settled, other)
-        assert (len(rows), len(test)) == (136, len(other))
-        some = split.settle(patches, TINY._replace(per_class=1, test=9), ["per_class", "test"], other)
-        rows, test = split.parts(patches, some, other)
-        assert (len(rows), len(test), some.test) == (17, 9, 9)
-        own = split.settle(other, systems.SMALL, [], patches)  # a subset's training part
-        assert (own.per_class, own.test) == (2, None)
-        assert split.parts(other, own, patches)[0].tolist() == list(range(34))
+    so2sat.subset(small_file, path := tmp_path / "part.h5", per_class=2, test=0, seed=1)
+    with (
+        so2sat.open_file(small_file) as patches,
+        so2sat.open_file(subset) as other,
+        so2sat.open_file(path) as part,
+    ):
+        for file, tested, settings, given, sizes in (
+            (patches, other, systems.SMALL, None, (None, None, 136, 64)),
+            (patches, other, TINY._replace(per_class=1, test=9), ["per_class", "test"], (1, 9, 17, 9)),
+            (other, patches, systems.SMALL, [], (2, None, 34, 136)),  # a subset's training part
+            (part, other, systems.SMALL, [], (2, None, 34, 64)),
+        ):
+            settled = split.settle(file, settings, given, tested)
+            rows, test = split.parts(file, settled, tested)
+            assert (settled.per_class, settled.test, len(rows), len(test)) == sizes
         with pytest.raises(ValueError, match="split is 'city', and the test part is"):
             split.settle(patches, CITY, tested=other)
-    with so2sat.open_file(small_file) as patches, pytest.raises(ValueError, match="for separate files"):
-        split.settle(patches, TINY._replace(test=None))
-    with pytest.raises(ValueError, match="64 of its 64 rows are in the training part, the first is row 0"):
-        train.train(tmp_path, small_file, "ebcnn", TINY, test_data=subset, given=[], say=quiet)
-    with pytest.raises(
-        ValueError, match="subset.h5: 34 of its 64 rows are in the training part, the first is row 0"
-    ):
-        train.train(tmp_path, subset, "ebcnn", TINY, validation=subset, given=[], say=quiet)
+        with pytest.raises(ValueError, match="has no test rows: name a file with --test-data FILE"):
+            split.settle(part, systems.SMALL, [])
+    seen = "{} of its 64 rows are in the training part, the first is row 0"
+    with pytest.raises(ValueError, match=seen.format(64)):
+        train.train(tmp_path / "a", small_file, "ebcnn", TINY, test_data=subset, given=[], say=quiet)
+    with pytest.raises(ValueError, match=seen.format(34)):
+        train.train(tmp_path / "b", subset, "ebcnn", TINY, validation=subset, given=[], say=quiet)
 
 
 @pytest.mark.slow
@@ -155,18 +120,61 @@ def test_a_run_on_separate_files_is_evaluated_on_the_test_file(small_file, tmp_p
         assert len(rows) == 30
         assert "the test part of" in words
         assert np.array_equal(evaluate.confusion(trained, patches, rows), runs.read_confusion(run))
-    with (
-        so2sat.open_file(parts[0]) as patches,
-        pytest.raises(ValueError, match="90 of its 90 rows were trained on"),
-    ):
-        evaluate.rows_to_evaluate(trained, patches, None)
     with pytest.raises(ValueError, match="is not there now: say where it is"):
         train.resume(run, epochs=2, say=quiet)
     assert train.resume(run, epochs=2, say=quiet, test_data=moved)["last_epoch"]["epoch"] == 2
 
 
-@pytest.mark.parametrize(("cities", "left_out"), [(2, 1), (5, 1), (6, 2), (42, 9)])
+# --------------------------------------------------------------------------------------------------------- cities
+
+
+@pytest.fixture(scope="module")
+def geo(small_file, tmp_path_factory):
+    """The *_geo.h5 of `small_file`: 7 cities, in text of variable length."""
+    path = tmp_path_factory.mktemp("geo") / "patches_geo.h5"
+    with h5py.File(path, "w") as file:
+        names = np.array([f"c\u00f6ln {i}" for i in range(7)], object)[np.arange(136) * 5 // 97]
+        file.create_dataset("city", data=names, dtype=h5py.string_dtype())
+    return path
+
+
+def test_a_city_split_leaves_whole_cities_out(small_file, geo):
+    with so2sat.open_file(small_file, geo=geo) as patches:
+        out = split.held_out(patches, CITY)
+        rows, test = split.parts(patches, CITY)
+        cities, labels = patches.cities, patches.labels
+        assert out != split.held_out(patches, CITY._replace(seed=50))
+        with pytest.raises(ValueError, match="test asks for 130 rows; the cities left out together has"):
+            split.parts(patches, CITY._replace(test=130))
+    assert set(cities[test]) <= set(out)
+    assert not set(cities[rows]) & set(out)
+    assert np.bincount(labels[rows], minlength=17).tolist() == [1] * 17
+    assert len(set(test)) == 10
+    with (
+        so2sat.open_file(small_file) as patches,
+        pytest.raises(ValueError, match="name its .*_geo.h5 with --geo FILE"),
+    ):
+        split.parts(patches, CITY)
+
+
+@pytest.mark.parametrize(("cities", "left_out"), [(2, 1), (5, 1), (6, 2), (7, 2), (42, 9)])
 def test_one_city_in_five_is_left_out(cities, left_out):
     patches = SimpleNamespace(path="x.h5", cities=np.array([f"c{k}" for k in range(cities)]))
-    found = split.held_out(patches, CITY)
-    assert len(found) == left_out == len(set(found))
+    assert len(set(split.held_out(patches, CITY))) == left_out
+
+
+@pytest.mark.slow
+def test_a_run_on_a_city_split_says_so_everywhere(small_file, geo, tmp_path, capsys):
+    run = tmp_path / "run"
+    asked = ["train", "--data", str(small_file), "--geo", str(geo), "--split", "city", "--system", "ebcnn"]
+    sizes = ["--out", str(run), "--set", "per_class=1", "test=10", "epochs=1", "width=1", "features=2"]
+    assert command_line.main([*asked, *sizes]) == 0
+    printed = capsys.readouterr()
+    noted = runs.read_config(run)["data"]["split"]
+    assert noted["from"] == "city"
+    assert f"city split, 2 cities left out ({', '.join(noted['cities'])})" in printed.err
+    assert "on 10 SIMULATED samples, city split, 2 cities left out" in printed.out
+    assert (
+        command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0
+    )  # the cities by the noted file
+    assert "the test part of" in capsys.readouterr().out

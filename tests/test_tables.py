@@ -1,6 +1,7 @@
-"""tables.py: resumed after interruptions and kills, failures named, the same on every executor."""
+"""training/tables.py: resumed after interruptions and kills, failures named, the same on every executor."""
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -23,7 +24,21 @@ SEEDS = [47, 48]  # 47 is compared with the table of one process
 
 
 def job(run, system="ebcnn", data="x.h5"):
-    return tables.Job(str(run), str(data), system, TINY)
+    return tables.Job(system, str(run), str(data), system, TINY)
+
+
+def same_bits(out, table, seeds=SEEDS):
+    """Whether the runs of `table` are in `out` too, and all are complete."""
+    assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in seeds)
+    return all(bits(run) == bits(out / run.relative_to(table[0])) for run in table[0].glob("*/seed-47"))
+
+
+def wait_for(condition, seconds=120):
+    """Whether the condition came true in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not condition():
+        time.sleep(0.01)
+    return condition()
 
 
 def test_the_estimate_of_a_run(monkeypatch):
@@ -34,27 +49,15 @@ def test_the_estimate_of_a_run(monkeypatch):
     assert tables.run_seconds("ebcnn", settings, training=10) == 15
 
 
-def same_bits(out, table, seeds=SEEDS):
-    """Whether the runs of `table` are in `out` too, and all are complete."""
-    assert all(runs.complete(out / name / f"seed-{seed}") for name in NAMES for seed in seeds)
-    return all(bits(run) == bits(out / run.relative_to(table[0])) for run in table[0].glob("*/seed-47"))
-
-
-def test_results_are_those_of_the_run_folders(table):
+def test_a_complete_table_is_that_of_its_run_folders_and_not_trained_again(table, small_file, tmp_path):
     out, results = table
     assert list(results) == NAMES
     assert results == {name: [runs.read_metrics(out / name / "seed-47")] for name in NAMES}
-    assert [r["system"] for of_seeds in results.values() for r in of_seeds] == NAMES
-
-
-def test_a_complete_table_is_not_trained_again(table, small_file, tmp_path):
-    out, results = table
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
     said = []
     assert tables.tables(small_file, tmp_path, NAMES, [47], TINY, say=said.append) == results
-    assert "2 runs" in said[0]
-    assert "2 complete already" in said[0]
+    assert said[0] == f"2 runs in {tmp_path}, 2 complete already"
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 
@@ -64,145 +67,12 @@ def test_a_setting_is_varied(table, small_file, tmp_path, monkeypatch):
     vary = ("contrastive", ["paper", "none"])
     results = tables.tables(small_file, tmp_path, ["ebcnn-bplcz"], [47], TINY, vary=vary, say=quiet)
     assert list(results) == ["ebcnn-bplcz, contrastive paper", "ebcnn-bplcz, contrastive none"]
-    assert bits(tmp_path / "ebcnn-bplcz" / "contrastive=paper" / "seed-47") == bits(
-        table[0] / NAMES[1] / "seed-47"
-    )
+    first = tmp_path / "ebcnn-bplcz" / "contrastive=paper" / "seed-47"
+    assert bits(first) == bits(table[0] / NAMES[1] / "seed-47")
     (none,) = results["ebcnn-bplcz, contrastive none"]
     assert none["last_epoch"]["L_con"] is None
     with pytest.raises(ValueError, match="seed is not varied"):
         tables.tables(small_file, tmp_path, NAMES, [47], TINY, vary=("seed", [1, 2]), say=quiet)
-
-
-def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
-    with ThreadPoolExecutor(1) as pool:
-        assert (
-            tables.tables(small_file, tmp_path, NAMES, [47], TINY, executor=pool, say=quiet).keys()
-            == table[1].keys()
-        )
-    assert same_bits(tmp_path, table, [47])
-
-
-@pytest.mark.long
-def test_a_killed_worker_process_costs_a_second_start(table, small_file, tmp_path):
-    def kill():
-        wait_for(lambda: any(tmp_path.glob("*/*/config.json")))
-        multiprocessing.active_children()[0].kill()
-
-    watcher, before = threading.Thread(target=kill), dict(os.environ)
-    watcher.start()
-    with pytest.raises(ValueError, match="a worker died, .*: the same command goes on from here"):
-        tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
-    watcher.join()
-    assert dict(os.environ) == before
-    tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
-    assert same_bits(tmp_path, table)
-
-
-def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(nn, "thread_count", lambda: 6)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    with tables.cores_shared_by(2):
-        assert {os.environ[name] for name in tables.THREAD_LIMITS} == {"3"}
-
-
-PARENT = """
-import json, sys
-from bplcz_ref import systems
-from bplcz_ref.training import tables
-def main():
-    settings = systems.Settings(**json.loads(sys.argv[3]))
-    tables.tables(sys.argv[1], sys.argv[2], ["ebcnn", "ebcnn-bplcz"], [47, 48], settings, workers=2)
-"""
-GUARD = "if __name__ == '__main__':\n    "
-
-
-@contextlib.contextmanager
-def started(script, small_file, out, **settings):
-    """(a process with a table of long runs, the mark by which its workers are found) in a group of their own."""
-    path = out.parent / "table.py"
-    path.write_text(script)
-    mark = f"TABLE_OF_THIS_TEST={os.getpid()}-{time.monotonic_ns()}"
-    command = [
-        sys.executable,
-        str(path),
-        str(small_file),
-        str(out),
-        json.dumps(TINY._replace(**settings)._asdict()),
-    ]
-    here = os.environ | dict([mark.split("=")]) | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    options = {"env": here, "stderr": subprocess.PIPE, "start_new_session": True}
-    parent = subprocess.Popen(command, text=True, **options)
-    try:
-        yield parent, mark
-    finally:
-        for process in living(mark):
-            os.kill(int(process), signal.SIGKILL)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="workers are found in /proc")
-@pytest.mark.parametrize("how", ["Ctrl-C", "an interruption of the parent", "a kill of the parent"])
-def test_workers_end_with_their_table_at_once(small_file, tmp_path, how, monkeypatch):
-    """Their run folders are free then: a second start, at once, works."""
-    out, settings = tmp_path / "out", TINY._replace(epochs=200)
-    with started(f"{PARENT}\n{GUARD}main()\n", small_file, out, epochs=200) as (parent, mark):
-        wait_for(lambda: len(list(out.glob("*/*/checkpoint.npz"))) >= 2)
-        assert len(living(mark)) >= 3
-        ended = time.monotonic()
-        if how == "Ctrl-C":
-            os.killpg(parent.pid, signal.SIGINT)
-        else:
-            parent.send_signal(signal.SIGKILL if "kill" in how else signal.SIGINT)
-        parent.communicate(timeout=20)
-        monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
-        monkeypatch.setattr(tables, "one_run", lambda job, say: locked_once(job))
-        assert tables.tables(small_file, out, NAMES, SEEDS, settings, say=quiet)
-        wait_for(lambda: not living(mark), seconds=20)
-        assert not living(mark)
-        assert time.monotonic() - ended < 20
-
-
-@pytest.mark.long
-def test_a_script_without_a_main_guard_is_told_so(small_file, tmp_path):
-    with started(f"{PARENT}\nmain()\n", small_file, tmp_path / "out") as (parent, _):
-        _, error = parent.communicate(timeout=120)
-    assert "each worker imports this script: put what it does under\nif __name__ == '__main__':" in error
-    assert "a worker died" in error.splitlines()[-1]
-    assert len(error.splitlines()) < 40
-
-
-def locked_once(job):
-    with files.alone(job.run):
-        return {}
-
-
-def living(mark):
-    """The processes with this entry in their environment."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            state = (process / "stat").read_text().rsplit(") ", 1)[1][0]
-            if state != "Z" and mark.encode() in (process / "environ").read_bytes().split(b"\0"):
-                found.append(process.name)
-        except OSError:
-            continue
-    return found
-
-
-@pytest.mark.skipif(os.name != "posix", reason="links of POSIX")
-def test_a_loop_of_links_is_no_data_file(tmp_path):
-    (tmp_path / "a.h5").symlink_to("b.h5")
-    (tmp_path / "b.h5").symlink_to("a.h5")
-    with pytest.raises(ValueError, match=r"[ab]\.h5"):
-        tables.tables(tmp_path / "a.h5", tmp_path / "out", ["ebcnn"], [47], TINY, say=quiet)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_unreadable_file_is_said_by_the_worker(tmp_path):
-    with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: the data path"):
-        tables.one_run(job(tmp_path / "run", data=tmp_path / "missing.h5"))
-    with pytest.raises(ValueError, match="missing.h5: there is no such file"):
-        tables.tables(tmp_path / "missing.h5", tmp_path, ["ebcnn"], [47], TINY, say=quiet)
 
 
 def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
@@ -219,39 +89,137 @@ def test_a_failed_run_is_named_and_costs_no_other(tmp_path, monkeypatch):
     assert "ebcnn, seed 47: done" in said[1]
 
 
-@pytest.mark.slow
+def test_an_unreadable_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"worker .* cannot read .*missing.h5: every worker must see the data"):
+        tables.one_run(job(tmp_path / "run", data=tmp_path / "missing.h5"))
+    with pytest.raises(ValueError, match="missing.h5: there is no such file"):
+        tables.tables(tmp_path / "missing.h5", tmp_path / "out", ["ebcnn"], [47], TINY, say=quiet)
+    assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------------------------------------- executors
+
+
+def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
+    with ThreadPoolExecutor(1) as pool:
+        found = tables.tables(small_file, tmp_path, NAMES, [47], TINY, executor=pool, say=quiet)
+    assert list(found) == NAMES
+    assert same_bits(tmp_path, table, [47])
+
+
+def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(nn, "thread_count", lambda: 6)
+    before = dict(os.environ)
+    with tables.cores_shared_by(2):
+        assert {os.environ[name] for name in tables.THREAD_LIMITS} == {"3"}
+    assert dict(os.environ) == before
+
+
+@pytest.mark.long
+def test_a_killed_worker_process_costs_a_second_start(table, small_file, tmp_path):
+    def kill():
+        wait_for(lambda: any(tmp_path.glob("*/*/config.json")))
+        multiprocessing.active_children()[0].kill()
+
+    watcher = threading.Thread(target=kill)
+    watcher.start()
+    with pytest.raises(ValueError, match="a worker died, .*: the same command goes on from here"):
+        tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
+    watcher.join()
+    tables.tables(small_file, tmp_path, NAMES, SEEDS, TINY, workers=2, say=quiet)
+    assert same_bits(tmp_path, table)
+
+
+PARENT = """
+import json, sys
+from bplcz_ref import systems
+from bplcz_ref.training import tables
+def main():
+    settings = systems.Settings(**json.loads(sys.argv[3]))
+    tables.tables(sys.argv[1], sys.argv[2], ["ebcnn", "ebcnn-bplcz"], [47, 48], settings, workers=2)
+"""
+
+
+@contextlib.contextmanager
+def started(last_line, small_file, out, settings):
+    """A process in a group of its own with a table of two workers; the group is killed at the end."""
+    path = out.parent / "table.py"
+    path.write_text(f"{PARENT}\n{last_line}\n")
+    command = [sys.executable, str(path), str(small_file), str(out), json.dumps(settings._asdict())]
+    here = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    options = {"env": here, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen(command, **options) as parent:
+        try:
+            yield parent
+        finally:
+            with contextlib.suppress(OSError):
+                os.killpg(parent.pid, signal.SIGKILL) if os.name == "posix" else parent.kill()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.name != "posix", reason="signals and locks of POSIX")
+@pytest.mark.parametrize("how", ["Ctrl-C", "an interruption of the parent", "a kill of the parent"])
+def test_workers_end_with_their_table_at_once(small_file, tmp_path, how):
+    """Their run folders are free then, so that a second start, at once, works."""
+    out, settings = tmp_path / "out", TINY._replace(epochs=200)
+    with started("if __name__ == '__main__': main()", small_file, out, settings) as parent:
+        assert wait_for(lambda: len(list(out.glob("*/*/checkpoint.npz"))) >= 2)
+        if how == "Ctrl-C":
+            os.killpg(parent.pid, signal.SIGINT)
+        else:
+            parent.send_signal(signal.SIGKILL if "kill" in how else signal.SIGINT)
+        parent.wait(timeout=20)
+        for name, seed in itertools.product(NAMES, SEEDS):
+            with files.alone(out / name / f"seed-{seed}"):
+                assert not runs.complete(out / name / f"seed-{seed}")
+        assert wait_for(lambda: gone(parent.pid), seconds=20)
+
+
+def gone(group):
+    """Whether no process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return True
+    return False
+
+
+@pytest.mark.long
+def test_a_script_without_a_main_guard_is_told_so(small_file, tmp_path):
+    with started("main()", small_file, tmp_path / "out", TINY) as parent:
+        _, error = parent.communicate(timeout=120)
+    assert "each worker imports this script: put what it does under\nif __name__ == '__main__':" in error
+    assert "a worker died" in error.splitlines()[-1]
+    assert len(error.splitlines()) < 40
+
+
+@pytest.mark.long
 def test_dask_with_a_killed_worker_gives_the_same_table(table, small_file, tmp_path):
     """A real scheduler and two worker processes on this machine; one dies in mid-run."""
     pytest.importorskip("distributed")
-    environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "BPLCZ_THREADS": "1"}
     address = tmp_path / "scheduler.json"  # any free port: the scheduler writes its address here
-    log = open(tmp_path / "dask.log", "w")  # noqa: SIM115
-    options = {"env": environment, "stdout": log, "stderr": log, "cwd": tmp_path}
     common = ["--scheduler-file", str(address), "--no-dashboard"]
     scheduler = ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common]
     worker = ["-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-nanny", *common]
-    processes = [subprocess.Popen([sys.executable, *scheduler], **options)]
-    wait_for(address.exists)
-    processes += [subprocess.Popen([sys.executable, *worker], **options) for _ in range(2)]
-    out = tmp_path / "out"
-    stop = threading.Thread(
-        target=lambda: (wait_for(lambda: any(out.glob("*/*/config.json"))), processes[1].kill())
-    )
-    try:
+    out, processes = tmp_path / "out", []
+    with open(tmp_path / "dask.log", "w") as log, contextlib.ExitStack() as ended:
+
+        def begin(command):
+            environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "BPLCZ_THREADS": "1"}
+            options = {"env": environment, "stdout": log, "stderr": log, "cwd": tmp_path}
+            processes.append(subprocess.Popen([sys.executable, *command], **options))
+            ended.callback(processes[-1].kill)
+
+        begin(scheduler)
+        wait_for(address.exists)
+        begin(worker)
+        begin(worker)
+        stop = threading.Thread(
+            target=lambda: (wait_for(lambda: any(out.glob("*/*/config.json"))), processes[1].kill())
+        )
         stop.start()
-        where = files.read_json(address)["address"]
-        with tables.on_dask(where) as executor:
+        with tables.on_dask(files.read_json(address)["address"]) as executor:
             tables.tables(small_file, out, NAMES, SEEDS, TINY, executor=executor, say=quiet)
         stop.join()
-        assert processes[1].wait(timeout=30) == -signal.SIGKILL
+        assert processes[1].wait(timeout=30) != 0
         assert same_bits(out, table)
-    finally:
-        for process in processes:
-            process.kill()
-        log.close()
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and not condition():
-        time.sleep(0.01)

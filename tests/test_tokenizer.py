@@ -36,27 +36,20 @@ BY_HAND = {
 }
 
 
-def tiny():
-    return Tokenizer(TINY)
+TINY_TOKENIZER = Tokenizer(TINY)
 
 
 @pytest.mark.parametrize(("text", "ids"), BY_HAND.items())
 def test_ids_by_hand(text, ids):
-    assert tiny().encode(text) == ids
+    assert TINY_TOKENIZER.encode(text) == ids
 
 
 def test_layout_of_the_ids():
-    t = tiny()
+    t, table = TINY_TOKENIZER, list(tokenizer.BYTE_CHARACTERS.items())
     assert (t.vocab_size, t.sot, t.eot, t.merges) == (520, 518, 519, tuple(TINY))
-    table = list(tokenizer.BYTE_CHARACTERS.items())
-    assert table[0] == (33, "!")
-    assert table[93] == (126, "~")
-    assert table[94] == (161, "\u00a1")
-    assert table[106] == (174, "\u00ae")
-    assert table[187] == (255, "\u00ff")
-    assert table[188] == (0, "\u0100")
-    assert table[220] == (32, "\u0120")
-    assert table[255] == (173, "\u0143")
+    places = {0: (33, "!"), 93: (126, "~"), 94: (161, "\u00a1"), 106: (174, "\u00ae"), 187: (255, "\u00ff"),
+              188: (0, "\u0100"), 220: (32, "\u0120"), 255: (173, "\u0143")}  # fmt: skip
+    assert {i: table[i] for i in places} == places
     assert sorted(b for b, _ in table) == list(range(256))
     assert len({c for _, c in table}) == 256
 
@@ -66,11 +59,8 @@ def test_merges_go_by_rank_and_not_from_the_left():
     t = Tokenizer([("h", "e</w>"), ("t", "h"), ("th", "e</w>")])
     assert list(t.steps("the")) == [("t", "h", "e</w>"), ("t", "he</w>")]
     assert t.encode("the") == [83, 512]
-    assert list(tiny().steps("lololou")) == [
-        ("l", "o", "l", "o", "l", "o", "u</w>"),
-        ("lo", "lo", "lo", "u</w>"),
-        ("lolo", "lo", "u</w>"),
-    ]
+    rows = [" ".join(row) for row in TINY_TOKENIZER.steps("lololou")]
+    assert rows == ["l o l o l o u</w>", "lo lo lo u</w>", "lolo lo u</w>"]
 
 
 def test_of_two_merges_to_one_symbol_the_later_gives_the_id():
@@ -139,107 +129,66 @@ def random_text(rng):
 
 def test_decode_is_the_inverse_on_ids_and_on_text_except_for_spaces():
     rng, t = random.Random(47), Tokenizer.bundled()
-    lengths = set()
     for _ in range(500):
         text = random_text(rng)
         assert t.decode(t.encode(text)) == " ".join(pre_tokens(text))
         text = text.replace("\u0345", "")  # which CLIP drops: what it hid from strip() is bare in the decoded text
-        ids, pieces = t.encode(text), pre_tokens(text)
-        decoded = t.decode(ids)
-        assert decoded == " ".join(pieces)
-        assert t.encode(decoded) == ids
+        decoded = t.decode(t.encode(text))
+        assert t.encode(decoded) == t.encode(text)
         assert decoded.replace(" ", "") == clean(text).replace(" ", "")
         assert t.decode(t.batch([text], context_length=None)[0]) == decoded
-        lengths.add(len(pieces))
-    assert len(lengths) > 15  # the texts were not all alike
 
 
 def test_decode_of_rows_and_of_ids_that_no_text_gives():
-    t = tiny()
+    t = TINY_TOKENIZER
     assert t.decode([518, 514, 256, 519, 0, 0]) == "the !"  # the zeros after EOT are padding, not "!"
     assert t.decode([514, 0]) == "the !"
     assert t.decode([]) == t.decode([519]) == ""
     assert t.decode([86, 127]) == "w\ufffd"  # cut inside a character
     assert t.decode(np.array([514, 514], dtype=np.int32)) == "the the"
-    for wrong in ([520], [-1], [1.0], ["a"], [None], [True], [[514]]):
-        with pytest.raises(ValueError, match=r"id .* at position 0; expected an integer 0\.\.519"):
-            t.decode(wrong)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["<|endoftext|>", "a <|StartOfText|>", "x<|ENDOFTEXT|>y", "&lt;|endoftext|&gt;", "&amp;lt;|endoftext|>"],
-)
-def test_text_cannot_set_special_tokens(text):
-    with pytest.raises(ValueError, match=r"special token <\|\w+\|>, which only batch"):
-        tiny().encode(text)
-    with pytest.raises(ValueError, match="text 1: text contains the special token"):
-        tiny().batch(["fine", text])
+SPECIAL = ["<|endoftext|>", "a <|StartOfText|>", "x<|ENDOFTEXT|>y", "&lt;|endoftext|&gt;", "&amp;lt;|endoftext|>"]
+BAD = [
+    *[(lambda t, text=text: t.batch(["fine", text]), r"text 1: .*special token <\|\w+\|>, which only batch")
+      for text in SPECIAL],
+    *[(lambda t, i=i: t.decode([i]), r"id .* at position 0; expected an integer 0\.\.519")
+      for i in (520, -1, 1.0, "a", None, True)],
+    (lambda t: t.encode(b"the"), "expected a str"),
+    (lambda t: t.batch([None]), "text 0: .*expected a str"),
+    (lambda t: t.batch(["the", "the! he"], context_length=4),
+     r"text 1 \('the! he'\) has 5 tokens .* context_length 4; .*truncate=True"),
+    (lambda t: t.batch(["a " * 76]), "has 78 tokens"),
+    *[(lambda t, L=L: t.batch(["the"], context_length=L), "context_length is .*2 or more") for L in (1, 2.5)],
+    *[(lambda t, pair=pair: Tokenizer([("t", "h"), pair]), "merge 1 is .*expected two symbols")
+      for pair in (("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h"))],
+]  # fmt: skip
 
 
-def test_a_word_that_is_refused_is_refused_again():
-    """Ids are kept by word; nothing may be kept of one that was refused half-way."""
-    words = tiny()
-    for _ in range(2):
-        with pytest.raises(ValueError, match="special token"):
-            words.encode("the<|endoftext|>")
+@pytest.mark.parametrize(("call", "message"), BAD)
+def test_what_is_wrong_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(TINY_TOKENIZER)
 
 
-def test_special_tokens_are_found_wherever_the_pattern_finds_them():
+def test_special_tokens_are_found_only_where_the_pattern_finds_them():
     for text in ("!!<|endoftext|>", "<|\u017ftartoftext|>", "<| endoftext |>"):
-        assert not {518, 519} & set(tiny().encode(text))
-
-
-@pytest.mark.parametrize("text", [None, 5, b"the", ["the"]])
-def test_anything_but_a_str_is_an_error(text):
-    with pytest.raises(ValueError, match="expected a str"):
-        tiny().encode(text)
-    with pytest.raises(ValueError, match="text 0: .*expected a str"):
-        tiny().batch([text])
-
-
-def test_a_lone_surrogate_is_named_with_its_place():
-    with pytest.raises(ValueError, match=r"lone surrogate U\+D800 at character 2"):
-        tiny().encode("ab\ud800")
-    assert clean("&#xD800;") == "\ufffd"  # an entity cannot bring one in
+        assert not {518, 519} & set(TINY_TOKENIZER.encode(text))
 
 
 def test_batch_by_hand():
-    t = tiny()
-    expected = [[518, 514, 519, 0, 0], [518, 519, 0, 0, 0], [518, 514, 256, 513, 519]]
-    tokens = t.batch(["the", "", "the! he"], context_length=5)
-    assert tokens.tolist() == expected
+    t, texts = TINY_TOKENIZER, ["the", "", "the! he"]
+    tokens = t.batch(texts, context_length=5)
+    assert tokens.tolist() == [[518, 514, 519, 0, 0], [518, 519, 0, 0, 0], [518, 514, 256, 513, 519]]
     assert tokens.dtype == np.int64
-    assert t.batch(["the", "", "the! he"]).shape == (3, 77)
+    assert np.array_equal(t.batch(texts, context_length=None), tokens)  # as long as the longest row
+    assert np.array_equal(t.batch(texts), np.pad(tokens, ((0, 0), (0, 72))))
     assert t.batch("the", context_length=4).tolist() == [[518, 514, 519, 0]]
-    assert t.batch([]).shape == (0, 77)
-    assert t.batch(text for text in ("the",)).shape == (1, 77)
-
-
-def test_batch_cuts_to_the_longest_row():
-    t, texts = tiny(), ["the", "", "the! he"]
-    short = t.batch(texts, context_length=None)
-    assert short.shape == (3, 5)
-    np.testing.assert_array_equal(short, t.batch(texts)[:, :5])
-    assert not t.batch(texts)[:, 5:].any()
-    assert t.batch([], context_length=None).shape == (0, 2)
-
-
-def test_too_long_is_an_error_or_is_cut_with_eot_last():
-    t = tiny()
-    with pytest.raises(
-        ValueError, match=r"text 1 \('the! he'\) has 5 tokens .* context_length 4; .*truncate=True"
-    ):
-        t.batch(["the", "the! he"], context_length=4)
-    cut = t.batch(["the", "the! he"], context_length=4, truncate=True)
-    assert cut.tolist() == [[518, 514, 519, 0], [518, 514, 256, 519]]
+    assert (t.batch([]).shape, t.batch([], context_length=None).shape) == ((0, 77), (0, 2))
+    cut = t.batch((text for text in texts), context_length=4, truncate=True)  # EOT last
+    assert cut.tolist() == [[518, 514, 519, 0], [518, 519, 0, 0], [518, 514, 256, 519]]
     assert t.batch(["the"], context_length=2, truncate=True).tolist() == [[518, 519]]
-    assert t.batch(["a " * 75])[0, -1] == t.eot  # 77 exactly: no error
-    with pytest.raises(ValueError, match="has 78 tokens"):
-        t.batch(["a " * 76])
-    for wrong in (1, 0, -3, 2.5, "77", True):
-        with pytest.raises(ValueError, match="context_length is .*2 or more"):
-            t.batch(["the"], context_length=wrong)
+    assert t.batch(["a " * 75])[0, -1] == t.eot  # 77 exactly
 
 
 # ---- the bundled vocabulary
@@ -250,14 +199,11 @@ def test_the_119_prompts():
     tokens = t.batch(every)
     assert tokens.shape == (119, 77)
     assert len({tuple(row) for row in tokens.tolist()}) == 119
-    ends = (tokens == t.eot).argmax(axis=1)
-    np.testing.assert_array_equal(ends, tokens.argmax(axis=1))  # the first largest id is EOT
+    ends = tokens.argmax(axis=1)  # of the largest id, EOT
     np.testing.assert_array_equal(ends, [1 + len(t.encode(text)) for text in every])
     assert (tokens[:, 0] == t.sot).all()
     assert ((tokens == t.eot).sum(axis=1) == 1).all()
-    assert ends.max() + 1 <= 50  # the longest prompt; the context has 77
-    for row, text in zip(tokens, every, strict=True):
-        assert t.decode(row) == " ".join(pre_tokens(text))
+    assert [t.decode(row) for row in tokens] == [" ".join(pre_tokens(text)) for text in every]
 
 
 # ---- files
@@ -269,9 +215,7 @@ def test_the_vocabulary_is_found_from_anywhere_and_missed_clearly(tmp_path, monk
     package = tmp_path / "site" / "bplcz_ref"
     package.mkdir(parents=True)
     monkeypatch.setattr(tokenizer, "__file__", str(package / "tokenizer.py"))
-    with pytest.raises(
-        ValueError, match=r"no bplcz-bpe\.txt in .*bplcz_ref.tokenizer_vocab nor in .*site.tokenizer_vocab"
-    ):
+    with pytest.raises(ValueError, match=r"no bplcz-bpe\.txt in .*bplcz_ref.tokenizer_vocab nor in .*site.token"):
         tokenizer.vocabulary_folder()
     for place in (package.parent / "tokenizer_vocab", package / "tokenizer_vocab"):  # beside it, then inside it
         place.mkdir()
@@ -282,59 +226,39 @@ def test_the_vocabulary_is_found_from_anywhere_and_missed_clearly(tmp_path, monk
 MERGES_TEXT = "".join(f"{a} {b}\n" for a, b in TINY)
 
 
-def test_merges_files_plain_and_gzip(tmp_path):
-    path = tmp_path / "merges.txt"
-    for header in ("#version: 0.2", "#version: bplcz-bpe 1 merges 6"):
-        text = f"{header}\n{MERGES_TEXT}"
-        for data in (
-            text.encode(),
-            gzip.compress(text.encode()),
-            text.replace("\n", "\r\n").encode(),
-            text[:-1].encode(),
-        ):
-            path.write_bytes(data)
+@pytest.mark.parametrize("header", ["#version: 0.2", "#version: bplcz-bpe 1 merges 6"])
+def test_merges_files_plain_and_gzip(tmp_path, monkeypatch, header):
+    path, text = tmp_path / "merges.txt", f"{header}\n{MERGES_TEXT}"
+    for data in (text, text.replace("\n", "\r\n"), text[:-1]):
+        for packed in (bytes, gzip.compress):
+            path.write_bytes(packed(data.encode()))
             assert Tokenizer.from_merges(str(path)).merges == tuple(TINY)
+    monkeypatch.setattr(tokenizer, "LARGEST", 2)  # as CLIP uses no more than it has ids for
+    assert Tokenizer.from_merges(path).merges == tuple(TINY[:2])
 
 
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "line 1 is ''"),
-        (b"t h\nh e</w>\n", "line 1 is 't h'; expected a line with '#version'"),
-        (
-            b"#version: bplcz-bpe 1 merges 7\nt h\n",
-            "found 1 merges after '#version: bplcz-bpe 1 merges 7'; is the file cut",
-        ),
-        (b"#version: 0.2\nt h\nth\n", r"merge 1 is \('th',\); expected two symbols"),
-        (b"#version: 0.2\nt h\n\nh e\n", r"merge 1 is \(\); expected two symbols"),
-        (b"#version: 0.2\nth e\n", r"merge 0 is \('th', 'e'\)"),
-        (b"#version: 0.2\nt h\nt h\n", r"merge 1 is \('t', 'h'\).*no pair twice"),
-        (b"#version: 0.2\nt</w> h\n", r"merge 0 is \('t</w>', 'h'\); .*first without"),
-        (b"\xff\xfe\x00", "cannot be read as a merges file"),
-        (gzip.compress(b"#version: 0.2\nt h\n", mtime=0)[:-9], "cannot be read as a merges file"),
-        (None, "cannot be read as a merges file, .*No such file"),
-    ],
-)
+WRONG_FILES = [
+    (b"", "line 1 is ''"),
+    (b"t h\nh e</w>\n", "line 1 is 't h'; expected a line with '#version'"),
+    (b"#version: bplcz-bpe 1 merges 7\nt h\n", "found 1 merges after .* merges 7'; is the file cut"),
+    (b"#version: 0.2\nt h\nth\n", r"merge 1 is \('th',\); expected two symbols"),
+    (b"#version: 0.2\nt h\n\nh e\n", r"merge 1 is \(\); expected two symbols"),
+    (b"#version: 0.2\nth e\n", r"merge 0 is \('th', 'e'\)"),
+    (b"#version: 0.2\nt h\nt h\n", r"merge 1 is \('t', 'h'\).*no pair twice"),
+    (b"#version: 0.2\nt</w> h\n", r"merge 0 is \('t</w>', 'h'\); .*first without"),
+    (b"\xff\xfe\x00", "cannot be read as a merges file"),
+    (gzip.compress(b"#version: 0.2\nt h\n", mtime=0)[:-9], "cannot be read as a merges file"),
+    (None, "cannot be read as a merges file, .*No such file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("data", "message"), WRONG_FILES)
 def test_a_wrong_merges_file_is_named(tmp_path, data, message):
     path = tmp_path / "merges.txt"
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(ValueError, match=rf"merges\.txt: .*{message}"):
         Tokenizer.from_merges(path)
-
-
-def test_no_more_merges_are_used_than_clip_uses(tmp_path):
-    path, pairs = tmp_path / "merges.txt", [("a" * (n + 1), "a") for n in range(3)]
-    path.write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "LARGEST", 2)
-        assert Tokenizer.from_merges(path).merges == tuple(pairs[:2])
-
-
-@pytest.mark.parametrize("pair", [("t",), ("t", "h", "e"), (), ("\u65e5", "h"), ("t ", "h")])
-def test_a_merge_must_be_a_pair_of_known_symbols(pair):
-    with pytest.raises(ValueError, match="merge 1 is .*expected two symbols"):
-        Tokenizer([("t", "h"), pair])
 
 
 # ---- CLIP's own file and CLIP's own pattern, where they are installed
@@ -351,26 +275,14 @@ def clips():
 
 
 CLIPS_IDS = {
-    "Hello World!": [3306, 1002, 256],
-    "it's 2024": [585, 568, 273, 271, 273, 275],
-    "compact high-rise": [13690, 1400, 268, 3151],
-    "A  Photo\tof a DOG!!": [320, 1125, 539, 320, 1929, 748],
-    "don't": [847, 713],
-    "z\u00fcrich": [89, 6522, 4021],
-    "12,117 samples": [272, 273, 267, 272, 272, 278, 13387],
-    "x&lt;y": [343, 283, 344],
-    "&amp;lt;b&gt;": [283, 321, 285],
-    "Caf\u00e9  na\u00efve": [15304, 1097, 35689, 563],
-    "\U0001f30a water": [14302, 1573],
-    "": [],
-    "red green blue": [736, 1901, 1746],
-    "vegetation red edge": [33947, 736, 5461],
-    "near infrared": [2252, 22867],
-    "short wave infrared": [3005, 4535, 22867],
-    "vh": [23847],
-    "vv": [35686],
-    "pol": [7649],
-}
+    "Hello World!": [3306, 1002, 256], "it's 2024": [585, 568, 273, 271, 273, 275], "don't": [847, 713], "": [],
+    "compact high-rise": [13690, 1400, 268, 3151], "A  Photo\tof a DOG!!": [320, 1125, 539, 320, 1929, 748],
+    "z\u00fcrich": [89, 6522, 4021], "12,117 samples": [272, 273, 267, 272, 272, 278, 13387],
+    "x&lt;y": [343, 283, 344], "&amp;lt;b&gt;": [283, 321, 285], "vh": [23847], "vv": [35686], "pol": [7649],
+    "Caf\u00e9  na\u00efve": [15304, 1097, 35689, 563], "\U0001f30a water": [14302, 1573],
+    "red green blue": [736, 1901, 1746], "vegetation red edge": [33947, 736, 5461],
+    "near infrared": [2252, 22867], "short wave infrared": [3005, 4535, 22867],
+}  # fmt: skip
 
 
 def test_clips_ids(clips):

@@ -12,7 +12,7 @@ import numpy as np
 from bplcz_ref import bands, checks, files, metrics, model, nn, paper, systems, weights
 from bplcz_ref.data import layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.training import checkpoint, runs, split
+from bplcz_ref.training import runs, split
 
 ROWS_AT_ONCE = 64  # through the network
 
@@ -43,13 +43,26 @@ def unpickled(*values: Any) -> Trained:
 
 
 def load(run: str | Path) -> Trained:
-    """The trained network of a run folder, complete or not. Errors: ValueError without a checkpoint."""
+    """The trained network of a run folder, complete or not.
+
+    Errors: ValueError without a checkpoint, or if the merges file of the run's prompts has other merges now.
+    """
     config = runs.read_config(run)
-    runs.check_vocabulary(run, config)
-    network = systems.build(config["system"], runs.settings_of(config))
-    at = checkpoint.load(run, network, config)
+    settings, noted = runs.settings_of(config), config["vocabulary"]
+    if (now := systems.vocabulary_digest(config["system"], settings)) != noted:
+        raise ValueError(
+            f"{run} was trained with other merges than {settings.vocabulary or 'the bundled vocabulary'} has now:"
+            f" digest {noted} there and {now} now. Put the right merges file in its place"
+        )
+    network = systems.build(config["system"], settings)
+    at = runs.load_checkpoint(run, network, config)
     if at is None:
         raise ValueError(f"{run} has no checkpoint.npz yet: train it first")
+    return of_checkpoint(network, at, config)
+
+
+def of_checkpoint(network: model.Model, at: runs.Checkpoint, config: dict) -> Trained:
+    """The network as a checkpoint has it."""
     return Trained(network, at.params, at.state, at.statistics, at.trained_on, config["dtype"], config)
 
 
@@ -61,23 +74,23 @@ def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | No
     """
     N, path = len(patches), patches.path
     if runs.same_data(trained.config, patches):
-        rows, label = test_rows(trained.config, patches), runs.split_label(trained.config)
-        if trained.config["data"]["test"] is not None:
-            return rows, f"the test part of {path} ({label})"
-        return rows, f"the test part of {path} ({label}); the network was trained on the file's training part"
+        words = f"the test part of {path} ({runs.split_label(trained.config)})"
+        if trained.config["data"]["test"] is None:
+            words += "; the network was trained on the file's training part"
+        return test_rows(trained.config, patches), words
     rows = np.arange(N)
     seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
     count = int(seen.sum())
     if not count:
         return rows, f"all {N} rows of {path}"
+    if training_rows == "include":
+        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
     if training_rows is None:
         raise ValueError(
             f"{path}: {count} of its {N} rows were trained on, the first is row {np.argmax(seen)}; results on them"
             " say nothing about new data. Leave them out with --training-rows skip, or count them with"
             " --training-rows include"
         )
-    if training_rows == "include":
-        return rows, f"all {N} rows of {path}, {count} of which were TRAINED ON"
     if count == N:
         raise ValueError(f"{path}: all its {N} rows were trained on, so none is left to evaluate")
     return rows[~seen], f"the {N - count} rows of {path} that were not trained on; {count} are left out"
@@ -181,13 +194,6 @@ def confusion(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarra
 # ------------------------------------------------------------------------------------------------ files of results
 
 
-def on_file(trained: Trained, data: str | Path, training_rows: str | None) -> tuple[np.ndarray, str, str]:
-    """(confusion matrix, words for the rows of `rows_to_evaluate`, "SIMULATED" or "given") of a file."""
-    with so2sat.open_file(data) as patches:
-        rows, which = rows_to_evaluate(trained, patches, training_rows)
-        return confusion(trained, patches, rows), which, "SIMULATED" if patches.simulated else "given"
-
-
 def origin(run: str | Path, trained: Trained) -> str:
     """In a line, what a trained network's results rest on."""
     on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
@@ -200,14 +206,14 @@ def predict(
     run: str | Path,
     data: str | Path,
     out: Path,
-    warn: Callable[[str], None],
-    *,
-    with_probabilities: bool = False,
     embeddings: Path | None = None,
+    with_probabilities: bool = False,
+    *,
+    warn: Callable[[str], None],
 ) -> list[str]:
     """Write the class of every row of a file, which needs no labels, into a CSV file; returns what was done.
 
-    with_probabilities: a column for each class too. embeddings: a file for the fused feature I of each row too.
+    embeddings: a file for the fused feature I of each row too. with_probabilities: a column for each class too.
     Rows that layout.faults finds have no class, and NaN as their I; `warn` takes a line on them. Nothing is
     written before all is known.
     """

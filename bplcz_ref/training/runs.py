@@ -1,95 +1,59 @@
-"""A run folder: its five files, each with one writer and one reader, here or in checkpoint.py.
+"""A run folder: its five files, each with one writer and one reader.
 
 config.json     what was asked: system, settings, dtype, data; written first
 log.jsonl       a line per epoch: losses, accuracy, seconds
-checkpoint.npz  everything that a resumption needs (checkpoint.py)
+checkpoint.npz  everything that a resumption needs
 confusion.csv   the confusion matrix on the test part
 metrics.json    the result; written last, so its presence says that the run is complete
 
-Each reader checks names, types and ranges. checkpoint.npz and metrics.json hold the digest of the config.json that
-they belong to, so files of another run, and a config.json that was edited, are refused.
+checkpoint.npz and metrics.json hold the digest of the config.json that they belong to: files of another run, and a
+config.json that was edited, are refused.
 """
 
 import hashlib
 import json
-import os
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, paper, program, schema, systems, weights
-from bplcz_ref.data import so2sat
+from bplcz_ref import __version__, files, metrics, model, paper, program, systems, weights
+from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
+from bplcz_ref.streams import stream
 from bplcz_ref.training import split
+from bplcz_ref.training.progress import SUMS
 
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
 # Another version, or place of a file, is no other run.
 FREE = ("bplcz_ref", "data.path", "data.test.path", "data.validation.path", "data.geo", "settings.vocabulary")
+KEYS = {"bplcz_ref", "system", "settings", "dtype", "vocabulary", "data"}
+EDITED = "belongs to another config.json than the one beside it, which was edited or exchanged: restore"
 
-# ------------------------------------------------------------------------------------------- what each file holds
 
-FILE = {"path": schema.PATH, "samples": schema.whole(1), "labels": schema.DIGEST, "pixels": schema.DIGEST}
-CONFIG = {
-    "bplcz_ref": schema.TEXT,
-    "system": schema.TEXT,
-    "settings": systems.SETTINGS,
-    "dtype": schema.one_of(("float32", "float64")),
-    "vocabulary": schema.optional(schema.DIGEST),
-    "data": {
-        **FILE,
-        "test": schema.optional(FILE),  # official files that are not the training part's
-        "validation": schema.optional(FILE),
-        "geo": schema.optional(schema.PATH),
-        "split": {
-            "from": schema.one_of(("official", "file", "random", "city")),
-            "cities": [schema.TEXT],  # left out for the test
-            **dict.fromkeys(("training", "test"), schema.whole(1)),
-            **dict.fromkeys(("training_rows", "test_rows"), schema.DIGEST),
-        },
-        "simulated": schema.BOOLEAN,
-    },
-}
-SHARE = schema.number(0, 1)
-ROW = {
-    "epoch": schema.whole(1),
-    "L": schema.number(),
-    **dict.fromkeys(("L_cls", "seconds"), schema.number(0)),
-    "training_accuracy": SHARE,
-    **dict.fromkeys(("L_con", "S_positive", "S_negative"), schema.optional(schema.number())),
-    **dict.fromkeys(("validation_accuracy", "positive_fraction"), schema.optional(SHARE)),
-    "L_con_floor": schema.optional(schema.number(0)),
-}
-METRICS = {
-    "system": schema.TEXT,
-    "preset": schema.one_of(systems.PRESETS),
-    "data_simulated": schema.BOOLEAN,
-    "split": schema.TEXT,
-    "config": schema.DIGEST,
-    "settings": systems.SETTINGS,
-    **dict.fromkeys(("overall_accuracy", "average_accuracy", "macro_f1"), SHARE),
-    "kappa": schema.optional(schema.number(-1, 1)),
-    **dict.fromkeys(("samples", "training_samples", "test_samples", "parameters"), schema.whole(1)),
-    "training_seconds": schema.number(0),
-    "last_epoch": ROW,
-}
+class Checkpoint(NamedTuple):
+    """How far a run has come: all that the next step depends on, and the sums of the current epoch."""
+
+    step: int
+    sums: dict
+    params: dict
+    velocity: dict | None  # None before the first step
+    state: dict
+    statistics: standardise.Statistics
+    trained_on: np.ndarray  # (training rows,) uint64, their split.row_digests
 
 
 # ------------------------------------------------------------------------------------------------- a run's life
 
 
 def describe(
-    patches: Patches,
-    system: str,
-    settings: systems.Settings,
-    dtype: str,
-    *,
-    tested: Patches | None = None,
-    validation: Patches | None = None,
-    geo: str | Path | None = None,
+    patches: Patches, system: str, settings: systems.Settings, dtype: str, geo: str | Path | None, **others: Any
 ) -> dict:
-    """What config.json holds: enough to see whether a run folder belongs to what is asked now."""
-    training, test = split.parts(patches, settings, tested)
-    opened = [found for found in (patches, tested, validation) if found is not None]
+    """What config.json holds: enough to see whether a run folder belongs to what is asked now.
+
+    others: the open files `test` and `validation`, or None.
+    """
+    training, test = split.parts(patches, settings, others["test"])
     return {
         "bplcz_ref": __version__,
         "system": system,
@@ -98,45 +62,41 @@ def describe(
         "vocabulary": systems.vocabulary_digest(system, settings),
         "data": {
             **one_file(patches),
-            "test": None if tested is None else one_file(tested),
-            "validation": None if validation is None else one_file(validation),
+            **{name: None if file is None else one_file(file) for name, file in others.items()},
             "geo": None if geo is None else str(Path(geo).resolve()),
             "split": {
-                "from": split.origin(patches, settings, tested),
+                "from": split.origin(patches, settings, others["test"]),
                 "cities": split.held_out(patches, settings),
                 "training": len(training),
                 "test": len(test),
                 "training_rows": files.digest(training),
                 "test_rows": files.digest(test),
             },
-            "simulated": any(found.simulated for found in opened),
+            "simulated": any(file.simulated for file in (patches, *others.values()) if file is not None),
         },
     }
 
 
 def one_file(patches: Patches) -> dict:
-    """What config.json notes of a file."""
-    return {"path": str(Path(patches.path).resolve()), "samples": len(patches), **content(patches)}
-
-
-def content(patches: Patches) -> dict:
-    """What tells a file from another one: digests of all labels, and of the pixels of PROBED rows."""
+    """What config.json notes of a file: its place, and digests of all labels and of the pixels of PROBED rows."""
     probed = patches.images(so2sat.spread_rows(len(patches), PROBED), np.float64)
-    return {"labels": files.digest(patches.labels), "pixels": files.digest(probed)}
+    own = {"labels": files.digest(patches.labels), "pixels": files.digest(probed)}
+    return {"path": str(Path(patches.path).resolve()), "samples": len(patches), **own}
 
 
 def same_data(config: dict, patches: Patches) -> bool:
     """Whether a run's test part is of this file, wherever it is now."""
-    return content(patches).items() <= test_file(config).items()
+    noted = test_file(config)
+    return all(noted[name] == found for name, found in one_file(patches).items() if name != "path")
 
 
 def test_file(config: dict) -> dict:
-    """What config.json notes of the file that a run's test part is of: path, samples, labels, pixels."""
+    """What config.json notes of the file that a run's test part is of."""
     return config["data"]["test"] or config["data"]
 
 
 def split_label(config: dict) -> str:
-    """What a run's split is called beside its figures."""
+    """What a run's split is called beside its accuracies."""
     found = config["data"]["split"]
     return split.label(found["from"], len(found["cities"]))
 
@@ -163,12 +123,12 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
     Errors: ValueError if the folder holds another run, or a run at all with resume=False.
     """
     if not (run / "config.json").exists():
-        for name in ("checkpoint.npz", "log.jsonl", "confusion.csv", "metrics.json"):
-            if (run / name).exists():
-                raise ValueError(
-                    f"{run} has {name} without config.json, so it is not clear which run it belongs to:"
-                    " name another folder"
-                )
+        others = ("checkpoint.npz", "log.jsonl", "confusion.csv", "metrics.json")
+        if left := [name for name in others if (run / name).exists()]:
+            raise ValueError(
+                f"{run} has {left[0]} without config.json, so it is not clear which run it belongs to:"
+                " name another folder"
+            )
         return None
     if not resume:
         raise ValueError(
@@ -199,29 +159,18 @@ def prolong(run: Path, there: dict, config: dict) -> None:
     if new <= done:
         raise ValueError(f"{run} has {done} epochs already; ask for more than that, not for {new}")
     for name in ("metrics.json", "confusion.csv"):  # in this order a kill leaves a run that can be resumed
-        if (run / name).exists():
-            os.remove(run / name)
+        (run / name).unlink(missing_ok=True)
     files.write_json(run / "config.json", config)
 
 
-def finish(run: Path, config: dict, params: dict, C: np.ndarray) -> dict:
-    """Write confusion.csv, then metrics.json; returns the metrics."""
-    rows = read_log(run)
-    asked = config["settings"]["epochs"]
+def finish(run: Path, config: dict, parameters: int, C: np.ndarray) -> dict:  # (17, 17)
+    """Write confusion.csv, then metrics.json, which says what the files beside it say; returns the metrics."""
+    rows, asked = read_log(run), config["settings"]["epochs"]
     if len(rows) != asked:
         raise ValueError(f"{run / 'log.jsonl'} has {len(rows)} of {asked} epochs: restore it, or train again")
-    result = result_of(config, C, rows, weights.count(params))
-    write_confusion(run, C)
-    files.write_json(run / "metrics.json", result)
-    return result
-
-
-def result_of(config: dict, C: np.ndarray, rows: list[dict], parameters: int) -> dict:  # (17, 17)
-    """What metrics.json says, from what the files beside it say."""
-    settings = settings_of(config)
-    return {
+    result = {
         "system": config["system"],
-        "preset": settings.preset,
+        "preset": config["settings"]["preset"],
         "data_simulated": config["data"]["simulated"],
         "split": split_label(config),
         "config": identity(config),
@@ -233,45 +182,33 @@ def result_of(config: dict, C: np.ndarray, rows: list[dict], parameters: int) ->
         "training_seconds": sum(row["seconds"] for row in rows),
         "last_epoch": rows[-1],
     }
+    write_confusion(run, C)
+    files.write_json(run / "metrics.json", result)
+    return result
 
 
-# --------------------------------------------------------------------------------------------------- config.json
+# ------------------------------------------------------------------------------------------ readers and writers
 
 
 def read_config(run: str | Path) -> dict:
     """A run's config.json. Errors: ValueError if it is not one, or a version with other settings wrote it."""
     path = Path(run) / "config.json"
     config = files.read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict) or "bplcz_ref" not in config:
-        raise ValueError(f"{path} does not belong to a run: expected an object with {', '.join(CONFIG)}")
-    for found, expected in ((config, CONFIG), (config["settings"], systems.SETTINGS)):
-        if differs := set(found) ^ set(expected):
+    with files.reading(path):
+        asked = config["settings"]
+        if differs := (config.keys() ^ KEYS) | (asked.keys() ^ set(systems.Settings._fields)):
             raise ValueError(
-                f"{path} was written by bplcz_ref {schema.brief(config['bplcz_ref'])[1:-1]}, whose settings differ"
-                f" from this one's in {schema.brief(', '.join(sorted(differs)))[1:-1]}: train the run again"
+                f"{path} was written by bplcz_ref {config['bplcz_ref']}, whose settings differ from this one's in"
+                f" {', '.join(sorted(differs))}: train the run again"
             )
-    systems.registered(config["system"], config["settings"]["contrastive"], str(path))
-    schema.check(config, CONFIG, str(path))
+        systems.registered(config["system"], asked["contrastive"], str(path))
+        systems.check(settings_of(config), config["system"])
     return config
 
 
 def settings_of(config: dict) -> systems.Settings:
     """The settings in a run's config.json."""
     return systems.Settings(**config["settings"])
-
-
-def check_vocabulary(run: str | Path, config: dict) -> None:
-    """ValueError if the merges file that a run's prompts were written in has other merges now."""
-    settings = settings_of(config)
-    now = systems.vocabulary_digest(config["system"], settings)
-    if now != config["vocabulary"]:
-        raise ValueError(
-            f"{run} was trained with other merges than {settings.vocabulary or 'the bundled vocabulary'} has now:"
-            f" digest {config['vocabulary']} there and {now} now. Put the right merges file in its place"
-        )
-
-
-# ----------------------------------------------------------------------------------------------------- log.jsonl
 
 
 def write_log(run: Path, row: dict) -> None:
@@ -285,48 +222,78 @@ def read_log(run: str | Path) -> list[dict]:
     path = Path(run) / "log.jsonl"
     if not path.exists():
         return []
-    rows = []
     with files.reading(path):
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                rows.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: it is not JSON ({error})") from None
-            epoch = schema.one_of([number])._replace(expected=f"{number}, as each epoch has its line")
-            schema.check(rows[-1], ROW | {"epoch": epoch}, f"{path}, line {number}")
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if [row["epoch"] for row in rows] != list(range(1, len(rows) + 1)):
+            raise ValueError("expected a line for each epoch from 1 on")
     return rows
 
 
-# ------------------------------------------------------------------------------------------------- confusion.csv
+def save_checkpoint(run: Path, config: dict, at: Checkpoint) -> None:
+    """Write all of `at`, whole: until then the last checkpoint stays."""
+    arrays = {
+        "config": np.frombuffer(bytes.fromhex(identity(config)), np.uint8),
+        "step": np.array(at.step, np.int64),
+        "sums": np.array([at.sums[name] for name in SUMS]),
+        "statistics/mean": at.statistics.mean,
+        "statistics/std": at.statistics.std,
+        "trained_on": at.trained_on,
+    }
+    for key in ("params", "velocity", "state"):
+        arrays |= {f"{key}/{name}": leaf for name, leaf in weights.named(getattr(at, key) or {}).items()}
+    with files.whole(run / "checkpoint.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def load_checkpoint(run: str | Path, network: model.Model, config: dict) -> Checkpoint | None:
+    """What was saved, or None without a checkpoint. Errors: ValueError if it is damaged or does not fit."""
+    path = Path(run) / "checkpoint.npz"
+    if not path.exists():
+        return None
+    advice = "restore the file from a copy; without one, train again in another folder"
+    with files.reading(path, advice):
+        arrays = files.read_npz(path, advice)
+        if arrays["config"].tobytes().hex() != identity(config):
+            raise ValueError(f"{path} {EDITED} that, or train again in another folder")
+        params, state = network.init(stream(config["settings"]["seed"], "init"), np.dtype(config["dtype"]))
+
+        def like(name, tree):
+            own = {key.removeprefix(f"{name}/"): a for key, a in arrays.items() if key.startswith(f"{name}/")}
+            return weights.like(tree, own, name)
+
+        return Checkpoint(
+            step=int(arrays["step"]),
+            sums=dict(zip(SUMS, arrays["sums"].tolist(), strict=True)),
+            params=like("params", params),
+            velocity=like("velocity", params) if arrays["step"] else None,
+            state=like("state", state),
+            statistics=standardise.Statistics(
+                arrays["statistics/mean"], arrays["statistics/std"], config["settings"]["clip_sen1"]
+            ),
+            trained_on=arrays["trained_on"],
+        )
+
 
 IDS = [name for name, _ in paper.CLASSES]
-HEADER = ["truth \\ predicted", *IDS]
 
 
 def write_confusion(run: Path, C: np.ndarray) -> None:  # (17, 17)
     """Write the counts: rows the truth, columns the prediction."""
-    lines = [HEADER, *([name, *map(str, counts)] for name, counts in zip(IDS, C.tolist(), strict=True))]
+    lines = [
+        ["truth \\ predicted", *IDS],
+        *([name, *map(str, n)] for name, n in zip(IDS, C.tolist(), strict=True)),
+    ]
     files.write_text(run / "confusion.csv", "".join(",".join(line) + "\n" for line in lines))
 
 
 def read_confusion(run: str | Path) -> np.ndarray:  # -> (17, 17)
     """The counts of a run's confusion.csv. Errors: ValueError if it is not there or not such a matrix."""
-    path = Path(run) / "confusion.csv"
+    path, K = Path(run) / "confusion.csv", len(IDS)
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; it appears when the run is complete")
     with files.reading(path):
-        lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-        if lines[:1] != [HEADER] or [line[0] for line in lines[1:]] != IDS:
-            raise ValueError(f"{path}: expected the header '{', '.join(HEADER)}', then a row for each class")
-        for name, *cells in lines[1:]:
-            if len(cells) != len(IDS) or not all(cell.isdecimal() for cell in cells):
-                raise ValueError(
-                    f"{path}: row {name} is {schema.brief(','.join(cells))}; expected {len(IDS)} counts"
-                )
-        return np.array([line[1:] for line in lines[1:]]).astype(np.int64)
-
-
-# -------------------------------------------------------------------------------------------------- metrics.json
+        rows = [line.split(",")[1:] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+        return np.array(rows).astype(np.int64).reshape(K, K)
 
 
 def complete(run: str | Path) -> bool:
@@ -338,11 +305,11 @@ def read_metrics(run: str | Path) -> dict:
     """The result of a complete run. Errors: ValueError if it does not belong to the config.json beside it."""
     path = Path(run) / "metrics.json"
     result, config = files.read_json(path), read_config(run)  # which names a part that is not registered
-    schema.check(result, METRICS, str(path))
-    epochs = config["settings"]["epochs"]  # which the identity may leave out
-    if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
-        raise ValueError(
-            f"{path} belongs to another config.json than the one beside it, which was edited or exchanged: restore"
-            " it, or remove metrics.json and train with --resume, which evaluates the checkpoint again"
-        )
+    with files.reading(path):
+        epochs = config["settings"]["epochs"]  # which the identity may leave out
+        if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
+            raise ValueError(
+                f"{path} {EDITED} it, or remove metrics.json and train with --resume, which evaluates the"
+                " checkpoint again"
+            )
     return result

@@ -6,83 +6,75 @@ The split belongs to the file: one that `subset` wrote has parts, and they are u
 
 import hashlib
 from collections.abc import Collection
+from typing import Any
 
 import numpy as np
 
-from bplcz_ref import paper, systems
+from bplcz_ref import paper
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.streams import stream
+from bplcz_ref.systems import Settings, changed
 
 CITIES_PER_TEST_CITY = 5  # one city in five is left out for the test
 
 
 def settle(
-    patches: Patches,
-    settings: systems.Settings,
-    given: Collection[str] | None = None,
-    tested: Patches | None = None,
-) -> systems.Settings:
+    patches: Patches, settings: Settings, given: Collection[str] | None = None, tested: Patches | None = None
+) -> Settings:
     """The settings with the sizes of the split that is used: on a subset those of its own parts.
 
     given: names of the settings that somebody chose; default: those that differ from the preset's.
     tested: an official test file; per_class and test then are None, all rows, unless they were chosen.
     Errors: ValueError if a chosen per_class or test conflicts with the file's parts, or a split with `tested`.
     """
-    given = systems.changed(settings) if given is None else given
+    given = changed(settings) if given is None else given
+    of_file = settings.split == "file" and patches.parts is not None
     if tested is not None:
         if settings.split != "file":
             raise ValueError(
                 f"split is {settings.split!r}, and the test part is {tested.path}: leave one of the two out"
             )
-        settings = settings if "test" in given else settings._replace(test=None)
-        if patches.parts is None:
-            return settings if "per_class" in given else settings._replace(per_class=None)
-    elif settings.split != "file" or patches.parts is None:
-        if None in (settings.per_class, settings.test):
-            raise ValueError(
-                "per_class or test is none, all rows, which is for separate files: name the test file with"
-                " --test-data, or give both numbers"
-            )
+        own: dict[str, Any] = {name: None for name in ("per_class", "test") if name not in given}
+        settings = settings._replace(**own)
+    elif not of_file and None in (settings.per_class, settings.test):
+        raise ValueError(
+            "per_class or test is none, all rows, which is for separate files: name the test file with"
+            " --test-data, or give both numbers"
+        )
+    if not of_file:
         return settings
-    assert patches.parts is not None
-    per_class, test = own_sizes(patches, *patches.parts)
-    own = {"per_class": per_class} if tested is not None else {"per_class": per_class, "test": test}
-    if not own.get("test", True):
+    own = own_sizes(patches)
+    if tested is not None:
+        del own["test"]
+    elif not own["test"]:
         raise ValueError(
             f"{patches.path} has no test rows: name a file with --test-data FILE, or draw a split"
             " of all its rows with --split random"
         )
     asked = {name: getattr(settings, name) for name in own if name in given}
-    if any(own[name] != value for name, value in asked.items()):
+    if asked != {name: own[name] for name in asked}:
+        there, now = (" and ".join(f"{name} {size}" for name, size in sizes.items()) for sizes in (own, asked))
         raise ValueError(
-            f"{patches.path} has its own split, {words(own)}; {words(asked)} asked for: leave that out to use the"
-            " file's split, or draw a new one from all its rows with split random (--split random)"
+            f"{patches.path} has its own split, {there}; {now} asked for: leave that out to use the file's split,"
+            " or draw a new one from all its rows with split random (--split random)"
         )
-    return settings._replace(per_class=per_class, test=own.get("test", settings.test))
+    return settings._replace(**own)
 
 
-def own_sizes(patches: Patches, training: np.ndarray, test: np.ndarray) -> tuple[int, int]:
-    """(training rows per class, test rows) of a subset's own parts; ValueError if classes differ in it."""
+def own_sizes(patches: Patches) -> dict[str, Any]:
+    """per_class and test of a subset's own parts; ValueError if classes differ in its training part."""
+    training, test = patches.parts  # type: ignore[misc]
     counts = np.bincount(patches.labels[training], minlength=len(paper.CLASSES))
     if counts.min() < counts.max():
         raise ValueError(
             f"{patches.path}: its training part has {counts.min()} to {counts.max()} rows per class; expected the"
             " same number of each, as `subset` writes them: draw a new split with --split random"
         )
-    return int(counts[0]), len(test)
+    return {"per_class": int(counts[0]), "test": len(test)}
 
 
-def words(sizes: dict) -> str:
-    """Sizes of a split for people.
-
-    >>> words({"per_class": 100, "test": 1500})
-    'per_class 100 and test 1500'
-    """
-    return " and ".join(f"{name} {size}" for name, size in sizes.items())
-
-
-def origin(patches: Patches, settings: systems.Settings, tested: Patches | None = None) -> str:
+def origin(patches: Patches, settings: Settings, tested: Patches | None = None) -> str:
     """Where the split comes from: "official", "file", "random" or "city"."""
     if tested is not None:
         return "official"
@@ -90,7 +82,7 @@ def origin(patches: Patches, settings: systems.Settings, tested: Patches | None 
 
 
 def label(origin: str, cities: int = 0) -> str:
-    """What a split is called beside every figure: accuracies of different splits do not compare.
+    """What a split is called beside every accuracy, since those of different splits do not compare.
 
     >>> label("random"), label("city", 9)
     ('random split', 'city split, 9 cities left out')
@@ -103,35 +95,27 @@ def label(origin: str, cities: int = 0) -> str:
     }[origin]
 
 
-def parts(
-    patches: Patches, settings: systems.Settings, tested: Patches | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def parts(patches: Patches, settings: Settings, tested: Patches | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(training, test) row numbers: the test rows are those of `tested` where that is given.
 
     Errors: ValueError if the settings have other sizes than the file's parts, or more than it has rows.
     """
-    settle(patches, settings, ("per_class", "test"), tested)
-    if tested is not None:
-        return official(patches, settings), some_of(np.arange(len(tested)), settings, "the test file")
+    settings = settle(patches, settings, ("per_class", "test"), tested)
+    per_class, test, seed = settings.per_class, settings.test, settings.seed
     if settings.split == "city":
         return by_city(patches, settings)
     if settings.split == "file" and patches.parts is not None:
-        return patches.parts
-    assert settings.per_class is not None
-    assert settings.test is not None
-    return so2sat.split(patches.labels, settings.per_class, settings.test, settings.seed)
+        rows = patches.parts
+    elif tested is None:
+        rows = so2sat.split(patches.labels, per_class, test, seed)  # type: ignore[arg-type]
+    elif per_class is None:
+        rows = np.arange(len(patches)), np.arange(0)
+    else:
+        rows = so2sat.split(patches.labels, per_class, 0, seed)
+    return rows if tested is None else (rows[0], some_of(np.arange(len(tested)), settings, "the test file"))
 
 
-def official(patches: Patches, settings: systems.Settings) -> np.ndarray:
-    """The training rows of a file with a test file beside it: a subset's, per_class of each class, or all."""
-    if patches.parts is not None:
-        return patches.parts[0]
-    if settings.per_class is None:
-        return np.arange(len(patches))
-    return so2sat.split(patches.labels, settings.per_class, 0, settings.seed)[0]
-
-
-def some_of(rows: np.ndarray, settings: systems.Settings, where: str) -> np.ndarray:  # (N,) -> (test,)
+def some_of(rows: np.ndarray, settings: Settings, where: str) -> np.ndarray:  # (N,) -> (test,)
     """`test` of these rows at random, ascending, or all where test is None."""
     if settings.test is None:
         return rows
@@ -140,7 +124,7 @@ def some_of(rows: np.ndarray, settings: systems.Settings, where: str) -> np.ndar
     return np.sort(stream(settings.seed, "split test").choice(rows, settings.test, replace=False))
 
 
-def held_out(patches: Patches, settings: systems.Settings) -> list[str]:
+def held_out(patches: Patches, settings: Settings) -> list[str]:
     """The cities that a city split leaves out for the test, one in five, drawn by the seed; [] for others."""
     if settings.split != "city":
         return []
@@ -156,7 +140,7 @@ def held_out(patches: Patches, settings: systems.Settings) -> list[str]:
     return sorted(stream(settings.seed, "split city").permutation(names)[:count].tolist())
 
 
-def by_city(patches: Patches, settings: systems.Settings) -> tuple[np.ndarray, np.ndarray]:
+def by_city(patches: Patches, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
     """(training, test): per_class rows of each class from the cities that stay, test rows from those left out."""
     left_out = held_out(patches, settings)
     assert patches.cities is not None

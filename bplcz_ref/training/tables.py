@@ -6,6 +6,7 @@ goes on where it stopped. The seed of a run draws its split, start, order and dr
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -29,7 +30,7 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.streams import stream
 from bplcz_ref.training import runs, split
 from bplcz_ref.training.progress import duration, to_stderr
-from bplcz_ref.training.train import own_split, train
+from bplcz_ref.training.train import train
 
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
 
@@ -37,17 +38,18 @@ THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
 class Job(NamedTuple):
     """One cell of the table; it travels to a worker process."""
 
+    row: str  # of the table: the system, and what is varied
     run: str
     data: str
     system: str
     settings: systems.Settings
-    row: str = ""  # of the table, where it is not the system alone
+    training: int = 0  # rows
     test_data: str | None = None
     geo: str | None = None
     imports: tuple[str, ...] = ()  # files of a user that register parts
 
     def __str__(self) -> str:
-        return f"{self.row or self.system}, seed {self.settings.seed}"
+        return f"{self.row}, seed {self.settings.seed}"
 
 
 def tables(
@@ -63,7 +65,7 @@ def tables(
     geo: str | Path | None = None,
     workers: int = 1,
     executor: Executor | None = None,
-    say: Callable[[str], None] = to_stderr,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, list[dict]]:
     """Train every system of `names` with every seed into out/SYSTEM/seed-N; {row: metrics of each seed}.
 
@@ -74,48 +76,39 @@ def tables(
     workers  processes on this machine (1: this one alone); its cores are divided among them
     executor any of concurrent.futures in the place of `workers`, such as on_dask's; its workers must see `data`
              and `out` under these paths
+    say      takes lines of progress; the default prints them to stderr
     Errors: ValueError that lists the runs that failed, after all others are complete.
     """
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # a worker that imports the table's script
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # in a worker that imports the script
         sys.exit("each worker imports this script: put what it does under\nif __name__ == '__main__':")
+    line = say or to_stderr
     out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
     test, geo_ = (None if path is None else os.path.realpath(path) for path in (test_data, geo))
-    kinds, sizes = variations(settings, vary), {}
+    kinds, jobs = variations(settings, vary), []
     with contextlib.ExitStack() as opened:
         patches = opened.enter_context(so2sat.open_file(data, geo=geo))
         tested = None if test_data is None else opened.enter_context(so2sat.open_file(test_data))
-        for words, kind in kinds.items():
+        for kind in kinds.values():
             systems.check(kind, *names)
-            kinds[words] = own_split(patches, kind, given, say, tested)
-            for seed in seeds:  # a file that is too small is an error at once
-                training, _ = split.parts(patches, kinds[words]._replace(seed=seed), tested)
-            sizes[words] = len(training)
+        for seed, name, words in itertools.product(seeds, names, kinds):
+            own = split.settle(patches, kinds[words], given, tested)._replace(seed=seed)
+            training, _ = split.parts(patches, own, tested)  # a file that is too small is an error at once
+            row, run = f"{name}, {words}" if words else name, out / name / words.replace(" ", "=") / f"seed-{seed}"
+            others = test, geo_, tuple(register.imported)
+            jobs.append(Job(row, str(run), str(data), name, own, len(training), *others))
     files.make_folder(out)
-    jobs = [
-        Job(str(out / name / words.replace(" ", "=") / f"seed-{seed}"), str(data), name, kind._replace(seed=seed),
-            f"{name}, {words}" if words else "", test, geo_, tuple(register.imported))
-        for seed in seeds
-        for name in names
-        for words, kind in kinds.items()
-    ]  # fmt: skip
     left = [job for job in jobs if not runs.complete(job.run)]
-    say(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
+    line(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
     if left:
-        say("timing a step of each system for an estimate")
-        rows = {job.row or job.system: job for job in left}
-        seconds = {
-            row: run_seconds(job.system, job.settings, sizes[row.removeprefix(job.system).removeprefix(", ")])
-            for row, job in rows.items()
-        }
+        line("timing a step of each system for an estimate")
+        timed = {job.row: job for job in left}  # one of each row
+        seconds = {row: run_seconds(job.system, job.settings, job.training) for row, job in timed.items()}
         place = "on the executor, if it had one worker" if executor else f"on {workers} process(es)"
-        total = sum(seconds[job.row or job.system] for job in left) / workers
-        say(f"about {duration(total)} to come, {place}")
+        line(f"about {duration(sum(seconds[job.row] for job in left) / workers)} to come, {place}")
     with processes(workers) if executor is None and workers > 1 else contextlib.nullcontext(executor) as pool:
         results = run_all(jobs, pool, say)
-    rows_ = dict.fromkeys(job.row or job.system for name in names for job in jobs if job.system == name)
-    return {row: [results[job] for job in jobs if (job.row or job.system) == row] for row in rows_}
+    rows = dict.fromkeys(job.row for name in names for job in jobs if job.system == name)
+    return {row: [results[job] for job in jobs if job.row == row] for row in rows}
 
 
 def variations(settings: systems.Settings, vary: tuple[str, list] | None) -> dict[str, systems.Settings]:
@@ -135,61 +128,42 @@ def variations(settings: systems.Settings, vary: tuple[str, list] | None) -> dic
 def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
     """One cell's training, in whatever process; returns its metrics. say: as in `train`, except in a worker."""
     if not Path(job.data).is_file():
-        who = f"worker {socket.gethostname()} (process {os.getpid()})"
         raise ValueError(
-            f"{who} cannot read {job.data}: the data path must be visible to every worker by this name"
+            f"worker {socket.gethostname()} cannot read {job.data}: every worker must see the data under this path"
         )
     for path in job.imports:
         register.import_file(path)
     alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
-    return train(
-        job.run,
-        job.data,
-        job.system,
-        job.settings,
-        say=say if alone else to_stderr,
-        given=("per_class", "test"),  # they are settled
-        test_data=job.test_data,
-        geo=job.geo,
-    )
+    own = {"given": ("per_class", "test"), "test_data": job.test_data, "geo": job.geo}  # the sizes are settled
+    return train(job.run, job.data, job.system, job.settings, say=say if alone else to_stderr, **own)  # type: ignore
 
 
 # ------------------------------------------------------------------------------------------ where the jobs run
 
 
-def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None]) -> dict[Job, dict]:
+def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None] | None) -> dict[Job, dict]:
     """The metrics of all jobs, on the pool or one after the other; a ValueError names those that failed."""
     results: dict[Job, dict] = {}
-    failed: dict[Job, Exception] = {}
-    began = time.perf_counter()
-    for job, outcome in outcomes(jobs, pool, None if say is to_stderr else say):
+    failed: list[str] = []
+    line, began = say or to_stderr, time.perf_counter()
+    outcomes: Iterable[tuple[Job, Callable]] = ((job, partial(one_run, job, say)) for job in jobs)
+    if pool is not None:
+        futures = {pool.submit(one_run, job): job for job in jobs}
+        outcomes = ((futures[done], done.result) for done in as_completed(futures))
+    for job, outcome in outcomes:
         try:
             results[job] = outcome()
+            how = "done"
         except BrokenProcessPool:
             raise ValueError("a worker died, and the others with it: the same command goes on from here") from None
         except Exception as error:
-            failed[job] = error
-        how = f"failed: {failed[job]}" if job in failed else "done"
-        say(f"{job}: {how}, {duration(time.perf_counter() - began)} after the start")
+            failed.append(f"{job}: {error}")
+            how = f"failed: {error}"
+        line(f"{job}: {how}, {duration(time.perf_counter() - began)} after the start")
     if failed:
-        lines = [f"{job}: {error}" for job, error in failed.items()]
-        raise ValueError(
-            "\n  ".join([f"{len(failed)} of {len(jobs)} runs failed, the others are complete:", *lines])
-        )
+        head = f"{len(failed)} of {len(jobs)} runs failed, the others are complete:"
+        raise ValueError("\n  ".join([head, *failed]))
     return results
-
-
-def outcomes(
-    jobs: list[Job], pool: Executor | None, say: Callable[[str], None] | None
-) -> Iterator[tuple[Job, Callable]]:
-    """(job, function that gives its metrics or raises its error), as they end."""
-    if pool is None:
-        for job in jobs:
-            yield job, partial(one_run, job, say)
-        return
-    futures = {pool.submit(one_run, job): job for job in jobs}
-    for future in as_completed(futures):
-        yield futures[future], future.result
 
 
 @contextlib.contextmanager
@@ -231,14 +205,15 @@ def on_dask(address: str) -> Iterator[Executor]:
 @contextlib.contextmanager
 def cores_shared_by(workers: int) -> Iterator[None]:
     """The environment in which each of `workers` processes takes its share of the cores."""
-    share = str(max(1, (nn.thread_count()) // workers))
-    before = {name: os.environ.get(name) for name in THREAD_LIMITS}
+    before = {name: os.environ[name] for name in THREAD_LIMITS if name in os.environ}
+    share = str(max(1, nn.thread_count() // workers))
     os.environ.update(dict.fromkeys(THREAD_LIMITS, share))  # this process has read its own values already
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        for name in THREAD_LIMITS:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 # ---------------------------------------------------------------------------------------------------- estimates

@@ -21,15 +21,15 @@ from bplcz_ref import files, metrics, model, nn, optim, systems, weights
 from bplcz_ref.data import augment, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.streams import stream
-from bplcz_ref.training import averages, checkpoint, evaluate, runs, split
-from bplcz_ref.training.checkpoint import SUMS, Progress
-from bplcz_ref.training.progress import Reporter, duration
+from bplcz_ref.training import evaluate, progress, runs, split
+from bplcz_ref.training.progress import SUMS, Reporter
+from bplcz_ref.training.runs import Checkpoint
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another checkpoint is written after each epoch
 
 
 class Run(NamedTuple):
-    """What stays the same while a run is trained; `Progress` is what changes."""
+    """What stays the same while a run is trained; `Checkpoint` is what changes."""
 
     folder: Path
     config: dict
@@ -37,8 +37,13 @@ class Run(NamedTuple):
     rows: np.ndarray  # of `patches`, the training part
     network: model.Model
     settings: systems.Settings
-    validation: Patches | None
-    checkpoint_seconds: float
+    validation: Patches | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+
+    @property
+    def steps(self) -> int:
+        """The steps of an epoch: an incomplete last batch counts."""
+        return -(-len(self.rows) // self.settings.batch)
 
 
 def train(
@@ -69,49 +74,44 @@ def train(
     Errors: ValueError if the run folder belongs to another system, setting or data file, a file is unfit or holds
     rows that are trained on, or a chosen per_class or test conflicts with the file's own parts.
     """
-    run, report = Path(run), Reporter(say=say)
+    folder, report = Path(run), Reporter(say=say)
     systems.check(settings, system)
-    with contextlib.ExitStack() as lock:
-        with contextlib.ExitStack() as opened:
-            patches = opened.enter_context(so2sat.open_file(data, geo=geo))
-            tested, watched = (
-                None if path is None else opened.enter_context(so2sat.open_file(path))
-                for path in (test_data, validation)
+    with contextlib.ExitStack() as opened:
+        patches = opened.enter_context(so2sat.open_file(data, geo=geo))
+        tested, watched = (
+            None if path is None else opened.enter_context(so2sat.open_file(path))
+            for path in (test_data, validation)
+        )
+        opened.callback(report.end)
+        settings = split.settle(patches, settings, given, tested)
+        config = runs.describe(patches, system, settings, dtype, geo, test=tested, validation=watched)
+        opened.enter_context(files.alone(folder))
+        found = runs.claim(folder, config, resume)
+        if found is not None:
+            report.line(f"{folder}: complete already, not trained again")
+            return found
+        nn.keep_memory()
+        rows, test_rows = split.parts(patches, settings, tested)
+        if system in systems.NEED_TWO and (settings.batch == 1 or len(rows) % settings.batch == 1):
+            raise ValueError(
+                f"{len(rows)} samples in batches of {settings.batch} leave a last batch of one, which "
+                f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
             )
-            opened.callback(report.end)
-            settings = own_split(patches, settings, given, report.line, tested)
-            config = runs.describe(patches, system, settings, dtype, tested=tested, validation=watched, geo=geo)
-            lock.enter_context(files.alone(run))
-            found = runs.claim(run, config, resume)
-            if found is not None:
-                report.line(f"{run}: complete already, not trained again")
-                return found
-            nn.keep_memory()
-            rows, test_rows = split.parts(patches, settings, tested)
-            if system in systems.NEED_TWO and (settings.batch == 1 or len(rows) % settings.batch == 1):
-                raise ValueError(
-                    f"{len(rows)} samples in batches of {settings.batch} leave a last batch of one, which "
-                    f"{system} cannot normalise (its last maps are 1x1): choose another number of samples or batch"
-                )
-            if settings.batch > len(rows):
-                report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
-            network = systems.build(system, settings)
-            job = Run(run, config, patches, rows, network, settings, watched, checkpoint_seconds)
-            at = checkpoint.load(run, network, config)
-            if at is None:
-                at = start(job, tested, test_rows)
-                files.write_json(run / "config.json", config)
-                report.line(f"{run}: {beginning(config, at.params)}")
-            else:
-                report.line(f"{run}: resumed at step {at.step}")
-            at = fit(job, at, report)
-            report.line(f"{run}: evaluating on {len(test_rows)} test samples")
-            C = evaluate.confusion(trained(job, at), tested or patches, test_rows)
-        noted = config["data"]
-        for path, old in ((data, noted), (test_data, noted["test"]), (validation, noted["validation"])):
-            if path is not None:
-                check_unchanged(run, path, old)
-        return runs.finish(run, config, at.params, C)
+        if settings.batch > len(rows):
+            report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
+        network = systems.build(system, settings)
+        training = Run(folder, config, patches, rows, network, settings, watched, checkpoint_seconds)
+        at = runs.load_checkpoint(folder, network, config)
+        if at is None:
+            at = start(training, tested, test_rows)
+            files.write_json(folder / "config.json", config)
+            report.line(f"{folder}: {beginning(config, at.params)}")
+        else:
+            report.line(f"{folder}: resumed at step {at.step}")
+        at = fit(training, at, report)
+        report.line(f"{folder}: evaluating on {len(test_rows)} test samples")
+        C = evaluate.confusion(evaluate.of_checkpoint(network, at, config), tested or patches, test_rows)
+        return runs.finish(folder, config, weights.count(at.params), C)
 
 
 def resume(
@@ -128,10 +128,9 @@ def resume(
     moved: data, test_data, validation or geo, where a file is not at the place any more that the run notes.
     """
     config = runs.read_config(run)
-    noted = config["data"]
-    settings = runs.settings_of(config)
-    places = {name: (noted[key] or {}).get("path") for name, key in (("test_data", "test"), ("validation",) * 2)}
-    places |= {"data": noted["path"], "geo": noted["geo"]}
+    settings, noted = runs.settings_of(config), config["data"]
+    places = {"data": noted, "test_data": noted["test"], "validation": noted["validation"]}
+    places = {name: file and file["path"] for name, file in places.items()} | {"geo": noted["geo"]}
     places |= {name: path for name, path in moved.items() if path is not None}
     for path in places.values():
         if path is not None and not Path(path).exists():
@@ -140,148 +139,109 @@ def resume(
             )
     if epochs is not None:
         settings = settings._replace(epochs=epochs)
-    own = {"system": config["system"], "settings": settings, "dtype": config["dtype"]}
-    return train(run, **own, **places, given=("per_class", "test"), say=say)  # type: ignore[arg-type]
-
-
-def check_unchanged(run: Path, data: str | Path, old: dict) -> None:
-    """ValueError if the file `data` is another one than the run noted, as far as `runs.content` sees.
-
-    It is opened anew, as HDF5 keeps what it has read.
-    """
-    with so2sat.open_file(data) as patches:
-        now = runs.content(patches)
-    differs = [name for name, value in now.items() if old[name] != value]
-    if differs:
-        raise ValueError(
-            f"{data}: its {' and '.join(differs)} changed while {run} was trained on it, so the run is of no one"
-            " file and has no result: train again in another folder, on a file that stays as it is"
-        )
-
-
-def own_split(
-    patches: Patches,
-    settings: systems.Settings,
-    given: Collection[str] | None,
-    say: Callable[[str], None],
-    tested: Patches | None = None,
-) -> systems.Settings:
-    """split.settle, and a line where the split is not the preset's random draw."""
-    settled = split.settle(patches, settings, given, tested)
-    origin = split.origin(patches, settled, tested)
-    if origin == "city":
-        say(f"{patches.path}: left out for the test: {', '.join(split.held_out(patches, settled))}")
-    elif origin == "official":
-        rows, test_rows = split.parts(patches, settled, tested)
-        assert tested is not None
-        say(f"{len(rows)} rows of {patches.path} train, {len(test_rows)} of {tested.path} test")
-    elif settled != settings:
-        sizes = split.words({"per_class": settled.per_class, "test": settled.test})
-        say(f"{patches.path}: its own split is used, {sizes}")
-    return settled
+    own = {"dtype": config["dtype"], "given": ("per_class", "test"), "say": say}
+    return train(run, system=config["system"], settings=settings, **own, **places)  # type: ignore[arg-type]
 
 
 def beginning(config: dict, params: dict) -> str:
-    """What is about to be trained, in a line: parameters by part, rows, split."""
-    parts = ", ".join(f"{part} {count:,}" for part, count in weights.parts(params).items())
-    rows = config["data"]["split"]
+    """What is about to be trained, in a line: parameters, rows, split, cities left out."""
+    sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
+    noted = config["data"]["split"]
+    cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
     return (
-        f"{config['system']}, {weights.count(params):,} parameters ({parts}); {rows['training']:,} training and"
-        f" {rows['test']:,} test rows, {runs.split_label(config)}"
+        f"{config['system']}, {weights.count(params):,} parameters ({sizes}); {noted['training']:,} training and"
+        f" {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
     )
 
 
-def start(job: Run, tested: Patches | None, test_rows: np.ndarray) -> Progress:
-    """Step 0: initial parameters, the statistics of the training part; every row that will be read is sound."""
-    dtype, settings = job.config["dtype"], job.settings
+def start(run: Run, tested: Patches | None, test_rows: np.ndarray) -> Checkpoint:
+    """Step 0: initial parameters, the statistics of the training part; every row that will be read is sound.
+
+    Errors: ValueError for a value that is not finite, and for a test or validation file with rows that train.
+    """
+    dtype, settings = run.config["dtype"], run.settings
     if tested is None:
         for some in so2sat.chunks(test_rows):
-            job.patches.images(some, dtype)  # a value that is not finite is found now, not after all the training
-    params, state = job.network.init(stream(settings.seed, "init"), np.dtype(dtype))
-    trained_on = split.row_digests(job.patches, job.rows)
-    for other, rows in ((tested, test_rows), (job.validation, None)):
-        if other is not None:
-            check_unseen(other, np.arange(len(other)) if rows is None else rows, trained_on)
-    return Progress(
-        config=runs.identity(job.config),
-        step=0,
-        sums=dict.fromkeys(SUMS, 0.0),
-        params=params,
-        velocity=None,
-        state=state,
-        statistics=standardise.statistics(job.patches, job.rows, settings.clip_sen1),
-        trained_on=trained_on,
-    )
+            run.patches.images(some, dtype)  # a value that is not finite is found now, not after all the training
+    params, state = run.network.init(stream(settings.seed, "init"), np.dtype(dtype))
+    trained_on = split.row_digests(run.patches, run.rows)
+    for other, rows in ((tested, test_rows), (run.validation, None)):
+        if other is None:
+            continue
+        rows = np.arange(len(other)) if rows is None else rows
+        seen = np.isin(split.row_digests(other, rows), trained_on)
+        if seen.any():
+            raise ValueError(
+                f"{other.path}: {seen.sum()} of its {len(rows)} rows are in the training part, the first is row"
+                f" {rows[np.argmax(seen)]}; results on them say nothing about new data: name another file"
+            )
+    statistics = standardise.statistics(run.patches, run.rows, settings.clip_sen1)
+    return Checkpoint(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics, trained_on)
 
 
-def check_unseen(patches: Patches, rows: np.ndarray, trained_on: np.ndarray) -> None:
-    """ValueError if rows of a test or validation file are trained on."""
-    seen = np.isin(split.row_digests(patches, rows), trained_on)
-    if seen.any():
-        raise ValueError(
-            f"{patches.path}: {seen.sum()} of its {len(rows)} rows are in the training part, the first is row"
-            f" {rows[np.argmax(seen)]}; results on them say nothing about new data: name another file"
-        )
-
-
-def fit(job: Run, at: Progress, report: Reporter) -> Progress:
+def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = None) -> Checkpoint:
     """All remaining epochs; writes the log and the checkpoints.
 
+    `watch(step, params, trace, y)` is called with each batch before its update, which may change params in place.
     Errors: ValueError once the loss, a parameter or a buffer is not finite; the last checkpoint stays.
     """
-    run, settings = job.folder, job.settings
-    steps = -(-len(job.rows) // settings.batch)  # of an epoch: the incomplete last batch counts
+    settings, steps = run.settings, run.steps
     total = settings.epochs * steps
-    first, began, saved = at.step, time.perf_counter(), time.perf_counter()
+    begun = at.step, time.perf_counter()
+    saved = begun[1]
     while at.step < total:
         epoch, done = divmod(at.step, steps)
-        order = stream(settings.seed, "shuffle", epoch).permutation(job.rows)
+        order = stream(settings.seed, "shuffle", epoch).permutation(run.rows)
         batches = so2sat.chunks(order, settings.batch)
         for batch in batches[done:]:
-            at = one_step(job.patches, batch, job.network, settings, at, job.config["dtype"])
-            report.step(functools.partial(averages.where, at, epoch, steps, total, settings, first, began))
-            if time.perf_counter() - saved > job.checkpoint_seconds and at.step % steps:
+            at = one_step(run, at, batch, watch)
+            report.step(functools.partial(progress.where, settings, steps, begun, at.step, at.sums))
+            if time.perf_counter() - saved > run.checkpoint_seconds and at.step % steps:
                 check_finite(at)
-                checkpoint.save(run, at)
+                runs.save_checkpoint(run.folder, run.config, at)
                 saved = time.perf_counter()
         check_finite(at)
-        row = averages.log_row(epoch, at.sums)
-        row["L_con_floor"] = averages.L_con_floor(job.config, [job.patches.labels[batch] for batch in batches])
-        row["validation_accuracy"] = validation_accuracy(job, at)
-        runs.write_log(run, row)
+        row = progress.log_row(epoch, at.sums)
+        labels = [run.patches.labels[batch] for batch in batches]
+        row["L_con_floor"] = progress.L_con_floor(run.config["system"], settings, labels)
+        row["validation_accuracy"] = None
+        if (watched := run.validation) is not None:
+            network = evaluate.of_checkpoint(run.network, at, run.config)
+            C = evaluate.confusion(network, watched, np.arange(len(watched)))
+            row["validation_accuracy"] = metrics.overall_accuracy(C)
+        runs.write_log(run.folder, row)
         at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
-        checkpoint.save(run, at)
+        runs.save_checkpoint(run.folder, run.config, at)
         saved = time.perf_counter()
-        left = (saved - began) / (at.step - first) * (total - at.step)
-        report.line(f"{run}: {averages.said(row, settings.epochs)}  {duration(left)} left")
+        left = (saved - begun[1]) / (at.step - begun[0]) * (total - at.step)
+        report.line(f"{run.folder}: {progress.said(row, settings.epochs)}  {progress.duration(left)} left")
     return at
 
 
-def one_step(
-    patches: Patches, rows: np.ndarray, network: model.Model, settings: systems.Settings, at: Progress, dtype: str
-) -> Progress:
+def one_step(run: Run, at: Checkpoint, rows: np.ndarray, watch: Callable | None = None) -> Checkpoint:
     """One batch: read, standardise, loss, gradients, SGD."""
-    began = time.perf_counter()
-    x = standardise.standardise(patches.images(rows, dtype), at.statistics)
+    began, settings = time.perf_counter(), run.settings
+    x = standardise.standardise(run.patches.images(rows, run.config["dtype"]), at.statistics)
     if settings.augmentation == "turns":
         x = augment.turned(x, stream(settings.seed, "augmentation", at.step))
-    y = patches.labels[rows]
+    y = run.patches.labels[rows]
     rng = stream(settings.seed, "dropout", at.step)
-    rate = learning_rate(settings, at.step, -(-len(at.trained_on) // settings.batch))
     with np.errstate(all="ignore"):  # what becomes infinite is found below, or at the next checkpoint
-        _, gradients, trace = model.loss_and_gradients(network.loss, at.params, at.state, (x, y), rng=rng)
+        _, gradients, trace = model.loss_and_gradients(run.network.loss, at.params, at.state, (x, y), rng=rng)
         if not np.isfinite(trace["L"]):
             raise ValueError(f"the loss became {trace['L']} at step {at.step}: try a smaller learning rate")
+        if watch is not None:
+            watch(at.step, at.params, trace, y)
         params, velocity = optim.sgd(
             at.params,
             at.velocity,
             gradients,
-            learning_rate=rate,
+            learning_rate=learning_rate(settings, at.step, run.steps),
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             in_place=True,  # nothing but `at`, which ends here, holds them
         )
-    sums = averages.added(at.sums, trace, y, time.perf_counter() - began)
+    sums = progress.added(at.sums, trace, y, time.perf_counter() - began)
     return at._replace(step=at.step + 1, sums=sums, params=params, velocity=velocity, state=trace["state"])
 
 
@@ -303,26 +263,11 @@ def learning_rate(settings: systems.Settings, step: int, steps: int) -> float:
     return settings.learning_rate
 
 
-def trained(job: Run, at: Progress) -> evaluate.Trained:
-    """The network as it is now."""
-    return evaluate.Trained(
-        job.network, at.params, at.state, at.statistics, at.trained_on, job.config["dtype"], job.config
-    )
-
-
-def validation_accuracy(job: Run, at: Progress) -> float | None:
-    """The overall accuracy on the validation file, if there is one, in evaluation mode."""
-    if job.validation is None:
-        return None
-    C = evaluate.confusion(trained(job, at), job.validation, np.arange(len(job.validation)))
-    return metrics.overall_accuracy(C)
-
-
-def check_finite(at: Progress) -> None:
+def check_finite(at: Checkpoint) -> None:
     """ValueError if training has diverged: a finite loss can still come with an update that is not."""
-    for part, tree in (("parameter", at.params), ("velocity", at.velocity or {}), ("buffer", at.state)):
+    for kind, tree in (("parameter", at.params), ("velocity", at.velocity or {}), ("buffer", at.state)):
         for name, leaf in weights.named(tree).items():
             if not np.isfinite(leaf).all():
                 raise ValueError(
-                    f"the {part} {name} is not finite after step {at.step}: try a smaller learning rate"
+                    f"the {kind} {name} is not finite after step {at.step}: try a smaller learning rate"
                 )
