@@ -132,6 +132,8 @@ def training_options(c) -> None:
     c.add_argument("--settings", action=ListSettings, nargs=0, help="list all settings and their values, and end")
     c.add_argument("--epochs", **N, help="short for --set epochs=N")
     c.add_argument("--split", choices=("file", "random", "city"), help="short for --set split=NAME")
+    c.add_argument("--twins", choices=("refuse", "drop"),
+                   help="short for --set twins=NAME: for test rows that copy training rows")  # fmt: skip
 
 
 class ListSettings(argparse.Action):

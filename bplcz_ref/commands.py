@@ -21,7 +21,7 @@ def warn(options: Namespace, line: str) -> None:
 
 def chosen_settings(options) -> tuple:
     """(the preset with the settings that were given in place of its own, {name: value} of these)."""
-    short = {"epochs": options.epochs, "split": options.split}
+    short = {name: getattr(options, name) for name in ("epochs", "split", "twins")}
     given = systems.chosen(options.set) | {name: value for name, value in short.items() if value is not None}
     return systems.PRESETS[options.preset or "small"]._replace(**given), given
 
@@ -61,7 +61,9 @@ def run_subset(options: Namespace) -> None:
 def run_train(options: Namespace) -> None:
     places = {name: getattr(options, name) for name in ("data", "test_data", "validation", "geo")}
     if options.resume is not None:
-        if any((options.system, options.out, options.set, options.split, options.preset, options.dtype)):
+        if any(
+            (options.system, options.out, options.set, options.split, options.twins, options.preset, options.dtype)
+        ):
             raise ValueError("--resume takes all from the run's folder: beside it, --epochs and moved files alone")
         result = train.resume(options.resume, epochs=options.epochs, **places)
     else:

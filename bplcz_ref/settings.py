@@ -74,6 +74,8 @@ class Settings(NamedTuple):
     test: Annotated[int | None, Row(paper.TEST, 1000, MANY, "test rows; none, with --test-data: all rows")]
     split: Annotated[str, Row("file", ..., ("file", "random", "city"), "file: a subset's own parts, or a random"
                               " draw; random: a new draw; city: whole cities are the test")]
+    twins: Annotated[str, Row("refuse", ..., ("refuse", "drop"), "copies of training rows in --test-data or"
+                              " --validation: the file is refused, or they are left out")]
     clip_sen1: Annotated[float | None, Row(None, 1.0, schema.optional(POSITIVE), "sen1 is clipped to +- this"
                                            " before it is standardised; none: it is not", "clip")]
     seed: Annotated[int, Row(paper.SEED, ..., SEED, "of the start, the split, the order and all other draws",

@@ -104,7 +104,8 @@ def data(settings: systems.Settings, pool: int) -> tuple:
 def trained(system: str, settings: systems.Settings, x: np.ndarray, y: np.ndarray, watch) -> tuple:
     """(network, params, state) after all epochs; `watch(step, params, trace, labels)` sees each batch first."""
     network, config = systems.build(system, settings), {"system": system, "settings": settings._asdict()}
-    prepared = SimpleNamespace(images=lambda rows, dtype: x[rows], labels=y)  # in the place of an open file
+    in_place = {"images": lambda rows, dtype: x[rows], "digests": lambda rows: rows}  # of an open file
+    prepared = SimpleNamespace(labels=y, **in_place)
     as_it_is = standardise.Statistics(np.zeros(x.shape[-1]), np.ones(x.shape[-1]))
     with tempfile.TemporaryDirectory() as folder:
         run = train.Run(

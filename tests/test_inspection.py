@@ -76,6 +76,18 @@ def test_one_row_that_cannot_be_used_is_named_and_left_out_of_the_statistics(tmp
             patches.images([3, 11], np.float64)
 
 
+def test_rows_with_the_same_pixels_are_counted(tmp_path):
+    def twice(data):
+        data["sen1"][[12, 15]], data["sen2"][[12, 15]] = data["sen1"][3], data["sen2"][3]
+        data["sen2"][[4, 5]] = 0  # padding is no twin
+
+    make(path := tmp_path / "x.h5", rows=20, change=twice)
+    found = inspection.inspect(path)
+    assert found.twins == ("row 12 is row 3", "row 15 is row 3")
+    assert "  2 of the 20 rows looked at are copies of others, the first: row 12 is row 3; a split" in str(found)
+    assert len(found.problems) == 1
+
+
 def test_a_file_without_labels_is_no_problem_and_one_that_is_not_there_is(tmp_path):
     make(path := tmp_path / "x.h5", rows=20, change=lambda data: data.pop("label"))
     found = inspection.inspect(path)

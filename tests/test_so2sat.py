@@ -296,8 +296,12 @@ def test_cities_come_from_the_file_beside_and_stay_with_a_subset(tmp_path):
             file[name] = values
 
     names = [("Köln", "Rome")[i % 2] for i in range(85)]
+    slips = [f" {name.upper() if i > 2 else name}\t" for i, name in enumerate(names)]
+    split_up = [name.replace("ö", "o\u0308") for name in names]
     for values, expected in (
         (names, names),
+        (slips, names),  # blanks and case make no other city
+        (split_up, names),
         (np.char.encode(names, "utf-8"), names),
         (np.arange(85)[:, None] % 3, [str(i % 3) for i in range(85)]),
     ):

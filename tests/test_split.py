@@ -1,5 +1,6 @@
 """training/split.py: the split belongs to the file, and no test sample is trained on."""
 
+import shutil
 from types import SimpleNamespace
 
 import h5py
@@ -64,6 +65,89 @@ def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path, monkeypa
     assert "34 training and 30 test rows, the subset's own random split" in said[0]
     assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
     assert train.train(tmp_path, subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
+
+
+# --------------------------------------------------------------------------------------- rows with the same pixels
+
+
+@pytest.fixture(scope="module")
+def doubled(small_file, tmp_path_factory):
+    """Every row of `small_file` twice, the second time in float32's precision; row i + 136 is a copy of row i."""
+    path = tmp_path_factory.mktemp("doubled") / "doubled.h5"
+    with h5py.File(small_file) as source, h5py.File(path, "w") as file:
+        for name in ("sen1", "sen2", "label"):
+            file[name] = np.concatenate((source[name][:], source[name][:].astype("f4")))
+        file["city"] = np.array([b"A", b"B", b"C", b"D"])[np.arange(272) // 68]  # copies are in other cities
+    return path
+
+
+@pytest.mark.parametrize("kind", ["random", "city", "subset"])
+def test_copies_are_on_one_side_of_every_split(doubled, tmp_path, kind):
+    for seed in (1, 2):
+        path = doubled
+        settings = TINY._replace(split=kind, per_class=1 if kind == "city" else 3, test=20, seed=seed)
+        if kind == "subset":
+            so2sat.subset(doubled, path := tmp_path / f"{seed}.h5", per_class=3, test=20, seed=seed)
+            settings = settings._replace(split="file")
+        with so2sat.open_file(path) as patches:
+            training, test = split.parts(patches, settings)
+            assert len(test) == len(set(test)) == 20
+            assert not set(patches.digests(training)) & set(patches.digests(test))
+            if kind == "random":
+                plain = so2sat.split(patches.labels, 3, 20, seed)
+                assert np.array_equal(training, plain[0])
+                assert set(training % 136) & set(plain[1] % 136)  # as it was drawn before
+                with pytest.raises(
+                    ValueError, match=r"test asks for 221 rows; \d+ have no copy in the training part"
+                ):
+                    split.parts(patches, settings._replace(test=221))
+
+
+@pytest.mark.slow
+def test_copies_in_a_test_file_are_refused_or_left_out(small_file, subset, tmp_path, capsys):
+    """The number stands beside the accuracy, and the same rows are left out when the run is evaluated again."""
+    with h5py.File(small_file) as source:
+        for name, rows in (
+            ("training", slice(0, 90)),
+            ("testing", slice(80, 120)),
+            ("validation", slice(88, 136)),
+        ):
+            with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+                for key in ("sen1", "sen2", "label"):
+                    file[key] = source[key][rows]
+    data, test, validation = (str(tmp_path / f"{name}.h5") for name in ("training", "testing", "validation"))
+    asked = ["train", "--data", data, "--test-data", test, "--validation", validation, "--system", "ebcnn"]
+    asked += ["--set", "width=1", "features=2", "epochs=1", "--out", str(run := tmp_path / "run")]
+    assert command_line.main(asked) == 2
+    assert "10 of its 40 rows are in the training part, the first is row 0; " in (error := capsys.readouterr().err)
+    assert "leave them out with --twins drop" in error
+    assert command_line.main([*asked, "--twins", "drop"]) == 0
+    label = "official separate files, 10 copies of training rows left out"
+    assert f"on 30 test samples, {label}" in capsys.readouterr().out
+    assert runs.read_metrics(run)["split"] == label
+    assert runs.read_config(run)["data"]["split"]["twins"] == list(range(10))
+    trained = evaluate.load(run)
+    with so2sat.open_file(test) as patches:
+        rows, words = evaluate.rows_to_evaluate(trained, patches, None)
+        assert rows.tolist() == list(range(10, 40))
+        assert label in words
+    with so2sat.open_file(validation) as patches:
+        C = evaluate.confusion(trained, patches, np.arange(2, 48))
+        assert runs.read_metrics(run)["last_epoch"]["validation_accuracy"] == np.trace(C) / 46
+    own = TINY._replace(twins="drop")
+    with pytest.raises(ValueError, match="all its 64 rows are copies of training rows, so none is left"):
+        train.train(tmp_path / "a", small_file, "ebcnn", own, test_data=subset, given=[], say=quiet)
+
+
+def test_a_subset_whose_parts_share_a_row_is_refused(subset, tmp_path):
+    shutil.copy(subset, path := tmp_path / "shared.h5")
+    with h5py.File(path, "a") as file:
+        for name in ("sen1", "sen2"):
+            file[name][40] = file[name][3]
+    with pytest.raises(
+        ValueError, match=r"1 of its 30 rows are in the training part, the first is row 40; .*--split random"
+    ):
+        train.train(tmp_path / "run", path, "ebcnn", TINY, given=[], say=quiet)
 
 
 # ------------------------------------------------------------------------------------------------ separate files

@@ -64,7 +64,8 @@ def test_the_loop_is_the_plain_one(small_file, tmp_path, system):
 def test_each_batch_is_shown_before_its_update(tmp_path):
     """By `watch`, on standardised images in the place of an open file, as docs/record.py trains."""
     x, y = np.random.default_rng(0).standard_normal((34, 32, 32, 18)).astype("f4"), np.arange(34) % 17
-    patches = SimpleNamespace(images=lambda rows, dtype: x[rows].astype(dtype), labels=y)
+    in_place = {"images": lambda rows, dtype: x[rows].astype(dtype), "digests": lambda rows: rows}
+    patches = SimpleNamespace(labels=y, **in_place)
     config = {"system": "ebcnn", "settings": TINY._asdict(), "dtype": "float32"}
     run = train.Run(tmp_path, config, patches, np.arange(34), systems.build("ebcnn", TINY), TINY)
     at, seen = train.start(run, None, np.arange(0)), []

@@ -25,6 +25,7 @@ class Inspection(NamedTuple):
     simulated: bool = False
     attributes: dict | None = None
     storage: dict = {}  # {sensor: words} where rows are slow to read
+    twins: tuple = ()  # words for each of the `sampled` rows that has the pixels of an earlier one
     channels: dict = {}  # {"mean": (18,), ...} of the sound ones of the `sampled` rows
 
     def __str__(self) -> str:
@@ -38,6 +39,11 @@ class Inspection(NamedTuple):
             lines += [f"  class {' '.join(c):<24}{n:>8}" for c, n in zip(CLASSES, self.counts, strict=True)]
         lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
         lines += [f"  {name} {words}" for name, words in self.storage.items()]
+        if self.twins:
+            lines.append(
+                f"  {len(self.twins)} of the {self.sampled} rows looked at are copies of others, the first:"
+                f" {self.twins[0]}; a split that is drawn here keeps copies on one side"
+            )
         if self.channels:
             head = "".join(f"{name:>14}" for name in self.channels)
             lines.append(f"  {'channel':<8}{head}   {self.sampled} of {self.rows} rows looked at")
@@ -72,6 +78,8 @@ def _inspected(patches, rows, compare):
     problems = layout.scale_problems(x)
     problems += filter(None, [layout.constant_channels(x)])
     sums, faults, channels = comparison.Sums() if compare else Moments(), [], {}
+    first: dict[int, int] = {}  # digest: row
+    twins = []
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
         words = layout.faults(x, piece)
@@ -79,6 +87,9 @@ def _inspected(patches, rows, compare):
         sound = x[[not said for said in words]]
         if len(sound):
             sums.add(sound)
+        for row, digest in zip(piece[[not said for said in words]].tolist(), so2sat.digests(sound), strict=True):
+            if first.setdefault(digest, row) != row:
+                twins.append(f"row {row} is row {first[digest]}")
     if faults:
         problems.append(
             f"{len(faults)} of {len(index)} rows read cannot be used, the first: {faults[0]}; {layout.EXPECTED}."
@@ -100,5 +111,6 @@ def _inspected(patches, rows, compare):
         simulated=patches.simulated,
         attributes=patches.attributes,
         storage=patches.storage,
+        twins=tuple(twins),
         channels=channels,
     )

@@ -7,9 +7,10 @@ place (layout.py has the checks, inspection.py reports all problems of a file at
 Index letters: N rows, b rows asked for, H W = 32, C channels (8 + 10 = 18, in the order of `bands.BANDS`).
 """
 
+import hashlib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +55,7 @@ class Patches:
         sets = layout.datasets(path, file, labels)
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
+        self._digests: dict[int, int] = {}
         self.attributes = attributes(file)
         simulated, train = self.attributes.get("simulated", False), self.attributes.get("train_rows")
         schema.check(simulated, YES_OR_NO, f"{path}: attribute simulated")
@@ -81,6 +83,13 @@ class Patches:
         layout.check_rows(x, index, self.path)
         return x
 
+    def digests(self, index: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64
+        """`digests` of the rows `index`, each of which is read once. Errors: as `images`."""
+        new = np.array([row for row in np.asarray(index).tolist() if row not in self._digests], int)
+        for some in chunks(new):
+            self._digests |= zip(some.tolist(), digests(self.images(some)).tolist(), strict=True)
+        return np.array([self._digests[row] for row in np.asarray(index).tolist()], np.uint64)
+
     def faults(self, index: np.ndarray) -> list[str]:  # (b,) -> b texts
         """Why each of the rows `index` is of no use, in float64: layout.faults."""
         return layout.faults(self.stored(index, np.float64), index)
@@ -103,6 +112,18 @@ class Patches:
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
                 _read(self._data[name], index, part)
         return x
+
+
+def digests(x: np.ndarray) -> np.ndarray:  # (b, 32, 32, 18) -> (b,) uint64
+    """8 bytes of BLAKE2b of the float32 pixels of each row: rows with the same digest are twins.
+
+    They tell whether a row of any file was trained on: of the same file, of its source, of another subset, and of
+    a copy in float32 of a file in float64.
+    """
+    with np.errstate(over="ignore"):
+        pixels = x.astype("<f4")
+    found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in pixels]
+    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
 
 
 def _read(data, index, out):  # (N, H, W, C), (b,), (b, H, W, C)
@@ -200,13 +221,15 @@ def spread_rows(N: int, count: int) -> np.ndarray:  # -> (min(N, count),)
     return np.unique(np.linspace(0, N - 1, count).astype(int))
 
 
-def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    # (N,) -> (17 per_class,), (test,)
+def split(
+    labels: np.ndarray, per_class: int, test: int, seed: int, digests: Callable | None = None
+) -> tuple[np.ndarray, np.ndarray]:  # (N,) -> (17 per_class,), (test,)
     """III-A: (train, test), two ascending arrays of row numbers without a common row.
 
     Training: exactly `per_class` rows of each class, drawn without replacement. Test: `test` rows drawn uniformly
     from all the others, hence with natural class frequencies. (Other reading: a balanced test set; the chance
     agreement implied by the OA and kappa of Tables II and III speaks against it.) Stream "split" of `seed`.
+    digests: a function of row numbers, such as Patches.digests; twins then are on one side (`keep_apart`).
     Errors: ValueError that names the class with too few rows, and what would fit.
 
     >>> train, test = split(np.repeat(np.arange(17), 5), per_class=3, test=20, seed=47)
@@ -234,7 +257,31 @@ def split(labels: np.ndarray, per_class: int, test: int, seed: int) -> tuple[np.
     rows = [rng.choice(np.flatnonzero(labels == k), per_class, replace=False) for k in range(K)]
     train = np.sort(np.concatenate(rows))
     rest = np.setdiff1d(np.arange(len(labels)), train, assume_unique=True)
-    return train, np.sort(rng.choice(rest, test, replace=False))
+    drawn = np.sort(rng.choice(rest, test, replace=False))
+    return train, drawn if digests is None else keep_apart(train, drawn, rest, seed, digests)
+
+
+def keep_apart(
+    train: np.ndarray, test: np.ndarray, rest: np.ndarray, seed: int, digests: Callable
+) -> np.ndarray:  # (n,), (t,), (r,) -> (t,)
+    """The rows `test`, but other rows of `rest` in place of those with a twin in `train`.
+
+    Without twins nothing changes. Stream "split twins" of `seed`. Errors: ValueError if too few have no twin.
+
+    >>> keep_apart(np.array([0, 1]), np.array([2, 3]), np.arange(2, 6), 47, lambda rows: rows % 3)
+    array([2, 5])
+    """
+    asked, rng, trained_on = len(test), stream(seed, "split twins"), digests(train)
+    while (twins := np.isin(digests(test), trained_on)).any():
+        rest, test = np.setdiff1d(rest, test), test[~twins]
+        count = int(twins.sum())
+        if count > len(rest):
+            sound = len(test) + np.count_nonzero(~np.isin(digests(rest), trained_on))
+            raise ValueError(
+                f"test asks for {asked} rows; {sound} have no copy in the training part: ask for at most that"
+            )
+        test = np.sort(np.concatenate((test, rng.choice(rest, count, replace=False))))
+    return test
 
 
 # ----------------------------------------------------------------------------------------------------- writing
@@ -310,6 +357,7 @@ def subset(
     skip_bad: bool = False,
 ) -> list[str]:
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
+    Twins are in one of the parts alone.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
     those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
@@ -324,7 +372,8 @@ def subset(
         if skip_bad:
             found = np.array([words for some in chunks(usable) for words in patches.faults(some)])
             usable, left_out = np.flatnonzero(found == ""), found[found != ""].tolist()
-        parts = [usable[part] for part in split(patches.labels[usable], per_class, test, seed)]
+        drawn = split(patches.labels[usable], per_class, test, seed, lambda rows: patches.digests(usable[rows]))
+        parts = [usable[part] for part in drawn]
         index = np.concatenate(parts)
         batches = (
             (*bands.separate(patches.images(rows, patches.dtype)), patches.labels[rows]) for rows in chunks(index)

@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 64  # through the network
 class Trained(NamedTuple):
     """A network with its parameters, the statistics that standardise its input, and what it was trained on.
 
-    trained_on (training rows,) uint64: their split.row_digests. config: the run's config.json.
+    trained_on (training rows,) uint64: their so2sat.digests. config: the run's config.json.
     """
 
     network: model.Model
@@ -79,7 +79,7 @@ def rows_to_evaluate(trained: Trained, patches: Patches, training_rows: str | No
             words += "; the network was trained on the file's training part"
         return test_rows(trained.config, patches), words
     rows = np.arange(N)
-    seen = np.isin(split.row_digests(patches, rows), trained.trained_on)
+    seen = np.isin(patches.digests(rows), trained.trained_on)
     count = int(seen.sum())
     if not count:
         return rows, f"all {N} rows of {path}"
@@ -100,7 +100,8 @@ def test_rows(config: dict, patches: Patches) -> np.ndarray:
     """The rows of a run's test part, in the file that it is of. Errors: ValueError if they are others by now."""
     settings, noted = runs.settings_of(config), config["data"]
     if noted["test"] is not None:
-        rows = split.some_of(np.arange(len(patches)), settings, str(patches.path))
+        every = np.setdiff1d(np.arange(len(patches)), noted["split"]["twins"])
+        rows = split.some_of(every, settings, str(patches.path))
     else:
         if settings.split == "city" and patches.cities is None and noted["geo"] is not None:
             patches.cities = so2sat.read_cities(Path(noted["geo"]), len(patches))

@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
     velocity: dict | None  # None before the first step
     state: dict
     statistics: standardise.Statistics
-    trained_on: np.ndarray  # (training rows,) uint64, their split.row_digests
+    trained_on: np.ndarray  # (training rows,) uint64, their so2sat.digests
 
 
 # ------------------------------------------------------------------------------------------------- a run's life
@@ -53,7 +53,11 @@ def describe(
 
     others: the open files `test` and `validation`, or None.
     """
-    training, test = split.parts(patches, settings, others["test"])
+    training, test = split.parts(patches, settings, tested := others["test"])
+    twins: list = []  # rows of the test file that are left out
+    if tested is not None:
+        new = split.new_rows(tested, patches, training, settings)
+        twins = np.setdiff1d(np.arange(len(tested)), new).tolist()
     return {
         "bplcz_ref": __version__,
         "system": system,
@@ -65,8 +69,9 @@ def describe(
             **{name: None if file is None else one_file(file) for name, file in others.items()},
             "geo": None if geo is None else str(Path(geo).resolve()),
             "split": {
-                "from": split.origin(patches, settings, others["test"]),
+                "from": split.origin(patches, settings, tested),
                 "cities": split.held_out(patches, settings),
+                "twins": twins,
                 "training": len(training),
                 "test": len(test),
                 "training_rows": files.digest(training),
@@ -98,7 +103,7 @@ def test_file(config: dict) -> dict:
 def split_label(config: dict) -> str:
     """What a run's split is called beside its accuracies."""
     found = config["data"]["split"]
-    return split.label(found["from"], len(found["cities"]))
+    return split.label(found["from"], len(found["cities"]), len(found["twins"]))
 
 
 def counted(config: dict) -> dict:

@@ -4,7 +4,6 @@ The split belongs to the file: one that `subset` wrote has parts, and they are u
 "city". Official files are separate: one to train on, one to test on.
 """
 
-import hashlib
 from collections.abc import Collection
 from typing import Any
 
@@ -81,14 +80,14 @@ def origin(patches: Patches, settings: Settings, tested: Patches | None = None) 
     return "random" if settings.split == "file" and patches.parts is None else settings.split
 
 
-def label(origin: str, cities: int = 0) -> str:
+def label(origin: str, cities: int = 0, twins: int = 0) -> str:
     """What a split is called beside every accuracy, since those of different splits do not compare.
 
     >>> label("random"), label("city", 9)
     ('random split', 'city split, 9 cities left out')
     """
     return {
-        "official": "official separate files",
+        "official": "official separate files" + f", {twins} copies of training rows left out" * (twins > 0),
         "file": "the subset's own random split",
         "random": "random split",
         "city": f"city split, {cities} cities left out",
@@ -107,12 +106,26 @@ def parts(patches: Patches, settings: Settings, tested: Patches | None = None) -
     if settings.split == "file" and patches.parts is not None:
         rows = patches.parts
     elif tested is None:
-        rows = so2sat.split(patches.labels, per_class, test, seed)  # type: ignore[arg-type]
+        rows = so2sat.split(patches.labels, per_class, test, seed, patches.digests)  # type: ignore[arg-type]
     elif per_class is None:
         rows = np.arange(len(patches)), np.arange(0)
     else:
         rows = so2sat.split(patches.labels, per_class, 0, seed)
-    return rows if tested is None else (rows[0], some_of(np.arange(len(tested)), settings, "the test file"))
+    if tested is None:
+        return rows
+    return rows[0], some_of(new_rows(tested, patches, rows[0], settings), settings, "the test file")
+
+
+def new_rows(other: Patches, patches: Patches, training: np.ndarray, settings: Settings) -> np.ndarray:
+    # (n,) -> (r,)
+    """All rows of a test or validation file; if settings.twins is "drop", without copies of training rows."""
+    rows = np.arange(len(other))
+    if settings.twins == "refuse":
+        return rows
+    seen = np.isin(other.digests(rows), patches.digests(training))
+    if seen.all():
+        raise ValueError(f"{other.path}: all its {len(rows)} rows are copies of training rows, so none is left")
+    return rows[~seen]
 
 
 def some_of(rows: np.ndarray, settings: Settings, where: str) -> np.ndarray:  # (N,) -> (test,)
@@ -148,18 +161,6 @@ def by_city(patches: Patches, settings: Settings) -> tuple[np.ndarray, np.ndarra
     inside = np.flatnonzero(~outside)
     assert settings.per_class is not None
     chosen, _ = so2sat.split(patches.labels[inside], settings.per_class, 0, settings.seed)
-    return inside[chosen], some_of(np.flatnonzero(outside), settings, "the cities left out together")
-
-
-def row_digests(patches: Patches, rows: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64
-    """8 bytes of BLAKE2b of the float32 pixels of each row.
-
-    They tell whether a row of any file was trained on: of the same file, of its source, of another subset, and of
-    a copy in float32 of a file in float64.
-    """
-    found = [
-        hashlib.blake2b(row.tobytes(), digest_size=8).digest()
-        for some in so2sat.chunks(rows)
-        for row in patches.images(some, np.float32).astype("<f4", copy=False)
-    ]
-    return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
+    rest = np.flatnonzero(outside)
+    test = some_of(rest, settings, "the cities left out together")
+    return inside[chosen], so2sat.keep_apart(inside[chosen], test, rest, settings.seed, patches.digests)

@@ -38,6 +38,7 @@ class Run(NamedTuple):
     network: model.Model
     settings: systems.Settings
     validation: Patches | None = None
+    validation_rows: np.ndarray = np.arange(0)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     @property
@@ -100,7 +101,11 @@ def train(
         if settings.batch > len(rows):
             report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
         network = systems.build(system, settings)
-        training = Run(folder, config, patches, rows, network, settings, watched, checkpoint_seconds)
+        fixed = folder, config, patches, rows, network, settings
+        training = Run(*fixed, checkpoint_seconds=checkpoint_seconds)
+        if watched is not None:
+            own = split.new_rows(watched, patches, rows, settings)
+            training = training._replace(validation=watched, validation_rows=own)
         at = runs.load_checkpoint(folder, network, config)
         if at is None:
             at = start(training, tested, test_rows)
@@ -157,24 +162,22 @@ def beginning(config: dict, params: dict) -> str:
 def start(run: Run, tested: Patches | None, test_rows: np.ndarray) -> Checkpoint:
     """Step 0: initial parameters, the statistics of the training part; every row that will be read is sound.
 
-    Errors: ValueError for a value that is not finite, and for a test or validation file with rows that train.
+    Errors: ValueError for a value that cannot be, and for test or validation rows that train.
     """
-    dtype, settings = run.config["dtype"], run.settings
-    if tested is None:
-        for some in so2sat.chunks(test_rows):
-            run.patches.images(some, dtype)  # a value that is not finite is found now, not after all the training
-    params, state = run.network.init(stream(settings.seed, "init"), np.dtype(dtype))
-    trained_on = split.row_digests(run.patches, run.rows)
-    for other, rows in ((tested, test_rows), (run.validation, None)):
+    settings, trained_on = run.settings, run.patches.digests(run.rows)
+    for other, rows in ((tested or run.patches, test_rows), (run.validation, run.validation_rows)):
         if other is None:
             continue
-        rows = np.arange(len(other)) if rows is None else rows
-        seen = np.isin(split.row_digests(other, rows), trained_on)
+        seen = np.isin(other.digests(rows), trained_on)
         if seen.any():
+            remedy = "leave them out with --twins drop, or name another file"
+            if other is run.patches:
+                remedy = "draw a new split with --split random, or write the subset again"
             raise ValueError(
                 f"{other.path}: {seen.sum()} of its {len(rows)} rows are in the training part, the first is row"
-                f" {rows[np.argmax(seen)]}; results on them say nothing about new data: name another file"
+                f" {rows[np.argmax(seen)]}; results on them say nothing about new data: {remedy}"
             )
+    params, state = run.network.init(stream(settings.seed, "init"), np.dtype(run.config["dtype"]))
     statistics = standardise.statistics(run.patches, run.rows, settings.clip_sen1)
     return Checkpoint(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics, trained_on)
 
@@ -207,7 +210,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         row["validation_accuracy"] = None
         if (watched := run.validation) is not None:
             network = evaluate.of_checkpoint(run.network, at, run.config)
-            C = evaluate.confusion(network, watched, np.arange(len(watched)))
+            C = evaluate.confusion(network, watched, run.validation_rows)
             row["validation_accuracy"] = metrics.overall_accuracy(C)
         runs.write_log(run.folder, row)
         at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
