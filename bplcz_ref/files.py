@@ -64,6 +64,7 @@ OF_HDF5 = {
     "unable to lock file": "another process has it open for writing; wait until that has ended",
     "already open for write": "another process has it open for writing, or a killed one had it: wait for the one,"
     " or clear the other's mark by `h5clear -s {path}`",
+    "truncated file": "it is cut short: its download, copy or writer was stopped; fetch it, or write it, again",
     "already open for read": "another process reads it; wait until that has ended",
 }
 

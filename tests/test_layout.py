@@ -25,7 +25,7 @@ from bplcz_ref.data import inspection, layout, so2sat
         ),
         (replacing("sen2", lambda a: np.moveaxis(a, -1, 1)), r"\(20, 10, 32, 32\).*channels are first"),
         (replacing("sen1", lambda a: a.T.copy()), r"sen1 has shape \(8, 32, 32, 20\).*reversed"),
-        (replacing("label", lambda a: a.argmax(1)), r"label has shape \(20,\); expected .* `np\.eye\(17\)\[label"),
+        (replacing("label", lambda a: a.argmax(1)), r"label has shape \(20,\); expected .*`np\.eye\(17\)\[label"),
         (
             replacing("label", lambda a: a.argmax(1)[:, None]),
             r"label has shape \(20, 1\); .*`np\.eye\(17\)\[label",

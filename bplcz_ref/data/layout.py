@@ -75,19 +75,24 @@ def bad_value(x: np.ndarray, rows: np.ndarray) -> str | None:  # (b, H, W, 18), 
 
 
 def faults(x: np.ndarray, rows: np.ndarray) -> list[str]:  # (b, H, W, 18), (b,) -> b texts
-    """For each row why it has no answer: a bad value, or a sensor without any structure (padding); "" for none.
+    """For each row why it has no answer: a bad value, or padding; "" for none.
+
+    Padding is a sensor that is constant in all its channels, and a pixel of which a sensor has zeros alone.
 
     >>> x = np.linspace(0, 1, 3 * 32 * 32 * 18).reshape(3, 32, 32, 18)
     >>> x[1, ..., 8:], x[2, 5, 5, 12] = 0, np.nan
     >>> faults(x, [4, 5, 6])
     ['', 'row 5, each channel of sen2 is constant (0, ...): padding?', 'row 6, channel B6, pixel (5, 5) is nan']
     """
-    found = []
+    found, bad = [], bad_value(x, rows)
     for some, row, least, most in zip(x, rows, *extremes(x), strict=True):
-        words = bad_value(some[None], np.array([row])) or ""
+        words = bad_value(some[None], np.array([row])) or "" if bad else ""
         for sensor, own in (("sen1", SEN1), ("sen2", SEN2)):
             if not words and (least[own] == most[own]).all():
                 words = f"row {row}, each channel of {sensor} is constant ({least[own][0]:.5g}, ...): padding?"
+            zero = ((least[own] <= 0) & (most[own] >= 0)).all()  # possibly
+            if not words and zero and (empty := (some[..., own] == 0).all(-1)).any():
+                words = f"row {row}, {sensor} is 0 in all channels of {empty.sum()} pixels: padding?"
         found.append(words)
     return found
 
@@ -187,7 +192,7 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
                 found[key][:-1] == shape[::-1]
             )
             if key == "label" and found[key] in ((found["sen2"][0],), (found["sen2"][0], 1)):
-                hint = "; of class numbers from 0 on, `np.eye(17)[label.ravel()]` makes one-hot rows"
+                hint = "; class numbers from 0 to 16 become one-hot rows by `np.eye(17)[label.ravel()]`"
             expected = ", ".join(map(str, shape))
             raise ValueError(f"{path}: {key} has shape {found[key]}; expected (N, {expected}){hint}")
         kind, size = sets[key].dtype.kind, sets[key].dtype.itemsize
