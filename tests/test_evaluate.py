@@ -91,6 +91,16 @@ def test_classify_names_what_cannot_be_classified(whole, small_file, change, mes
         bplcz_ref.classify(whole, *change(sen1, sen2))
 
 
+def test_classify_says_that_the_complex_part_is_zero(whole, small_file):
+    with h5py.File(small_file) as file:
+        sen1, sen2 = file["sen1"][:2], file["sen2"][:2]
+    sen1[..., :4] = 0
+    with pytest.warns(
+        UserWarning, match="classify: constant at every pixel of the 2 rows looked at: VH re 0, VH im 0"
+    ):
+        bplcz_ref.classify(whole, sen1, sen2)
+
+
 @pytest.mark.slow
 def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_path, capsys):
     bare, out, I = (tmp_path / name for name in ("bare.h5", "labels.csv", "I.npz"))

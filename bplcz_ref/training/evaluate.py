@@ -3,6 +3,7 @@
 Index letters: b rows of a chunk, K = 17 classes, n d = the length of I.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -162,6 +163,8 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
         x = bands.join(sen1[rows].astype(trained.dtype), sen2[rows].astype(trained.dtype))
         if not len(found) and (problems := layout.scale_problems(x)):
             raise ValueError("; ".join(problems))
+        if not len(found) and (words := layout.constant_channels(x)):
+            warnings.warn(f"classify: {words}", stacklevel=3)
         if faults := list(filter(None, layout.faults(x, rows))):
             raise ValueError(f"classify: {faults[0]}; {layout.EXPECTED}. Leave such rows out")
         x = standardise.standardise(x, trained.statistics)
