@@ -18,7 +18,7 @@ import twins  # noqa: E402
 def gradient(name, dtype, side, seed):
     """{name: array} of one side's gradient; both begin with the same weights, given in float32."""
     rng = np.random.default_rng(seed)
-    x, y = rng.standard_normal((16, 32, 32, 18)).astype("f").astype(dtype), rng.integers(0, 17, 16)
+    x, y = rng.standard_normal((6, 32, 32, 18)).astype("f").astype(dtype), rng.integers(0, 17, 6)
     network = systems.build(name, systems.SMALL)
     trees = [
         {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in weights.named(tree).items()}
@@ -52,7 +52,10 @@ def errors(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(systems.SYSTEMS.keys() - {"ebcnn-bgp"}))  # one network with two losses
 def test_the_error_of_the_whole_gradient_is_no_larger_than_pytorchs(name, monkeypatch):
-    """The least of three seeds: where a ReLU or a maximum falls the other way is chance, on both sides."""
+    """The least of three seeds: where a ReLU or a maximum falls the other way is chance, on both sides.
+
+    With 16 images, one does so in every second seed of EB-CNN, on either side; with 6, in every fourth or fifth.
+    """
     monkeypatch.setattr(systems, "SMALL_EXVIT", systems.SMALL_EXVIT._replace(dropout=0.0))
     monkeypatch.setattr(convolution, "winograd", convolution.in_columns)
     found = errors(name)
