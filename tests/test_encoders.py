@@ -407,6 +407,15 @@ def test_the_prefix_tree_is_exact():
     assert max(apart.values()) < 1e-12, worst(apart)
 
 
+def test_another_tower_gets_the_prompts_up_to_EOT_and_no_longer_than_the_longest_of_the_batch():
+    ids, given = PROMPTS.copy(), []
+    ids[0, 1, 5:] = 3  # after EOT
+    own = layers.plain(lambda rows: given.append(rows) or rows.sum(axis=1, keepdims=True))
+    T, _ = prefixes.encoder(own).apply({}, {}, prefixes.pack(ids).of([0]), train=False)
+    np.testing.assert_array_equal(given[0], PROMPTS[0, :, :6])
+    assert T.tolist() == [[[83], [77], [75]]]
+
+
 @pytest.mark.parametrize("wrong", ["position", "seen", "eot"])
 def test_a_wrong_tree_is_seen(wrong):
     tree = prefixes.pack(PROMPTS)
