@@ -128,9 +128,8 @@ def check(
     given, defects = {}, []
     start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; k / 32 is exact in each
     convert = lambda x: _converted(x, start, from_numpy)
-    for case in load(seed):
-        if case.op not in functions:
-            continue
+    cases = load(seed, tuple(functions))
+    for case in (case for case in cases if case.op in functions):
         wanted = [o for o in case.expect if not o.startswith("grad.")]
         f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
         try:  # a stranger's function may raise anything; that is a finding, not our crash
@@ -158,7 +157,7 @@ def check(
             defects.append(f"chain: raised {type(error).__name__}: {brief(str(error))}")
     without = tuple(op for op in OPS if op not in functions)
     answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects), chain)
-    return report(load(seed), answers)
+    return report(cases, answers)
 
 
 def _converted(x, start, from_numpy):
@@ -353,25 +352,19 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
     failing = list(dict.fromkeys(o for g in own for o in g.wrong))
     words = set(scales(next(g for g in own if g.wrong).case))
 
-    def holds(word):
-        for g in own:
-            c = scales(g.case).get(word)
-            for o in failing if c is not None else ():
-                if o in g.answer:
-                    right, allowed = g.case.expect[o]
-                    if not is_float(right) or np.shape(right) != np.shape(g.answer[o]):
-                        return False
-                    gap = apart(g.answer[o], c * right)
-                    if (
-                        not gap <= 4 * max(1.0, abs(c)) * limit(allowed, dtype)
-                        or gap > g.wrong.get(o, (math.inf,))[0] / 4
-                    ):
-                        return False
-        return True
+    def near(g, o, c):
+        right, allowed = g.case.expect[o]
+        if not is_float(right) or np.shape(right) != np.shape(g.answer[o]):
+            return False
+        gap = apart(g.answer[o], c * right)
+        return gap <= min(4 * max(1.0, abs(c)) * limit(allowed, dtype), g.wrong.get(o, (math.inf,))[0] / 4)
 
-    told = {
-        tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)
-    }
+    told = {}
+    for word in sorted(words, reverse=True):
+        factors = tuple(scales(g.case).get(word) for g in own)
+        known = [(g, c) for g, c in zip(own, factors, strict=True) if c is not None]
+        if all(near(g, o, c) for g, c in known for o in failing if o in g.answer):
+            told[factors] = word
     return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
 
 
@@ -445,13 +438,9 @@ def text(r: Report) -> str:
     lines = [head(r), *(f"  {line}" for line in r.defects[:5])]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
     missing = [f"{g.case.id} ({', '.join(g.lacking[:2])})" for g in r.graded.values() if g.lacking]
-    if missing:
-        lines.append(
-            f"missing: {', '.join(missing[:SHOWN])}" + f" and {len(missing) - 3} more" * (len(missing) > 3)
-        )
-    if r.lacking:
-        more = f" and {len(r.lacking) - SHOWN} more" * (len(r.lacking) > SHOWN)
-        lines.append(f"missing of the chain: {', '.join(r.lacking[:SHOWN])}{more}")
+    for title, names in (("missing", missing), ("missing of the chain", r.lacking)):
+        more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+        lines += [f"{title}: {', '.join(names[:SHOWN])}{more}"] * bool(names)
     last = [f"chain: {line}" for line in str(r.chain).splitlines()[: 1 if r.chain.ok else 2]] if r.chain else []
     if hidden := r.of(UNDECIDED):
         unseen = dict.fromkeys(f"{g.case.op}: {name}" for g in hidden for name in g.unseen)
@@ -480,16 +469,8 @@ def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
     finite = lambda x: x if math.isfinite(x) else "Infinity"
     wrong = lambda g: {o: {"error": finite(e), "allowed": a} for o, (e, a) in g.wrong.items()}
-    cases = {
-        id: {
-            "op": g.case.op,
-            "state": g.state,
-            "wrong": wrong(g),
-            "lacking": list(g.lacking),
-            "unseen": list(g.unseen),
-        }
-        for id, g in r.graded.items()
-    }
+    told_of = lambda g: {"state": g.state, "wrong": wrong(g), "lacking": g.lacking, "unseen": g.unseen}
+    cases = {id: {"op": g.case.op} | told_of(g) for id, g in r.graded.items()}
     declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects", "chain")}
     findings = [f._asdict() | {"error": finite(f.error)} for f in r.findings]
     head_ = {"kit": VERSION, "exit_code": r.exit_code, "verdict": head(r)} | declared
