@@ -35,7 +35,7 @@ from bplcz_ref.conform.numbers import EPS, FACTOR
 from bplcz_ref.model import Model
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON
-FORMAT = 2
+FORMAT = 3
 FEW = 4
 RUNS = 3  # disturbed runs for each precision
 PRECISIONS = {"float32": ("float32",), "float64": ("float64", "float32")}  # of a trace: those that it can judge
@@ -113,7 +113,6 @@ def trace(
     arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
     meta = {
         "format": FORMAT,
-        "arrays": {name: kind_of(a) for name, a in arrays.items()},
         "names": order(ours, first),
         "same": first.same,
         "layers": first.layers,
@@ -279,15 +278,6 @@ def size(a: np.ndarray) -> np.ndarray:
     [2.5, 4.0]
     """
     return np.array([np.sqrt(np.mean(np.square(a))), np.max(np.abs(a))]) if a.size else np.zeros(2)
-
-
-def kind_of(a: np.ndarray) -> str:
-    """What an array is, in words.
-
-    >>> kind_of(np.zeros((2, 3)))
-    'float64 (2, 3)'
-    """
-    return f"{a.dtype} {a.shape}"
 
 
 def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Callable, same: dict) -> dict:
