@@ -235,10 +235,8 @@ def as_in(train: int) -> Callable:
     return changed("batch_norm", lambda out, **i: {"y": OPS["batch_norm"].run(**i | {"train": train})["y"]})
 
 
-EPS: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
-    "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5}
-}
-NORM: dict[str, dict] = EPS | {
+NORM: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
+    "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5},
     "the variance divided by one less": {"less": 1},
     "the variance without gradient": {"stop": "var"},
     "statistics without gradient": {"stop": "mean var"},
@@ -327,7 +325,6 @@ def at_least(bound: float) -> Callable:
 unit = equations.unit_rows
 each_S = lambda f: lambda **i: {o: f(s) for o, s in OPS["similarity"].run(**i).items()}
 matrix = lambda f: lambda y: {"W": f(y, (y[:, None] == y).astype(int))}
-eye = lambda y: onp.eye(len(y), dtype=int)
 terms = lambda S, W: np.logaddexp(0, (1 - 2 * W) * S)
 printed = lambda W, p, q: -np.mean(W * np.log(p) + (1 - W) * np.log(q))
 row_by_row = lambda S, W: -np.mean(np.sum(equations.log_softmax(S) * W, axis=1) / np.maximum(W.sum(1), 1))
@@ -542,8 +539,8 @@ LISTED: dict[str, dict[str, Callable]] = {
         "the largest of the groups": S(lambda S_groups, alpha: alpha * np.max(S_groups, axis=0)),
     },
     "supervised_matrix": {
-        "W is the identity": matrix(lambda y, W: eye(y)),
-        "W without its diagonal": matrix(lambda y, W: W - eye(y)),
+        "W is the identity": matrix(lambda y, W: onp.eye(len(y), dtype=int)),
+        "W without its diagonal": matrix(lambda y, W: W - onp.eye(len(y), dtype=int)),
         "labels compared with column numbers": matrix(lambda y, W: 1 * (y[:, None] == onp.arange(len(y)))),
         "labels that differ by one count as equal": matrix(lambda y, W: 1 * (abs(y[:, None] - y) <= 1)),
         "0 where labels agree": matrix(lambda y, W: 1 - W),

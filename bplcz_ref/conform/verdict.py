@@ -240,12 +240,10 @@ def undecided(graded: dict, dtype: str) -> dict:
         if any(g.state == FAIL for g in own):
             continue
         for name, way in LISTED.get(op, {}).items():
-            shows = {g.case.id: told(g.case, way, "float32") for g in own if g.state == PASS}
-            if any(shows.values()) and not any(told(g.case, way, dtype) for g in own if shows.get(g.case.id)):
-                for g in own:
-                    if shows.get(g.case.id):
-                        before = found.get(g.case.id, g)
-                        found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
+            shown = [g for g in own if g.state == PASS and told(g.case, way, "float32")]
+            for g in [] if any(told(g.case, way, dtype) for g in shown) else shown:
+                before = found.get(g.case.id, g)
+                found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
     return found
 
 
@@ -263,12 +261,10 @@ def told(case: Case, way: Callable, dtype: str) -> bool:
 
 def _findings(graded, answers):
     """What fails in topological order, guilty first."""
-    failing = {}
-    for g in graded.values():
-        if g.state == FAIL:
-            failing.setdefault(g.case.op, []).append(g)
+    failing = {op: [g for g in graded.values() if g.case.op == op and g.state == FAIL] for op in OPS}
+    failing = {op: own for op, own in failing.items() if own}
     found = []
-    for op in [op for op in OPS if op in failing]:
+    for op in failing:
         blocked = bool((rests_on(op) - {op}) & set(failing))
         own = [g for g in graded.values() if g.case.op == op and g.state in (PASS, FAIL)]
         names = () if blocked else tuple(explanations(op, own, answers.dtype, answers.readings))
@@ -283,16 +279,15 @@ def _findings(graded, answers):
 def _clarity(g):
     """How far beyond what passes a case is; what is not finite says less than any number."""
     error, allowed = next(iter(g.wrong.values()))
-    whole = not allowed
-    return (whole or math.isfinite(error), 0.0 if whole or not math.isfinite(error) else error / allowed)
+    return (True, error / allowed) if allowed and math.isfinite(error) else (not allowed, 0.0)
 
 
 def explanations(op: str, own: list[Graded], dtype: str, readings: dict | None = None) -> list[str]:
     """Names of the ways to run an operation that give all its answers, in `own`."""
     run = chosen(readings or {}).get(op, OPS[op].run)
     ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
-    listed = LISTED.get(op, {}) | ({f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {})
-    return named_ways(run, listed, own, dtype)
+    known = {f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {}
+    return named_ways(run, LISTED.get(op, {}) | known, own, dtype)
 
 
 def named_ways(run: Callable, listed: dict, own: list[Graded], dtype: str) -> list[str]:
