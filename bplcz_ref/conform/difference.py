@@ -126,14 +126,10 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     agree = [name for name, c in compared.items() if c.agrees and name not in wrong]
     return Difference(
         dtype,
-        guilty,
-        [name for name in differ if name not in wrong],
-        agree,
-        [name for name in agree if compared[name].allowed > 1],
-        layouts,
-        unknown,
-        len({*mine.values()} - {mine[name] for name in compared}),
-    )
+        guilty, [name for name in differ if name not in wrong],
+        agree, [name for name in agree if compared[name].allowed > 1],
+        layouts, unknown, len({*mine.values()} - {mine[name] for name in compared}),
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- relations: names worked out again

@@ -703,7 +703,7 @@ def chosen(readings: dict) -> dict[str, Callable]:
         if name not in READINGS:
             known = ", ".join(READINGS)
             raise ValueError(f"readings: {name!r} is no reading that this kit grades; it knows {known}")
-        words = {READINGS[name]: ([], "")} | OTHERS[name]
+        words: dict[str, tuple[list, str]] = {READINGS[name]: ([], "")} | OTHERS[name]
         if word not in words:
             raise ValueError(f"readings: {name} is {word!r}; expected one of {', '.join(words)}")
         ops, mistake = words[word]

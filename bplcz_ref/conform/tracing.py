@@ -104,38 +104,28 @@ def trace(
     gates: list[list] = [[] for _ in range(steps)]
 
     def run(precision, noises=None):
-        return several_steps(network, params, state, (x, y), precision, rule, gates, noises)
+        return several_steps(network, (params, state, (x, y)), precision, rule, gates, noises)
 
     ours, first = run("float64")
     kept = {n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)}
     if not kept:
         raise ValueError(f"no name matches {', '.join(only)}; some names are {', '.join([*ours][:5])} ...")
     arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
-    meta = {
-        "format": FORMAT,
-        "names": order(ours, first),
-        "same": first.same,
-        "layers": first.layers,
-        "tolerance": {p: measured(ours, kept, gates, p, run, first.same) for p in PRECISIONS[dtype]},
-        "rule": rule,
-        "steps": steps,
-    }
+    tolerance = {p: measured(ours, kept, gates, p, run, first.same) for p in PRECISIONS[dtype]}
+    meta = {"format": FORMAT, "names": order(ours, first), "same": first.same, "layers": first.layers}
+    meta |= {"tolerance": tolerance, "rule": rule, "steps": steps}
     return arrays | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
 
 
 def several_steps(
-    network: Model,
-    params: dict,
-    state: dict,
-    batch: tuple,
-    precision: str,
-    rule: dict,
-    gates: list[list],
-    noises: list | None,
+    network: Model, given: tuple, precision: str, rule: dict, gates: list[list], noises: list | None
 ) -> tuple[dict, Step]:
-    """({name: array}, the first Step) of as many steps as `gates` has entries; these are filled, or used."""
-    params, state = (optim.leaves(lambda leaf: cast(leaf, precision), tree) for tree in (params, state))
-    batch = cast(batch[0], precision), batch[1]
+    """({name: array}, the first Step) of as many steps as `gates` has entries; these are filled, or used.
+
+    given is (params, state, (x, y)); noises has one Noise for each step, or is None.
+    """
+    params, state = (optim.leaves(lambda leaf: cast(leaf, precision), tree) for tree in given[:2])
+    batch = cast(given[2][0], precision), given[2][1]
     found: dict[str, np.ndarray] = {}
     velocity, first = None, None
     for k, own in enumerate(gates):
