@@ -76,7 +76,7 @@ def alike(case: Case, other: Case) -> bool:
 @made_by
 def read_array(d):
     first = d.one(1, 9) * 1000 if d.seed else 0
-    a = np.array([[[100.0 * x + 10 * y + z for z in range(4)] for y in range(3)] for x in range(2)])
+    a = np.einsum("nxyz,n->xyz", np.indices((2, 3, 4)), [100.0, 10, 1])
     why = "data are row-major, and `shape` lists the slowest axis first"
     yield "digits", f"{why}: a[x, y, z] = {first} + 100 x + 10 y + z", {"a": first + a}
     yield "exponents", "numbers with an exponent, as 1e-05", {"a": d(*d.sizes(2, 2, 3)) * 1e-5}

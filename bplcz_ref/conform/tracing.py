@@ -107,10 +107,10 @@ def trace(
         return several_steps(network, (params, state, (x, y)), precision, rule, gates, noises)
 
     ours, first = run("float64")
-    kept = {n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)}
+    kept = [n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)]
     if not kept:
         raise ValueError(f"no name matches {', '.join(only)}; some names are {', '.join([*ours][:5])} ...")
-    arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
+    arrays = {name: cast(ours[name], dtype) for name in kept}
     tolerance = {p: measured(ours, kept, gates, p, run, first.same) for p in PRECISIONS[dtype]}
     meta = {"format": FORMAT, "names": order(ours, first), "same": first.same, "layers": first.layers}
     meta |= {"tolerance": tolerance, "rule": rule, "steps": steps}
@@ -270,7 +270,7 @@ def size(a: np.ndarray) -> np.ndarray:
     return np.array([np.sqrt(np.mean(np.square(a))), np.max(np.abs(a))]) if a.size else np.zeros(2)
 
 
-def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Callable, same: dict) -> dict:
+def measured(ours: dict, kept: list, gates: list[list], precision: str, run: Callable, same: dict) -> dict:
     """{name: [rms, largest]} of the difference from `ours` that a correct program of this precision may have."""
     eps, reach = EPS[precision], [[0.0] * len(own) for own in gates]
     spread = {name: np.zeros(2) for name in kept if ours[name].dtype.kind == "f"}
