@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from autograd import make_vjp
 
-from bplcz_ref import conform, equations, nn, optim
+from bplcz_ref import conform, equations, nn
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import chain, command, exchange, numbers, scoreboard, verdict
 from bplcz_ref.conform.exchange import VERSION, Answers
@@ -353,22 +353,8 @@ def reverse(f, inputs, names, cotangents):
     return pull(np.float32(1))
 
 
-def fast_batch_norm(x, weight, bias, running_mean, running_var, train):
-    state = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": np.array(0)}
-    y, new = nn.batch_norm(x, weight, bias, state, train=bool(train))
-    return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
-
-
-def fast_sgd(w, gradients, lr, momentum, weight_decay):
-    steps, p, v = [], {"w": w}, None
-    for g, rate in zip(gradients, lr, strict=True):
-        p, v = optim.sgd(p, v, {"w": g}, learning_rate=rate, momentum=momentum, weight_decay=weight_decay)
-        steps.append((p["w"], v["w"]))
-    return tuple(map(np.stack, zip(*steps, strict=True)))
-
-
 KERNELS = {name: getattr(nn, name) for name in ("linear", "conv2d", "layer_norm", "relu", "gelu", "quick_gelu")}
-KERNELS |= {"batch_norm": fast_batch_norm, "sgd": fast_sgd, "max_pool2d": lambda x: nn.max_pool2d(x, 2)}
+KERNELS |= {"max_pool2d": lambda x: nn.max_pool2d(x, 2)}
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(6, marks=pytest.mark.slow)])

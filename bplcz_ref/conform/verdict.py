@@ -11,6 +11,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,18 +128,22 @@ def check(
     chosen(readings or {})
     given, defects = {}, []
     start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; k / 32 is exact in each
-    convert = lambda x: _converted(x, start, from_numpy)
+
+    def convert(x):
+        if not isinstance(x, np.ndarray):
+            return x
+        x = x.astype(start) if x.dtype.kind == "f" else x.copy()
+        return from_numpy(x) if from_numpy else x
+
     cases = load(seed, tuple(functions))
     for case in (case for case in cases if case.op in functions):
         wanted = [o for o in case.expect if not o.startswith("grad.")]
         f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
+        fresh = lambda arrays: {name: convert(x) for name, x in arrays.items()}  # f may change them in place
         try:  # a stranger's function may raise anything; that is a finding, not our crash
-            inputs = {name: convert(x) for name, x in case.inputs.items()}
-            out = f(**inputs)
+            out = f(**fresh(case.inputs))
             if gradients and case.slopes:
-                cotangents = {o: convert(g) for o, g in case.cotangents.items()}
-                inputs = {name: convert(x) for name, x in case.inputs.items()}  # f may have changed them in place
-                slopes = gradients(f, inputs, list(case.slopes), cotangents)
+                slopes = gradients(f, fresh(case.inputs), list(case.slopes), fresh(case.cotangents))
                 out = out | {f"grad.{name}": g for name, g in slopes.items()}
             kept = out if "refused" in (*out, *case.expect) else {o: x for o, x in out.items() if o in case.expect}
             given[case.id] = {o: _plain(x, o, to_numpy) for o, x in kept.items()}
@@ -158,13 +163,6 @@ def check(
     without = tuple(op for op in OPS if op not in functions)
     answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects), chain)
     return report(cases, answers)
-
-
-def _converted(x, start, from_numpy):
-    if not isinstance(x, np.ndarray):
-        return x
-    x = x.astype(start) if x.dtype.kind == "f" else x.copy()
-    return from_numpy(x) if from_numpy else x
 
 
 def _named(out, wanted):
@@ -442,19 +440,17 @@ def text(r: Report) -> str:
         last.append(f"{r.answers.dtype} cannot tell these from what is right: {'; '.join(unseen)}")
     if unasked := r.of(NOT_ASKED):
         last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
-    absent = ["gradients"] * (not r.answers.gradients)
-    absent += [", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))] * bool(r.of(NOT_RUN))
-    absent += ["the chain"] * (not r.chain)
+    ops = ", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))
+    absent = [*["gradients"] * (not r.answers.gradients), *[ops] * bool(ops), *["the chain"] * (not r.chain)]
     last += [f"not run: {'; '.join(absent)}"] * bool(absent)
     if r.answers.readings:
         last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")
     blocked = [f.op for f in r.findings if f.state == "blocked"]
-    found = [_found(r, f) for f in r.findings if f.state == "guilty" or f.op in blocked[:3]]
-    found += [[f"blocked  {', '.join(blocked[3:])} too"]] * (len(blocked) > 3)
-    room, kept = LINES - len(lines) - len(last), 0
+    found = [_found(r, f) for f in r.findings if f.op not in blocked[SHOWN:]]
+    found += [[f"blocked  {', '.join(blocked[SHOWN:])} too"]] * (len(blocked) > SHOWN)
+    room = LINES - len(lines) - len(last)
     if sum(map(len, found)) > room:  # only findings are left out: the first are the ones to mend
-        while sum(map(len, found[: kept + 1])) < room:
-            kept += 1
+        kept = sum(total < room for total in accumulate(map(len, found)))
         found = [*found[:kept], [f"... and {len(found) - kept} more findings; --json FILE has all of them"]]
     short = lambda line: line if len(line) <= WIDTH or "conform explain" in line else line[: WIDTH - 3] + "..."
     return "\n".join(map(short, [*lines, *(line for own in found for line in own), *last]))
