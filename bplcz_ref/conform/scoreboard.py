@@ -22,7 +22,8 @@ def read(paths: list[Path]) -> dict[str, dict]:
                 f"{path}: another report is called {path.stem!r} too; rename one, names head the columns"
             )
         report = found[path.stem] = files.read_json(path)
-        lacking = [key for key in ("kit", "verdict", "cases", "findings") if key not in report]
+        wanted = ("kit", "dtype", "exit_code", "cases", "findings")
+        lacking = [key for key in wanted if not isinstance(report, dict) or key not in report]
         if lacking:
             raise ValueError(f"{path}: no report of `conform check --json` (it lacks {', '.join(lacking)})")
     kits = {name: report["kit"] for name, report in found.items()}
