@@ -24,27 +24,18 @@ class Ours:
         nn.keep_memory()  # as training does; PyTorch takes its memory from the same place and gains as well
         self.network = systems.build(name, settings)
         self.params, self.state = self.network.init(stream(SEED, "init"), x.dtype)
-        self.velocity, self.x, self.y, self.steps, self.settings = None, x, y, 0, settings
+        self.velocity, self.x, self.y, self.steps = None, x, y, 0
+        names = ("learning_rate", "momentum", "weight_decay")
+        self.rule = {name: getattr(settings, name) for name in names}
 
     def gradients(self):
         rng = stream(SEED, "dropout", self.steps)
         return model.loss_and_gradients(self.network.loss, self.params, self.state, (self.x, self.y), rng=rng)
 
-    def update(self, gradients):
-        self.params, self.velocity = optim.sgd(
-            self.params,
-            self.velocity,
-            gradients,
-            learning_rate=self.settings.learning_rate,
-            momentum=self.settings.momentum,
-            weight_decay=self.settings.weight_decay,
-            in_place=True,
-        )
-
     def step(self):
         _, gradients, trace = self.gradients()
         self.state = trace["state"]
-        self.update(gradients)
+        self.params, self.velocity = optim.sgd(self.params, self.velocity, gradients, **self.rule, in_place=True)
         self.steps += 1
 
     def logits(self):

@@ -197,23 +197,20 @@ class Call(NamedTuple):
     def run(self, x: Any = None) -> tuple[Any, dict]:
         """(y, new state) of the layer as it is, for its x or another; the layers inside it are seen in turn."""
         watch, _ = WATCH.get()  # type: ignore[misc]
-        token = WATCH.set((watch, self.name))
-        try:
+        with watching(watch, self.name):
             x = self.x if x is None else x
             return self.layer.apply(self.params, self.state, x, train=self.train, rng=self.rng)
-        finally:
-            WATCH.reset(token)
 
 
 WATCH: ContextVar[tuple[Callable, str] | None] = ContextVar("WATCH", default=None)  # (the function, where it is)
 
 
 @contextmanager
-def watching(watch: Callable[[Call], tuple[Any, dict]]) -> Iterator[None]:
+def watching(watch: Callable[[Call], tuple[Any, dict]], under: str = "") -> Iterator[None]:
     """In this context every layer is answered by watch(call) -> (y, new state), in the order of computation.
 
     The plain answer is call.run(). Lists that have a name are shown before the layers inside them; a layer without
-    a name has that of its list. Nothing is fused, and everything runs in one thread.
+    a name has that of its list. Nothing is fused, and everything runs in one thread. `under` precedes all names.
 
     >>> import numpy
     >>> def watch(call):
@@ -228,7 +225,7 @@ def watching(watch: Callable[[Call], tuple[Any, dict]]) -> Iterator[None]:
     fc linear (3, 4) -> (3, 2)
      gelu (3, 2) -> (3, 2)
     """
-    token = WATCH.set((watch, ""))
+    token = WATCH.set((watch, under))
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bplcz_ref import in_one_file, loops, paper
+from bplcz_ref import in_one_file, loops, paper, tokenizer
 from bplcz_ref.conform import cases, exchange, mistakes, numbers, verdict
 from bplcz_ref.conform.ops import OPS, Case, is_float, worked_out
 
@@ -59,27 +59,26 @@ def sgd_by_loops(w, gradients, lr, momentum, weight_decay):
     return {"w": [w for w, _ in steps], "v": [v for _, v in steps]}
 
 
+def loops_of(op, **i):
+    """The outputs of an operation by loops.py."""
+    if op == "sgd":
+        return sgd_by_loops(**i)
+    found = loops.contrastive_loss(i["S"], loops.transpose(i["S"]), i["W"]) if op == "contrastive_loss" else None
+    found = found or getattr(loops, op)(**i)
+    return dict(zip(LOOPS[op].split(), found if " " in LOOPS[op] else [found], strict=True))
+
+
 LOOPS = {
-    "similarity": lambda I_i, T_i: dict(zip(("S_i", "S_hat_i"), loops.similarity(I_i, T_i), strict=True)),
-    "fuse": lambda **i: {"S": loops.fuse(**i)},
-    "supervised_matrix": lambda y: {"W": loops.supervised_matrix(y)},
-    "bce": lambda **i: {"L": loops.bce(**i)},
-    "contrastive_loss": lambda S, W: dict(
-        zip(("L_i2t", "L_t2i", "L_con"), loops.contrastive_loss(S, loops.transpose(S), W), strict=True)
-    ),
-    "concat": lambda I_groups: {"I": loops.concat(I_groups)},
-    "cross_entropy": lambda **i: {"L_cls": loops.cross_entropy(**i)},
-    "total_loss": lambda **i: {"L": loops.total_loss(**i)},
-    "sgd": sgd_by_loops,
-}
+    "similarity": "S_i S_hat_i", "fuse": "S", "supervised_matrix": "W", "bce": "L", "concat": "I",
+    "contrastive_loss": "L_i2t L_t2i L_con", "cross_entropy": "L_cls", "total_loss": "L", "sgd": "w v",
+}  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("op", LOOPS)
 def test_the_scalar_loops_in_decimal_answer_the_cases(op):
     with decimal.localcontext(decimal.Context(prec=40)):
         for case in (case for case in exchange.load() if case.op == op):
-            holds(case, LOOPS[op](**{name: nested(x) for name, x in case.inputs.items()}), least=0.25)
+            holds(case, loops_of(op, **{name: nested(x) for name, x in case.inputs.items()}), least=0.25)
 
 
 def passed(layer, parameters, x, g, names):
@@ -99,34 +98,31 @@ def attention_by_hand(x, in_proj_weight, in_proj_bias, out_weight, out_bias, hea
     return {"y": y} | {f"grad.{name}": d for name, d in grads.items()}
 
 
-def similarity_by_hand(I_i, T_i, g=None):
-    S_i, back = in_one_file.similarity(I_i, T_i)
-    out = {"S_i": S_i, "S_hat_i": S_i.T}
-    return out | dict(zip(("grad.I_i", "grad.T_i"), back(g["S_i"] + g["S_hat_i"].T), strict=True)) if g else out
-
-
-def loss_by_hand(loss, output, inputs, g):
-    L, back = loss(*inputs.values())
-    return {output: L, f"grad.{next(iter(inputs))}": back(g[output])}
-
-
 both = {"weight": "weight", "bias": "bias"}
+layer = lambda f, names: lambda x, g, **p: passed(f, p, x, g["y"], names)
+loss = lambda f, output, first: (
+    lambda g, **i: (made := f(*i.values())) and {output: made[0], f"grad.{first}": made[1](g[output])}
+)
+
+
+def similarity_by_hand(I_i, T_i, g):
+    S_i, back = in_one_file.similarity(I_i, T_i)
+    dI, dT = back(g["S_i"] + g["S_hat_i"].T)
+    return {"S_i": S_i, "S_hat_i": S_i.T, "grad.I_i": dI, "grad.T_i": dT}
+
+
 BY_HAND = {
-    "linear": lambda x, g, **p: passed(in_one_file.linear, p, x, g["y"], both),
-    "layer_norm": lambda x, g, **p: passed(in_one_file.normalise, p, x, g["y"], both),
-    "batch_norm": lambda x, weight, bias, g, **_: passed(
-        lambda p, x: in_one_file.normalise(p, x, (0, 1, 2)), {"weight": weight, "bias": bias}, x, g["y"], both
-    ),
-    "conv2d": lambda x, weight, stride, padding, g: passed(
-        in_one_file.conv3x3, {"weight": weight}, x, g["y"], {"weight": "weight"}
-    ),
-    "relu": lambda x, g: passed(in_one_file.relu, {}, x, g["y"], {}),
-    "quick_gelu": lambda x, g: passed(in_one_file.quick_gelu, {}, x, g["y"], {}),
-    "max_pool2d": lambda x, g: passed(in_one_file.max_pool, {}, x, g["y"], {}),
+    "linear": layer(in_one_file.linear, both),
+    "layer_norm": layer(in_one_file.normalise, both),
+    "batch_norm": layer(lambda p, x: in_one_file.normalise(p, x, (0, 1, 2)), both),
+    "conv2d": layer(in_one_file.conv3x3, {"weight": "weight"}),
+    "relu": layer(in_one_file.relu, {}),
+    "quick_gelu": layer(in_one_file.quick_gelu, {}),
+    "max_pool2d": layer(in_one_file.max_pool, {}),
     "attention": attention_by_hand,
     "similarity": similarity_by_hand,
-    "bce": lambda g, **i: loss_by_hand(in_one_file.bce, "L", i, g),
-    "cross_entropy": lambda g, **i: loss_by_hand(in_one_file.cross_entropy, "L_cls", i, g),
+    "bce": loss(in_one_file.bce, "L", "S"),
+    "cross_entropy": loss(in_one_file.cross_entropy, "L_cls", "c_hat"),
 }
 
 
@@ -213,68 +209,56 @@ def test_the_public_set_is_what_the_package_writes(tmp_path):
             assert allowed is None or 0.25 * wide <= allowed <= 4 * wide, (new["id"], output)
 
 
-def test_the_public_set_is_small_and_strict_json():
-    def refused(word):
-        raise ValueError(word)
-
-    assert exchange.PUBLIC.stat().st_size < 750_000
-    json.loads(exchange.PUBLIC.read_text("utf-8"), parse_constant=refused)
-
-
 def test_every_operation_has_cases_and_each_says_why():
     assert {case.op for case in exchange.load()} == set(OPS)
     assert len(PUBLIC) == len(exchange.load())
     assert all(case.why for case in exchange.load())
     assert sum(case.op in ("prompt", "pre_tokens", "tokenize") for case in exchange.load()) == 131
+    assert exchange.PUBLIC.stat().st_size < 750_000
 
 
-def bits(case):
-    """How many of a case's floats float32 has to round."""
-    x = np.concatenate([np.ravel(x) for x in case.inputs.values() if is_float(x)])
-    return float((numbers.coarse(x, "float32") != x).mean())
-
-
-@pytest.mark.slow
-def test_every_float_operation_has_a_case_of_all_53_bits():
-    for seed in (0, 3):
-        floating = {case.op for case in exchange.load(seed) if any(map(is_float, case.inputs.values()))}
-        full = [case for case in exchange.load(seed) if case.id.endswith("/full")]
-        assert {case.op for case in full} == floating - {"predict"}
-        assert all(bits(case) > 0.8 for case in full)
-
-
-def test_inputs_start_alike_in_every_dtype():
+def test_inputs_start_alike_in_every_dtype_but_those_of_the_cases_called_full():
+    """A case `full` has numbers that float32 rounds, each other one numbers that are exact in every dtype."""
     given = ("lr", "read_array", "L_cls", "L_con")  # settings, numbers that are read, single numbers
-    for seed in (0, 3):
-        for case in (c for c in exchange.load(seed) if not c.id.endswith(("/full", "/full-evaluation"))):
-            for name, x in case.inputs.items():
-                if is_float(x) and np.ndim(x) and name not in given and case.op not in given:
-                    mantissa, _ = np.frexp(x)
-                    own = 11 if case.op in ("batch_norm", "layer_norm", "statistics", "standardise") else 8
-                    own = 12 if case.id.startswith("attention/") or case.id in ("max_pool2d/negative",) else own
-                    assert (mantissa * 2**own % 1 == 0).all(), (case.id, name)
+    for seed, own in ((0, exchange.load()), (3, cases.drawn(3))):
+        full = [case for case in own if case.id.endswith("/full")]
+        floating = {case.op for case in own if any(map(is_float, case.inputs.values()))}
+        assert {case.op for case in full} == floating - {"predict"}
+        for case in own:
+            arrays = {n: x for n, x in case.inputs.items() if is_float(x)}
+            if case in full:
+                x = np.concatenate([np.ravel(x) for x in arrays.values()])
+                assert (numbers.coarse(x, "float32") != x).mean() > 0.8, (seed, case.id)
+            wide = 11 if case.op in ("batch_norm", "layer_norm", "statistics", "standardise") else 8
+            wide = 12 if case.id.startswith("attention/") or case.id == "max_pool2d/negative" else wide
+            for name in arrays if not case.id.endswith(("/full", "/full-evaluation")) else ():
+                if np.ndim(arrays[name]) and name not in given and case.op not in given:
+                    assert (np.frexp(arrays[name])[0] * 2**wide % 1 == 0).all(), (seed, case.id, name)
 
 
 @pytest.mark.long
-def test_no_case_of_a_seed_shows_what_is_public():
+def test_no_case_of_a_seed_shows_what_is_public_and_texts_keep_their_point():
     """Text, labels, prompts and bands are drawn anew as well; else a program could copy what it has seen."""
-    public: dict = {}
-    for case in cases.drawn():
-        public.setdefault(case.op, []).append(case)
-    for seed in range(1, 11):
-        drawn = cases.drawn(seed)
-        assert len(drawn) == sum(map(len, public.values()))
-        for case in drawn:
-            for other in public[case.op]:
-                assert not cases.alike(case, other), (seed, case.id, other.id)
+    for seed in range(1, 8):
+        drawn = {case.id: case for case in cases.drawn(seed)}
+        assert len(drawn) == len(PUBLIC)
+        for case in drawn.values():
+            public = [other for other in PUBLIC.values() if other.op == case.op]
+            assert not any(cases.alike(case, other) for other in public), (seed, case.id)
+            if case.op == "tokenize":
+                refused = "refused" in worked_out(OPS["tokenize"].run, case)
+                assert refused == ("refused" in PUBLIC[case.id].expect), (seed, case.id)
+        assert not tokenizer.pre_tokens(drawn["pre_tokens/empty"].inputs["text"])
+        assert not any(case.inputs.get("class_index") in (0, 8, 16) for case in drawn.values())
 
 
 def test_two_seeds_differ_and_one_seed_is_always_the_same():
-    text = lambda seed: json.dumps(exchange.set_of(cases.drawn(seed)))
-    assert text(7) == text(7)
-    inputs = lambda seed: {case.id: case for case in cases.drawn(seed) if not case.id.startswith("prompt/")}
-    one, other = inputs(7), inputs(8)
-    copied = [id for id in one if cases.alike(one[id], other[id])]
+    seven, again, eight = ({c.id: c for c in cases.drawn(seed)} for seed in (7, 7, 8))
+    for case in seven.values():
+        same = [np.array_equal(x, again[case.id].inputs[name]) for name, x in case.inputs.items()]
+        assert all(same), case.id
+    copied = [id for id in {*seven} & {*eight} if cases.alike(seven[id], eight[id])]
+    copied = [id for id in copied if not id.startswith("prompt/")]
     assert len(copied) < 6, copied  # one label, or one scalar's cotangent, may come twice
 
 
@@ -294,21 +278,9 @@ def test_a_case_that_comes_out_as_in_the_public_set_is_drawn_again(monkeypatch):
 
 
 @pytest.mark.long
-def test_texts_of_a_seed_keep_their_point():
-    for seed in range(1, 6):
-        own = {case.id: case for case in exchange.load(seed)}
-        for id, case in PUBLIC.items():
-            if case.op == "tokenize":
-                assert ("refused" in own[id].expect) == ("refused" in case.expect), (seed, id)
-        assert not own["pre_tokens/empty"].expect["pieces"][0]
-        assert own["tokenize/exact-fit"].expect["end"][0] == 4
-        assert not any(case.inputs["class_index"] in (0, 8, 16) for case in own.values() if case.op == "prompt")
-
-
-@pytest.mark.long
 def test_every_listed_mistake_shows_in_float32_for_several_seeds():
     """This takes the place of a certificate: what a seed's cases cannot show, they cannot find."""
-    for seed in range(5):
+    for seed in range(3):
         for op, ways in mistakes.LISTED.items():
             own = [case for case in exchange.load(seed) if case.op == op]
             hidden = [name for name, way in ways.items() if not any(verdict.told(c, way, "float32") for c in own)]

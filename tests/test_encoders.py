@@ -1,167 +1,539 @@
-"""encoders/ebcnn, text, prefixes: gradients by differences, and the exact savings of the text tower."""
+"""encoders/: counts, names, starts, literal numbers of PyTorch, gradients by differences, and exact savings.
+
+tests/peers compares every quantity with PyTorch; networks.py has what both share.
+"""
+
+from fnmatch import fnmatch
 
 import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
 from comparing import slope_errors
+from networks import FULL, LITERALS, NETWORKS, OTHERS, everything, gist, hashed, images, outline, started, worst
+from networks import errors as differences
 
-from bplcz_ref import layers, weights
-from bplcz_ref.encoders import ebcnn, prefixes, text
-from bplcz_ref.streams import stream
+from bplcz_ref import bands, layers, model, nn, systems, weights
+from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
 
-
-def small_text():
-    network = text.encoder(vocabulary=30, width=12, layers=2, heads=3, features=5, context=9)
-    params, state = network.init(stream(0, "init"), np.float64)
-    return network, params, state
-
-
-def small_ebcnn():
-    network = ebcnn.encoder(3, width=2, features=4)
-    return network, *network.init(stream(0, "init"), np.float64)
+TINY = exvit.Size(stem=2, width=5, layers=2, joint=1, heads=2, head=3, hidden=4, dropout=0.0)
+PATCH, GRID, K, B = 4, 2, 3, 3
+IDS = np.array([[28, 3, 4, 29, 0], [28, 5, 29, 0, 0]])
 
 
-@pytest.mark.parametrize(
-    ("made", "x"),
-    [
-        (small_text, np.array([[28, 3, 4, 29, 0], [28, 5, 29, 0, 0]])),
-        (small_ebcnn, np.random.default_rng(0).standard_normal((3, 8, 8, 3))),
-    ],
-)
-def test_every_gradient_by_differences(made, x):
-    network, params, state = made()
-    loss = lambda p: np_sum_square(network.apply(p, state, x, train=True)[0])
-    errors = slope_errors(loss, params, grad(loss)(params), h=1e-5)
-    assert max(errors.values()) < 1e-5, errors
+def pair(size=TINY):
+    return exvit.two_modalities(3, 2, PATCH, GRID, K, size)
 
 
-def np_sum_square(x):
-    return anp.sum(x * x) / 2
+def pair_images(batch=B):
+    return tuple(images((batch, PATCH, PATCH, c)) for c in (3, 2))
 
 
-def test_tokens_after_eot_do_not_matter():
-    network, params, state = small_text()
-    ids = np.array([[28, 3, 4, 29, 0, 0, 0]])
-    whole = network.apply(params, state, ids, train=False)[0]
-    cut = network.apply(params, state, ids[:, :4], train=False)[0]
-    other = network.apply(params, state, np.array([[28, 3, 4, 29, 7, 8, 2]]), train=False)[0]
-    assert np.abs(whole - cut).max() < 1e-14
-    assert np.abs(whole - other).max() < 1e-14
-    before = network.apply(params, state, np.array([[28, 7, 4, 29]]), train=False)[0]
-    assert np.abs(whole - before).max() > 1e-3
+SMALL = {  # name: (network, x)
+    "ebcnn": (ebcnn.encoder(3, width=2, features=4), images((3, 8, 8, 3))),
+    "bottleneck": (
+        resnet.resnet(depths=(2, 1), widths=(4, 8), groups=2, width_per_group=32), images((3, 19, 16, 18))),
+    "convnext": (convnext.convnext(depths=(1, 2), widths=(4, 6)), images((3, 19, 16, 18))),
+    "densenet": (
+        densenet.densenet(depths=(2, 2), growth=3, width=5, bottleneck=2), images((3, 19, 16, 18))),
+    "text": (text.encoder(30, width=12, layers=2, heads=3, features=5, context=9), IDS),
+    "exvit": (pair(), pair_images()),
+    "exvit, dropout": (pair(TINY._replace(dropout=0.4)), pair_images()),
+}  # fmt: skip
 
 
-def test_the_row_at_eot_is_read_not_the_last():
-    network, params, state = small_text()
-    ids = np.array([[28, 3, 29, 4, 4]])
-    read = network.apply(params, state, ids, train=False)[0]
-    moved = network.apply(params, state, np.array([[28, 3, 4, 4, 29]]), train=False)[0]
-    assert np.abs(read - moved).max() > 1e-4
+def exvit_bplcz(reading, *sizes, **options):
+    """With prompts: four tokens each, all different."""
+    ids = np.full((17, 7, 4), [28, 1, 1, 29])
+    ids[:, :, 1] += np.arange(17)[:, None]
+    ids[:, :, 2] += np.arange(7)
+    tower = text.encoder(30, width=4, layers=1, heads=2, features=sizes[0], context=4)
+    return systems.exvit_bplcz(reading, *sizes, text=tower, tokens=ids, **options)
 
 
-def test_bad_shapes_are_named():
-    network = ebcnn.encoder(3, width=1, features=2)
-    params, state = network.init(stream(0, "init"), np.float64)
-    with pytest.raises(ValueError, match="divisible by 4"):
-        network.apply(params, state, np.zeros((1, 6, 6, 3)), train=False)
+def prompted():
+    """(reading A, reading B), small."""
+    return [exvit_bplcz(reading, 3, PATCH, GRID, size=TINY) for reading in "AB"]
+
+
+# ------------------------------------------------------------------------------------- counts, names, literals
+
+PUBLISHED = (25557032, 25028904, 28589128, 7978856, 83455272, 68883240, 88591464, 28681000)
+COUNTS = [  # network, its parameters; of 3 channels and 1000 classes the published count
+    *((FULL[name](), here) for name, here in zip(FULL, (23589905, 23061777, 27856241, 7018321), strict=True)),
+    *((build(3, 1000), n) for build, n in zip((FULL | OTHERS).values(), PUBLISHED, strict=True)),
+    (text.encoder(vocabulary=49408), 63428096),  # CLIP's text tower
+    # EB-CNN's branch of C channels: 9 C w + 279 w^2 + 28 w + 4 w d + d, at w = 16 and d = 64
+    *((ebcnn.encoder(C, width=16, features=64), 144 * C + 71424 + 448 + 4096 + 64) for C in (1, 2, 3, 4)),
+    # stems 3,636 + 3,584; projections 2 x 4,160; transformers 2 x 83,584 + 41,792; fusion 193; head 1,233; 64 N
+    *((exvit.exvit(grid=g), 3636 + 3584 + 8320 + 208960 + 193 + 1233 + 64 * (32 // g) ** 2) for g in (1, 2, 4)),
+    (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), 239914),  # the released checkpoint
+    *((systems.exvit_bplcz("A", 512, 32, g), n) for g, n in ((1, 1007164), (4, 945724))),
+    (systems.exvit_bplcz("B", 512, 32, 4), 685622),
+]
+
+
+@pytest.mark.parametrize(("network", "count"), COUNTS, ids=[str(count) for _, count in COUNTS])
+def test_parameter_counts(network, count):
+    assert weights.count(outline(network)[0]) == count
+
+
+def test_reading_b_adds_a_head_for_vectors_to_each_group():
+    params = outline(exvit_bplcz("B", 512, 32, 4))[0]
+    assert weights.count(params) - weights.count(params["text"]) == 685622 + 7 * (193 + 33408)
+
+
+NAMES = [  # some names of each, and their shapes
+    (resnet.resnext50_32x4d(), """
+        layer1.0.conv1.weight 128,64,1,1         layer1.0.conv2.weight 128,4,3,3    fc.weight 17,2048
+        layer1.0.downsample.0.weight 256,64,1,1  layer1.0.downsample.1.running_mean 256
+        layer4.2.bn3.running_var 2048"""),
+    (convnext.convnext_tiny(), """
+        features.0.0.weight 96,18,4,4            features.1.0.block.0.weight 96,1,7,7
+        features.1.0.layer_scale 96,1,1          features.7.2.block.3.weight 3072,768
+        classifier.2.weight 17,768"""),
+    (densenet.densenet121(), """
+        features.denseblock1.denselayer1.norm1.weight 64       features.norm5.running_var 1024
+        features.denseblock4.denselayer16.conv1.weight 128,992,1,1
+        features.transition3.conv.weight 512,1024,1,1"""),
+    (text.encoder(vocabulary=49408), """
+        transformer.resblocks.11.attn.in_proj_weight 1536,512  text_projection 512,512
+        transformer.resblocks.0.mlp.c_fc.bias 2048"""),
+    (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), """
+        pos_embedding 1,169,64                   separable1.0.weight 144,1,3,3      mlp_head0.1.weight 1,64
+        separable1.1.weight 16,144,1,1           separable2.9.bias 64               mlp_head1.1.bias 15
+        separable2.10.running_var 64             to_patch_embedding2c.weight 64,64
+        transformer.layers.1.0.fn.fn.to_qkv.weight 192,64
+        transformer1.layers.3.0.fn.fn.to_out.0.bias 64
+        transformer2.layers.3.1.fn.norm.weight 64
+        transformer2.layers.3.1.fn.fn.net.3.weight 64,32"""),
+]  # fmt: skip
+
+
+def test_names_and_shapes_are_the_published_ones():
+    tensors = []
+    for network, expected in NAMES:
+        params, state = map(weights.named, outline(network))
+        found = {name: ",".join(map(str, np.shape(leaf))) for name, leaf in (params | state).items()}
+        words = expected.split()
+        assert {name: found.get(name) for name in words[::2]} == dict(zip(words[::2], words[1::2], strict=True))
+        tensors.append(len(found))
+    assert tensors[-1] == 177  # in ExViT's released checkpoint
+    made = {reading: list(weights.named(outline(one)[0])) for reading, one in zip("AB", prompted(), strict=True)}
+    for names in made.values():
+        assert [name for name in names if name.endswith("pos_embedding")] == ["shared.pos_embedding"]
+    both = ["branches.RGB.transformer1.layers.1.1.fn.fn.net.3.bias", "branches.PolSAR.separable1.0.weight"]
+    assert {*both, "branches.RGB.mlp_head1.1.weight", "classifier.1.weight"} <= set(made["A"])
+    assert {*both, "vectors.RGB.mlp_head1.1.weight", "classifier.mlp_head0.1.weight"} <= set(made["B"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_numbers_of_pytorch(name):
+    network = NETWORKS[name]()
+    found = everything(network, *started(network), images((4, 32, 32, 18)))
+    np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
+
+
+# -------------------------------------------------------------------------- the comparison, tried on wrong code
+
+
+def stride_on_the_1x1(call):  # as first published; torchvision's "v1.5" has it on the 3x3
+    stride = {"layer2.0.conv1": 2, "layer2.0.conv2": 1}.get(call.name, call.layer.options["stride"])
+    return nn.conv2d(call.x, **call.params, **call.layer.options | {"stride": stride}), {}
+
+
+def new_channels_in_front(call):
+    y, state = call.run()
+    return np.roll(y, y.shape[-1] - call.x.shape[-1], axis=-1), state
+
+
+MISTAKES = {  # network: kind of layer, what answers in its place
+    "resnet50": ("conv2d", stride_on_the_1x1),
+    "convnext_tiny": ("layer_norm", lambda call: (nn.layer_norm(call.x, **call.params, eps=1e-5), {})),
+    "densenet121": ("dense", new_channels_in_front),
+    "exvit": ("in_one_row", lambda call: call.run(np.swapaxes(call.x, 1, 2))),  # columns before rows
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_seen(name):
+    kind, wrong = MISTAKES[name]
+    network, right = NETWORKS[name](), np.array(LITERALS[name][:3])
+    with layers.watching(lambda call: wrong(call) if call.layer.kind.startswith(kind) else call.run()):
+        logits = network.apply(*started(network), images((4, 32, 32, 18))[:1], train=False)[0]
+    assert np.min(np.abs(logits[0, :3] - right)) > 1e-7 * np.max(np.abs(right))  # the test above holds 1e-9
+
+
+# -------------------------------------------------------------------------------------------------- gradients
+
+
+def silent(name):
+    """Biases that a later step takes away: batch norm's mean, softmax over the tokens."""
+    conv = name.startswith("separable") and name.split(".")[1] in ("0", "1", "4", "5", "8", "9")
+    return name.endswith("bias") and (conv or name.startswith("mlp_head0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_every_gradient_by_differences(name):
+    """With dropout, the same masks each time."""
+    network, x = SMALL[name]
+    params, state = started(network)
+
+    def loss(p):
+        y = network.apply(p, state, x, train=True, rng=np.random.default_rng(8))[0]
+        return anp.sum(y * hashed(1001, y.shape))
+
+    flat = weights.named(grad(loss)(params))
+    largest = max(np.abs(g).max() for g in flat.values())
+    heard = {key: g for key, g in flat.items() if np.abs(g).max() > 1e-10 * largest}
+    assert set(heard) == {key for key in weights.named(params) if not silent(key)}
+    found = slope_errors(loss, params, weights.nested(flat), heard, h=1e-6)
+    assert max(found.values()) < 1e-5, worst(found)
+    some = list(heard)[:2]
+    wrong = weights.nested(flat | {key: 1.001 * flat[key] for key in some})
+    assert min(slope_errors(loss, params, wrong, some, h=1e-6).values()) > 1e-4
+
+
+# ---------------------------------------------------------------------------------------------- initial values
+
+W = 64  # the text's width, of 3 layers
+STARTS = [  # network; names, how they are drawn, standard deviation, bound or value
+    (resnet.resnet(depths=(1, 2), widths=(64, 128), groups=8, width_per_group=8), [
+        ("conv1.weight", "normal", (2 / (64 * 49)) ** 0.5),
+        ("layer2.1.conv2.weight", "normal", (2 / (128 * 9)) ** 0.5),  # fan_out of all groups together
+        ("layer2.0.downsample.0.weight", "normal", (2 / 512) ** 0.5),
+        ("fc.*", "uniform", 512**-0.5),
+        ("*bn?.weight", "equal", 1),  # the last ones of the blocks too
+        ("*bn?.bias", "equal", 0),
+        ("*running_var", "equal", 1),
+        ("*running_mean", "equal", 0),
+    ]),
+    (convnext.convnext(depths=(1, 1), widths=(32, 64)), [
+        ("*layer_scale", "equal", 1e-6),
+        ("*bias", "equal", 0),
+        ("features.?.0.block.[035].weight", "normal", 0.02),
+        ("features.0.0.weight", "normal", 0.02),
+        ("features.2.1.weight", "normal", 0.02),
+        ("classifier.2.weight", "normal", 0.02),
+        ("features.?.0.block.2.weight", "equal", 1),
+    ]),
+    (densenet.densenet(depths=(2, 2), growth=32, width=64), [
+        ("features.conv0.weight", "normal", (2 / (18 * 49)) ** 0.5),
+        ("*denseblock1.denselayer2.conv1.weight", "normal", (2 / 96) ** 0.5),  # fan_in, not fan_out
+        ("*denselayer2.conv2.weight", "normal", (2 / (128 * 9)) ** 0.5),
+        ("features.transition1.conv.weight", "normal", (2 / 128) ** 0.5),
+        ("classifier.weight", "uniform", 128**-0.5),
+        ("*bias", "equal", 0),
+    ]),
+    (text.encoder(vocabulary=500, width=W, layers=3, heads=2, features=80), [  # CLIP's rules
+        ("token_embedding.weight", "normal", 0.02),
+        ("positional_embedding", "normal", 0.01),
+        ("text_projection", "normal", W**-0.5),
+        ("*in_proj_weight", "normal", W**-0.5),
+        ("*out_proj.weight", "normal", (W * 2 * 3) ** -0.5),
+        ("*c_fc.weight", "normal", (2 * W) ** -0.5),
+        ("*c_proj.weight", "normal", (W * 2 * 3) ** -0.5),
+        ("*c_fc.bias", "uniform", W**-0.5),
+        ("*c_proj.bias", "uniform", (4 * W) ** -0.5),
+        ("*ln_*.weight", "equal", 1),
+        ("*ln_*.bias", "equal", 0),
+        ("*in_proj_bias", "equal", 0),
+        ("*out_proj.bias", "equal", 0),
+    ]),
+    (exvit.exvit(), [
+        ("pos_embedding", "normal", 1),
+        ("separable1.0.*", "uniform", 9**-0.5),  # PyTorch's default, weights and biases alike
+        ("separable2.4.*", "uniform", 9**-0.5),
+        ("separable1.1.*", "uniform", 10**-0.5),
+        ("separable?.9.*", "uniform", 32**-0.5),
+        ("to_patch_embedding*", "uniform", 64**-0.5),
+        ("*to_qkv.weight", "uniform", 64**-0.5),
+        ("*net.0.*", "uniform", 64**-0.5),
+        ("*net.3.*", "uniform", 32**-0.5),
+        ("mlp_head?.1.*", "uniform", 64**-0.5),
+        ("*.norm.weight", "equal", 1),
+        ("separable?.10.bias", "equal", 0),
+    ]),
+]  # fmt: skip
+
+
+def drawn_as(values, how, size):
+    """Within five standard errors, for what is drawn."""
+    n = values.size
+    if how == "equal":
+        return np.all(values == size)
+    if how == "uniform":
+        return np.abs(values).max() <= size and abs(values.std() * 3**0.5 / size - 1) < 5 * (0.2 / n) ** 0.5
+    inside = np.mean(np.abs(values) < size)
+    return (
+        abs(values.mean()) < 5 * size / n**0.5
+        and abs(values.std() / size - 1) < 5 / (2 * n) ** 0.5
+        and abs(inside - 0.6827) < 5 * (0.6827 * 0.3173 / n) ** 0.5
+    )
+
+
+@pytest.mark.parametrize(("network", "rules"), STARTS, ids=["resnet", "convnext", "densenet", "text", "exvit"])
+def test_initial_values(network, rules):
+    """In float32 they are the same numbers, rounded."""
+    found, rounded = (
+        weights.named(params) | weights.named(state)
+        for params, state in (network.init(np.random.default_rng(0), dtype) for dtype in (np.float64, np.float32))
+    )
+    for name, leaf in rounded.items():
+        assert leaf.dtype == (np.int64 if name.endswith("tracked") else np.float32), name
+        np.testing.assert_array_equal(leaf, found[name].astype(leaf.dtype))
+    for pattern, how, size in rules:
+        own = {name: leaf for name, leaf in found.items() if fnmatch(name, pattern)}
+        assert own, pattern
+        for name, leaf in own.items():
+            assert drawn_as(leaf, how, size), (pattern, name)
+
+
+# -------------------------------------------------------------------------------------------- state, sizes, errors
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_nothing_is_mutated_and_every_statistic_is_measured_in_training_only(name):
+    network, x = SMALL[name]
+    params, state = started(network)
+    before = {key: v.copy() for key, v in (weights.named(params) | weights.named(state)).items()}
+    new = weights.named(network.apply(params, state, x, train=True, rng=np.random.default_rng(0))[1])
+    assert list(new) == list(weights.named(state))
+    assert all(np.all(new[key] != before[key]) for key in new)
+    kept = weights.named(network.apply(params, state, x, train=False)[1])
+    assert all(kept[key] is v for key, v in weights.named(state).items())
+    for key, v in (weights.named(params) | weights.named(state)).items():
+        np.testing.assert_array_equal(v, before[key], err_msg=key)
+
+
+FOUR_STAGES = {
+    "resnet": resnet.resnet(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4)),
+    "convnext": convnext.convnext(depths=(1, 1, 1, 1), widths=(4, 4, 4, 4)),
+    "densenet": densenet.densenet(depths=(1, 1, 1, 1), growth=4, width=4),
+}
+
+
+@pytest.mark.parametrize("name", FOUR_STAGES)
+def test_input_sizes_and_a_batch_of_one(name):
+    """At 1x1 maps a variance over one sample does not exist; a larger map has one; layer norm needs none."""
+    network = FOUR_STAGES[name]
+    params, state = started(network)
+    for shape in ((2, 33, 33, 18), (1, 40, 75, 18), (1, 64, 64, 18)):
+        x = images(shape)
+        for train in (False, True):
+            y, _ = network.apply(params, state, x, train=train)
+            assert y.shape == (len(x), 17)
+            assert np.all(np.isfinite(y))
+        if name == "convnext" and shape[1] == 33:  # strides without padding: the last row and column are not seen
+            np.testing.assert_array_equal(y, network.apply(params, state, x[:, :32, :32], train=True)[0])
+    assert np.all(np.isfinite(network.apply(params, state, x[:, :32, :32], train=False)[0]))
+    if name != "convnext":
+        with pytest.raises(ValueError, match="2 or more values per channel"):
+            network.apply(params, state, x[:, :32, :32], train=True)
+
+
+def test_exvit_trains_on_a_batch_of_one_which_equals_its_row_in_evaluation():
+    network, x = SMALL["exvit"]
+    params, state = started(network)
+    one = tuple(part[1:2] for part in x)
+    assert network.apply(params, state, one, train=True)[0].shape == (1, K)
+    row = network.apply(params, state, one, train=False)[0]
+    assert np.abs(row - network.apply(params, state, x, train=False)[0][1:2]).max() < 1e-13
+
+
+WRONG = [  # network, x, what the error says
+    ("ebcnn", np.zeros((1, 6, 6, 3)), "divisible by 4"),
+    ("convnext", np.zeros((1, 8, 7, 18)), r"each must be 8 or more, got \(1, 8, 7, 18\)"),
+    ("convnext", np.zeros((1, 8, 8, 10)), "18"),
+    ("text", np.arange(10)[None], "context is 9 tokens, found 10"),
+    ("text", np.arange(3), r"found shape \(3,\), expected \(N, L\)"),
+    ("exvit", pair_images()[::-1], r"expects images \(B, 4, 4, 3\), as it was built, got \(3, 4, 4, 2\)"),
+    ("exvit", (np.zeros((3, 6, 4, 3)), pair_images()[1]), r"got \(3, 6, 4, 3\)"),
+]
+
+
+@pytest.mark.parametrize(("name", "x", "message"), WRONG, ids=[message for *_, message in WRONG])
+def test_a_wrong_input_is_named(name, x, message):
+    network, _ = SMALL[name]
+    with pytest.raises(ValueError, match=message):
+        network.apply(*started(network), x, train=False)
+
+
+def test_wrong_sizes_and_wrong_prompts_are_named():
     with pytest.raises(ValueError, match="multiple of heads"):
         text.encoder(10, width=10, heads=3)
-    network, params, state = small_text()
+    with pytest.raises(ValueError, match="grid=3, patch=32"):
+        exvit.exvit(grid=3)
+    for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int)):
+        with pytest.raises(ValueError, match=r"expected integers \(K, n, L\)"):
+            prefixes.pack(ids)
+    packed = prefixes.encoder(SMALL["text"][0])
     with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
-        network.apply(params, state, np.arange(10)[None], train=False)
+        packed.apply(*started(packed), prefixes.pack(np.arange(10)[None, None]), train=False)
 
 
-def test_dense_is_linear():
-    params, state = layers.linear(3, 2).init(stream(0, "init"), np.float64)
-    y, _ = layers.linear(3, 2).apply(params, state, np.eye(3), train=False)
-    assert np.abs(y - (params["weight"].T + params["bias"])).max() == 0
+# ------------------------------------------------------------------------------------------ texts and prefix trees
 
 
-def prompts_of_two_classes():
-    """(2, 3, 8): a common beginning in each class, endings of different lengths, one sequence inside another."""
-    return np.array([
-        [[28, 5, 6, 7, 8, 29, 0, 0], [28, 5, 6, 9, 29, 0, 0, 0], [28, 5, 6, 7, 29, 0, 0, 0]],
-        [[28, 5, 6, 3, 29, 0, 0, 0], [28, 5, 6, 3, 2, 2, 4, 29], [28, 4, 29, 0, 0, 0, 0, 0]],
-    ])  # fmt: skip
+def test_what_follows_EOT_does_not_matter_and_what_precedes_it_does():
+    network, _ = SMALL["text"]
+    params, state = started(network)
+    read = lambda *ids: network.apply(params, state, np.array([ids]), train=False)[0]
+    whole = read(28, 3, 4, 29, 0, 0, 0)
+    for same in (read(28, 3, 4, 29), read(28, 3, 4, 29, 7, 8, 2), read(28, 3, 4, 29, 29)):
+        assert np.abs(whole - same).max() < 1e-14
+    for other in (read(28, 7, 4, 29), read(28, 3, 4, 4, 29), read(28, 3, 29, 4)):
+        assert np.abs(whole - other).max() > 1e-4
+
+
+PROMPTS = np.array([  # a common beginning in each class, endings of different lengths, one inside another
+    [[28, 5, 6, 7, 8, 29, 0, 0], [28, 5, 6, 9, 29, 0, 0, 0], [28, 5, 6, 7, 29, 0, 0, 0]],
+    [[28, 5, 6, 3, 29, 0, 0, 0], [28, 5, 6, 3, 2, 2, 4, 29], [28, 4, 29, 0, 0, 0, 0, 0]],
+])  # fmt: skip
 
 
 def test_the_prefix_tree_is_exact():
     """Values and gradients of the tree are those of the sequences one by one, and it holds each prefix once."""
-    network, params, state = small_text()
-    ids = prompts_of_two_classes()
-    weight = np.random.default_rng(3).standard_normal((2, 3, 5))
-    tree = prefixes.pack(ids)
-    beginnings = [{tuple(row[: i + 1]) for row in rows for i in range(list(row).index(29) + 1)} for rows in ids]
+    network, _ = SMALL["text"]
+    inputs, tree = started(network), prefixes.pack(PROMPTS)
+    beginnings = [{tuple(s[: i + 1]) for s in rows for i in range(list(s).index(29) + 1)} for rows in PROMPTS]
     assert tree.ids.shape[1] == max(map(len, beginnings))
+    found = everything(prefixes.encoder(network), *inputs, tree)
+    found |= {mode: found[mode].reshape(-1, 5) for mode in ("eval", "train")}
+    apart = differences(found, everything(network, *inputs, PROMPTS.reshape(-1, 8)))
+    assert max(apart.values()) < 1e-12, worst(apart)
 
-    def packed(p):
-        return anp.sum(prefixes.encoder(network).apply(p, state, tree, train=True)[0] * weight)
 
-    def one_by_one(p):
-        return sum(
-            anp.sum(network.apply(p, state, ids[k, i : i + 1], train=True)[0] * weight[k, i])
-            for k in range(2)
-            for i in range(3)
-        )
-
-    assert abs(packed(params) - one_by_one(params)) < 1e-13
-    fast, slow = weights.named(grad(packed)(params)), weights.named(grad(one_by_one)(params))
-    for name in slow:
-        assert np.abs(fast[name] - slow[name]).max() <= 1e-12 * max(np.abs(slow[name]).max(), 1e-3), name
+def test_another_tower_gets_the_prompts_up_to_EOT_and_no_longer_than_the_longest_of_the_batch():
+    ids, given = PROMPTS.copy(), []
+    ids[0, 1, 5:] = 3  # after EOT
+    own = layers.plain(lambda rows: given.append(rows) or rows.sum(axis=1, keepdims=True))
+    T, _ = prefixes.encoder(own).apply({}, {}, prefixes.pack(ids).of([0]), train=False)
+    np.testing.assert_array_equal(given[0], PROMPTS[0, :, :6])
+    assert T.tolist() == [[[83], [77], [75]]]
 
 
 @pytest.mark.parametrize("wrong", ["position", "seen", "eot"])
 def test_a_wrong_tree_is_seen(wrong):
-    network, params, state = small_text()
-    tree = prefixes.pack(prompts_of_two_classes())
-    network = prefixes.encoder(network)
-    right = network.apply(params, state, tree, train=True)[0]
+    tree = prefixes.pack(PROMPTS)
+    network = prefixes.encoder(SMALL["text"][0])
+    inputs = started(network)
     broken = {
         "position": np.maximum(tree.position - 1, 0),  # counted from the token after SOT
         "seen": np.tril(np.ones_like(tree.seen)),  # causal over the slots: one ending sees another
         "eot": np.full_like(tree.eot, tree.ids.shape[1] - 1),
     }[wrong]
-    other = network.apply(params, state, tree._replace(**{wrong: broken}), train=True)[0]
+    right, other = (network.apply(*inputs, t, train=True)[0] for t in (tree, tree._replace(**{wrong: broken})))
     assert np.abs(right - other).max() > 1e-4
 
 
-def test_text_initial_values():
-    """CLIP's: each tensor's standard deviation by its rule, biases and norms exactly."""
-    W, layers = 64, 3
-    params, _ = text.encoder(vocabulary=500, width=W, layers=layers, heads=2, features=80).init(
-        stream(0, "init"), np.float64
+# ------------------------------------------------------------------------------------------------ ExViT's dropout
+
+
+def test_dropout_needs_a_generator_and_is_the_same_for_the_same_seed(monkeypatch):
+    network, x = pair(TINY._replace(dropout=0.5)), pair_images(exvit.PART + 2)
+    params, state = started(network)
+    with pytest.raises(ValueError, match="dropout in training needs rng"):
+        network.apply(params, state, x, train=True)
+
+    def run(seed, threads):
+        monkeypatch.setenv("BPLCZ_THREADS", threads)
+        return network.apply(params, state, x, train=True, rng=np.random.default_rng(seed))[0]
+
+    assert np.array_equal(run(5, "1"), run(5, "3"))
+    assert np.abs(run(5, "1") - run(6, "1")).max() > 1e-3
+    evaluated = network.apply(params, state, x, train=False)[0]
+    assert np.array_equal(evaluated, network.apply(params, state, x, train=False, rng=np.random.default_rng(5))[0])
+
+
+def test_every_place_of_dropout_draws(monkeypatch):
+    """Embedding once a modality; three times a layer: after attention, inside and after the perceptron."""
+    network, drawn = pair(TINY._replace(dropout=0.25)), []
+    draw = nn.dropout_factors
+    spy = lambda rng, shape, rate, dtype: drawn.append((rate, shape)) or draw(rng, shape, rate, dtype)
+    monkeypatch.setattr(nn, "dropout_factors", spy)
+    network.apply(*started(network), pair_images(), train=True, rng=np.random.default_rng(0))
+    N = (PATCH // GRID) ** 2
+    own = [(B, N, 5)] + TINY.layers * [(B, N, 5), (B, N, 4), (B, N, 5)]
+    shared = TINY.joint * [(B, 2 * N, 5), (B, 2 * N, 4), (B, 2 * N, 5)]
+    assert sorted(shape for _, shape in drawn) == sorted(2 * own + shared)
+    assert {rate for rate, _ in drawn} == {0.25}
+
+
+def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
+    network, x = pair(), pair_images(5)
+    whole = everything(network, *started(network), x)
+    monkeypatch.setattr(exvit, "PART", 2)
+    apart = differences(everything(network, *started(network), x), whole)
+    assert max(apart.values()) < 1e-11, worst(apart)
+
+
+# ------------------------------------------------------------------------------------------------- ExViT (BP-LCZ)
+
+LABELS = np.array([3, 16, 3])
+
+
+def test_so2sat_takes_sen2_first():
+    network, two = exvit.exvit(PATCH, GRID, K, TINY), exvit.two_modalities(10, 8, PATCH, GRID, K, TINY)
+    inputs, x = started(network), images((B, PATCH, PATCH, 18))
+    c_hat = network.apply(*inputs, x, train=False)[0]
+    assert np.array_equal(c_hat, two.apply(*inputs, (x[..., 8:], x[..., :8]), train=False)[0])
+
+
+@pytest.mark.slow
+def test_readings_by_hand_and_b_by_differences():
+    """peers/test_gradient_error.py compares the gradient of reading A."""
+    x = images((B, PATCH, PATCH, 18))
+    for reading, made in zip("AB", prompted(), strict=True):
+        params, state = started(made)
+        _, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, LABELS))
+        groups, I_i, tokens = bands.split(*bands.separate(x)), [], []
+        for group, index in bands.INDEX.items():
+            own = params["branches"][group] | params["shared"]
+            body = exvit.tokens(len(index), PATCH, GRID, TINY)
+            tokens.append(body.apply(own, state["branches"][group], groups[group], train=True)[0])
+            head = own if reading == "A" else params["vectors"][group]
+            I_i.append(exvit.vector(3, TINY).apply(head, {}, tokens[-1], train=True)[0])
+            assert np.abs(trace["I_i"][group] - I_i[-1]).max() < 1e-12
+        D, parts = (exvit.head(21, 17), I_i) if reading == "A" else (exvit.joint(17, TINY), tokens)
+        c_hat = D.apply(params["classifier"], {}, np.concatenate(parts, 1), train=True)[0]
+        assert np.abs(trace["c_hat"] - c_hat).max() < 1e-12
+        assert set(weights.named(params)) == set(weights.named(gradients))
+    names = [
+        "shared.pos_embedding", "branches.NIR.to_patch_embedding2.weight", "text.text_projection",
+        "branches.VV.transformer1.layers.1.0.fn.fn.to_qkv.weight", "vectors.VH.mlp_head1.1.weight",
+        "classifier.mlp_head1.1.weight",
+    ]  # fmt: skip
+    found = slope_errors(lambda p: made.loss(p, state, (x, LABELS))[0], params, gradients, names)
+    assert max(found.values()) < 1e-5, worst(found)
+
+
+def test_only_in_reading_b_do_groups_meet_before_the_fusion():
+    """With another NIR image, what the classifier sees of VH stays; the classifier of B lets its tokens meet."""
+    x = images((B, PATCH, PATCH, 18))
+    other = x.copy()
+    other[..., bands.BANDS.index("B8")] = 0
+    for made, axes in zip(prompted(), (2, 3), strict=True):
+        params, state = started(made)
+        I, moved = (made.loss(params, state, (images_, LABELS))[1]["I"] for images_ in (x, other))
+        each = I.shape[1] // 7
+        changed = [np.abs(I - moved)[:, i * each : (i + 1) * each].max() > 1e-6 for i in range(7)]
+        assert changed == [group == "NIR" for group in bands.INDEX]
+        assert I.ndim == axes
+    over_all, Z = exvit.transformer(TINY.joint, TINY), images((1, 6, TINY.width))
+    mixed, alone = (
+        over_all.apply(params["classifier"]["transformer"], {}, part, train=False)[0] for part in (Z, Z[:, :3])
     )
-    named = weights.named(params)
-    block = "transformer.resblocks.2"
-    rules = {
-        "token_embedding.weight": 0.02,
-        "positional_embedding": 0.01,
-        "text_projection": W**-0.5,
-        f"{block}.attn.in_proj_weight": W**-0.5,
-        f"{block}.attn.out_proj.weight": (W * 2 * layers) ** -0.5,
-        f"{block}.mlp.c_fc.weight": (2 * W) ** -0.5,
-        f"{block}.mlp.c_proj.weight": (W * 2 * layers) ** -0.5,
-        f"{block}.mlp.c_fc.bias": (3 * W) ** -0.5,  # uniform within 1 / sqrt(W)
-        f"{block}.mlp.c_proj.bias": (3 * 4 * W) ** -0.5,
-    }
-    for name, std in rules.items():
-        spread = 5 / (2 * named[name].size) ** 0.5  # five standard errors of a standard deviation
-        assert abs(named[name].std() / std - 1) < spread, name
-    for name in ("attn.in_proj_bias", "attn.out_proj.bias", "ln_1.bias", "ln_2.bias"):
-        assert not named[f"{block}.{name}"].any()
-    assert (named["ln_final.weight"] == 1).all()
+    assert np.abs(mixed[:, :3] - alone).max() > 1e-3
 
 
-def test_bad_tokens_are_named():
-    network, params, state = small_text()
-    packed = prefixes.encoder(network)
-    too_long = prefixes.pack(np.arange(10)[None, None])
-    with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
-        packed.apply(params, state, too_long, train=False)
-    packed.apply(params, state, prefixes.pack(np.arange(9)[None, None]), train=False)
-    with pytest.raises(ValueError, match=r"found shape \(3,\), expected \(N, L\)"):
-        network.apply(params, state, np.arange(3), train=False)
-    for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int)):
-        with pytest.raises(ValueError, match=r"expected integers \(K, n, L\)"):
-            prefixes.pack(ids)
+def test_prediction_needs_neither_text_nor_vectors():
+    for made in prompted():
+        params, state = started(made)
+        x = images((B, PATCH, PATCH, 18))
+        bare = {part: params[part] for part in ("branches", "shared", "classifier")}
+        c_hat = made.apply(params, state, x, train=False)[0]
+        assert np.array_equal(c_hat, made.apply(bare, state, x, train=False)[0])

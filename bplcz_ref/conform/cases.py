@@ -76,7 +76,7 @@ def alike(case: Case, other: Case) -> bool:
 @made_by
 def read_array(d):
     first = d.one(1, 9) * 1000 if d.seed else 0
-    a = np.array([[[100.0 * x + 10 * y + z for z in range(4)] for y in range(3)] for x in range(2)])
+    a = np.einsum("nxyz,n->xyz", np.indices((2, 3, 4)), [100.0, 10, 1])
     why = "data are row-major, and `shape` lists the slowest axis first"
     yield "digits", f"{why}: a[x, y, z] = {first} + 100 x + 10 y + z", {"a": first + a}
     yield "exponents", "numbers with an exponent, as 1e-05", {"a": d(*d.sizes(2, 2, 3)) * 1e-5}
@@ -294,23 +294,16 @@ def layer_norm(d):
         ("equal-features", "a row without any spread: y is the bias", d(3, n) * [[1], [0], [1]] + d.near([[0], [0.75], [0]]), 1e-5),
     ):  # fmt: skip
         yield name, why, {"x": x} | affine(d, n), "x weight bias", needs
-    yield (
-        "full",
-        "all 53 bits",
-        {"x": d.full(3, 6), "weight": d.full(6, low=16), "bias": d.full(6)},
-        "x weight bias",
-    )
+    x = {"x": d.full(3, 6), "weight": d.full(6, low=16), "bias": d.full(6)}
+    yield "full", "all 53 bits", x, "x weight bias"
 
 
 def activation(d: Draw, *more: str) -> Iterator[tuple]:
     """The cases of an activation, with `more` for those that use e^x."""
     numbers = [[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]]
-    wide = [
-        [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0],
-        [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0],
-    ]
+    below, above = [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0], [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0]  # fmt: skip
     yield "ordinary", "both signs, up to 4: the form of the curve", {"x": d.near(numbers)}, "x"
-    yield "wide", "0 itself and its slope, and sizes up to 24, not capped", {"x": d.near(wide)}, "x"
+    yield "wide", "0 itself and its slope, and sizes up to 24, not capped", {"x": d.near([below, above])}, "x"
     yield "full", "all 53 bits", {"x": d.full(*d.sizes(3, 5), low=-96, high=96)}, "x"
     if more:
         far, small = [[-448.0, -104.0, -60.0], [448.0, 104.0, 60.0]], [[-1.0, -0.5, -0.25], [0.25, 0.5, 1.0]]
@@ -324,10 +317,9 @@ MAKERS["gelu"] = MAKERS["quick_gelu"] = lambda d: activation(d, "far", "small")
 
 @made_by
 def attention(d):
-    parts = ["in_proj_weight", "in_proj_bias", "out_weight", "out_bias"]
-    weights = lambda draw, W, size: dict(
-        zip(parts, (draw(*s, low=-size, high=size) for s in ((3 * W, W), (3 * W,), (W, W), (W,))), strict=True)
-    )
+    parts = {"in_proj_weight": (3, 1), "in_proj_bias": (3,), "out_weight": (1, 1), "out_bias": (1,)}
+    shape = lambda W, times: [n * W for n in times]
+    weights = lambda draw, W, n: {p: draw(*shape(W, times), low=-n, high=n) for p, times in parts.items()}
     for name, why, (N, L), heads, W in (
         ("two-heads", "token l sees 0..l; scores over sqrt(W / heads); q, k, v; biases; out", (2, 5), 2, 6),
         ("one-head", "one head: how heads are split does not matter", (1, 4), 1, 6),
@@ -346,9 +338,7 @@ def attention(d):
         w = weights(d, 6, 24)
         w["in_proj_weight"][:12] = steep * np.array([[1.0]] * 6 + [[sign]] * 6)
         w["in_proj_bias"] *= 0
-        asked = (
-            "" if name == "large-scores" else f"x {' '.join(parts)}"
-        )  # where several saturate, slopes are noise
+        asked = "" if name == "large-scores" else f"x {' '.join(parts)}"  # slopes of several largest are noise
         yield name, why, {"x": (x * np.array(times)[:, None])[None]} | w | {"heads": heads}, asked
 
 
@@ -442,15 +432,10 @@ def contrastive_loss(d):
 @made_by
 def concat(d):
     for name, why, draw, plain in (
-        (
-            "ordinary",
-            "7 groups of width 2 in the order of the prompts: group after group, as they came",
-            d,
-            (4, 2),
-        ),
+        ("ordinary", "7 groups of width 2 in the order of the prompts: group after group, as they came", d, (4, 2)),
         ("one", "a batch of 1 keeps its axis", d, (1, 3)),
         ("full", "all 53 bits", d.full, (2, 2)),
-    ):
+    ):  # fmt: skip
         B, n = (1, *d.sizes(3)) if name == "one" else d.sizes(*plain)
         yield name, why, {"I_groups": draw(7, B, n)}, "I_groups"
 
@@ -551,12 +536,8 @@ def standardise(d):
     constant = {"mean": d.near([0.5, 0.5, -1.0]), "std": np.array([0.75, 0.0, 2.0**-9])}
     why = "std 0: divided by 1, so not always 0; and a std of 0.002, to which no eps is added"
     yield "constant", why, {"x": without_spread(d, x)} | constant, "x"
-    yield (
-        "full",
-        "all 53 bits",
-        {"x": d.full(2, 2, 2, 3), "mean": d.full(3), "std": d.full(3, low=10, high=42)},
-        "x",
-    )
+    full = {"x": d.full(2, 2, 2, 3), "mean": d.full(3), "std": d.full(3, low=10, high=42)}
+    yield "full", "all 53 bits", full, "x"
 
 
 @made_by
@@ -577,8 +558,5 @@ def predict(d):
     why = "4 rows, 6 classes from 0; the largest size is not the largest"
     yield "ordinary", why, {"c_hat": d(*d.sizes(4, 6))}
     ties = np.array([[1.0, 2.0, 2.0], [-1.0, -1.0, -2.0], [0.0, 0.0, 0.0], [3.0, 1.0, 3.0]])
-    yield (
-        "ties",
-        "of equal logits the first class",
-        {"c_hat": ties * d.near(1.0) + (d.one(1, 40) / 32 if d.seed else 0)},
-    )
+    moved = ties * d.near(1.0) + (d.one(1, 40) / 32 if d.seed else 0)
+    yield "ties", "of equal logits the first class", {"c_hat": moved}

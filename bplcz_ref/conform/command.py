@@ -16,52 +16,49 @@ ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `conform`, each with the function that runs it."""
-    actions = parser.add_subparsers(
-        dest="action", required=True, metavar="export|check|explain|selftest|trace|diff"
-    )
+    shown = "export|check|explain|selftest|trace|diff"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=shown)
 
-    def action(run, example, **shown):
-        a = actions.add_parser(
-            example.split()[0],
-            description=run.__doc__,
-            epilog=f"example:\n  python -m bplcz_ref conform {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            **({"help": run.__doc__} | shown),
-        )
+    def action(run, example=None):
+        """The `add_argument` of a sub-command; one without an example is for maintainers, and is not listed."""
+        epilog = f"example:\n  python -m bplcz_ref conform {run.__name__} {example}".rstrip()
+        listed = {"help": run.__doc__, "epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        a = actions.add_parser(run.__name__, description=run.__doc__, **({} if example is None else listed))
         a.set_defaults(conform=run)
-        return a
+        return a.add_argument
 
-    a = action(export, "export SET.json")
-    a.add_argument("file", type=files.path, metavar="SET.json")
-    seeded(a, "fresh cases, drawn from this seed")
-    a.add_argument("--blind", action="store_true", help="with --seed: leave out the expected values")
-    a = action(check, "check ANSWERS.json")
-    a.add_argument("file", type=files.path, metavar="ANSWERS.json")
-    seeded(a, "refuse answers of another seed; by default the file says it")
-    a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
-    a = action(explain, "explain bce/saturated --answers ANSWERS.json")
-    a.add_argument("case", nargs="?", metavar="CASE", help="without one: all operations and cases")
-    a.add_argument("--answers", type=files.path, metavar="ANSWERS.json", help="show these values beside ours")
-    seeded(a, "the cases of this seed; by default those of the answers")
-    a = action(selftest, "selftest")
-    seeded(a, "with the cases of this seed")
-    a = actions.add_parser("regenerate", description=regenerate.__doc__)
-    a.set_defaults(conform=regenerate)
-    a.add_argument("folder", type=files.path, metavar="DIR")
-    a = actions.add_parser("report", description=report.__doc__)
-    a.set_defaults(conform=report)
-    a.add_argument("reports", type=files.path, nargs="+", metavar="REPORT.json", help="its name heads its column")
-    add_trace(action)
-    add_diff(action)
-
-
-def run(options: argparse.Namespace) -> int | None:
-    """One sub-command; returns the exit code."""
-    return options.conform(options)
-
-
-def seeded(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--seed", type=int, metavar="N", help=help)
+    path, seed, report_here = {"type": files.path}, {"type": int, "metavar": "N"}, "write the whole report here"
+    add = action(export, "SET.json")
+    add("file", **path, metavar="SET.json")
+    add("--seed", **seed, help="fresh cases, drawn from this seed")
+    add("--blind", action="store_true", help="with --seed: leave out the expected values")
+    add = action(check, "ANSWERS.json")
+    add("file", **path, metavar="ANSWERS.json")
+    add("--seed", **seed, help="refuse answers of another seed; by default the file says it")
+    add("--json", **path, metavar="FILE", help=report_here)
+    add = action(explain, "bce/saturated --answers ANSWERS.json")
+    add("case", nargs="?", metavar="CASE", help="without one: all operations and cases")
+    add("--answers", **path, metavar="ANSWERS.json", help="show these values beside ours")
+    add("--seed", **seed, help="the cases of this seed; by default those of the answers")
+    action(selftest, "")("--seed", **seed, help="with the cases of this seed")
+    action(regenerate)("folder", **path, metavar="DIR")
+    action(report)("reports", **path, nargs="+", metavar="REPORT.json", help="its name heads its column")
+    add = action(trace, "WEIGHTS BATCH.npz OURS.npz")
+    add("weights", **path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
+    add("batch", **path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
+    add("out", **path, metavar="OUT.npz")
+    add("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
+        help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
+    add("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
+    add("--dtype", choices=DTYPES, default="float32",
+        help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip
+    add("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
+    add = action(diff, "OURS.npz THEIRS.npz")
+    add("ours", **path, metavar="OURS.npz", help="what `trace` wrote")
+    add("theirs", **path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
+    add("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
+    add("--json", **path, metavar="FILE", help=report_here)
 
 
 def export(options: argparse.Namespace) -> None:
@@ -126,26 +123,20 @@ def selftest(options: argparse.Namespace) -> int:
         good = good and found.ok
         print(f"the package: {verdict.head(found)}")
         print(f"its chain: {found.chain}".splitlines()[0])
-    counts = {"found": 0, "located": 0, "named": 0}
+    results = []  # of each mistake: found, located, named
     for op, name, way in [(op, name, way) for op, ways in LISTED.items() for name, way in ways.items()]:
         own = [case for case in cases if case.op == op or op in OPS[case.op].parents]
-        given |= {case.id: worked_out(way, case, "float32") for case in own if case.op == op}
-        found = verdict.report(own, exchange.Answers(given, "float32", seed))
-        given |= {case.id: worked_out(OPS[op].run, case, "float32") for case in own if case.op == op}
+        wrong = {case.id: worked_out(way, case, "float32") for case in own if case.op == op}
+        found = verdict.report(own, exchange.Answers(given | wrong, "float32", seed))
         located = [f.op for f in found.findings] == [op]
-        named = located and found.findings[0].names == (name,)
-        counts = {
-            k: n + ok for (k, n), ok in zip(counts.items(), (found.exit_code > 0, located, named), strict=True)
-        }
-        if not named:
+        results.append((found.exit_code > 0, located, located and found.findings[0].names == (name,)))
+        if not results[-1][-1]:
             print(f"  not named: {op}: {name}; said: {[f.names for f in found.findings]}")
-    total = sum(map(len, LISTED.values()))
-    good = good and set(counts.values()) == {total}
-    print(f"{total} listed mistakes in float32: {', '.join(f'{n} {k}' for k, n in counts.items())}")
-    silent = [op for op in OPS if op not in LISTED]
-    print(
-        f"not run: mistakes by rule, and those of {', '.join(silent)}, which have no list; the cases that fail say"
-    )
+    counts = [sum(column) for column in zip(*results, strict=True)]
+    good = good and set(counts) == {len(results)}
+    print("{} listed mistakes in float32: {} found, {} located, {} named".format(len(results), *counts))
+    silent = ", ".join(op for op in OPS if op not in LISTED)
+    print(f"not run: mistakes by rule, and those of {silent}, which have no list; the cases that fail say")
     print("  what is wrong there (tests/peers runs mistakes that are in no list)")
     print("the self-test passes" if good else "THE SELF-TEST FAILS")
     return 0 if good else 1
@@ -193,7 +184,7 @@ def explained(case: Any, graded: Any, dtype: str) -> str:
 
     op = OPS[case.op]
     lines = [f"{case.id}  {verdict.place(case.op)}", f"  {case.why}", f"  formula: {op.formula}"]
-    lines.append(f"  rests on: {', '.join(op.parents) or 'nothing'}")
+    lines += [f"  rests on: {', '.join(op.parents) or 'nothing'}"]
     for title, members in (("inputs", case.inputs), ("cotangents", case.cotangents)):
         lines += [title] * bool(members)
         lines += [line for name, x in members.items() for line in _shown(name, x)]
@@ -243,20 +234,6 @@ def _shown(name, x):
 # ---------------------------------------------------------------- a real model, a real batch
 
 
-def add_trace(action):
-    a = action(trace, "trace WEIGHTS BATCH.npz OURS.npz")
-    a.add_argument("weights", type=files.path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
-    a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
-    a.add_argument("out", type=files.path, metavar="OUT.npz")
-    a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
-    a.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
-                   help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
-    a.add_argument("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
-    a.add_argument("--dtype", choices=DTYPES, default="float32",
-                   help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip
-    a.add_argument("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
-
-
 def trace(options: argparse.Namespace) -> None:
     """every symbol, layer and gradient of steps on your weights and batch, by name"""
     from bplcz_ref.conform import given
@@ -266,14 +243,6 @@ def trace(options: argparse.Namespace) -> None:
         steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
     )  # fmt: skip
     given.write(options.out, found, print)
-
-
-def add_diff(action):
-    a = action(diff, "diff OURS.npz THEIRS.npz")
-    a.add_argument("ours", type=files.path, metavar="OURS.npz", help="what `trace` wrote")
-    a.add_argument("theirs", type=files.path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
-    a.add_argument("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
-    a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
 
 
 def diff(options: argparse.Namespace) -> int:

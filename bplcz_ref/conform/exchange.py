@@ -38,13 +38,9 @@ def tensor(x: Any) -> dict:
     x = np.asarray(x)
     if x.dtype.kind in "iub":
         return {"dtype": "int64", "shape": list(x.shape), "data": [int(v) for v in x.ravel()]}
-    return {"dtype": "float64", "shape": list(x.shape), "data": [_written(float(v)) for v in x.ravel()]}
-
-
-def _written(v):
-    if math.isfinite(v):
-        return v + 0.0  # turns -0.0 into 0.0
-    return "NaN" if math.isnan(v) else "Infinity" if v > 0 else "-Infinity"
+    words = {str(v): word for word, v in WORDS.items()}
+    data = [words.get(str(v), v + 0.0) for v in map(float, x.ravel())]  # + 0.0 turns -0.0 into 0.0
+    return {"dtype": "float64", "shape": list(x.shape), "data": data}
 
 
 def array(t: Any, where: str) -> Any:
@@ -68,13 +64,11 @@ def array(t: Any, where: str) -> Any:
         return []
     if data and all(type(v) is int and abs(v) < 2**63 for v in data) and t.get("dtype") != "float64":
         return np.array(data, dtype=np.int64).reshape(shape)  # JavaScript writes floats without a point too
-    numbers = []
+    data = [WORDS.get(v, v) if type(v) is str else v for v in data]
     for place, v in enumerate(data):
-        v = WORDS[v] if type(v) is str and v in WORDS else v
         if type(v) not in (int, float):
             raise ValueError(f'{where}: entry {place} is {brief(v)}, expected a number or "NaN", "Infinity"')
-        numbers.append(float(v))
-    return np.array(numbers).reshape(shape)
+    return np.array(data, np.float64).reshape(shape)
 
 
 def brief(x: Any) -> str:
@@ -123,33 +117,24 @@ def write(path: str | Path, data: dict) -> None:
 
 def case_of(data: dict) -> Case:
     """The Case of a CASE that this kit wrote."""
-    whole = lambda arrays: {name: array(t, f"{data['id']}: {name}") for name, t in arrays.items()}
-    inputs = {
-        n: x.item() if isinstance(x, np.ndarray) and not x.shape else x for n, x in whole(data["inputs"]).items()
-    }
-    values = {o: array(t, f"{data['id']}: {o}") for o, t in data["expect"].items()}
-    expect = {o: (x, data["expect"][o].get("allowed")) for o, x in values.items()}
+    arrays = lambda key: {name: array(t, f"{data['id']}: {name}") for name, t in data.get(key, {}).items()}
+    single = lambda x: x.item() if isinstance(x, np.ndarray) and not x.shape else x
+    inputs = {name: single(x) for name, x in arrays("inputs").items()}
+    expect = {o: (x, data["expect"][o].get("allowed")) for o, x in arrays("expect").items()}
     asked = tuple(o.removeprefix("grad.") for o in expect if o.startswith("grad."))
-    return Case(
-        data["id"], data["why"], inputs, asked, whole(data.get("cotangents", {})), data.get("needs", 1.0), expect
-    )
+    return Case(data["id"], data["why"], inputs, asked, arrays("cotangents"), data.get("needs", 1.0), expect)
 
 
 @functools.cache
-def load(seed: int = 0) -> tuple[Case, ...]:
-    """The solved cases of a seed: the public ones from their file, others worked out."""
+def load(seed: int = 0, ops: tuple = ()) -> tuple[Case, ...]:
+    """The solved cases of a seed: the public ones from their file, others worked out, or those of `ops` alone."""
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
     if seed:
         from bplcz_ref.conform.cases import drawn
 
-        return tuple(solved(case) for case in drawn(seed))
-    data = files.read_json(PUBLIC)
-    if data.get("kit") != VERSION:
-        raise ValueError(
-            f"{PUBLIC}: is of kit {brief(data.get('kit'))}, expected {VERSION}; install the package again"
-        )
-    return tuple(case_of(case) for case in data["cases"])
+        return tuple(solved(case) if not ops or case.op in ops else case for case in drawn(seed))
+    return tuple(map(case_of, files.read_json(PUBLIC)["cases"]))
 
 
 # ---------------------------------------------------------------- the answers
@@ -171,16 +156,11 @@ class Answers(NamedTuple):
 def read(path: str | Path, seed: int | None = None) -> Answers:
     """The answers of a file. ValueError for a file that cannot be read, or whose head is wrong, in one line."""
     data = files.read_json(path)
-    head = {
-        "kit": schema.one_of([VERSION]),
-        "seed": schema.whole(0),
-        "dtype": schema.one_of(EPS),
-        "without": [schema.one_of(OPS)],
-        "gradients": schema.Rule("true or false", lambda x: isinstance(x, bool)),
-        "readings": schema.Rule("an object {reading: word}", lambda x: isinstance(x, dict)),
-        "answers": schema.Rule("an object {case id: {output: tensor}}", lambda x: isinstance(x, dict)),
-        "chain": schema.Rule("an object {name: tensor}", lambda x: isinstance(x, dict)),
-    }
+    objects = {"readings": "reading: word", "answers": "case id: {output: tensor}", "chain": "name: tensor"}
+    rule = lambda words: schema.Rule(f"an object {{{words}}}", lambda x: isinstance(x, dict))
+    head = {"kit": schema.one_of([VERSION]), "seed": schema.whole(0), "dtype": schema.one_of(EPS)}
+    head |= {"without": [schema.one_of(OPS)], "gradients": schema.BOOLEAN}  # type: ignore[dict-item]
+    head |= {name: rule(words) for name, words in objects.items()}
     if not isinstance(data, dict):
         raise ValueError(f'{path}: expected {{"kit", "seed", "dtype", "answers"}}, found {brief(data)}')
     own: dict = {"without": [], "gradients": True, "readings": {}, "chain": {}} | data
@@ -195,36 +175,29 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
         chosen(own["readings"])
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    cases = {case.id: case for case in load(own["seed"])}
-    given, defects = {}, []
-    for name, outputs in own.pop("answers").items():
-        if name not in cases:
-            defects.append(f"there is no case {brief(name)}; `conform explain` lists them")
+    defects: list[str] = []
+
+    def arrays(where, tensors):
+        found = {}
+        for name, t in tensors.items():
+            try:
+                found[name] = array(t, f"{where}: {name}")
+            except ValueError as error:
+                defects.append(str(error))
+        return found
+
+    cases, given = {case.id: case for case in load(own["seed"])}, {}
+    for id, outputs in own["answers"].items():
+        names = [*cases[id].expect] if id in cases else []
+        if not names:
+            defects.append(f"there is no case {brief(id)}; `conform explain` lists them")
+        elif not isinstance(outputs, dict):
+            defects.append(f"{id}: expected {{output: tensor}}, found {brief(outputs)}")
         else:
-            given[name], lines = _outputs(outputs, cases[name])
-            defects += lines
-    chain = {}
-    for name, t in own.pop("chain").items():
-        try:
-            chain[name] = np.asarray(array(t, f"chain: {name}"))
-        except ValueError as error:
-            defects.append(str(error))
-    own |= {"given": given, "without": tuple(own["without"]), "defects": tuple(defects), "chain": chain}
-    own.pop("kit")
-    return Answers(**own)
-
-
-def _outputs(outputs, case):
-    """({output: array}, lines) of one case's answer."""
-    if not isinstance(outputs, dict):
-        return {}, [f"{case.id}: expected {{output: tensor}}, found {brief(outputs)}"]
-    arrays, lines = {}, []
-    for name, t in outputs.items():
-        if name not in case.expect and "refused" not in (name, *case.expect):
-            lines.append(f"{case.id}: there is no output {brief(name)}; expected {', '.join(case.expect)}")
-            continue
-        try:
-            arrays[name] = array(t, f"{case.id}: {name}")
-        except ValueError as error:
-            lines.append(str(error))
-    return arrays, lines
+            known = {o: t for o, t in outputs.items() if o in names or "refused" in (o, *names)}
+            strange = [brief(o) for o in outputs if o not in known]
+            defects += [f"{id}: there is no output {o}; expected {', '.join(names)}" for o in strange]
+            given[id] = arrays(id, known)
+    chain = {name: np.asarray(a) for name, a in arrays("chain", own["chain"]).items()}
+    declared = {name: own[name] for name in ("dtype", "seed", "gradients", "readings")}
+    return Answers(given, without=tuple(own["without"]), defects=tuple(defects), chain=chain, **declared)

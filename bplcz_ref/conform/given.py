@@ -56,13 +56,9 @@ def settings_of(arrays: dict, name: str, chosen: dict) -> systems.Settings:
     found: dict[str, Any] = {}
     if "branches.RGB.conv1.weight" in arrays:
         found["width"] = len(arrays["branches.RGB.conv1.weight"])
-    for vector in (
-        "branches.RGB.proj.weight",
-        "branches.RGB.mlp_head1.1.weight",
-        "vectors.RGB.mlp_head1.1.weight",
-    ):
-        if vector in arrays:
-            found["features"] = len(arrays[vector])
+    for last in ("branches.RGB.proj", "branches.RGB.mlp_head1.1", "vectors.RGB.mlp_head1.1"):
+        if f"{last}.weight" in arrays:
+            found["features"] = len(arrays[f"{last}.weight"])
     if "vectors.RGB.mlp_head1.1.weight" in arrays:
         found["reading"] = "B"
     for positions in ("shared.pos_embedding", "pos_embedding"):
@@ -89,16 +85,13 @@ def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.nd
         raise ValueError(f"{path}: found {', '.join(sorted(arrays))}; expected y, and x or both sen1 and sen2")
     x = arrays["x"] if "x" in arrays else np.concatenate([arrays["sen1"], arrays["sen2"]], axis=-1)
     y = arrays["y"]
+    is_ = lambda name, a: f"{path}: {name} is {a.dtype} of shape {a.shape}; expected"
     patch = (paper.PATCH, paper.PATCH, sum(paper.CHANNELS.values()))
     if x.dtype.kind != "f" or x.shape[1:] != patch or not np.isfinite(x).all():
-        raise ValueError(
-            f"{path}: x is {x.dtype} of shape {x.shape}; expected finite floats (B, {str(patch)[1:-1]}), "
-            "standardised, channels last: 8 of sen1, then 10 of sen2"
-        )
+        last = "standardised, channels last: 8 of sen1, then 10 of sen2"
+        raise ValueError(f"{is_('x', x)} finite floats (B, {str(patch)[1:-1]}), {last}")
     if y.dtype.kind not in "iu" or y.shape != (len(x),) or not len(y) or y.min() < 0 or y.max() > 16:
-        raise ValueError(
-            f"{path}: y is {y.dtype} of shape {y.shape}; expected {len(x)} whole numbers, classes from 0 to 16"
-        )
+        raise ValueError(f"{is_('y', y)} {len(x)} whole numbers, classes from 0 to 16")
     if "tokens" in arrays and systems.find(name).prompting:
         check_tokens(path, arrays["tokens"], systems.prompt_tokens(systems.tokenizer(settings.vocabulary)))
     return x, y.astype(int)
@@ -108,18 +101,18 @@ def check_tokens(path: Path, theirs: np.ndarray, ours: np.ndarray) -> None:
     """ValueError that names the first prompt whose token ids differ; padding may have any length."""
     length = ours.shape[-1]
     if theirs.dtype.kind not in "iu" or theirs.shape[:-1] != ours.shape[:-1] or theirs.shape[-1] < length:
+        said = f"{ours.shape[:-1]} + (L,) with L of {length} or more: the prompt of every class and band group"
         raise ValueError(
-            f"{path}: tokens are {theirs.dtype} of shape {theirs.shape}; expected whole numbers {ours.shape[:-1]} "
-            f"+ (L,) with L of {length} or more: the prompt of every class and band group"
+            f"{path}: tokens are {theirs.dtype} of shape {theirs.shape}; expected whole numbers {said}"
         )
     wrong = np.argwhere((theirs[..., :length] != ours).any(-1))
     if len(wrong):
         k, i = wrong[0]
         text = prompts.prompts()[k * ours.shape[1] + i]
+        found = f"found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}"
         raise ValueError(
             f"{path}: tokens differ from ours in {len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: "
-            f"found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}; for another vocabulary give "
-            "--set vocabulary=MERGES"
+            f"{found}; for another vocabulary give --set vocabulary=MERGES"
         )
 
 

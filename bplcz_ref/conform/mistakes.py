@@ -11,6 +11,7 @@
 A listed mistake is one entry of LISTED, in a line where that is possible.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,12 +41,14 @@ def rounded(dtype: str) -> Callable:
     return lambda x: x + (coarse(getval(x), dtype) - getval(x))
 
 
+def slopes_rounded(dtype: str) -> Callable:
+    """x, whose gradient is rounded to a coarser dtype."""
+    return lambda x: with_gradient(x, lambda g: coarse(g, dtype))
+
+
 SHORT = {"bfloat16": "bfloat16", "float16": "TF32 or float16"}
 PRECISION = {f"rounded to {name}": rounded(dtype) for dtype, name in SHORT.items()}
-PRECISION |= {
-    f"with a gradient rounded to {name}": lambda x, _d=dtype: with_gradient(x, lambda g: coarse(g, _d))
-    for dtype, name in SHORT.items()
-}
+PRECISION |= {f"with a gradient rounded to {name}": slopes_rounded(dtype) for dtype, name in SHORT.items()}
 mean = lambda x, axis: np.mean(x, axis=axis, keepdims=True)
 length = lambda x: np.sqrt(np.sum(x * x, axis=-1, keepdims=True))
 ARRAYS = PRECISION | {
@@ -104,10 +107,8 @@ def after(run: Callable, outputs: list, inputs: dict) -> Iterator[tuple[str, Cal
     """(name, way): the outputs changed, all of them or one; or another output or an input in place of one."""
     for which in [outputs, *([o] for o in outputs if len(outputs) > 1)]:
         for words, change in ARRAYS.items():
-            yield (
-                f"{' and '.join(which)} {words}",
-                lambda _w=which, _c=change, **i: (out := run(**i)) | {o: _c(out[o]) for o in _w},
-            )
+            way = lambda _w=which, _c=change, **i: (out := run(**i)) | {o: _c(out[o]) for o in _w}
+            yield f"{' and '.join(which)} {words}", way
     for a in outputs:
         for b in outputs:
             if a != b:
@@ -234,10 +235,8 @@ def as_in(train: int) -> Callable:
     return changed("batch_norm", lambda out, **i: {"y": OPS["batch_norm"].run(**i | {"train": train})["y"]})
 
 
-EPS: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
-    "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5}
-}
-NORM: dict[str, dict] = EPS | {
+NORM: dict[str, dict] = {f"eps {e:g}": {"eps": e} for e in (1e-3, 1e-6, 1e-12)} | {
+    "eps outside the root": {"root": lambda v: np.sqrt(v) + 1e-5},
     "the variance divided by one less": {"less": 1},
     "the variance without gradient": {"stop": "var"},
     "statistics without gradient": {"stop": "mean var"},
@@ -286,20 +285,20 @@ def rows(order: Callable) -> Callable:
 
     def attention(in_proj_weight, in_proj_bias, heads, **i):
         n = order(onp.arange(len(in_proj_bias)).reshape(3, -1), heads).ravel()
-        return OPS["attention"].run(
-            in_proj_weight=in_proj_weight[n], in_proj_bias=in_proj_bias[n], heads=heads, **i
-        )
+        i |= {"in_proj_weight": in_proj_weight[n], "in_proj_bias": in_proj_bias[n], "heads": heads}
+        return OPS["attention"].run(**i)
 
     return attention
 
 
-softmax_of = lambda reach: lambda s, seen: nn.softmax.definition(np.where(onp.tril(seen * 0 + 1, reach), s, -1e30))
-to_see = lambda reach: (
-    lambda s, seen: softmax_of(reach)(s, onp.ones(seen.shape)) * onp.tril(onp.ones(seen.shape), reach)
-)
-of_queries = lambda s, seen: np.swapaxes(
-    nn.softmax.definition(np.swapaxes(np.where(seen, s, -np.inf), -1, -2)), -1, -2
-)
+def to_see(reach: int) -> Callable:
+    """The weights of a token that sees `reach` tokens beyond itself."""
+    seen_then = lambda seen: onp.tril(onp.ones(seen.shape), reach)
+    return lambda s, seen: nn.softmax.definition(np.where(seen_then(seen), s, -1e30)) * seen_then(seen)
+
+
+turned = lambda s: np.swapaxes(s, -1, -2)
+of_queries = lambda s, seen: turned(nn.softmax.definition(turned(np.where(seen, s, -np.inf))))
 less = lambda amount: lambda s, seen: nn.softmax.definition(s - amount * ~seen)
 
 
@@ -326,7 +325,6 @@ def at_least(bound: float) -> Callable:
 unit = equations.unit_rows
 each_S = lambda f: lambda **i: {o: f(s) for o, s in OPS["similarity"].run(**i).items()}
 matrix = lambda f: lambda y: {"W": f(y, (y[:, None] == y).astype(int))}
-eye = lambda y: onp.eye(len(y), dtype=int)
 terms = lambda S, W: np.logaddexp(0, (1 - 2 * W) * S)
 printed = lambda W, p, q: -np.mean(W * np.log(p) + (1 - W) * np.log(q))
 row_by_row = lambda S, W: -np.mean(np.sum(equations.log_softmax(S) * W, axis=1) / np.maximum(W.sum(1), 1))
@@ -399,9 +397,8 @@ def rule(
 
 
 alone = lambda g, w, d, lr: g  # the gradient without the decay
-kappa = lambda chance: changed(
-    "metrics", lambda out, **_: {"kappa": (out["overall_accuracy"] - (p := chance(out["confusion"]))) / (1 - p)}
-)
+beyond = lambda OA, p: {"kappa": (OA - p) / (1 - p)}
+kappa = lambda f: changed("metrics", lambda out, **_: beyond(out["overall_accuracy"], f(out["confusion"])))
 average = lambda f: changed("metrics", lambda out, **_: {"average_accuracy": f(out["confusion"])})
 recall = lambda C, axis: onp.diag(C) / onp.maximum(C.sum(axis), 1)
 
@@ -414,11 +411,8 @@ def weighted_kappa(out, **_):
 
 over = lambda x: onp.mean(x, (0, 1, 2))
 spread = lambda f: changed("statistics", lambda out, x: {"std": f(x)})
-of_split = lambda f: (
-    lambda **i: (
-        out if "refused" in (out := OPS["split"].run(**i)) else out | f(onp.bincount(i["y"], minlength=17), **i)
-    )
-)
+rows_of = lambda y: onp.bincount(y, minlength=17)
+of_split = lambda f: changed("split", lambda out, **i: {} if "refused" in out else f(rows_of(i["y"]), **i))
 picked = lambda f: lambda c_hat: {"y_hat": f(c_hat)}
 
 # ---------------------------------------------------------------- listed
@@ -545,8 +539,8 @@ LISTED: dict[str, dict[str, Callable]] = {
         "the largest of the groups": S(lambda S_groups, alpha: alpha * np.max(S_groups, axis=0)),
     },
     "supervised_matrix": {
-        "W is the identity": matrix(lambda y, W: eye(y)),
-        "W without its diagonal": matrix(lambda y, W: W - eye(y)),
+        "W is the identity": matrix(lambda y, W: onp.eye(len(y), dtype=int)),
+        "W without its diagonal": matrix(lambda y, W: W - onp.eye(len(y), dtype=int)),
         "labels compared with column numbers": matrix(lambda y, W: 1 * (y[:, None] == onp.arange(len(y)))),
         "labels that differ by one count as equal": matrix(lambda y, W: 1 * (abs(y[:, None] - y) <= 1)),
         "0 where labels agree": matrix(lambda y, W: 1 - W),
@@ -660,37 +654,46 @@ assert set(LISTED) <= set(OPS)
 
 # ---------------------------------------------------------------- readings that a consumer may declare
 
-READINGS = {  # reading of docs/readings.md -> our word
-    "similarity-eps": "max", "group-sum": "sum", "msm-diagonal": "one", "bce-reduction": "mean", "bce-logarithm": "exact",
-    "features-in-concat": "raw", "concat-order": "prompts", "ce": "logits", "prompt-grammar": "printed",
-    "momentum": "pytorch", "weight-decay": "coupled",
-}  # fmt: skip
-losses = ("bce", "contrastive_loss")
-# reading -> {word: (operations, the mistake that it then is not)}
-OTHERS: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
-    "similarity-eps": {
-        "inside": (("similarity",), "epsilon inside the root"),
-        "added": (("similarity",), "epsilon added to the norm"),
-        "none": (("similarity",), "no bound below the norm"),
-    },
-    "group-sum": {"mean": (("fuse",), "mean over the groups")},
-    "msm-diagonal": {"zero": (("supervised_matrix",), "W without its diagonal")},
-    "bce-reduction": {"sum": (losses, "sum for mean"), "row-sum": (losses, "sum over a row, mean over rows")},
-    "bce-logarithm": {"eps": (("bce",), "log(p + 1e-8)"), "clamped": (("bce",), "each logarithm at least -100")},
-    "features-in-concat": {"normalised": (("concat",), "features normalised")},
-    "concat-order": {"bands": (("concat",), "SAR groups first")},
-    "ce": {
-        "sum": (("cross_entropy",), "sum for mean"),
-        "probabilities": (("cross_entropy",), "a softmax before the cross-entropy"),
-    },
-    "prompt-grammar": {"corrected": (("prompt",), "article left out")},
-    "momentum": {
-        "nesterov": (("sgd",), "Nesterov"),
-        "damped": (("sgd",), "(1 - momentum) on later gradients"),
-        "rate-inside": (("sgd",), "rate inside the velocity"),
-    },
-    "weight-decay": {"decoupled": (("sgd",), "decoupled decay")},
-}
+# reading, the word for ours; then for each other word the operations and the mistake that it then is not
+TABLE = """
+similarity-eps      max
+    inside          similarity            epsilon inside the root
+    added           similarity            epsilon added to the norm
+    none            similarity            no bound below the norm
+group-sum           sum
+    mean            fuse                  mean over the groups
+msm-diagonal        one
+    zero            supervised_matrix     W without its diagonal
+bce-reduction       mean
+    sum             bce contrastive_loss  sum for mean
+    row-sum         bce contrastive_loss  sum over a row, mean over rows
+bce-logarithm       exact
+    eps             bce                   log(p + 1e-8)
+    clamped         bce                   each logarithm at least -100
+features-in-concat  raw
+    normalised      concat                features normalised
+concat-order        prompts
+    bands           concat                SAR groups first
+ce                  logits
+    sum             cross_entropy         sum for mean
+    probabilities   cross_entropy         a softmax before the cross-entropy
+prompt-grammar      printed
+    corrected       prompt                article left out
+momentum            pytorch
+    nesterov        sgd                   Nesterov
+    damped          sgd                   (1 - momentum) on later gradients
+    rate-inside     sgd                   rate inside the velocity
+weight-decay        coupled
+    decoupled       sgd                   decoupled decay
+"""
+READINGS: dict[str, str] = {}  # reading -> our word
+OTHERS: dict[str, dict[str, tuple[list[str], str]]] = {}  # reading -> {word: (operations, mistake)}
+for row in TABLE.strip().split("\n"):
+    word, *what = re.split(" {2,}", row.strip())
+    if row[0] != " ":
+        reading, READINGS[word], OTHERS[word] = word, what[0], {}
+    else:
+        OTHERS[reading][word] = what[0].split(), what[1]
 
 
 def chosen(readings: dict) -> dict[str, Callable]:
@@ -698,18 +701,14 @@ def chosen(readings: dict) -> dict[str, Callable]:
     ways: dict[str, Callable] = {}
     for name, word in readings.items():
         if name not in READINGS:
-            raise ValueError(
-                f"readings: {name!r} is no reading that this kit grades; it knows {', '.join(READINGS)}"
-            )
-        words = [READINGS[name], *OTHERS[name]]
+            known = ", ".join(READINGS)
+            raise ValueError(f"readings: {name!r} is no reading that this kit grades; it knows {known}")
+        words: dict[str, tuple[list, str]] = {READINGS[name]: ([], "")} | OTHERS[name]
         if word not in words:
             raise ValueError(f"readings: {name} is {word!r}; expected one of {', '.join(words)}")
-        if word == READINGS[name]:
-            continue
-        ops, mistake = OTHERS[name][word]
+        ops, mistake = words[word]
         if set(ops) & set(ways):
-            raise ValueError(
-                f"readings: {name} changes what another reading changes; they cannot be graded together"
-            )
+            said = "changes what another reading changes; they cannot be graded together"
+            raise ValueError(f"readings: {name} {said}")
         ways |= {op: LISTED[op][mistake] for op in ops}
     return ways

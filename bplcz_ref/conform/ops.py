@@ -1,4 +1,4 @@
-"""Every operation that the kit asks for: its place in the paper, its formula, what it rests on, its computation.
+"""Every operation that the kit asks for: its computation, its place in the paper, its formula, what it rests on.
 
 The yardstick is the package itself, by its definitions and not by its kernels. Tests hold these to loops.py in
 Decimal, to in_one_file.py, and to programs in other languages. A mistake is another `run`.
@@ -7,7 +7,6 @@ Index letters: B images, P prompts, N sequences, L tokens, d features, n groups,
 K classes.
 """
 
-import inspect
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,20 +48,6 @@ class Case(NamedTuple):
         return self.id.split("/")[0]
 
 
-OPS: dict[str, Op] = {}  # in topological order
-
-
-def operation(place: str, symbol: str, *parents: str, **more: Any) -> Callable:
-    """Enter a function in the table; the first paragraph of its docstring is the formula that readers get."""
-
-    def enter(run):
-        formula = (inspect.getdoc(run) or "").split("\n\n")[0]  # python -OO has no docstrings
-        OPS[run.__name__] = Op(run, place, symbol, formula, parents, **more)
-        return run
-
-    return enter
-
-
 def rests_on(op: str) -> set:
     """An operation and all that it rests on."""
     return {op}.union(*(rests_on(parent) for parent in OPS[op].parents))
@@ -100,56 +85,15 @@ def plain(outputs: dict) -> dict:
     return {o: x if isinstance(x, (str, list)) else onp.asarray(getval(x)) for o, x in outputs.items()}
 
 
-# ---------------------------------------------------------------- the file, II-A, II-B1
+# ---------------------------------------------------------------- what needs more than a line
 
 
-@operation("", "a")
-def read_array(a):
-    """sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"""
-    return {f"sum_{axis}": np.sum(a, axis=axis) for axis in range(3)}
-
-
-@operation("II-A", "X_i", "read_array", picks=True)
-def band_groups(sen1, sen2):
-    """X_i = the group's bands, 1-based as printed, channels last"""
-    return {f"X_{name}": x for name, x in bands.split(sen1, sen2).items()}
-
-
-@operation("II-B1", "t_i")
-def prompt(class_index, group):
-    """ "a photo of a {class} with {group} bands", {class} its description"""
-    return {"text": prompts.prompt(class_index, group)}
-
-
-@operation("II-B1", "pieces")
-def pre_tokens(text):
-    """entities twice, lower case, then pieces: contractions, runs of letters, ONE number, runs of others"""
-    return {"pieces": tokenizer.pre_tokens(text)}
-
-
-@operation("II-B1", "ids", "pre_tokens")
 def tokenize(text, context, truncate):
-    """[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; else {"refused": 1}"""
     try:
         ids = tokenizer.Tokenizer.bundled().batch([text], context_length=context, truncate=bool(truncate))[0]
     except ValueError:
         return {"refused": 1}
     return {"ids": ids, "end": int(onp.argmax(ids))}
-
-
-# ---------------------------------------------------------------- layers
-
-
-@operation("II-D", "D", "read_array")
-def linear(x, weight, bias):
-    """y = x weight^T + bias"""
-    return {"y": nn.linear.definition(x, weight, bias)}
-
-
-@operation("Eq. (1)", "conv", "read_array")
-def conv2d(x, weight, stride, padding):
-    """y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped"""
-    return {"y": nn.conv2d.definition(x, weight, stride=stride, padding=padding)}
 
 
 def in_one_pass(x, weight, bias, axes):
@@ -158,6 +102,12 @@ def in_one_pass(x, weight, bias, axes):
     eps = onp.asarray([1e-5, onp.finfo(getval(x).dtype).eps], getval(x).dtype)
     var = square - mean * mean + eps[1] * getval(square)
     return (x - mean) / np.sqrt(var * (getval(var) > 0) + eps[0]) * weight + bias, var
+
+
+def batch_norm(x, weight, bias, running_mean, running_var, train):
+    state = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": 0}
+    y, new = nn.batch_norm.definition(x, weight, bias, state, train=bool(train))
+    return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
 
 
 def batch_norm_in_one_pass(x, weight, bias, running_mean, running_var, train):
@@ -169,60 +119,16 @@ def batch_norm_in_one_pass(x, weight, bias, running_mean, running_var, train):
     return right | {"y": y, "new_running_var": 0.9 * running_var + 0.1 * getval(var).ravel() * N / (N - 1)}
 
 
-@operation("Eq. (1)", "BN", "read_array", also=batch_norm_in_one_pass)
-def batch_norm(x, weight, bias, running_mean, running_var, train):
-    """(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)"""
-    state = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": 0}
-    y, new = nn.batch_norm.definition(x, weight, bias, state, train=bool(train))
-    return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
-
-
-@operation(
-    "Eq. (2)",
-    "LN",
-    "read_array",
-    also=lambda x, weight, bias: {"y": in_one_pass(x, weight, bias, -1)[0]},
-)
-def layer_norm(x, weight, bias):
-    """(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis"""
-    return {"y": nn.layer_norm.definition(x, weight, bias)}
-
-
-@operation("Eq. (1)", "ReLU", "read_array")
-def relu(x):
-    """max(x, 0), slope 0 at 0"""
-    return {"y": nn.relu.definition(x)}
-
-
-@operation("Eq. (1)", "max-pool", "read_array", picks=True)
-def max_pool2d(x):
-    """the largest of each whole 2 x 2 window; an odd last row or column is dropped"""
-    return {"y": nn.max_pool2d.definition(x, 2)}
-
-
-@operation("ExViT", "GELU", "read_array")
-def gelu(x):
-    """x (1 + erf(x / sqrt 2)) / 2, exact"""
-    return {"y": nn.gelu.definition(x)}
-
-
-@operation("Eq. (2)", "QuickGELU", "read_array", exponent=lambda x: 1.702 * onp.abs(x).max())
-def quick_gelu(x):
-    """x sigma(1.702 x)"""
-    return {"y": nn.quick_gelu.definition(x)}
-
-
 def queries_keys_values(x, in_proj_weight, in_proj_bias, heads):  # (N, L, W) -> 3 of (N, heads, L, W / heads)
     N, L, W = x.shape
     qkv = np.reshape(nn.linear.definition(x, in_proj_weight, in_proj_bias), (N, L, 3, heads, W // heads))
     return [np.transpose(qkv[:, :, i], (0, 2, 1, 3)) for i in range(3)]
 
 
-def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
-    """Beyond 100 the softmax is saturated, and its slopes cancel: 32 times the scores, which are sums."""
-    q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
-    score = onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
-    return 32 * score if score > 100 else 0.0
+def attention(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
+    q, k, v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
+    y = np.transpose(nn.attention.definition(q, k, v, causal=True), (0, 2, 1, 3))
+    return {"y": nn.linear.definition(np.reshape(y, x.shape), out_weight, out_bias)}
 
 
 def attention_by_logarithms(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
@@ -235,42 +141,16 @@ def attention_by_logarithms(x, in_proj_weight, in_proj_bias, out_weight, out_bia
     return {"y": nn.linear.definition(y, out_weight, out_bias)}
 
 
+def largest_score(x, in_proj_weight, in_proj_bias, heads, **_):
+    """Beyond 100 the softmax is saturated, and its slopes cancel: 32 times the scores, which are sums."""
+    q, k, _v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
+    score = onp.abs(onp.matmul(q, onp.swapaxes(k, -1, -2))).max() / q.shape[-1] ** 0.5
+    return 32 * score if score > 100 else 0.0
+
+
 def log_sum_exp(x):  # (..., K) -> (...)
     shift = getval(x).max(-1)
     return np.log(np.sum(np.exp(x - shift[..., None]), axis=-1)) + shift
-
-
-@operation("Eq. (2)", "MHA", "linear", exponent=largest_score, also=attention_by_logarithms)
-def attention(x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
-    """softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out"""
-    q, k, v = queries_keys_values(x, in_proj_weight, in_proj_bias, heads)
-    y = np.transpose(nn.attention.definition(q, k, v, causal=True), (0, 2, 1, 3))
-    return {"y": nn.linear.definition(np.reshape(y, x.shape), out_weight, out_bias)}
-
-
-# ---------------------------------------------------------------- II-B2, Eqs. (3)-(11)
-
-
-@operation("II-B2", "S_i", "read_array")
-def similarity(I_i, T_i):
-    """S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)"""
-    return dict(zip(("S_i", "S_hat_i"), equations.similarity(I_i, T_i), strict=True))
-
-
-def listed(groups):  # (n, B, P) -> n of (B, P)
-    return [groups[i] for i in range(len(groups))]
-
-
-@operation("Eq. (3)", "S", "read_array")
-def fuse(S_groups, alpha):
-    """S = alpha sum_i S_i; Eq. (4) is the same for S_hat"""
-    return {"S": equations.fuse(listed(S_groups), alpha)}
-
-
-@operation("Eq. (5)", "W")
-def supervised_matrix(y):
-    """W[j, k] = 1 if y_j = y_k else 0"""
-    return {"W": equations.supervised_matrix(y).astype(int)}
 
 
 def largest_logit(S=0.0, c_hat=0.0, **_):
@@ -282,62 +162,25 @@ def bce_by_parts(S, W):
     return {"L": np.sum(np.logaddexp(0, S) - W * S) / W.size}
 
 
-@operation("Eq. (7)", "L_i2t", "read_array", exponent=largest_logit, also=bce_by_parts)
-def bce(S, W):
-    """mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise"""
-    return {"L": equations.bce(S, W)}
-
-
-@operation("Eq. (6)", "L_con", "bce", exponent=largest_logit)
-def contrastive_loss(S, W):
-    """(BCE(S, W) + BCE(S^T, W)) / 2"""
-    return equations.contrastive_loss(S, S.T, W)._asdict()
-
-
-@operation("Eq. (9)", "I", "read_array", picks=True)
-def concat(I_groups):
-    """I = Concat([I_1, ..., I_n]), features as they left E_m"""
-    return {"I": equations.concat(listed(I_groups))}
-
-
 def cross_entropy_by_parts(c_hat, c):
     """The mean of log sum e^c_hat - c_hat[c], which cancels where the class is right."""
     return {"L_cls": np.sum(log_sum_exp(c_hat) - c_hat[onp.arange(len(c)), c]) / len(c)}
 
 
-@operation("Eq. (11)", "L_cls", "read_array", exponent=largest_logit, also=cross_entropy_by_parts)
-def cross_entropy(c_hat, c):
-    """mean over j of -log softmax(c_hat_j)[c_j]"""
-    return {"L_cls": equations.cross_entropy(c_hat, c)}
+def listed(groups):  # (n, B, P) -> n of (B, P)
+    return [groups[i] for i in range(len(groups))]
 
 
-@operation("Eq. (10)", "L")
-def total_loss(L_cls, L_con, beta):
-    """L = L_cls + beta L_con"""
-    return {"L": equations.total_loss(L_cls, L_con, beta)}
-
-
-# ---------------------------------------------------------------- III-A, III-B
-
-
-@operation("III-A", "w", "read_array")
 def sgd(w, gradients, lr, momentum, weight_decay):
-    """g += decay w; v = momentum v + g (first v = g); w -= lr v
-
-    Parameters and velocity after each of len(lr) steps.
-    """
-    steps, at, v = [], {"w": w}, None
+    """Parameters and velocity after each of len(lr) steps."""
+    steps, at, v, rule = [], {"w": w}, None, {"momentum": momentum, "weight_decay": weight_decay}
     for g, rate in zip(gradients, lr, strict=True):
-        at, v = optim.sgd.definition(
-            at, v, {"w": g}, learning_rate=rate, momentum=momentum, weight_decay=weight_decay
-        )
+        at, v = optim.sgd.definition(at, v, {"w": g}, learning_rate=rate, **rule)
         steps.append((at["w"], v["w"]))
     return {"w": onp.stack([w for w, _ in steps]), "v": onp.stack([v for _, v in steps])}
 
 
-@operation("III-B", "OA, kappa", size=1.0)
 def metrics(y, y_hat, K):
-    """OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2"""
     C = figures.confusion_matrix(y, y_hat, K)
     found = figures.summary(C)
     return {"confusion": C} | {n: onp.float64(found[n]) for n in ("overall_accuracy", "average_accuracy", "kappa")}
@@ -351,9 +194,7 @@ def padded(x):  # (..., C) -> (..., 18)
     return np.concatenate([x, rest], axis=-1)
 
 
-@operation("III-A", "mean, std", "read_array")
 def statistics(x):
-    """mean and std of each channel over samples, rows and columns; std = sqrt(sum (x - mean)^2 / N)"""
     from bplcz_ref.data.standardise import Moments  # it reads HDF5, which most commands do without
 
     moments = Moments()
@@ -363,21 +204,17 @@ def statistics(x):
     return {"mean": found.mean[: x.shape[-1]], "std": found.std[: x.shape[-1]]}
 
 
-@operation("III-A", "X", "read_array")
 def standardise(x, mean, std):
-    """(x - mean) / std of each channel; a channel with std 0 is divided by 1"""
     from bplcz_ref.data import standardise as data
 
     return {"y": data.standardise(padded(x), data.Statistics(padded(mean), padded(std)))[..., : x.shape[-1]]}
 
 
-@operation("III-A", "train, test")
 def split(y, per_class, test, seed):
-    """how many rows of each of the 17 classes a split of the labels y draws, and how many rows come twice
+    """Training takes per_class rows of each class, the test takes `test` of all the others.
 
-    Training takes per_class rows of each class, the test takes `test` of all the others. Cases ask for all that
-    are left, so that the counts do not depend on the draw. `repeated` are rows that training or test hold twice,
-    `common` those that are in both. What cannot be drawn is answered by {"refused": 1}.
+    Cases ask for all that are left, so that the counts do not depend on the draw. `repeated` are rows that
+    training or test hold twice, `common` those in both. What cannot be drawn is answered by {"refused": 1}.
     """
     from bplcz_ref.data import so2sat
 
@@ -391,7 +228,93 @@ def split(y, per_class, test, seed):
     return {"train": count(train), "test": count(rest), "repeated": repeated, "common": common}
 
 
-@operation("Eq. (9)", "class")
-def predict(c_hat):
-    """y_hat[j] = the class of the largest logit of row j; of equals the first"""
-    return {"y_hat": onp.argmax(getval(c_hat), axis=1)}
+# ---------------------------------------------------------------- the table, in topological order
+
+READ = ("read_array",)
+OPS: dict[str, Op] = {
+    "read_array": Op(
+        lambda a: {f"sum_{axis}": np.sum(a, axis=axis) for axis in range(3)},
+        "", "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"),
+    "band_groups": Op(
+        lambda sen1, sen2: {f"X_{name}": x for name, x in bands.split(sen1, sen2).items()},
+        "II-A", "X_i", "X_i = the group's bands, 1-based as printed, channels last", READ, picks=True),
+    "prompt": Op(
+        lambda class_index, group: {"text": prompts.prompt(class_index, group)},
+        "II-B1", "t_i", '"a photo of a {class} with {group} bands", {class} its description'),
+    "pre_tokens": Op(
+        lambda text: {"pieces": tokenizer.pre_tokens(text)}, "II-B1", "pieces",
+        "entities twice, lower case, then pieces: contractions, runs of letters, ONE number, runs of others"),
+    "tokenize": Op(
+        tokenize, "II-B1", "ids",
+        """[SOT] byte pairs, lowest rank first, </w> at a piece's end [EOT] 0 0 ...; else {"refused": 1}""",
+        ("pre_tokens",)),
+    "linear": Op(
+        lambda x, weight, bias: {"y": nn.linear.definition(x, weight, bias)},
+        "II-D", "D", "y = x weight^T + bias", READ),
+    "conv2d": Op(
+        lambda x, weight, stride, padding: {"y": nn.conv2d.definition(x, weight, stride=stride, padding=padding)},
+        "Eq. (1)", "conv",
+        "y[b, i, j, o] = sum_uvc x_pad[b, stride i + u, stride j + v, c] weight[o, c, u, v]; not flipped", READ),
+    "batch_norm": Op(
+        batch_norm, "Eq. (1)", "BN",
+        "(x - mean) / sqrt(var + 1e-5) weight + bias, var / N; running: 0.9 old + 0.1 new, var / (N - 1)",
+        READ, also=batch_norm_in_one_pass),
+    "layer_norm": Op(
+        lambda x, weight, bias: {"y": nn.layer_norm.definition(x, weight, bias)},
+        "Eq. (2)", "LN", "(x - mean) / sqrt(var + 1e-5) weight + bias over the last axis", READ,
+        also=lambda x, weight, bias: {"y": in_one_pass(x, weight, bias, -1)[0]}),
+    "relu": Op(lambda x: {"y": nn.relu.definition(x)}, "Eq. (1)", "ReLU", "max(x, 0), slope 0 at 0", READ),
+    "max_pool2d": Op(
+        lambda x: {"y": nn.max_pool2d.definition(x, 2)}, "Eq. (1)", "max-pool",
+        "the largest of each whole 2 x 2 window; an odd last row or column is dropped", READ, picks=True),
+    "gelu": Op(
+        lambda x: {"y": nn.gelu.definition(x)}, "ExViT", "GELU", "x (1 + erf(x / sqrt 2)) / 2, exact", READ),
+    "quick_gelu": Op(
+        lambda x: {"y": nn.quick_gelu.definition(x)}, "Eq. (2)", "QuickGELU", "x sigma(1.702 x)", READ,
+        exponent=lambda x: 1.702 * onp.abs(x).max()),
+    "attention": Op(
+        attention, "Eq. (2)", "MHA",
+        "softmax(q k^T / sqrt(W / heads)) v, token l sees 0..l; in_proj holds q, k, v; then out",
+        ("linear",), exponent=largest_score, also=attention_by_logarithms),
+    "similarity": Op(
+        lambda I_i, T_i: dict(zip(("S_i", "S_hat_i"), equations.similarity(I_i, T_i), strict=True)),
+        "II-B2", "S_i", "S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)", READ),
+    "fuse": Op(
+        lambda S_groups, alpha: {"S": equations.fuse(listed(S_groups), alpha)},
+        "Eq. (3)", "S", "S = alpha sum_i S_i; Eq. (4) is the same for S_hat", READ),
+    "supervised_matrix": Op(
+        lambda y: {"W": equations.supervised_matrix(y).astype(int)},
+        "Eq. (5)", "W", "W[j, k] = 1 if y_j = y_k else 0"),
+    "bce": Op(
+        lambda S, W: {"L": equations.bce(S, W)},
+        "Eq. (7)", "L_i2t", "mean of -(W log sigma(S) + (1 - W) log(1 - sigma(S))); Eq. (8) likewise", READ,
+        exponent=largest_logit, also=bce_by_parts),
+    "contrastive_loss": Op(
+        lambda S, W: equations.contrastive_loss(S, S.T, W)._asdict(),
+        "Eq. (6)", "L_con", "(BCE(S, W) + BCE(S^T, W)) / 2", ("bce",), exponent=largest_logit),
+    "concat": Op(
+        lambda I_groups: {"I": equations.concat(listed(I_groups))},
+        "Eq. (9)", "I", "I = Concat([I_1, ..., I_n]), features as they left E_m", READ, picks=True),
+    "cross_entropy": Op(
+        lambda c_hat, c: {"L_cls": equations.cross_entropy(c_hat, c)},
+        "Eq. (11)", "L_cls", "mean over j of -log softmax(c_hat_j)[c_j]", READ,
+        exponent=largest_logit, also=cross_entropy_by_parts),
+    "total_loss": Op(
+        lambda L_cls, L_con, beta: {"L": equations.total_loss(L_cls, L_con, beta)},
+        "Eq. (10)", "L", "L = L_cls + beta L_con"),
+    "sgd": Op(sgd, "III-A", "w", "g += decay w; v = momentum v + g (first v = g); w -= lr v", READ),
+    "metrics": Op(
+        metrics, "III-B", "OA, kappa",
+        "OA = trace / N; kappa = (OA - p_e) / (1 - p_e), p_e = sum row column / N^2", size=1.0),
+    "statistics": Op(
+        statistics, "III-A", "mean, std",
+        "mean and std of each channel over samples, rows and columns; std = sqrt(sum (x - mean)^2 / N)", READ),
+    "standardise": Op(
+        standardise, "III-A", "X", "(x - mean) / std of each channel; a channel with std 0 is divided by 1", READ),
+    "split": Op(
+        split, "III-A", "train, test",
+        "how many rows of each of the 17 classes a split of the labels y draws, and how many rows come twice"),
+    "predict": Op(
+        lambda c_hat: {"y_hat": onp.argmax(getval(c_hat), axis=1)},
+        "Eq. (9)", "class", "y_hat[j] = the class of the largest logit of row j; of equals the first"),
+}  # fmt: skip

@@ -35,7 +35,7 @@ from bplcz_ref.conform.numbers import EPS, FACTOR
 from bplcz_ref.model import Model
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON
-FORMAT = 2
+FORMAT = 3
 FEW = 4
 RUNS = 3  # disturbed runs for each precision
 PRECISIONS = {"float32": ("float32",), "float64": ("float64", "float32")}  # of a trace: those that it can judge
@@ -104,39 +104,28 @@ def trace(
     gates: list[list] = [[] for _ in range(steps)]
 
     def run(precision, noises=None):
-        return several_steps(network, params, state, (x, y), precision, rule, gates, noises)
+        return several_steps(network, (params, state, (x, y)), precision, rule, gates, noises)
 
     ours, first = run("float64")
-    kept = {n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)}
+    kept = [n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)]
     if not kept:
         raise ValueError(f"no name matches {', '.join(only)}; some names are {', '.join([*ours][:5])} ...")
-    arrays = {name: cast(a, dtype) for name, a in ours.items() if name in kept}
-    meta = {
-        "format": FORMAT,
-        "arrays": {name: kind_of(a) for name, a in arrays.items()},
-        "names": order(ours, first),
-        "same": first.same,
-        "layers": first.layers,
-        "tolerance": {p: measured(ours, kept, gates, p, run, first.same) for p in PRECISIONS[dtype]},
-        "rule": rule,
-        "steps": steps,
-    }
+    arrays = {name: cast(ours[name], dtype) for name in kept}
+    tolerance = {p: measured(ours, kept, gates, p, run, first.same) for p in PRECISIONS[dtype]}
+    meta = {"format": FORMAT, "names": order(ours, first), "same": first.same, "layers": first.layers}
+    meta |= {"tolerance": tolerance, "rule": rule, "steps": steps}
     return arrays | {META: np.frombuffer(json.dumps(meta).encode(), np.uint8)}
 
 
 def several_steps(
-    network: Model,
-    params: dict,
-    state: dict,
-    batch: tuple,
-    precision: str,
-    rule: dict,
-    gates: list[list],
-    noises: list | None,
+    network: Model, given: tuple, precision: str, rule: dict, gates: list[list], noises: list | None
 ) -> tuple[dict, Step]:
-    """({name: array}, the first Step) of as many steps as `gates` has entries; these are filled, or used."""
-    params, state = (optim.leaves(lambda leaf: cast(leaf, precision), tree) for tree in (params, state))
-    batch = cast(batch[0], precision), batch[1]
+    """({name: array}, the first Step) of as many steps as `gates` has entries; these are filled, or used.
+
+    given is (params, state, (x, y)); noises has one Noise for each step, or is None.
+    """
+    params, state = (optim.leaves(lambda leaf: cast(leaf, precision), tree) for tree in given[:2])
+    batch = cast(given[2][0], precision), given[2][1]
     found: dict[str, np.ndarray] = {}
     velocity, first = None, None
     for k, own in enumerate(gates):
@@ -281,16 +270,7 @@ def size(a: np.ndarray) -> np.ndarray:
     return np.array([np.sqrt(np.mean(np.square(a))), np.max(np.abs(a))]) if a.size else np.zeros(2)
 
 
-def kind_of(a: np.ndarray) -> str:
-    """What an array is, in words.
-
-    >>> kind_of(np.zeros((2, 3)))
-    'float64 (2, 3)'
-    """
-    return f"{a.dtype} {a.shape}"
-
-
-def measured(ours: dict, kept: set, gates: list[list], precision: str, run: Callable, same: dict) -> dict:
+def measured(ours: dict, kept: list, gates: list[list], precision: str, run: Callable, same: dict) -> dict:
     """{name: [rms, largest]} of the difference from `ours` that a correct program of this precision may have."""
     eps, reach = EPS[precision], [[0.0] * len(own) for own in gates]
     spread = {name: np.zeros(2) for name in kept if ours[name].dtype.kind == "f"}

@@ -11,6 +11,7 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,19 +128,22 @@ def check(
     chosen(readings or {})
     given, defects = {}, []
     start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; k / 32 is exact in each
-    convert = lambda x: _converted(x, start, from_numpy)
-    for case in load(seed):
-        if case.op not in functions:
-            continue
+
+    def convert(x):
+        if not isinstance(x, np.ndarray):
+            return x
+        x = x.astype(start) if x.dtype.kind == "f" else x.copy()
+        return from_numpy(x) if from_numpy else x
+
+    cases = load(seed, tuple(functions))
+    for case in (case for case in cases if case.op in functions):
         wanted = [o for o in case.expect if not o.startswith("grad.")]
         f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
+        fresh = lambda arrays: {name: convert(x) for name, x in arrays.items()}  # f may change them in place
         try:  # a stranger's function may raise anything; that is a finding, not our crash
-            inputs = {name: convert(x) for name, x in case.inputs.items()}
-            out = f(**inputs)
+            out = f(**fresh(case.inputs))
             if gradients and case.slopes:
-                cotangents = {o: convert(g) for o, g in case.cotangents.items()}
-                inputs = {name: convert(x) for name, x in case.inputs.items()}  # f may have changed them in place
-                slopes = gradients(f, inputs, list(case.slopes), cotangents)
+                slopes = gradients(f, fresh(case.inputs), list(case.slopes), fresh(case.cotangents))
                 out = out | {f"grad.{name}": g for name, g in slopes.items()}
             kept = out if "refused" in (*out, *case.expect) else {o: x for o, x in out.items() if o in case.expect}
             given[case.id] = {o: _plain(x, o, to_numpy) for o, x in kept.items()}
@@ -158,14 +162,7 @@ def check(
             defects.append(f"chain: raised {type(error).__name__}: {brief(str(error))}")
     without = tuple(op for op in OPS if op not in functions)
     answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects), chain)
-    return report(load(seed), answers)
-
-
-def _converted(x, start, from_numpy):
-    if not isinstance(x, np.ndarray):
-        return x
-    x = x.astype(start) if x.dtype.kind == "f" else x.copy()
-    return from_numpy(x) if from_numpy else x
+    return report(cases, answers)
 
 
 def _named(out, wanted):
@@ -241,12 +238,10 @@ def undecided(graded: dict, dtype: str) -> dict:
         if any(g.state == FAIL for g in own):
             continue
         for name, way in LISTED.get(op, {}).items():
-            shows = {g.case.id: told(g.case, way, "float32") for g in own if g.state == PASS}
-            if any(shows.values()) and not any(told(g.case, way, dtype) for g in own if shows.get(g.case.id)):
-                for g in own:
-                    if shows.get(g.case.id):
-                        before = found.get(g.case.id, g)
-                        found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
+            shown = [g for g in own if g.state == PASS and told(g.case, way, "float32")]
+            for g in [] if any(told(g.case, way, dtype) for g in shown) else shown:
+                before = found.get(g.case.id, g)
+                found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
     return found
 
 
@@ -264,12 +259,10 @@ def told(case: Case, way: Callable, dtype: str) -> bool:
 
 def _findings(graded, answers):
     """What fails in topological order, guilty first."""
-    failing = {}
-    for g in graded.values():
-        if g.state == FAIL:
-            failing.setdefault(g.case.op, []).append(g)
+    failing = {op: [g for g in graded.values() if g.case.op == op and g.state == FAIL] for op in OPS}
+    failing = {op: own for op, own in failing.items() if own}
     found = []
-    for op in [op for op in OPS if op in failing]:
+    for op in failing:
         blocked = bool((rests_on(op) - {op}) & set(failing))
         own = [g for g in graded.values() if g.case.op == op and g.state in (PASS, FAIL)]
         names = () if blocked else tuple(explanations(op, own, answers.dtype, answers.readings))
@@ -284,16 +277,15 @@ def _findings(graded, answers):
 def _clarity(g):
     """How far beyond what passes a case is; what is not finite says less than any number."""
     error, allowed = next(iter(g.wrong.values()))
-    whole = not allowed
-    return (whole or math.isfinite(error), 0.0 if whole or not math.isfinite(error) else error / allowed)
+    return (True, error / allowed) if allowed and math.isfinite(error) else (not allowed, 0.0)
 
 
 def explanations(op: str, own: list[Graded], dtype: str, readings: dict | None = None) -> list[str]:
     """Names of the ways to run an operation that give all its answers, in `own`."""
     run = chosen(readings or {}).get(op, OPS[op].run)
     ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
-    listed = LISTED.get(op, {}) | ({f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {})
-    return named_ways(run, listed, own, dtype)
+    known = {f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {}
+    return named_ways(run, LISTED.get(op, {}) | known, own, dtype)
 
 
 def named_ways(run: Callable, listed: dict, own: list[Graded], dtype: str) -> list[str]:
@@ -353,25 +345,19 @@ def scaled(own: list[Graded], dtype: str) -> list[str]:
     failing = list(dict.fromkeys(o for g in own for o in g.wrong))
     words = set(scales(next(g for g in own if g.wrong).case))
 
-    def holds(word):
-        for g in own:
-            c = scales(g.case).get(word)
-            for o in failing if c is not None else ():
-                if o in g.answer:
-                    right, allowed = g.case.expect[o]
-                    if not is_float(right) or np.shape(right) != np.shape(g.answer[o]):
-                        return False
-                    gap = apart(g.answer[o], c * right)
-                    if (
-                        not gap <= 4 * max(1.0, abs(c)) * limit(allowed, dtype)
-                        or gap > g.wrong.get(o, (math.inf,))[0] / 4
-                    ):
-                        return False
-        return True
+    def near(g, o, c):
+        right, allowed = g.case.expect[o]
+        if not is_float(right) or np.shape(right) != np.shape(g.answer[o]):
+            return False
+        gap = apart(g.answer[o], c * right)
+        return gap <= min(4 * max(1.0, abs(c)) * limit(allowed, dtype), g.wrong.get(o, (math.inf,))[0] / 4)
 
-    told = {
-        tuple(scales(g.case).get(word) for g in own): word for word in sorted(words, reverse=True) if holds(word)
-    }
+    told = {}
+    for word in sorted(words, reverse=True):
+        factors = tuple(scales(g.case).get(word) for g in own)
+        known = [(g, c) for g, c in zip(own, factors, strict=True) if c is not None]
+        if all(near(g, o, c) for g, c in known for o in failing if o in g.answer):
+            told[factors] = word
     return [f"{' and '.join(failing)} {word}" for word in told.values()] if len(told) <= SHOWN else []
 
 
@@ -445,32 +431,26 @@ def text(r: Report) -> str:
     lines = [head(r), *(f"  {line}" for line in r.defects[:5])]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
     missing = [f"{g.case.id} ({', '.join(g.lacking[:2])})" for g in r.graded.values() if g.lacking]
-    if missing:
-        lines.append(
-            f"missing: {', '.join(missing[:SHOWN])}" + f" and {len(missing) - 3} more" * (len(missing) > 3)
-        )
-    if r.lacking:
-        more = f" and {len(r.lacking) - SHOWN} more" * (len(r.lacking) > SHOWN)
-        lines.append(f"missing of the chain: {', '.join(r.lacking[:SHOWN])}{more}")
+    for title, names in (("missing", missing), ("missing of the chain", r.lacking)):
+        more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
+        lines += [f"{title}: {', '.join(names[:SHOWN])}{more}"] * bool(names)
     last = [f"chain: {line}" for line in str(r.chain).splitlines()[: 1 if r.chain.ok else 2]] if r.chain else []
     if hidden := r.of(UNDECIDED):
         unseen = dict.fromkeys(f"{g.case.op}: {name}" for g in hidden for name in g.unseen)
         last.append(f"{r.answers.dtype} cannot tell these from what is right: {'; '.join(unseen)}")
     if unasked := r.of(NOT_ASKED):
         last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
-    absent = ["gradients"] * (not r.answers.gradients)
-    absent += [", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))] * bool(r.of(NOT_RUN))
-    absent += ["the chain"] * (not r.chain)
+    ops = ", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))
+    absent = [*["gradients"] * (not r.answers.gradients), *[ops] * bool(ops), *["the chain"] * (not r.chain)]
     last += [f"not run: {'; '.join(absent)}"] * bool(absent)
     if r.answers.readings:
         last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")
     blocked = [f.op for f in r.findings if f.state == "blocked"]
-    found = [_found(r, f) for f in r.findings if f.state == "guilty" or f.op in blocked[:3]]
-    found += [[f"blocked  {', '.join(blocked[3:])} too"]] * (len(blocked) > 3)
-    room, kept = LINES - len(lines) - len(last), 0
+    found = [_found(r, f) for f in r.findings if f.op not in blocked[SHOWN:]]
+    found += [[f"blocked  {', '.join(blocked[SHOWN:])} too"]] * (len(blocked) > SHOWN)
+    room = LINES - len(lines) - len(last)
     if sum(map(len, found)) > room:  # only findings are left out: the first are the ones to mend
-        while sum(map(len, found[: kept + 1])) < room:
-            kept += 1
+        kept = sum(total < room for total in accumulate(map(len, found)))
         found = [*found[:kept], [f"... and {len(found) - kept} more findings; --json FILE has all of them"]]
     short = lambda line: line if len(line) <= WIDTH or "conform explain" in line else line[: WIDTH - 3] + "..."
     return "\n".join(map(short, [*lines, *(line for own in found for line in own), *last]))
@@ -480,16 +460,8 @@ def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
     finite = lambda x: x if math.isfinite(x) else "Infinity"
     wrong = lambda g: {o: {"error": finite(e), "allowed": a} for o, (e, a) in g.wrong.items()}
-    cases = {
-        id: {
-            "op": g.case.op,
-            "state": g.state,
-            "wrong": wrong(g),
-            "lacking": list(g.lacking),
-            "unseen": list(g.unseen),
-        }
-        for id, g in r.graded.items()
-    }
+    told_of = lambda g: {"state": g.state, "wrong": wrong(g), "lacking": g.lacking, "unseen": g.unseen}
+    cases = {id: {"op": g.case.op} | told_of(g) for id, g in r.graded.items()}
     declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects", "chain")}
     findings = [f._asdict() | {"error": finite(f.error)} for f in r.findings]
     head_ = {"kit": VERSION, "exit_code": r.exit_code, "verdict": head(r)} | declared

@@ -1,9 +1,8 @@
 """ConvNeXt: stages of depthwise 7x7 convolutions and per-pixel MLPs, of any depths and widths.
 
 Liu et al., "A ConvNet for the 2020s" (arXiv:2201.03545), built and named as in torchvision 0.28.0, so that its
-weights load unchanged. Architecture only: no trained weights, no stochastic depth, no ConvNeXt V2.
-
-The paper (Table II) names ConvNeXt without details. Our reading: it is convnext_tiny.
+weights load unchanged. Architecture only: no trained weights, no stochastic depth, no ConvNeXt V2. The paper
+(Table II) names ConvNeXt without details. Our reading: it is convnext_tiny.
 
 Index letters: B batch, H W rows and columns, d channels, K classes.
 """
@@ -42,8 +41,6 @@ def convnext(
     100 deviations away, which never happens), biases 0; layer norm 1 and 0. There is no state.
 
     Source: torchvision/models/convnext.py; names, shapes and order of its state_dict.
-
-    Other published sizes are built in the same way; their names are torchvision's:
 
     >>> import numpy
     >>> convnext_base = convnext(depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))

@@ -2,31 +2,20 @@
 
 Huang et al., "Densely Connected Convolutional Networks" (arXiv:1608.06993), the bottleneck form with compression
 ("DenseNet-BC"), built and named as in torchvision 0.28.0, so that its weights load unchanged. Architecture only:
-no trained weights, no dropout, no recomputation to save memory.
-
-The paper's Table II names DenseNet121, which is the constructor at the end.
+no trained weights, no dropout. The paper's Table II names DenseNet121, the constructor at the end.
 
 Index letters: B batch, H W rows and columns, c channels, K classes.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
-from bplcz_ref.layers import (
-    Network,
-    avg_pool,
-    batch_norm,
-    conv,
-    dense,
-    fan_in,
-    linear,
-    max_pool,
-    relu,
-    serial,
-    spatial_mean,
-    uniform,
-)
+from bplcz_ref import layers
+from bplcz_ref.layers import Network, avg_pool, batch_norm, dense, linear, max_pool, relu, serial, spatial_mean
+
+conv = partial(layers.conv, start=layers.fan_in)
 
 
 def densenet(
@@ -53,38 +42,31 @@ def densenet(
     Source: torchvision/models/densenet.py; names, shapes and order of its state_dict. The weight files that
     torchvision downloads write `norm.1`, `conv.1`, `norm.2`, `conv.2` for this state_dict's `norm1` to `conv2`.
 
-    Other published sizes are built in the same way; their names are torchvision's:
-
     >>> densenet161 = densenet(depths=(6, 12, 36, 24), growth=48, width=96)
     >>> network = densenet(3, 5, depths=(1, 2), growth=4, width=6)
     >>> params, state = network.init(np.random.default_rng(0), np.float32)
     >>> list(params["features"])
     ['conv0', 'norm0', 'denseblock1', 'transition1', 'denseblock2', 'norm5']
     """
-
-    def conv_in(inputs, outputs, kernel, stride=1):
-        return conv(inputs, outputs, kernel, stride, start=fan_in)
+    m = bottleneck * growth
 
     def layer(c):
-        m = bottleneck * growth
         return dense(
-            ("norm1", batch_norm(c)), relu, ("conv1", conv_in(c, m, 1)),
-            ("norm2", batch_norm(m)), relu, ("conv2", conv_in(m, growth, 3)),
+            ("norm1", batch_norm(c)), relu, ("conv1", conv(c, m, 1)),
+            ("norm2", batch_norm(m)), relu, ("conv2", conv(m, growth, 3)),
         )  # fmt: skip
-
-    def transition(c):
-        return serial(("norm", batch_norm(c)), relu, ("conv", conv_in(c, c // 2, 1)), avg_pool(2))
 
     blocks, c = [], width
     for b, depth in enumerate(depths, 1):
-        layers = [(f"denselayer{k + 1}", layer(c + k * growth)) for k in range(depth)]
-        blocks.append((f"denseblock{b}", serial(*layers)))
+        inside = [(f"denselayer{k + 1}", layer(c + k * growth)) for k in range(depth)]
+        blocks.append((f"denseblock{b}", serial(*inside)))
         c += depth * growth
         if b < len(depths):
-            blocks.append((f"transition{b}", transition(c)))
+            between = serial(("norm", batch_norm(c)), relu, ("conv", conv(c, c // 2, 1)), avg_pool(2))
+            blocks.append((f"transition{b}", between))
             c //= 2
     features = serial(
-        ("conv0", conv_in(in_channels, width, 7, stride=2)), ("norm0", batch_norm(width)), relu,
+        ("conv0", conv(in_channels, width, 7, stride=2)), ("norm0", batch_norm(width)), relu,
         max_pool(3, stride=2, padding=1),
         *blocks,
         ("norm5", batch_norm(c)), relu,  # torchvision's name for any depth
@@ -94,7 +76,7 @@ def densenet(
 
 def bias_0(rng: np.random.Generator, shape: tuple, dtype: np.dtype) -> tuple:
     """Weight uniform within 1 / sqrt(fan_in), bias 0."""
-    return uniform(rng, shape, dtype)[0], np.zeros(shape[0], dtype)
+    return layers.uniform(rng, shape, dtype)[0], np.zeros(shape[0], dtype)
 
 
 def densenet121(in_channels: int = 18, classes: int = 17) -> Network:

@@ -17,31 +17,13 @@ Index letters: B batch, P rows or columns of a patch, C channels, N tokens, w wi
 K classes, n groups.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import autograd.numpy as np
 
-from bplcz_ref import bands, nn, paper
-from bplcz_ref.layers import (
-    Job,
-    Network,
-    Part,
-    add,
-    attend,
-    avg_pool,
-    batch_norm,
-    conv,
-    dropout,
-    gelu,
-    layer_norm,
-    linear,
-    normal,
-    parameter,
-    plain,
-    serial,
-    side_by_side,
-    uniform,
-)
+from bplcz_ref import bands, layers, nn, paper
+from bplcz_ref.layers import Job, Network, add, batch_norm, conv, dropout, gelu, layer_norm, linear, plain, serial
 
 
 class Size(NamedTuple):
@@ -104,11 +86,8 @@ def two_modalities(
     Houston 2013, as published (144 hyperspectral bands, one of elevation, patches of 13 x 13, 15 classes):
 
     >>> import numpy
-    >>> from bplcz_ref import weights
-    >>> network = two_modalities(144, 1, patch=13, grid=1, classes=15)
+    >>> network = two_modalities(144, 1, patch=13, grid=1, classes=15)  # 239,914 parameters
     >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
-    >>> weights.count(params)
-    239914
     >>> images = numpy.zeros((1, 13, 13, 144)), numpy.zeros((1, 13, 13, 1))
     >>> network.apply(params, state, images, train=False)[0].shape
     (1, 15)
@@ -127,10 +106,9 @@ def two_modalities(
         for k, names in enumerate((FIRST, SECOND)):
             own = {name: params[name] for name in ("pos_embedding", *names)}
             jobs.append(Job("", modalities[k], own, state, x[k], streams[k]))
-        (Z_1, Z_2), states = side_by_side(jobs, train=train)
-        Z = np.concatenate([Z_1, Z_2], axis=1)
-        c_hat, _ = over_all.apply(params, {}, Z, train=train, rng=streams[2])
-        return c_hat, states[0] | states[1]
+        Z, (first_state, second_state) = layers.side_by_side(jobs, train=train)
+        c_hat, _ = over_all.apply(params, {}, np.concatenate(Z, axis=1), train=train, rng=streams[2])
+        return c_hat, first_state | second_state
 
     return Network(init, apply)
 
@@ -145,12 +123,9 @@ def encoder(
     d = 512. With one position table for all seven groups, they have 873,515 and the table 64 N.
 
     >>> import numpy
-    >>> network = encoder(3, patch=8, features=5)
-    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
+    >>> params, state = encoder(3, patch=8, features=5).init(numpy.random.default_rng(0), numpy.float32)
     >>> list(params)
     ['pos_embedding', 'separable1', 'to_patch_embedding2', 'transformer1', 'mlp_head0', 'mlp_head1']
-    >>> network.apply(params, state, numpy.zeros((2, 8, 8, 3), "f"), train=False)[0].shape
-    (2, 5)
     """
     return serial(tokens(in_channels, patch, grid, size), vector(features, size))
 
@@ -183,11 +158,12 @@ def tokens(
     def in_one_row(x):  # (B, H, W, C) -> (B, H W, C)
         return np.reshape(x, (len(x), -1, x.shape[-1]))
 
-    positions = parameter(lambda x, table: x + table, (1, (patch // grid) ** 2, size.width), normal(1.0))
+    N = (patch // grid) ** 2
+    positions = layers.parameter(lambda x, table: x + table, (1, N, size.width), layers.normal(1.0))
     return serial(
         plain(as_built),
         (names[0], stem(in_channels, size.stem)),
-        *([avg_pool(grid)] if grid > 1 else []),
+        *([layers.avg_pool(grid)] if grid > 1 else []),
         plain(in_one_row),
         (names[1], linear(4 * size.stem, size.width)),
         ("pos_embedding", positions),
@@ -200,10 +176,11 @@ def tokens(
 def stem(channels: int, width: int) -> Network:  # (B, H, W, C) -> (B, H, W, 4 width)
     """Three times: depthwise 3x3, pointwise 1x1, both with bias and nothing in between, batch norm, GELU."""
     parts: list = []
+    biased = partial(conv, bias=True, start=layers.uniform)
     for k, outputs in enumerate((width, 2 * width, 4 * width)):
         parts += [
-            (f"{4 * k}", conv(channels, channels, 3, groups=channels, bias=True, start=uniform)),
-            (f"{4 * k + 1}", conv(channels, outputs, 1, bias=True, start=uniform)),
+            (f"{4 * k}", biased(channels, channels, groups=channels)),
+            (f"{4 * k + 1}", biased(channels, outputs, kernel=1)),
             (f"{4 * k + 2}", batch_norm(outputs)),
             gelu,
         ]
@@ -211,8 +188,8 @@ def stem(channels: int, width: int) -> Network:  # (B, H, W, C) -> (B, H, W, 4 w
     return serial(*parts)
 
 
-def transformer(layers: int, size: Size) -> Network:  # (B, N, w) -> (B, N, w)
-    """Each layer: x = x + drop(attention(LN(x))); x = x + drop(W2 drop(GELU(W1 LN(x)))). No norm at the end."""
+def transformer(depth: int, size: Size) -> Network:  # (B, N, w) -> (B, N, w)
+    """`depth` times x = x + drop(attention(LN(x))); x = x + drop(W2 drop(GELU(W1 LN(x)))). No norm at the end."""
     w, inner, drop = size.width, size.heads * size.head, dropout(size.dropout)
 
     def half(fn):
@@ -220,11 +197,12 @@ def transformer(layers: int, size: Size) -> Network:  # (B, N, w) -> (B, N, w)
 
     def layer():
         out = serial(("0", linear(inner, w)), drop)
-        attention = serial(("to_qkv", linear(w, 3 * inner, bias=False)), attend(size.heads), ("to_out", out))
+        qkv = ("to_qkv", linear(w, 3 * inner, bias=False))
+        attention = serial(qkv, layers.attend(size.heads), ("to_out", out))
         net = serial(("0", linear(w, size.hidden)), gelu, drop, ("3", linear(size.hidden, w)), drop)
         return serial(("0", half(attention)), ("1", half(serial(("net", net)))))
 
-    return serial(("layers", serial(*((str(k), layer()) for k in range(layers)))))
+    return serial(("layers", serial(*((str(k), layer()) for k in range(depth)))))
 
 
 def joint(outputs: int, size: Size = SIZE) -> Network:  # (B, n N, w) -> (B, outputs)
@@ -246,7 +224,7 @@ def joint(outputs: int, size: Size = SIZE) -> Network:  # (B, n N, w) -> (B, out
         parts = np.split(x, range(PART, len(x), PART))  # no layer here mixes samples
         streams = [None] * len(parts) if rng is None else rng.spawn(len(parts))
         jobs = [Job("", network, own, {}, part, stream) for part, stream in zip(parts, streams, strict=True)]
-        return np.concatenate(side_by_side(jobs, train=train)[0], axis=0), state
+        return np.concatenate(layers.side_by_side(jobs, train=train)[0], axis=0), state
 
     return Network(network.init, apply)
 
@@ -264,7 +242,7 @@ def vector(outputs: int, size: Size = SIZE) -> Network:  # (B, N, w) -> (B, outp
     return serial(weighted_mean(("mlp_head0", head(size.width, 1))), ("mlp_head1", head(size.width, outputs)))
 
 
-def weighted_mean(score: Part) -> Network:  # (B, N, w) -> (B, w)
+def weighted_mean(score: layers.Part) -> Network:  # (B, N, w) -> (B, w)
     """sum_t a_t x_t, a = softmax over the tokens of what `score` gives for each."""
     scoring = serial(score)
 

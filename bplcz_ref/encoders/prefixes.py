@@ -1,12 +1,9 @@
 """Another way to run the layers of text.py: on trees, in which common beginnings of prompts are computed once.
 
 The 119 prompts are 17 descriptions with 7 endings each, so the prompts of a class begin alike. Computing a
-common beginning once is exact. In every block, the state of token l is made of the states of tokens 0..l alone:
-the causal mask lets attention see no others, and layer norm, linear maps and the activation work row by row. So,
-by induction over the blocks, the state at l is a function of the tokens 0..l: prompts that agree up to l have
-one state there, and one slot of a tree can hold it for all of them. A slot's attention runs over the slots of
-its own beginning, which are the keys and values that it would see in its prompt, in the same order. By the chain
-rule the gradient at a shared slot is the sum over the prompts that pass through it, which is what the tape adds.
+common beginning once is exact: the mask is causal and every other layer works row by row, so, by induction over
+the blocks, the state at token l depends on tokens 0..l alone. One slot of a tree holds it for all prompts that
+agree up to l; its gradient is the sum over them, which is what the tape adds.
 
 Index letters: K classes, n prompts of each, L tokens, S slots of a tree, W width, d features.
 """
@@ -29,11 +26,12 @@ def encoder(tower: Network) -> Network:  # Packed of (K, n) prompts -> (K, n, d)
     """
 
     def apply(params, state, tree, *, train, rng=None):
-        text.checked(tree.ids[:, : tree.longest], tower.options.get("context", tree.longest))
+        longest = tree.position.max() + 1  # of these classes
+        ids = onp.reshape(tree.sequences[..., :longest], (-1, longest))
         if tower.kind == text.KIND and not watched():
+            text.checked(ids, tower.options["context"])
             return features(params, tree, tower.options["heads"]), state
-        ids = unpack(tree)
-        T, state = tower.apply(params, state, onp.reshape(ids, (-1, ids.shape[-1])), train=train, rng=rng)
+        T, state = tower.apply(params, state, ids, train=train, rng=rng)
         return np.reshape(T, (*tree.eot.shape, -1)), state
 
     return Network(tower.init, apply)
@@ -82,11 +80,7 @@ class Packed(NamedTuple):
     position: onp.ndarray  # (K, S) its place in its sequences
     seen: onp.ndarray  # (K, S, S) seen[k, i, j]: slot j is slot i or comes before it in its sequences
     eot: onp.ndarray  # (K, n) the slot where each sequence ends
-
-    @property
-    def longest(self) -> int:
-        """The number of tokens of the longest sequence."""
-        return int(self.position.max()) + 1
+    sequences: onp.ndarray  # (K, n, L) the sequences, each up to its EOT and then 0
 
     def of(self, classes: onp.ndarray) -> "Packed":
         """The trees of these classes only."""
@@ -96,54 +90,36 @@ class Packed(NamedTuple):
 def pack(ids: onp.ndarray) -> Packed:  # ints (K, n, L)
     """The prefix tree of each class's n sequences, each up to and with its EOT (its largest id, the first place).
 
-    >>> tree = pack(onp.array([[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]))
+    >>> tree = pack(onp.array([[[8, 3, 4, 9, 0, 0], [8, 3, 5, 5, 9, 7]]]))
     >>> tree.ids.tolist(), tree.position.tolist(), tree.eot.tolist()
     ([[8, 3, 4, 9, 5, 5, 9]], [[0, 1, 2, 3, 2, 3, 4]], [[3, 6]])
     >>> tree.seen[0, 4].astype(int).tolist()  # the first 5 comes after 8 and 3, not after 4
     [1, 1, 0, 0, 1, 0, 0]
+    >>> tree.sequences.tolist()
+    [[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]
     """
     ids = onp.asarray(ids)
     if ids.ndim != 3 or ids.dtype.kind not in "iu" or 0 in ids.shape:
         raise ValueError(f"token ids: found {ids.dtype} of shape {ids.shape}, expected integers (K, n, L)")
-    trees = [grow(sequences.tolist()) for sequences in ids]
-    S = max(len(slots) for slots, _, _ in trees)
+    lengths = ids.argmax(axis=2) + 1
+    rows = [[tuple(row[: row.index(max(row)) + 1]) for row in sequences] for sequences in ids.tolist()]
+    trees = [slots(sequences) for sequences in rows]
+    K, S, L = len(ids), max(map(len, trees)), lengths.max()
     packed = Packed(
-        ids=onp.zeros((len(ids), S), int),
-        position=onp.zeros((len(ids), S), int),
-        seen=onp.tile(onp.eye(S, dtype=bool), (len(ids), 1, 1)),
-        eot=onp.array([ends for _, _, ends in trees]),
+        ids=onp.zeros((K, S), int),
+        position=onp.zeros((K, S), int),
+        seen=onp.tile(onp.eye(S, dtype=bool), (K, 1, 1)),
+        eot=onp.array([[tree[s] for s in sequences] for tree, sequences in zip(trees, rows, strict=True)]),
+        sequences=onp.where(onp.arange(L) < lengths[:, :, None], ids[:, :, :L], 0),
     )
-    for k, (slots, paths, _) in enumerate(trees):
-        for (*_, token), slot in slots.items():
-            packed.ids[k, slot], packed.position[k, slot] = token, len(paths[slot]) - 1
-            packed.seen[k, slot, paths[slot]] = True
+    for k, tree in enumerate(trees):
+        for beginning, slot in tree.items():
+            packed.ids[k, slot], packed.position[k, slot] = beginning[-1], len(beginning) - 1
+            packed.seen[k, slot, [tree[beginning[: n + 1]] for n in range(len(beginning))]] = True
     return packed
 
 
-def grow(sequences: list) -> tuple[dict, list, list]:
-    """One tree: {beginning: slot}, the slots that each slot sees, and the slot where each sequence ends."""
-    slots: dict[tuple, int] = {}
-    paths: list[list[int]] = []
-    ends = []
-    for sequence in sequences:
-        path: list[int] = []
-        for length in range(1, sequence.index(max(sequence)) + 2):
-            slot = slots.setdefault(tuple(sequence[:length]), len(slots))
-            path = [*path, slot]
-            if slot == len(paths):
-                paths.append(path)
-        ends.append(path[-1])
-    return slots, paths, ends
-
-
-def unpack(tree: Packed) -> onp.ndarray:  # -> ints (K, n, L)
-    """The sequences of the trees, each up to its EOT and then 0.
-
-    >>> unpack(pack(onp.array([[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]))).tolist()
-    [[[8, 3, 4, 9, 0], [8, 3, 5, 5, 9]]]
-    """
-    ids = onp.zeros((*tree.eot.shape, tree.longest), int)
-    for k, i in onp.ndindex(tree.eot.shape):
-        path = onp.flatnonzero(tree.seen[k, tree.eot[k, i]])  # a slot has a larger number than those before it
-        ids[k, i, : len(path)] = tree.ids[k, path]
-    return ids
+def slots(sequences: list[tuple]) -> dict[tuple, int]:
+    """{beginning: its slot} of all beginnings of the sequences, in the order in which they come."""
+    beginnings = (sequence[: n + 1] for sequence in sequences for n in range(len(sequence)))
+    return {beginning: slot for slot, beginning in enumerate(dict.fromkeys(beginnings))}

@@ -3,10 +3,8 @@
 He et al., "Deep Residual Learning for Image Recognition" (arXiv:1512.03385), and Xie et al., "Aggregated Residual
 Transformations" (arXiv:1611.05431), built and named as in torchvision 0.28.0, so that its weights load unchanged.
 Architecture only: no trained weights, no dilation, no normalisation other than batch norm, and not the blocks of
-ResNet-18 and -34.
-
-The paper (Table II) names ResNet50 and ResNeXt without details. Our reading: the 18 channels enter the first
-convolution together, and ResNeXt is resnext50_32x4d.
+ResNet-18 and -34. The paper (Table II) names ResNet50 and ResNeXt without details. Our reading: the 18 channels
+enter the first convolution together, and ResNeXt is resnext50_32x4d.
 
 Index letters: B batch, H W rows and columns, C channels, O output channels, K classes.
 """
@@ -37,8 +35,6 @@ def resnet(
 
     Source: torchvision/models/resnet.py; names, shapes and order of its state_dict.
 
-    Other published sizes are built in the same way; their names are torchvision's:
-
     >>> import numpy as np
     >>> wide_resnet50_2 = resnet(depths=(3, 4, 6, 3), width_per_group=128)
     >>> params, state = resnet(depths=(1, 1), widths=(4, 8)).init(np.random.default_rng(0), np.float32)
@@ -51,7 +47,7 @@ def resnet(
         blocks = []
         for k in range(depth):
             stride = 2 if s > 1 and k == 0 else 1
-            blocks.append((str(k), bottleneck(channels, planes, stride, groups, width_per_group)))
+            blocks.append((f"{k}", bottleneck(channels, planes, stride, groups, width_per_group)))
             channels = 4 * planes
         stages.append((f"layer{s}", serial(*blocks)))
     w = widths[0]

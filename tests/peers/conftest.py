@@ -2,6 +2,8 @@
 
 import pytest
 
+collect_ignore = ["twins.py"]  # no tests, and it needs PyTorch as it is imported
+
 try:
     import torch
 except ImportError:

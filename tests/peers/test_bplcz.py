@@ -1,7 +1,7 @@
 """BP-LCZ's whole training step beside PyTorch, for the three rows of Table III.
 
 The peer is written from the paper as a user of PyTorch would write it: torch.nn.Conv2d, BatchNorm2d and the tower
-of test_text_tower.py, the prompts of every sample as strings, each one encoded and padded to 77 tokens; both
+of twins.py, the prompts of every sample as strings, each one encoded and padded to 77 tokens; both
 matrices S and S_hat; torch.nn.BCELoss of their sigmoid; torch.optim.SGD. Compared over three steps: loss, every
 gradient by name, running statistics, and how far every parameter has moved.
 """
@@ -16,7 +16,8 @@ torch = pytest.importorskip("torch")
 tnn = torch.nn
 F = torch.nn.functional
 
-from test_text_tower import Tower, relative, worst  # noqa: E402
+from networks import relative, worst  # noqa: E402
+from twins import Tower  # noqa: E402
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=12, text_layers=2, text_heads=3)

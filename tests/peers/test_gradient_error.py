@@ -1,52 +1,41 @@
 """The whole gradient in float32 of every system, at the small preset: as near to float64 as PyTorch's is.
 
-The peers are those that benchmarks/table.py times, so this also says that they compute what ours do.
+The twins are those that benchmarks/table.py times, so this also says that they compute what ours do.
 """
-
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bplcz_ref import systems, weights
+from bplcz_ref import model, systems, weights
 from bplcz_ref.kernels import convolution
+from bplcz_ref.streams import stream
 
 torch = pytest.importorskip("torch")
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import ours  # noqa: E402
-import peers  # noqa: E402
-
-
-def without_dropout(monkeypatch):
-    monkeypatch.setattr(systems, "SMALL_EXVIT", systems.SMALL_EXVIT._replace(dropout=0.0))
+import twins  # noqa: E402
 
 
 def gradient(name, dtype, side, seed):
     """{name: array} of one side's gradient; both begin with the same weights, given in float32."""
     rng = np.random.default_rng(seed)
-    x, y = rng.standard_normal((16, 32, 32, 18)).astype("f").astype(dtype), rng.integers(0, 17, 16)
-    mine = ours.Ours(name, systems.SMALL, x.astype("f"), y)
-    cast = lambda tree: weights.nested(
+    x, y = rng.standard_normal((6, 32, 32, 18)).astype("f").astype(dtype), rng.integers(0, 17, 6)
+    network = systems.build(name, systems.SMALL)
+    trees = [
         {k: a.astype(dtype) if a.dtype.kind == "f" else a for k, a in weights.named(tree).items()}
-    )
-    mine.params, mine.state, mine.x = cast(mine.params), cast(mine.state), x
+        for tree in network.init(stream(47, "init"), "float32")
+    ]
+    params, state = map(weights.nested, trees)
     if side == "ours":
-        return weights.named(mine.gradients()[1])
-    peer = peers.Peer(name, systems.SMALL, mine.params, mine.state, x, y)
-    peer.module.train()
-    peer.loss().backward()
-    return {k: p.grad.numpy() for k, p in peer.module.named_parameters()}
+        return weights.named(model.loss_and_gradients(network.loss, params, state, (x, y), rng=rng)[1])
+    module = twins.loaded(twins.system(name, systems.SMALL), params, state).train()
+    twins.loss_of(module, torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(y)).backward()
+    return {k: p.grad.numpy() for k, p in module.named_parameters()}
 
 
 def apart(a, b):
     """The distance of two gradients, as vectors, relative to the second's length."""
-    far, long = (
-        sum(float(np.sum(np.square(v, dtype=float))) for v in part)
-        for part in ([a[k] - b[k] for k in b], b.values())
-    )
-    return (far / long) ** 0.5
+    far, long = ([np.ravel(v) for v in part] for part in ([a[k] - b[k] for k in b], b.values()))
+    return np.linalg.norm(np.concatenate(far).astype(float)) / np.linalg.norm(np.concatenate(long).astype(float))
 
 
 def errors(name):
@@ -63,8 +52,11 @@ def errors(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(systems.SYSTEMS.keys() - {"ebcnn-bgp"}))  # one network with two losses
 def test_the_error_of_the_whole_gradient_is_no_larger_than_pytorchs(name, monkeypatch):
-    """The least of three seeds: where a ReLU or a maximum falls the other way is chance, on both sides."""
-    without_dropout(monkeypatch)
+    """The least of three seeds: where a ReLU or a maximum falls the other way is chance, on both sides.
+
+    With 16 images, one does so in every second seed of EB-CNN, on either side; with 6, in every fourth or fifth.
+    """
+    monkeypatch.setattr(systems, "SMALL_EXVIT", systems.SMALL_EXVIT._replace(dropout=0.0))
     monkeypatch.setattr(convolution, "winograd", convolution.in_columns)
     found = errors(name)
     assert min(found["ours"]) < 1.2 * min(found["torch"]), found
