@@ -180,6 +180,7 @@ def inspect(c) -> None:
     mine.h5 --compare
     """
     c.add_argument("file", **FILE)
+    c.add_argument("--all", action="store_true", help="look at every row; default: at 4096, spread over the file")
     c.add_argument("--compare", action="store_true", help="with the published statistics: permuted, or scaled?")
 
 

@@ -45,7 +45,7 @@ def run_simulate(options: Namespace) -> None:
 
 
 def run_inspect(options: Namespace) -> int:
-    found = inspection.inspect(options.file, compare=options.compare)
+    found = inspection.inspect(options.file, None if options.all else inspection.ROWS, options.compare)
     print(found)
     return 1 if found.problems else 0
 

@@ -10,6 +10,8 @@ from bplcz_ref.data import comparison, layout, so2sat
 from bplcz_ref.data.standardise import Moments
 from bplcz_ref.paper import CLASSES
 
+ROWS = 4096  # looked at, spread over a file, unless all are asked for
+
 
 class Inspection(NamedTuple):
     """What `inspect` found; `print` shows it.
@@ -52,7 +54,7 @@ class Inspection(NamedTuple):
         return "\n".join([*lines, *(f"  {line}" for line in problems or ["no problem found"])])
 
 
-def inspect(path: str | Path, rows: int | None = 4096, compare: bool = False) -> Inspection:
+def inspect(path: str | Path, rows: int | None = ROWS, compare: bool = False) -> Inspection:
     """What is in a file, and what is wrong with it: problems of the file are listed, not raised.
 
     Labels, if there are any, are checked on all rows; channels and values on at most `rows` rows spread evenly
@@ -77,17 +79,16 @@ def _inspected(patches, rows, compare):
     x = so2sat.spread(patches)
     problems = layout.scale_problems(x)
     problems += filter(None, [layout.constant_channels(x)])
-    sums, faults, channels = comparison.Sums() if compare else Moments(), [], {}
-    first: dict[int, int] = {}  # digest: row
-    twins = []
+    sums, channels = comparison.Sums() if compare else Moments(), {}
+    faults, twins, first = [], [], {}  # words, words, {digest: row}
     for piece in so2sat.chunks(index):
         x = patches.stored(piece, np.float64)
-        words = layout.faults(x, piece)
-        faults += filter(None, words)
-        sound = x[[not said for said in words]]
-        if len(sound):
-            sums.add(sound)
-        for row, digest in zip(piece[[not said for said in words]].tolist(), so2sat.digests(sound), strict=True):
+        words = np.array(layout.faults(x, piece))
+        faults += words[words != ""].tolist()
+        x, piece = x[words == ""], piece[words == ""]
+        if len(x):
+            sums.add(x)
+        for row, digest in zip(piece.tolist(), so2sat.digests(x).tolist(), strict=True):
             if first.setdefault(digest, row) != row:
                 twins.append(f"row {row} is row {first[digest]}")
     if faults:
