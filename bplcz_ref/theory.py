@@ -1,22 +1,18 @@
 """What L_con wants: the least values that Eq. (6) can take on unit features, and when they tell no class apart.
 
 `batch_floor` is the floor of one batch, certified; `expected_optimum` is a closed form for an idealised case.
-docs/mathematics/4-what-l-con-wants.md has the proofs, tests/test_theory.py descends on free unit vectors.
+The proofs are in docs/mathematics/, in 4-what-l-con-wants.md and 7-harder-theorems.md.
 
 Index letters: B samples, K classes (in a batch: those that occur, c), n groups. R = alpha n is the bound of |S|:
 1.75 in the paper. q_c is the share of class c in the batch, x any unit vector.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from bplcz_ref.checks import takes
-
-ITERATIONS = 1000  # at most, of the descent; 20 to 200 are usual
-ROUNDING = 1e-15  # of a loss
 
 
 class Floor(NamedTuple):
@@ -47,13 +43,13 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
     Formula:  the least sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd) over the cosines
               M_cd = u_c . v_d of the images and texts of classes, with the weights of `pair_weights`; a descent
               (`least_cosines`) gives `attained`, weak duality (`lower_bound`) gives `lower`.
-    Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
+    Returns:  Floor; at the paper's R the gap is below 1e-8. `attained` is reached at d = K + 1.
     Settings: W is Eq. (5)'s, or I without msm. With W = I and a text per sample: batch_floor(arange(B), alpha_n).
     Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
     Source:   derived for this project.
 
     >>> lower, attained, a, b = batch_floor(np.arange(32) % 17, 1.75)  # 15 classes twice and two classes once
-    >>> round(attained, 6), bool(attained - lower < 1e-9), round(a, 3), round(b, 3)
+    >>> round(attained, 6), bool(attained - lower < 1e-8), round(a, 3), round(b, 3)
     (0.266181, True, -1.75, -1.75)
     """
     positive, negative = pair_weights(y, msm)
@@ -86,23 +82,29 @@ def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) ->
     """The cosines M at the least L_con, by descent on unit vectors u_c = (z_c, h_c), v_d = (z_d, -h_d).
 
     Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). Whether
-    the descent ended at the optimum is what `batch_floor` certifies.
+    the descent (SciPy's L-BFGS-B, until the loss has no more digits) ended there is what `batch_floor` certifies.
     """
+    from scipy import optimize  # here, because whoever needs no floor should not wait for its import
+
     K = len(positive)
     sign = np.append(np.ones(K), -1)  # M = Z Z^T - h h^T
 
-    def value_and_gradient(flat):
+    def unit(flat):
         x = flat.reshape(K, K + 1)
         length = np.linalg.norm(x, axis=1, keepdims=True)
-        u = x / length
+        return x / length, length
+
+    def value_and_gradient(flat):
+        u, length = unit(flat)
         L, A = _loss((u * sign) @ u.T, positive, negative, alpha_n)
         g = 2 * (A @ u) * sign
         return L, ((g - u * (u * g).sum(axis=1, keepdims=True)) / length).ravel()
 
     # The start is near the segment, with a little noise, without which equal classes would stay equal.
     z = 0.5 * (np.eye(K) - 1 / K) + 0.01 * np.random.default_rng(0).standard_normal((K, K))
-    x = descend(value_and_gradient, np.hstack([z, np.ones((K, 1))]).ravel()).reshape(K, K + 1)
-    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    start = np.hstack([z, np.ones((K, 1))]).ravel()
+    options = {"ftol": 0, "gtol": 1e-12, "maxcor": 20, "maxiter": 2000, "maxfun": 4000}
+    u, _ = unit(optimize.minimize(value_and_gradient, start, method="L-BFGS-B", jac=True, options=options).x)
     return (u * sign) @ u.T
 
 
@@ -125,43 +127,6 @@ def lower_bound(M: np.ndarray, positive: np.ndarray, negative: np.ndarray, alpha
     lacking = -min(np.linalg.eigvalsh(np.diag(delta) + sign * A)[0] for sign in (1, -1))
     delta = delta + max(lacking, 0) + len(delta) * np.finfo(float).eps * np.abs(A).max()
     return float(L - (A * M).sum() - delta.sum())
-
-
-def descend(value_and_gradient: Callable, x: np.ndarray, memory: int = 20, tolerance: float = 1e-12) -> np.ndarray:
-    # x -> (scalar, like x); (m,) -> (m,)
-    """Where the gradient vanishes, by L-BFGS (Nocedal 1980).
-
-    SciPy's L-BFGS-B stops where the value has no more digits: its floors are certified to 7e-9, these to 3e-11.
-    SciPy's Newton-Krylov closes the gap too, but takes ten times as long.
-
-    >>> descend(lambda x: (x @ x, 2 * x), np.array([3.0, 4.0])).round(12).tolist()
-    [-0.0, -0.0]
-    """
-    L, g = value_and_gradient(x)
-    pairs: list = []  # of the last steps s and the changes y of the gradient: their curvature
-    for _ in range(ITERATIONS):
-        if np.abs(g).max() < tolerance:
-            break
-        direction, along = -g, []
-        for s, y in reversed(pairs):
-            along.append((s @ direction) / (s @ y))
-            direction = direction - along[-1] * y
-        if pairs:
-            s, y = pairs[-1]
-            direction = direction * ((s @ y) / (y @ y))
-        for s, y in pairs:
-            direction = direction + s * (along.pop() - (y @ direction) / (s @ y))
-        step = 1.0 if pairs else 1 / np.abs(g).sum()
-        for _ in range(30):  # halve until the value falls, or no longer differs
-            moved, moved_g = value_and_gradient(x + step * direction)
-            if moved <= L + 1e-4 * step * (g @ direction) + ROUNDING:
-                break
-            step /= 2
-        s, y = step * direction, moved_g - g
-        x, L, g = x + s, moved, moved_g
-        if s @ y > 0:
-            pairs = [*pairs[-memory + 1 :], (s, y)]
-    return x
 
 
 def _loss(M, positive, negative, R):  # (K, K) x 3 -> L, dL/dM (K, K)
@@ -213,7 +178,7 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
 
     Assumes:  each class has one image and one text feature, in every batch the same (d >= K, or enough groups);
               a pair is positive with probability p, and all classes, and all pairs of classes, are equally likely.
-              A batch has other shares: its own least value may be below this one (`batch_floor`).
+              A batch has other shares, so its own least value may be below this one (`batch_floor`).
     Formula:  on the `segment` L(t) = p softplus(-a) + (1 - p) softplus(b) is convex, and least where
               2 p sigma(-a) = (1 - p) (K - 2)/(K - 1) sigma(b).
               Collapse, t = 1, is the best exactly when (1 - p) (K - 2)/(K - 1) >= 2 p e^R;
@@ -237,12 +202,12 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
 
     collapsed = slope(1.0) <= 0
     if collapsed or slope(0.0) >= 0:  # the least value is at an end of the segment
-        low = high = 1.0 if collapsed else 0.0
-    else:  # bisection, down to neighbouring numbers
-        low, high = 0.0, 1.0
-        while high - low > 1e-15 and (middle := (low + high) / 2) not in (low, high):
-            low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    a, b = segment(R, K, (low + high) / 2)
+        t = float(collapsed)
+    else:
+        from scipy import optimize
+
+        t = optimize.brentq(slope, 0.0, 1.0, xtol=1e-15)
+    a, b = segment(R, K, t)
     return Optimum(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
 
 
@@ -269,4 +234,4 @@ def softplus(x: float) -> float:
     >>> softplus(0.0) == math.log(2), softplus(1e4)
     (True, 10000.0)
     """
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+    return float(np.logaddexp(0, x))
