@@ -200,7 +200,7 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
         a, b = segment(R, K, t)
         return 2 * p / (1 + math.exp(a)) - (1 - p) * (K - 2) / (K - 1) / (1 + math.exp(-b))
 
-    collapsed = slope(1.0) <= 0
+    collapsed = bool(slope(1.0) <= 0)
     if collapsed or slope(0.0) >= 0:  # the least value is at an end of the segment
         t = float(collapsed)
     else:
@@ -208,7 +208,7 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
 
         t = optimize.brentq(slope, 0.0, 1.0, xtol=1e-15)
     a, b = segment(R, K, t)
-    return Optimum(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
+    return Optimum(float(p * softplus(-a) + (1 - p) * softplus(b)), a, b, collapsed)
 
 
 # ---------------------------------------------------------------- without any class

@@ -89,7 +89,7 @@ def draw_plane(data: dict, axes) -> None:
 def samples() -> dict:
     """Over random batches, by the samples of a class: the cosine of its images and text at the batch's optimum.
 
-    [samples, least, median, largest cosine] for each batch size, and the threshold of Theorem 5 as a share of B.
+    [samples, least, median, largest cosine] for each batch size, and the threshold of Theorem 8 as a share of B.
     """
     found: dict = {"threshold": 1 / (1 + np.exp(R)) / 2}
     with nn.one_blas_thread():
