@@ -134,7 +134,7 @@ def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
 def test_recorded_pulls_are_the_gradients_that_explain_prints():
     record, made = script("record"), explain.batch()
     x = {line.symbol: line.value for line in explain.trace(made)}
-    g = {line.symbol: line.value for line in explain.gradients(made)}
+    g = {line.symbol: line.value for line in explain.trace(made, gradient=True)}
     trace = {"I_i": made.I_i, "T_i": made.T_i, "I": x["I"], "c_hat": x["c_hat"]}
     params = {"classifier": {"weight": made.D.T, "bias": np.zeros(3)}}
     found = record.pulls(params, trace, made.c, systems.PAPER)
