@@ -126,7 +126,7 @@ def mathml(tex: str, display: str) -> str:
     # A minus after an opening bracket, a comma or a relation is a sign.
     made = re.sub(rf"({BEFORE_A_SIGN})<mo>(&#x02212;|-)</mo>", r'\1<mo form="prefix">−</mo>', made)
     # TeX sets a thin space after the name of a function, unless a bracket follows.
-    made = re.sub(r"(<m[io]>(?:ln|log|sin|cos|max)</m[io]>)(?=<m[in])", r'\1<mspace width="0.17em" />', made)
+    made = re.sub(r"(<m[io]>(?:ln|log|sin|cos|max)</m[io]>)(?=<m(?!o))", r'\1<mspace width="0.17em" />', made)
     if unknown := re.search(r"\\[a-zA-Z]+|<mi>&<", made):
         raise ValueError(f"mathematics with {unknown[0]}, which latex2mathml leaves as it is: {tex.strip()}")
     return made

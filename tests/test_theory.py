@@ -104,16 +104,6 @@ def test_collapse_begins_at_14_equally_frequent_classes():
     assert [theory.collapse_is_optimal(np.arange(k), R) for k in (12, 13, 14, 15)] == expected
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("classes", "p"), [(2, 0.5), (3, 1 / 3), (6, 0.3), (17, EXPECTED_P)])
-def test_expected_optimum_is_what_free_unit_vectors_reach(classes, p):
-    def L(x):
-        return balanced_loss(mean_cosines(*directions(anp.reshape(x, (2, 1, classes, classes)))), p)
-
-    found = descend(L, 2 * classes * classes, seed=classes)
-    assert abs(found - theory.expected_optimum(R, classes, p).L_con) < 1e-6
-
-
 def test_no_point_of_the_segment_is_below_the_expected_optimum():
     for alpha_n, classes, p in itertools.product((0.5, R), (2, 3, 9, 17), (0.02, 0.1, 0.5)):
         best = theory.expected_optimum(alpha_n, classes, p).L_con
@@ -165,7 +155,7 @@ def test_the_certificate_closes_at_other_bounds_and_sizes(alpha_n):
 
 def test_the_certificate_is_a_lower_bound_from_any_cosines_and_tight_at_the_optimum():
     rng = np.random.default_rng(1)
-    for seed, msm in itertools.product(range(4), (True, False)):
+    for seed, msm in itertools.product(range(2), (True, False)):
         weights = theory.pair_weights(uneven(seed), msm)
         best, floor = theory.least_cosines(*weights, R), theory.batch_floor(uneven(seed), R, msm)
         bound = theory.lower_bound(best, *weights, R)
@@ -194,7 +184,7 @@ def test_the_optimum_has_the_form_that_the_descent_assumes():
 
     diag(delta) - A is singular where images and texts differ; where they do not, all h_c are 0.
     """
-    for y, msm in itertools.product([np.array([0, 1]), *map(uneven, range(5))], (True, False)):
+    for y, msm in itertools.product([np.array([0, 1]), *map(uneven, range(3))], (True, False)):
         weights = theory.pair_weights(y, msm)
         M = theory.least_cosines(*weights, R)
         h = np.sqrt(np.maximum(1 - np.diag(M), 0) / 2)
@@ -283,13 +273,16 @@ def test_seven_groups_of_five_dimensions_hold_the_optimum_of_17_classes():
 @pytest.mark.parametrize(
     ("classes", "groups", "d", "p", "miss"),
     [
+        (2, 1, 2, 1 / 2, 0),
+        (3, 1, 3, 1 / 3, 0),
         (4, 1, 4, 1 / 4, 0),
         (4, 1, 3, 1 / 4, 2.418e-2),  # d - 1 < K - 1
+        pytest.param(17, 1, 17, EXPECTED_P, 0, marks=pytest.mark.slow),
         pytest.param(17, 7, 4, EXPECTED_P, 0, marks=pytest.mark.slow),  # 21 dimensions for 16
         pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.long),  # 14 dimensions for 16
     ],
 )
-def test_the_optimum_needs_one_dimension_less_than_classes_over_all_groups(classes, groups, d, p, miss):
+def test_free_unit_vectors_reach_the_expected_optimum_if_they_have_the_dimensions(classes, groups, d, p, miss):
     def L(x):
         return balanced_loss(mean_cosines(*directions(anp.reshape(x, (2, groups, classes, d)))), p)
 
