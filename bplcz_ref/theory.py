@@ -210,7 +210,7 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
         return 2 * p / (1 + math.exp(a)) - (1 - p) * (K - 2) / (K - 1) / (1 + math.exp(-b))
 
     collapsed = bool(slope(1.0) <= 0)
-    low, high = (1.0, 1.0) if collapsed else (0.0, 0.0) if slope(0.0) >= 0 else (0.0, 1.0)
+    low, high = float(collapsed), 1.0
     for _ in range(60):  # halving, down to neighbouring numbers
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
