@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from docs_scripts import ROOT, script
 
-from bplcz_ref import explain, paper, systems, weights
-from bplcz_ref.data import simulate
-from bplcz_ref.training import evaluate, train
+from bplcz_ref import explain, paper, systems
 
 
 @pytest.fixture(scope="module")
@@ -141,34 +139,6 @@ def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records
         else:
             for loss, entry in made["losses"].items():
                 assert entry["runs"][0].keys() == kept["losses"][loss]["runs"][0].keys()
-
-
-@pytest.mark.long
-def test_a_recorded_run_is_the_run_of_the_training_loop(tmp_path):
-    """The same file, settings and seed: the same losses of each epoch and the same weights at the end."""
-    record = script("record")
-    settings = systems.SMALL._replace(width=1, features=4, text_width=4, text_layers=1, text_heads=1)
-    settings = settings._replace(epochs=2, per_class=2, test=20, batch=16, seed=48)
-    (x, y), (x_test, y_test) = record.data(settings, pool=1)
-    seen = []
-    params, state = record.trained(
-        systems.build("ebcnn-bplcz", settings),
-        settings,
-        x,
-        y,
-        lambda step, params, trace, labels: seen.append((step, len(labels), float(trace["L_con"]))),
-    )
-    simulate.write_file(tmp_path / "x.h5", per_class=2, rows=20, seed=paper.SEED)
-    result = train.train(tmp_path / "run", tmp_path / "x.h5", "ebcnn-bplcz", settings, say=lambda line: None)
-    assert [step for step, _, _ in seen] == list(range(6))
-    last = np.array(seen[3:])
-    assert (last[:, 1] @ last[:, 2]) / 34 == pytest.approx(result["last_epoch"]["L_con"], rel=1e-6)
-    trained = evaluate.load(tmp_path / "run")
-    kept, mine = weights.named(trained.params), weights.named(params)
-    assert kept.keys() == mine.keys()
-    assert all(mine[name] == pytest.approx(kept[name], rel=1e-5, abs=1e-6) for name in kept)
-    c_hat = trained.network.apply(params, state, x_test, train=False)[0]
-    assert record.accuracy(c_hat, y_test) == result["overall_accuracy"]
 
 
 @pytest.mark.slow
