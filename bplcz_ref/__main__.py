@@ -143,7 +143,7 @@ class ListSettings(argparse.Action):
 
 
 def explain(c) -> None:
-    """Print every number of a tiny batch in the order of computation, by its symbol and with its formula.
+    """Follow a pair of a tiny batch from its features to L, and back: every number by its symbol and formula.
 
     --equation 7 --gradients
     """
