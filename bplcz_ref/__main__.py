@@ -150,13 +150,13 @@ class ListSettings(argparse.Action):
 
 
 def explain(c) -> None:
-    """Print every number of a tiny batch in the order of computation, by its symbol and with its formula.
+    """Follow a pair of a tiny batch from its features to L, and back: every number by its symbol and formula.
 
     --equation 7 --gradients
     """
     c.add_argument("--equation", type=int, choices=range(1, 12), metavar="1..11", help="one equation only")
     c.add_argument("--groups", nargs="+", choices=[*paper.GROUPS, "all"], metavar="NAME",
-                   default=["RGB", "VH"], help="band groups to show, or all; default: RGB VH")  # fmt: skip
+                   default=["RGB"], help="band groups to show, or all; default: RGB")  # fmt: skip
     c.add_argument("--gradients", action="store_true", help="show dL/d(symbol) of every symbol too")
     c.add_argument("--samples", **N, default=6, help="default: %(default)s")
     c.add_argument("--seed", **N, default=paper.SEED, help="default: %(default)s")

@@ -1,22 +1,20 @@
 """What L_con wants: the least values that Eq. (6) can take on unit features, and when they tell no class apart.
 
 `batch_floor` is the floor of one batch, certified; `expected_optimum` is a closed form for an idealised case.
-docs/mathematics/4-what-l-con-wants.md has the proofs, tests/test_theory.py descends on free unit vectors.
+The proofs are in docs/mathematics/, in 4-what-l-con-wants.md and 7-harder-theorems.md.
 
 Index letters: B samples, K classes (in a batch: those that occur, c), n groups. R = alpha n is the bound of |S|:
 1.75 in the paper. q_c is the share of class c in the batch, x any unit vector.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from bplcz_ref.checks import takes
 
-ITERATIONS = 1000  # at most, of the descent; 20 to 200 are usual
-ROUNDING = 1e-15  # of a loss
+MOST_STEPS = 10_000  # of the descent; 20 to 400 are usual
 
 
 class Floor(NamedTuple):
@@ -47,7 +45,7 @@ def batch_floor(y: np.ndarray, alpha_n: float, msm: bool = True) -> Floor:
     Formula:  the least sum_cd positive_cd softplus(-R M_cd) + negative_cd softplus(R M_cd) over the cosines
               M_cd = u_c . v_d of the images and texts of classes, with the weights of `pair_weights`; a descent
               (`least_cosines`) gives `attained`, weak duality (`lower_bound`) gives `lower`.
-    Returns:  Floor; at the paper's R the gap is below 1e-9. `attained` is reached at d = K + 1.
+    Returns:  Floor; at the paper's R the gap is below 1e-8, mostly 1e-10. `attained` is reached at d = K + 1.
     Settings: W is Eq. (5)'s, or I without msm. With W = I and a text per sample: batch_floor(arange(B), alpha_n).
     Errors:   ValueError for labels that are not integers and for alpha_n that is not positive.
     Source:   derived for this project.
@@ -85,24 +83,37 @@ def least_cosines(positive: np.ndarray, negative: np.ndarray, alpha_n: float) ->
     # (K, K), (K, K) -> (K, K)
     """The cosines M at the least L_con, by descent on unit vectors u_c = (z_c, h_c), v_d = (z_d, -h_d).
 
-    Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). Whether
-    the descent ended at the optimum is what `batch_floor` certifies.
+    Every optimum has this form, with h_c >= 0 (by Perron and Frobenius; the proof is with the theorems). After a
+    step s that changes the gradient by y, the next is (s . y) / (y . y) times the gradient (Barzilai and Borwein
+    1988). That compares no losses, so it goes on where these have no more digits, and SciPy's minimisers stop.
+    Whether the descent ended at the optimum is what `batch_floor` certifies.
     """
     K = len(positive)
     sign = np.append(np.ones(K), -1)  # M = Z Z^T - h h^T
 
-    def value_and_gradient(flat):
-        x = flat.reshape(K, K + 1)
+    def unit(x):  # (K, K + 1) -> the same at unit length, the lengths
         length = np.linalg.norm(x, axis=1, keepdims=True)
-        u = x / length
-        L, A = _loss((u * sign) @ u.T, positive, negative, alpha_n)
+        return x / length, length
+
+    def gradient(x):
+        u, length = unit(x)
+        _, A = _loss((u * sign) @ u.T, positive, negative, alpha_n)
         g = 2 * (A @ u) * sign
-        return L, ((g - u * (u * g).sum(axis=1, keepdims=True)) / length).ravel()
+        return (g - u * (u * g).sum(axis=1, keepdims=True)) / length
 
     # The start is near the segment, with a little noise, without which equal classes would stay equal.
     z = 0.5 * (np.eye(K) - 1 / K) + 0.01 * np.random.default_rng(0).standard_normal((K, K))
-    x = descend(value_and_gradient, np.hstack([z, np.ones((K, 1))]).ravel()).reshape(K, K + 1)
-    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    x, step = np.hstack([z, np.ones((K, 1))]), 1.0
+    g = gradient(x)
+    for _ in range(MOST_STEPS):
+        if np.abs(g).max() < 1e-12:
+            break
+        s, before = -step * g, g
+        x = x + s
+        g = gradient(x)
+        y = g - before
+        step = abs((s * y).sum()) / (y * y).sum()
+    u, _ = unit(x)
     return (u * sign) @ u.T
 
 
@@ -127,48 +138,11 @@ def lower_bound(M: np.ndarray, positive: np.ndarray, negative: np.ndarray, alpha
     return float(L - (A * M).sum() - delta.sum())
 
 
-def descend(value_and_gradient: Callable, x: np.ndarray, memory: int = 20, tolerance: float = 1e-12) -> np.ndarray:
-    # x -> (scalar, like x); (m,) -> (m,)
-    """Where the gradient vanishes, by L-BFGS (Nocedal 1980).
-
-    SciPy's L-BFGS-B stops where the value has no more digits: its floors are certified to 7e-9, these to 3e-11.
-    SciPy's Newton-Krylov closes the gap too, but takes ten times as long.
-
-    >>> descend(lambda x: (x @ x, 2 * x), np.array([3.0, 4.0])).round(12).tolist()
-    [-0.0, -0.0]
-    """
-    L, g = value_and_gradient(x)
-    pairs: list = []  # of the last steps s and the changes y of the gradient: their curvature
-    for _ in range(ITERATIONS):
-        if np.abs(g).max() < tolerance:
-            break
-        direction, along = -g, []
-        for s, y in reversed(pairs):
-            along.append((s @ direction) / (s @ y))
-            direction = direction - along[-1] * y
-        if pairs:
-            s, y = pairs[-1]
-            direction = direction * ((s @ y) / (y @ y))
-        for s, y in pairs:
-            direction = direction + s * (along.pop() - (y @ direction) / (s @ y))
-        step = 1.0 if pairs else 1 / np.abs(g).sum()
-        for _ in range(30):  # halve until the value falls, or no longer differs
-            moved, moved_g = value_and_gradient(x + step * direction)
-            if moved <= L + 1e-4 * step * (g @ direction) + ROUNDING:
-                break
-            step /= 2
-        s, y = step * direction, moved_g - g
-        x, L, g = x + s, moved, moved_g
-        if s @ y > 0:
-            pairs = [*pairs[-memory + 1 :], (s, y)]
-    return x
-
-
 def _loss(M, positive, negative, R):  # (K, K) x 3 -> L, dL/dM (K, K)
-    S = R * M
+    S, weight = R * M, positive + negative
     sigma = (1 + np.tanh(S / 2)) / 2
-    L = (positive * np.logaddexp(0, -S) + negative * np.logaddexp(0, S)).sum()
-    return L, R * (negative * sigma - positive * (1 - sigma))
+    L = (weight * np.logaddexp(0, S) - positive * S).sum()  # softplus(-S) = softplus(S) - S
+    return L, R * (weight * sigma - positive)
 
 
 @takes(y="labels B", alpha_n="positive")
@@ -213,7 +187,7 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
 
     Assumes:  each class has one image and one text feature, in every batch the same (d >= K, or enough groups);
               a pair is positive with probability p, and all classes, and all pairs of classes, are equally likely.
-              A batch has other shares: its own least value may be below this one (`batch_floor`).
+              A batch has other shares, so its own least value may be below this one (`batch_floor`).
     Formula:  on the `segment` L(t) = p softplus(-a) + (1 - p) softplus(b) is convex, and least where
               2 p sigma(-a) = (1 - p) (K - 2)/(K - 1) sigma(b).
               Collapse, t = 1, is the best exactly when (1 - p) (K - 2)/(K - 1) >= 2 p e^R;
@@ -235,15 +209,13 @@ def expected_optimum(alpha_n: float, K: int, p: float) -> Optimum:
         a, b = segment(R, K, t)
         return 2 * p / (1 + math.exp(a)) - (1 - p) * (K - 2) / (K - 1) / (1 + math.exp(-b))
 
-    collapsed = slope(1.0) <= 0
-    if collapsed or slope(0.0) >= 0:  # the least value is at an end of the segment
-        low = high = 1.0 if collapsed else 0.0
-    else:  # bisection, down to neighbouring numbers
-        low, high = 0.0, 1.0
-        while high - low > 1e-15 and (middle := (low + high) / 2) not in (low, high):
-            low, high = (middle, high) if slope(middle) < 0 else (low, middle)
-    a, b = segment(R, K, (low + high) / 2)
-    return Optimum(p * softplus(-a) + (1 - p) * softplus(b), a, b, collapsed)
+    collapsed = bool(slope(1.0) <= 0)
+    low, high = float(collapsed), 1.0
+    for _ in range(60):  # halving, down to neighbouring numbers
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    a, b = segment(R, K, high)
+    return Optimum(float(p * softplus(-a) + (1 - p) * softplus(b)), a, b, collapsed)
 
 
 # ---------------------------------------------------------------- without any class
@@ -269,4 +241,4 @@ def softplus(x: float) -> float:
     >>> softplus(0.0) == math.log(2), softplus(1e4)
     (True, 10000.0)
     """
-    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+    return float(np.logaddexp(0, x))

@@ -82,7 +82,7 @@ def siglip(params: dict, S: np.ndarray, S_hat: np.ndarray, W: np.ndarray, alpha_
     """Source: SigLIP (Zhai et al. 2023). Start: logit_scale t' = ln 10, logit_bias b = -10.
 
     L_i2t = (1 / B) sum_jk log(1 + e^(-z (e^t' C + b))),  z = 2W - 1.
-    Differs from the paper's loss: learnable scale and bias, so that the loss can reach 0; the sum over a row in
+    Differs from the paper's loss: learnable scale and bias, so that the loss tends to 0; the sum over a row in
     place of its mean (B times larger). SigLIP has positives on the diagonal only; here z follows W.
     """
     t, b = np.exp(learnt(params, "logit_scale", S)), learnt(params, "logit_bias", S)

@@ -19,6 +19,15 @@ WIDGET = "<!-- widget -->"  # where site/widget.html goes
 BEFORE_A_SIGN = "<mo[^>]*>(?:&#x00028;|&#x0002C;|&#x0003D;|&#x02265;|&#x0005B;|\\(|,|=|\\[)</mo>"
 BARS = {"l": 'form="prefix" stretchy="false"', "r": 'form="postfix" stretchy="false"'}
 NAMES = {"mathematics": "index"}  # file name on the site, where it is not the Markdown's
+ORDER = (
+    "readings",
+    "equations",
+    "guide",
+    "conformance",
+    "trace",
+    "implementations",
+    "speed",
+)  # after the chapters
 
 
 class Page(NamedTuple):
@@ -35,7 +44,7 @@ class Site:
 
     def __init__(self) -> None:
         chapters = sorted((DOCS / "mathematics").glob("*.md"))
-        others = sorted(path for path in DOCS.glob("*.md") if path.stem != "mathematics")
+        others = [DOCS / f"{name}.md" for name in ORDER]
         self.texts = [DOCS / "mathematics.md", *chapters, *others]
         self.names = {path: f"{NAMES.get(path.stem, path.stem)}.html" for path in self.texts}
         self.shown: dict[Path, str] = {}
@@ -83,8 +92,14 @@ def page(text: Path, site: Site) -> Page:
     rules["table_close"] = lambda *_: "</table></div>"
     body = markdown.render(text.read_text(encoding="utf-8"))
     body = re.sub(r"<p>(<figure.*?</figure>)</p>", r"\1", body, flags=re.DOTALL)
+    body = re.sub(r"<h\d.*?</h\d>", lambda found: subscripts(found[0]), body)
     body = body.replace(WIDGET, (DOCS / "site" / "widget.html").read_text(encoding="utf-8"))
     return Page(site.names[text], sections[0][1], sections[1:], body)
+
+
+def subscripts(text: str) -> str:
+    """L_con in a heading as it is set elsewhere."""
+    return re.sub(r"\b([A-Z])_(\w+)", r"<i>\1</i><sub>\2</sub>", text)
 
 
 def inline_math(state, silent: bool) -> bool:
@@ -111,7 +126,7 @@ def mathml(tex: str, display: str) -> str:
     # A minus after an opening bracket, a comma or a relation is a sign.
     made = re.sub(rf"({BEFORE_A_SIGN})<mo>(&#x02212;|-)</mo>", r'\1<mo form="prefix">−</mo>', made)
     # TeX sets a thin space after the name of a function, unless a bracket follows.
-    made = re.sub(r"(<m[io]>(?:ln|log|sin|cos|max)</m[io]>)(?=<m[in])", r'\1<mspace width="0.17em" />', made)
+    made = re.sub(r"(<m[io]>(?:ln|log|sin|cos|max)</m[io]>)(?=<m(?!o))", r'\1<mspace width="0.17em" />', made)
     if unknown := re.search(r"\\[a-zA-Z]+|<mi>&<", made):
         raise ValueError(f"mathematics with {unknown[0]}, which latex2mathml leaves as it is: {tex.strip()}")
     return made
@@ -139,7 +154,7 @@ def figure(path: Path, alt: str) -> str:
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', head)[1])
     head = re.sub(r' (width|height)="[^"]*"', "", head)
     # On a narrow screen a figure is not shrunk below what can be read; it scrolls.
-    least = 34 if width < 700 else 46
+    least = 34 if width < 700 else 46 if width < 1000 else 54
     head += f' role="img" aria-label="{html.escape(alt)}" style="width: {width:g}pt; min-width: {least}rem"'
     return f'<figure class="wide">{head}>{rest}</figure>'
 
@@ -162,10 +177,9 @@ def whole(made: Page, pages: list[Page]) -> str:
     entries = []
     for other in pages:
         here = other.name == made.name
-        link = f'<a href="{other.name}"{" aria-current=page" if here else ""}>{html.escape(other.title)}</a>'
-        inner = "".join(
-            f'<li><a href="#{anchor}">{html.escape(words)}</a></li>' for anchor, words in made.sections
-        )
+        title = lambda words: subscripts(html.escape(words))
+        link = f'<a href="{other.name}"{" aria-current=page" if here else ""}>{title(other.title)}</a>'
+        inner = "".join(f'<li><a href="#{anchor}">{title(words)}</a></li>' for anchor, words in made.sections)
         entries.append(f"<li>{link}{f'<ul>{inner}</ul>' if here and inner else ''}</li>")
     names = [other.name for other in pages]
     beside = ""

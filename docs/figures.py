@@ -1,8 +1,8 @@
 """Draws the figures of docs/mathematics/: python docs/figures.py writes docs/figures/*.svg and data.json.
 
-Each figure has a function that computes its data, which tests/test_docs_figures.py compares with data.json and
-with the numbers in the text, and one that draws them. What takes minutes to compute is read from docs/recorded/,
-where record.py writes it. Only drawing needs matplotlib (the extra "report").
+Each figure has a function that computes its data, which tests/test_docs_figures.py compares with data.json, and
+one that draws them. What takes minutes to compute is read from docs/recorded/, where record.py writes it. Only
+drawing needs matplotlib (the extra "report").
 """
 
 import io
@@ -18,8 +18,7 @@ FOLDER = Path(__file__).parent / "figures"
 RECORDED = Path(__file__).parent / "recorded"
 K = len(paper.CLASSES)
 R = paper.ALPHA * len(paper.GROUPS)
-BLUE, ORANGE, RED, GREEN, GREY = "#1f6fb4", "#d9730d", "#c0392b", "#2e8b57", "#777777"
-PURPLE, BROWN = "#7d4fb0", "#8a5a2b"
+BLUE, ORANGE, RED, GREEN, GREY, PURPLE = "#1f6fb4", "#c8650b", "#c0392b", "#2e7d4f", "#666666", "#7d4fb0"
 
 
 def expected_p(B: int) -> float:
@@ -37,17 +36,24 @@ def means(values: list, size: int) -> list:
     return np.mean(np.reshape(values, (-1, size)), axis=1).tolist()
 
 
+def note(axes, text: str, at: tuple, color: str, shift: tuple = (7, 4), **how) -> None:
+    """A text in the colour of what it names, `shift` points beside it."""
+    axes.annotate(text, at, xytext=shift, textcoords="offset points", color=color, **how)
+
+
 # ---------------------------------------------------------------- the (a, b)-plane
 
 
 def plane() -> dict:
-    """The edge that no unit features pass, the optimum on it by batch size, and the path of the run `small`."""
-    optima = {str(B): theory.expected_optimum(R, K, expected_p(B))[:3] for B in (8, 16, 32, 64)}
+    """The edge, the expected optimum by batch size, the optima of chapter 4's batches, the run `small`."""
     steps = recorded("small")["steps"]
+    with nn.one_blas_thread():
+        floors = [theory.batch_floor(y, R) for y in np.random.default_rng(47).integers(K, size=(20, 32))]
     return {
         "path": {"a": means(steps["S_positive"], 8), "b": means(steps["S_negative"], 8)},
         "edge": [theory.segment(R, K, t) for t in (0, 1)],
-        "optima": {B: {"L_con": L, "a": a, "b": b} for B, (L, a, b) in optima.items()},
+        "optima": {str(B): theory.expected_optimum(R, K, expected_p(B))[1:3] for B in (8, 16, 32, 64)},
+        "batches": [[floor.a, floor.b] for floor in floors],
     }
 
 
@@ -55,32 +61,31 @@ def draw_plane(data: dict, axes) -> None:
     a, b = np.meshgrid(np.linspace(-1.9, 1.9, 200), np.linspace(-1.9, 0.25, 150))
     p = expected_p(32)
     edge_a, edge_b = zip(*data["edge"], strict=True)
-    edge = np.interp(a[0], edge_a[::-1], edge_b[::-1])
-    reached = (b >= edge) & (np.abs(a) <= R)
-    L = np.ma.masked_where(~reached, p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b))
+    outside = (b < np.interp(a[0], edge_a[::-1], edge_b[::-1])) | (np.abs(a) > R)
+    L = np.ma.masked_where(outside, p * np.logaddexp(0, -a) + (1 - p) * np.logaddexp(0, b))
     levels = axes.contour(a, b, L, levels=[0.33, 0.37, 0.45, 0.55, 0.65], colors=GREY, linewidths=0.7)
     axes.clabel(levels, fontsize=8, fmt="%g")
     axes.fill([*edge_a, R], [*edge_b, -R], color="#e6e6e6", linewidth=0)
     axes.plot(edge_a, edge_b, color="black", linewidth=1.5)
-    axes.text(
-        1.12,
-        -0.86,
-        "no unit features, if classes\nare equally frequent\n(Theorem 1)",
-        ha="center",
-        va="center",
-        color="#444444",
-    )
-    for (B, best), color in zip(data["optima"].items(), (BLUE, ORANGE, RED, GREEN), strict=True):
-        label = f"optimum, B = {B}: a - b = {best['a'] - best['b']:.2f}"
-        axes.plot(best["a"], best["b"], "o", color=color, markersize=7, label=label)
-    axes.plot(*data["edge"][0], "s", color="black", markerfacecolor="white", label="simplex: the softmax ideal")
+    words = "no unit features, if classes\nare equally frequent\n(Theorem 1)"
+    axes.text(1.12, -0.92, words, ha="center", va="center", color="#444444")
+    axes.plot(*zip(*data["batches"], strict=True), "o", color=GREEN, markerfacecolor="none", markersize=4)
+    note(axes, "best features of 20 random\nbatches, B = 32 (uneven)", (-0.55, -1.42), GREEN, (10, -18))
+    for B, shift in (("8", (7, -10)), ("16", (7, -9)), ("32", (-38, 7))):
+        axes.plot(*data["optima"][B], "o", color=RED, markersize=6)
+        note(axes, f"{'expected optimum, ' if B == '8' else ''}B = {B}", data["optima"][B], RED, shift)
     path = data["path"]
     axes.plot([0, *path["a"]], [0, *path["b"]], ".-", color=PURPLE, linewidth=1, markersize=4)
-    axes.plot(path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10, label="a run on SIMULATED data")
-    axes.plot(0, 0, "+", color="black", markersize=10, label="start: ln 2")
+    axes.plot(path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10)
+    note(axes, "a run on SIMULATED data", (path["a"][1], path["b"][1]), PURPLE, (-12, 6), ha="right")
+    axes.plot(0, 0, "+", color="black", markersize=10)
+    note(axes, "start: ln 2", (0, 0), "black")
+    axes.plot(*data["edge"][0], "s", color="black", markerfacecolor="white")
+    note(axes, "simplex: the softmax ideal", data["edge"][0], "black", (6, 22), ha="right")
+    axes.plot(*data["edge"][1], "s", color="black")
+    note(axes, "collapse: expected optimum from B = 58 on", data["edge"][1], "black", (6, -13))
     axes.set(xlabel="a: mean logit of positive pairs", ylabel="b: mean logit of negative pairs")
-    axes.set(xlim=(-1.9, 1.9), ylim=(-1.9, 0.25))
-    axes.legend(loc="lower right", fontsize=8, framealpha=1)
+    axes.set(xlim=(-1.95, 1.9), ylim=(-1.9, 0.25))
 
 
 # ---------------------------------------------------------------- samples of a class
@@ -89,7 +94,7 @@ def draw_plane(data: dict, axes) -> None:
 def samples() -> dict:
     """Over random batches, by the samples of a class: the cosine of its images and text at the batch's optimum.
 
-    [samples, least, median, largest cosine] for each batch size, and the threshold of Theorem 5 as a share of B.
+    [samples, least, median, largest cosine] for each batch size, and the threshold of Theorem 8 as a share of B.
     """
     found: dict = {"threshold": 1 / (1 + np.exp(R)) / 2}
     with nn.one_blas_thread():
@@ -100,24 +105,21 @@ def samples() -> dict:
                 M = theory.least_cosines(*theory.pair_weights(y), R)
                 for count, of_class in zip(np.unique(y, return_counts=True)[1].tolist(), np.diag(M), strict=True):
                     cosines.setdefault(count, []).append(of_class)
-            found[str(B)] = [
-                [m, float(min(c)), float(np.median(c)), float(max(c))] for m, c in sorted(cosines.items())
-            ]
+            found[str(B)] = [[m, min(c), float(np.median(c)), max(c)] for m, c in sorted(cosines.items())]
     return found
 
 
 def draw_samples(data: dict, axes) -> None:
-    for B, color, shift in (("32", RED, -0.12), ("64", BLUE, 0.12)):
-        count, least, median, largest = np.array(data[B]).T
+    for B, color, marker, shift in ((32, RED, "o", -0.12), (64, BLUE, "s", 0.12)):
+        count, least, median, largest = np.array(data[str(B)]).T
         axes.vlines(count + shift, least, largest, color=color, linewidth=2)
-        axes.plot(count + shift, median, "o", color=color, markersize=6, label=f"B = {B}")
-        at = data["threshold"] * int(B)
+        axes.plot(count + shift, median, marker, color=color, markersize=6, label=f"B = {B}: median and range")
+        at = data["threshold"] * B
         axes.axvline(at, color=color, linestyle="--", linewidth=1)
-        axes.text(at + 0.08, 0.36, f"{at:.2f}", color=color)
+        note(axes, f"{data['threshold']:.1%} of {B}", (at, 0.4), color, (4, 0))
     axes.set(xlabel="samples of the class in the batch", ylabel="cosine, image to text, at the optimum")
-    axes.set(ylim=(-1.06, 0.5), xlim=(0.4, 10.6))
-    axes.set_xticks(range(1, 11))
-    axes.legend(loc="lower right")
+    axes.set(ylim=(-1.06, 0.5), xlim=(0.4, 10.6), xticks=range(1, 11))
+    axes.legend(loc="lower right", frameon=False)
 
 
 # ---------------------------------------------------------------- what needs no class
@@ -139,10 +141,11 @@ def draw_share(data: dict, axes) -> None:
     axes.plot(data["alpha"], 100 * np.array(data["share"]), color=BLUE, linewidth=2)
     for alpha, color in ((0.25, RED), (0.5, GREY), (1.0, GREY)):
         value = 100 * data["share"][data["alpha"].index(alpha)]
-        text = f"alpha = {alpha:g}{', the paper' if color == RED else ''}: {value:.1f} %"
         axes.plot(alpha, value, "o", color=color)
-        axes.annotate(text, (alpha, value), xytext=(8, 4), textcoords="offset points", color=color)
-    axes.set(xlabel="alpha", ylabel="% of the fall of L_con", ylim=(0, 105), xlim=(0, 2))
+        note(
+            axes, f"alpha = {alpha:g}{', the paper' if color == RED else ''}: {value:.1f} %", (alpha, value), color
+        )
+    axes.set(xlabel="alpha", ylabel="% of the fall of L_con\nthat needs no class", ylim=(0, 110), xlim=(0, 2))
 
 
 # ---------------------------------------------------------------- one batch of six
@@ -158,28 +161,24 @@ def batch() -> dict:
 
 
 def draw_batch(data: dict, axes) -> None:
-    titles = {
-        "W": "W: what is asked",
-        "S": "S: what the features answer",
-        "sigma(S) - W": "sigma(S) - W: the slope",
-    }
-    for place, (name, matrix), bound in zip(axes, data["matrices"].items(), (1.6, 1.75, 1.2), strict=True):
+    titles = ("W: what is asked", "S: what the features answer", "sigma(S) - W: the slope")
+    middle = np.arange(6) + 0.5
+    for place, (name, matrix), title in zip(axes, data["matrices"].items(), titles, strict=True):
+        bound = 2.2 * np.abs(matrix).max()  # pale, so that a black number can be read on it, on dark pages too
         place.pcolormesh(matrix, cmap="RdBu_r", vmin=-bound, vmax=bound, edgecolor="white", linewidth=1)
         for (j, k), value in np.ndenumerate(matrix):
             text = f"{value:.0f}" if name == "W" else f"{value:.2f}"
-            color = "white" if abs(value) > 0.75 * bound else "black"
-            place.text(k + 0.5, j + 0.5, text, ha="center", va="center", fontsize=9, color=color)
-        middle = np.arange(6) + 0.5
+            place.text(k + 0.5, j + 0.5, text, ha="center", va="center", fontsize=9)
         place.set_xticks(middle, data["classes"])
         place.set_yticks(middle, data["classes"])
         place.tick_params(length=0)
         place.spines[:].set_visible(False)
         place.invert_yaxis()
-        place.set(title=titles[name], aspect="equal", xlabel="text, by its class")
+        place.set(title=title, aspect="equal", xlabel="text, by its class")
     axes[0].set_ylabel("image, by its class")
 
 
-# ---------------------------------------------------------------- pulls on the features
+# ---------------------------------------------------------------- pulls on the features, texts by loss
 
 
 def pulls() -> dict:
@@ -189,39 +188,39 @@ def pulls() -> dict:
 
 
 def draw_pulls(data: dict, axes) -> None:
-    labels = {"cls": ("L_cls", 60), "con_common": ("beta L_con, common to all images", 8)}
-    labels |= {"con_by_class": ("beta L_con, by class", 80), "con_within": ("beta L_con, within classes", 80)}
-    for (name, values), color in zip(data.items(), (BLUE, RED, ORANGE, GREY), strict=True):
-        axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, color=color, linewidth=1.8)
-        label, step = labels[name]
-        above = -14 if name == "con_within" else 6
-        axes.annotate(label, (step, values[step // 4]), xytext=(6, above), textcoords="offset points", color=color)
+    labels = {"cls": ("L_cls", 60, 6), "con_common": ("beta L_con, common to all images", 8, 6)}
+    labels |= {
+        "con_by_class": ("beta L_con, by class", 80, 6),
+        "con_within": ("beta L_con, within classes", 80, -14),
+    }
+    for (name, values), color, line in zip(
+        data.items(), (BLUE, RED, ORANGE, GREY), ("-", "-", "--", ":"), strict=True
+    ):
+        axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, line, color=color, linewidth=1.8)
+        label, step, above = labels[name]
+        note(axes, label, (step, values[step // 4]), color, (6, above))
     axes.set(xlabel="step", ylabel="length of the gradient at I", xlim=(0, 128), ylim=(1e-3, 0.3))
     axes.set_title("preset small, SIMULATED data", fontsize=10)
 
 
-# ---------------------------------------------------------------- texts by loss
-
-
 def texts() -> dict:
-    """The mean cosine between the texts of two classes by step: means over seeds, for each loss."""
-    found: dict = {}
-    for name, entry in recorded("losses")["losses"].items():
-        series = [run["texts_by_step"] for run in entry["runs"] if "texts_by_step" in run]
-        if series:
-            found["step"] = [step for step, _ in series[0]]
-            found[name] = np.mean([[cosine for _, cosine in one] for one in series], axis=0).tolist()
+    """The mean cosine between the texts of two classes by step: means over seeds, for four losses."""
+    losses, found = recorded("losses")["losses"], {}
+    for name in ("identity", "paper", "paper, alpha = 1", "infonce"):
+        series = [run["texts_by_step"] for run in losses[name]["runs"]]
+        found["step"] = [step for step, _ in series[0]]
+        found[name] = np.mean([[cosine for _, cosine in one] for one in series], axis=0).tolist()
     return found
 
 
 def draw_texts(data: dict, axes) -> None:
-    colors = dict(zip(data, ("", RED, ORANGE, GREY, BLUE, GREEN, BROWN, PURPLE, "black"), strict=False))
-    for name, values in data.items():
-        if name != "step":
-            axes.plot(data["step"], values, color=colors[name], linewidth=1.6, label=name)
-    axes.set(xlabel="step", ylabel="cosine between two classes' texts", ylim=(0, 1.03))
+    lines = {"identity": (GREY, ":", "W = I", 5), "paper": (RED, "-", "paper", -13)}
+    lines |= {"paper, alpha = 1": (ORANGE, "--", "alpha = 1", 0), "infonce": (BLUE, "-.", "InfoNCE, UniCL", 6)}
+    for name, (color, line, label, above) in lines.items():
+        axes.plot(data["step"], data[name], line, color=color, linewidth=1.8)
+        note(axes, label, (data["step"][-1], data[name][-1]), color, (4, above), annotation_clip=False)
+    axes.set(xlabel="step", ylabel="cosine between two classes' texts", ylim=(0, 1.05), xlim=(0, 245))
     axes.set_title("three seeds each, SIMULATED data", fontsize=10)
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
 # ---------------------------------------------------------------- the gradient of a cosine
@@ -229,10 +228,9 @@ def draw_texts(data: dict, axes) -> None:
 
 def cosine() -> dict:
     """Features of two lengths at some angles to v = (1, 0), and the gradient of the cosine there."""
-    found = {}
+    angles, found = np.radians([20, 50, 80, 110, 140, 170]), {}
+    u = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     for length in (1, 2):
-        angles = np.radians([20, 50, 80, 110, 140, 170])
-        u = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         gradient = (np.array([1.0, 0.0]) - u[:, :1] * u) / length
         found[str(length)] = {"x": (length * u).tolist(), "gradient": gradient.tolist()}
     return found
@@ -247,6 +245,7 @@ def draw_cosine(data: dict, axes) -> None:
         axes.plot(*x.T, "o", color=color, markersize=4, label=f"|x| = {length}")
     axes.annotate("", (2.7, 0), (0, 0), arrowprops={"arrowstyle": "->", "color": "black"})
     axes.text(2.72, 0.06, "v")
+    axes.text(-2.25, 2.2, "arrows at 0.6 of the\ngradient's length", fontsize=8, va="top")
     axes.set(xlim=(-2.3, 2.9), ylim=(-0.2, 2.3), aspect="equal")
     axes.set_axis_off()
     axes.legend(loc="upper right", frameon=False)
@@ -255,7 +254,7 @@ def draw_cosine(data: dict, axes) -> None:
 FIGURES = {  # name: (data, drawing, size in inches, number of axes side by side)
     "batch": (batch, draw_batch, (9, 3.4), 3),
     "cosine": (cosine, draw_cosine, (6, 2.9), 1),
-    "plane": (plane, draw_plane, (7, 4.3), 1),
+    "plane": (plane, draw_plane, (7, 4.6), 1),
     "share": (share, draw_share, (6, 3), 1),
     "samples": (samples, draw_samples, (7, 3.6), 1),
     "pulls": (pulls, draw_pulls, (7, 3.4), 1),

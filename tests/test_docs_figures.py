@@ -1,4 +1,4 @@
-"""docs/figures.py: the data drawn are what is computed today, and they prove the number that each figure shows.
+"""docs/figures.py: the data drawn are what is computed today, and they show what the text says of them.
 
 docs/recorded/ holds runs that take minutes; what is drawn and printed of them is compared with the records. That
 record.py makes such records is tested on a run of a few steps.
@@ -48,52 +48,26 @@ def test_the_committed_figures_show_what_is_computed_today(figures, drawn, name)
     assert close(json.loads(json.dumps(figures.FIGURES[name][0]())), drawn[name])
 
 
-def test_the_optima_of_the_plane_are_on_the_edge_and_approach_collapse(drawn):
-    (a0, b0), (a1, b1) = drawn["plane"]["edge"]
-    margins = {B: best["a"] - best["b"] for B, best in drawn["plane"]["optima"].items()}
-    for best in drawn["plane"]["optima"].values():
-        assert best["b"] == pytest.approx(b0 + (best["a"] - a0) * (b1 - b0) / (a1 - a0), abs=2e-6)
-    assert {B: round(margin, 2) for B, margin in margins.items()} == {"8": 0.79, "16": 0.44, "32": 0.16, "64": 0}
-    path = drawn["plane"]["path"]
-    assert len(path["a"]) == len(path["b"]) == 16
-    assert path["a"][-1] - path["b"][-1] < 0.05  # the run goes along a = b, and turns before it is at the optimum
-    assert min(path["a"]) > drawn["plane"]["optima"]["64"]["a"] + 0.3
-
-
-def test_almost_all_of_the_fall_needs_no_class_at_the_papers_alpha(drawn):
-    share = dict(zip(drawn["share"]["alpha"], drawn["share"]["share"], strict=True))
-    assert [round(share[alpha], 3) for alpha in (0.25, 0.5, 1.0)] == [0.995, 0.786, 0.624]
-    assert np.all(np.diff(drawn["share"]["share"]) <= 1e-9)
-
-
-def test_the_slope_of_a_pair_has_the_sign_of_its_label(drawn):
-    W, S, slope = (np.array(matrix) for matrix in drawn["batch"]["matrices"].values())
-    assert np.array_equal(slope < 0, W == 1)
-    assert slope == pytest.approx(1 / (1 + np.exp(-S)) - W, abs=2e-6)
-    assert drawn["batch"]["classes"] == ["G", "1", "G", "9", "1", "G"]
-    assert W.sum() == 3**2 + 2**2 + 1
-
-
-def test_the_pull_of_L_con_fades_and_that_of_L_cls_does_not(drawn):
+def test_the_figures_show_what_the_text_says(drawn):
+    plane, samples = drawn["plane"], drawn["samples"]
+    assert len(plane["path"]["a"]) == 16
+    assert plane["path"]["a"][-1] - plane["path"]["b"][-1] < 0.05  # along a = b, and it ends before its optimum
+    assert min(plane["path"]["a"]) > plane["optima"]["64"][0] + 0.3
+    for B in (32, 64):  # classes below the threshold stay near collapse, others leave it
+        for count, least, _, largest in samples[str(B)]:
+            assert largest < -0.9 if count < samples["threshold"] * B else least > -0.95
     pulls = {name: np.array(values) for name, values in drawn["pulls"].items()}
-    assert pulls["con_common"][0] > 3 * pulls["con_by_class"][0]  # common at first
     assert pulls["con_common"][-1] < pulls["con_common"][0] / 10
     assert pulls["cls"].min() > 0.9 * pulls["cls"][0]
-    for name in ("con_common", "con_by_class", "con_within"):
-        assert pulls[name][-1] < pulls["cls"][-1] / 20
-
-
-def test_texts_collapse_under_the_papers_loss_and_not_under_a_softmax(drawn):
     texts = drawn["texts"]
-    assert min(texts["paper"][4:]) > 0.96
+    assert (
+        min(texts["paper"][4:])
+        > 0.96
+        > 0.9
+        > dict(zip(texts["step"], texts["paper, alpha = 1"], strict=True))[120]
+    )
     assert min(texts["identity"][8:]) > 0.99
     assert max(texts["infonce"][-8:]) < 0.3
-    at_1 = dict(zip(texts["step"], texts["paper, alpha = 1"], strict=True))
-    assert min(at_1[step] for step in range(8, 64, 4)) > 0.99
-    assert at_1[120] < 0.9
-    assert (
-        max(np.abs(np.subtract(texts["infonce"], texts["unicl"]))[:4]) < 1e-3
-    )  # one loss, where texts are shared
 
 
 # ---------------------------------------------------------------- the records
@@ -132,7 +106,7 @@ def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
 def test_recorded_pulls_are_the_gradients_that_explain_prints():
     record, made = script("record"), explain.batch()
     x = {line.symbol: line.value for line in explain.trace(made)}
-    g = {line.symbol: line.value for line in explain.gradients(made)}
+    g = {line.symbol: line.value for line in explain.trace(made, gradient=True)}
     trace = {"I_i": made.I_i, "T_i": made.T_i, "I": x["I"], "c_hat": x["c_hat"]}
     params = {"classifier": {"weight": made.D.T, "bias": np.zeros(3)}}
     found = record.pulls(params, trace, made.c, systems.PAPER)
@@ -165,29 +139,6 @@ def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records
         else:
             for loss, entry in made["losses"].items():
                 assert entry["runs"][0].keys() == kept["losses"][loss]["runs"][0].keys()
-
-
-# ---------------------------------------------------------------- the other figures
-
-
-def test_classes_below_the_threshold_stay_near_collapse_and_others_leave_it(drawn):
-    threshold = drawn["samples"]["threshold"]
-    assert round(threshold, 4) == 0.0740
-    for B in (32, 64):
-        for count, least, median, largest in drawn["samples"][str(B)]:
-            assert least <= median <= largest
-            if count < threshold * B:
-                assert largest < -0.9
-            else:
-                assert least > -0.95
-
-
-def test_the_gradient_of_a_cosine_is_tangent_and_halves_at_twice_the_length(drawn):
-    short, long = (np.array(drawn["cosine"][length]["gradient"]) for length in "12")
-    x = np.array(drawn["cosine"]["1"]["x"])
-    assert np.abs((x * short).sum(axis=1)).max() < 2e-6
-    assert np.abs(short - 2 * long).max() < 3e-6
-    assert np.linalg.norm(short, axis=1) == pytest.approx(x[:, 1], abs=2e-6)  # sin(theta)
 
 
 @pytest.mark.slow
