@@ -12,6 +12,7 @@ a step, reading and standardising a batch from a file (simulated, and in the sys
 
 import argparse
 import cProfile
+import inspect
 import os
 import pstats
 import tempfile
@@ -24,11 +25,11 @@ from ours import Ours, batch
 
 from bplcz_ref import systems
 from bplcz_ref.data import simulate, so2sat, standardise
-from bplcz_ref.kernels import branches
-from bplcz_ref.kernels.cores import thread_count
+from bplcz_ref.kernels import tape
+from bplcz_ref.kernels.threads import thread_count
 
 PRODUCTS = ("matmul", "dot", "einsum", "vecdot")
-TAPE = ("branches.py", "tape.py", "trace_stack.py", "scheduler.py")
+TAPE = ("tape.py", "threads.py")
 
 
 def counted(function):
@@ -68,7 +69,7 @@ def parts(call, steps):
 
 def text_seconds(call, steps):
     """CPU seconds of the text branch in a call, forward and backward; this thread alone."""
-    spent, traced = [0.0], branches._traced
+    spent, traced = [0.0], tape._traced
 
     def timed(call, *arguments):
         start = time.process_time()
@@ -77,12 +78,13 @@ def text_seconds(call, steps):
         return result
 
     def spy(function, tree, values):
-        if function.__qualname__ != "encode.<locals>.<lambda>":  # model.encode's last branch
+        job = inspect.getclosurevars(function).nonlocals.get("job")  # of layers.side_by_side
+        if job is None or job.name != "text":
             return traced(function, tree, values)
         y, aux, vjp, seconds = timed(traced, function, tree, values)
         return y, aux, lambda g: timed(vjp, g), seconds
 
-    with mock.patch.object(branches, "_traced", spy):
+    with mock.patch.object(tape, "_traced", spy):
         for _ in range(steps):
             call()
     return spent[0] / steps

@@ -30,7 +30,7 @@ from peers import Peer
 from timing import in_turns, machine, multiplications, others, resident, sgemm
 
 from bplcz_ref import systems, weights
-from bplcz_ref.kernels.cores import thread_count
+from bplcz_ref.kernels.threads import thread_count
 
 PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "jax")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")

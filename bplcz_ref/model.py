@@ -242,7 +242,10 @@ def encode(
     train: bool,
     rng: Generator | None = None,
 ) -> tuple[dict, dict | None, dict]:  # (B, H, W, 18), (B,) -> {group: (B, d)}, {group: (B, d)} or None, new state
-    """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
+    """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state.
+
+    The encoders of the groups run side by side, and then the text, whose products are large enough to be shared.
+    """
     X_i = bands.split(*bands.separate(images(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
     own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
@@ -250,13 +253,12 @@ def encode(
         Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
         for (group, network), stream in zip(encoders.items(), streams, strict=True)
     ]
+    features, states = side_by_side(jobs, train=train)
     T_i = None
-    if prompts is None or prompts.text is None:
-        features, states = side_by_side(jobs, train=train)
-    else:
+    if prompts is not None and prompts.text is not None:
         classes, place = np.unique(y, return_inverse=True)
-        jobs.append(Job("text", prompts.text, params["text"], {}, prompts.trees.of(classes)))
-        (*features, T), (*states, _) = side_by_side(jobs, train=train)
+        job = Job("text", prompts.text, params["text"], {}, prompts.trees.of(classes))
+        (T,), _ = side_by_side([job], train=train)
         # T is (classes, n, d). Equal labels share their texts: sample j takes the row of its class.
         T = nn.embedding(np.reshape(T, (len(classes), -1)), place)
         T = np.reshape(T, (len(y), len(encoders), -1))

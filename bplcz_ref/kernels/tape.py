@@ -1,39 +1,50 @@
-"""How a kernel becomes a node of autograd's tape, and what its forward pass hands to its backward pass.
+"""Where kernels meet autograd: how a kernel becomes a node of its tape, and tapes in several threads.
 
-A kernel is a pair of functions on plain arrays:
+A kernel is a function of plain arrays that returns its value and the way back:
 
-    forward(*arrays, wanted, **options) -> y, kept
-    backward(g, wanted, kept, **options) -> one gradient for each argument number in `wanted`
+    kernel(*arrays, wanted, **options) -> y, back        back(g) -> the gradients by the arguments in `wanted`
 
-`wanted` numbers the arguments that carry a gradient; in forward it is empty when nothing is traced, and then
-`kept` is dropped at once. `kept` travels in a list made for this one call and ends in this call's node of the
-tape: it lives as long as the node, is reachable from nowhere else, and calls in other threads have their own.
+`wanted` numbers the arguments that carry a gradient; it is empty when nothing is traced, and then `back` is
+dropped at once. What `back` needs lives in its closure, which ends with this call's node of the tape. All arrays
+reach a kernel in one floating dtype; each gradient leaves in the dtype of its argument. Kernels write to no
+argument, can go back twice, and have first derivatives only: a second one raises an error.
 
-All arrays reach `forward` in one floating dtype; each gradient leaves in the dtype of its argument. Neither
-function may write to its arguments. Kernels have first derivatives only: a second one raises an error.
+autograd's tape is not made for several threads. `concurrently` traces each branch in its own thread on a private
+tape: every traced value in the branch's parameters enters as a plain array that is traced anew. To the outer tape,
+the primitive `_branches` is one node with all those values as arguments; its vjp runs the private tapes backward,
+side by side again. `value_and_gradients` uses such a tape for a whole network: on autograd's own the gradient of
+the parameters would be a dictionary at every step, and dictionaries would be added key by key.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-from autograd.extend import defvjp_argnums, primitive
-from autograd.tracer import isbox
+from autograd import tracer
+from autograd.core import VJPNode, add_outgrads
+from autograd.extend import defvjp_argnums, primitive, vspace
+from autograd.tracer import getval, isbox, new_box, toposort
+
+from .threads import one_blas_thread, run
 
 
-def on_tape(name: str, forward: Callable, backward: Callable) -> Callable:
-    """The pair as one autograd primitive; the result is called as kernel(*arrays, **options)."""
+def on_tape(name: str, kernel: Callable) -> Callable:
+    """The kernel as an autograd primitive, called as layer(*arrays, **options)."""
 
     @primitive
     def node(*arrays, wanted, carrier, options):
         dtype = floating(*arrays)
-        y, kept = forward(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
+        y, back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
         if wanted:
-            carrier.append((kept, dtype, [np.asarray(a).dtype for a in arrays]))
+            carrier.append((back, dtype, [np.asarray(a).dtype for a in arrays]))
         return y[()]  # 0-d arrays become scalars, as everywhere in NumPy
 
     def make_vjp(wanted, y, arrays, keywords):
-        ((kept, dtype, dtypes),) = keywords["carrier"]
-        options = keywords["options"]
+        ((back, dtype, dtypes),) = keywords["carrier"]
         nested = any(isbox(a) for a in arrays)  # an outer trace is differentiating this derivative
 
         def vjp(g):
@@ -42,21 +53,184 @@ def on_tape(name: str, forward: Callable, backward: Callable) -> Callable:
                     f"{name} has first derivatives only: its backward pass runs on plain arrays. "
                     f"For higher derivatives call nn.{name}.definition, which autograd differentiates again."
                 )
-            gradients = backward(np.asarray(g, dtype), wanted, kept, **options)
-            return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, gradients, strict=True)]
+            return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, back(np.asarray(g, dtype)), strict=True)]
 
         return vjp
 
     defvjp_argnums(node, make_vjp)
 
-    def kernel(*arrays, **options):
+    def layer(*arrays, **options):
         wanted = tuple(n for n, a in enumerate(arrays) if isbox(a))
         return node(*arrays, wanted=wanted, carrier=[], options=options)
 
-    return kernel
+    return layer
 
 
 def floating(*arrays: np.ndarray) -> np.dtype:
     """The dtype NumPy's promotion gives these arrays; float64 for integers."""
     dtype = np.result_type(*arrays)
     return dtype if np.issubdtype(dtype, np.inexact) else np.dtype(np.float64)
+
+
+# ------------------------------------------------------------------------------------------ traces in threads
+#
+# The one change that is made to autograd. It counts how deeply traces are nested in one global: two threads that
+# trace at once could give one number to an outer and an inner trace, and gradients would silently be wrong. After
+# an exception it forgets to count back. The count here is a context's, and `threads.run` carries it to helpers.
+
+_depth = contextvars.ContextVar("depth", default=tracer.trace_stack.top)  # this module may be imported in a trace
+
+
+@contextlib.contextmanager
+def _new_trace(stack) -> Iterator[int]:
+    token = _depth.set(_depth.get() + 1)
+    try:
+        yield _depth.get()
+    finally:
+        _depth.reset(token)
+
+
+tracer.TraceStack.new_trace = _new_trace
+
+
+# ----------------------------------------------------------------------------------------------- private tapes
+
+
+class _Place(int):
+    """Marks where a box was in a tree: its number among the tree's boxes."""
+
+
+def _map(f, tree):
+    """f of every leaf, in the containers of `tree`: dict, list, tuple, NamedTuple."""
+    if isinstance(tree, dict):
+        return {key: _map(f, value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        values = [_map(f, value) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+    return f(tree)
+
+
+def unboxed(tree: Any) -> Any:
+    """A tree with autograd's boxes taken off its leaves: plain arrays, which carry no gradient.
+
+    >>> unboxed({"mean": [1.0, None]})
+    {'mean': [1.0, None]}
+    """
+    return _map(lambda leaf: unboxed(getval(leaf)) if isbox(leaf) else leaf, tree)
+
+
+def value_and_gradients(function: Callable, params: dict) -> tuple:
+    """nn.value_and_gradients: every array of `params` is a root of the tape by itself."""
+    with one_blas_thread():
+        y, aux, vjp, _ = _traced(function, _Place(0), [params])
+        if np.shape(y):
+            raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
+        return y, vjp(np.ones_like(y), last=True)[0], aux
+
+
+def concurrently(functions: Sequence[Callable], parameters: Sequence) -> tuple[list, list]:
+    """nn.concurrently, in threads: forward and backward of every branch run side by side."""
+    if len(functions) != len(parameters):
+        raise ValueError(
+            f"concurrently needs one tree of parameters per function, got {len(functions)} functions and "
+            f"{len(parameters)} trees"
+        )
+    boxes: list = []
+    trees = []  # of each branch: its tree with a `_Place` for every box, and where its boxes are among all
+
+    def placed(leaf):
+        if not isbox(leaf):
+            return leaf
+        boxes.append(leaf)
+        return _Place(len(boxes) - 1 - first)
+
+    for tree in parameters:
+        first = len(boxes)
+        trees.append((_map(placed, tree), slice(first, len(boxes))))
+    kept: dict = {}  # filled by `_branches`; its vjp finds the private tapes there
+    arrays = _branches(*boxes, functions=functions, trees=trees, kept=kept)
+    return [arrays[k] for k in range(len(functions))], list(kept["aux"])
+
+
+@primitive
+def _branches(*values, functions, trees, kept):
+    """Run every branch; the tuple of arrays is the result, the rest goes into `kept`."""
+    pairs = zip(functions, trees, strict=True)
+    tasks = [partial(_traced, function, tree, values[own]) for function, (tree, own) in pairs]
+    ys, kept["aux"], kept["vjps"], kept["seconds"] = zip(*run(tasks), strict=True)
+    return ys
+
+
+def _branches_vjp(argnums, ys, values, keywords):
+    vjps, seconds = keywords["kept"]["vjps"], keywords["kept"]["seconds"]
+    places = [own for _, own in keywords["trees"]]
+    wanted = [k for k, own in enumerate(places) if any(own.start <= n < own.stop for n in argnums)]
+    nested = any(isbox(v) for v in values)
+
+    def vjp(gs):
+        if nested or any(isbox(g) for g in (gs if isinstance(gs, tuple) else [gs])):
+            raise NotImplementedError(
+                "concurrently has first derivatives only; for higher ones use nn.concurrently.definition"
+            )
+        longest_first = sorted(range(len(wanted)), key=lambda i: -seconds[wanted[i]])
+        done = run([lambda k=k: vjps[k](gs[k]) for k in wanted], longest_first)
+        gradients = {n: d for k, own in zip(wanted, done, strict=True) for n, d in enumerate(own, places[k].start)}
+        return [gradients[n] for n in argnums]
+
+    return vjp
+
+
+defvjp_argnums(_branches, _branches_vjp)
+
+
+def _traced(function, tree, values):
+    """-> (array, aux, vjp, seconds taken): a branch on its private tape, each array of the values a root of it."""
+    began = time.perf_counter()
+    roots = []  # (node, array) of every leaf, in the order in which `_map` meets them
+    with tracer.trace_stack.new_trace() as trace:
+
+        def root(leaf):
+            roots.append((VJPNode.new_root(), leaf))
+            return new_box(leaf, trace, roots[-1][0])
+
+        inside = [_map(root, value) for value in values]
+        result = function(_map(lambda leaf: inside[leaf] if isinstance(leaf, _Place) else leaf, tree))
+    y, aux = result if isinstance(result, tuple) else (result, None)
+    # A result of another trace, or of none, does not depend on the values: it has no end on this tape.
+    end = y._node if isbox(y) and y._trace == trace else None
+    y = y._value if end is not None else y
+    if isbox(y):
+        raise ValueError(
+            "a branch of concurrently used a traced value that is not in its parameters, so its gradient "
+            "would be lost; hand the value over in that branch's tree of parameters"
+        )
+
+    def vjp(g, last=False):
+        gradients = _backward(g, end, last) if end is not None else {}
+        flat = iter([gradients.get(node) for node, _ in roots])
+
+        def gradient(leaf):  # `_map` meets the leaves in the same order again
+            d = next(flat)
+            return vspace(leaf).zeros() if d is None else d
+
+        return [_map(gradient, value) for value in values]
+
+    return y, unboxed(aux), vjp, time.perf_counter() - began
+
+
+def _backward(g, end, last):
+    """Gradients of every root of the tape that ends in `end`, by node: autograd's backward_pass for many roots.
+
+    The `last` pass gives back what a node kept as soon as it is done, which makes room for the gradients to come.
+    """
+    outgrads, roots = {end: (g, False)}, {}
+    for node in toposort(end):
+        outgrad = outgrads.pop(node)
+        if not node.parents:
+            roots[node] = outgrad[0]
+            continue
+        for parent, ingrad in zip(node.parents, node.vjp(outgrad[0]), strict=False):
+            outgrads[parent] = add_outgrads(outgrads.get(parent), ingrad)
+        if last:
+            node.vjp = None
+    return roots
