@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import autograd.numpy as np
+import numpy
 from autograd import make_vjp
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval
@@ -114,7 +115,7 @@ def _under_tap(x, u, v, size, stride):  # (B, H, W, C) -> (B, H', W', C)
     return x[:, u : u + rows : stride, v : v + columns : stride]
 
 
-@runs(products.embedding)
+@runs()
 def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), integers (...) -> (..., d)
     """y[...] = table[ids[...]], the rows `ids` of a table.
 
@@ -123,6 +124,11 @@ def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), inte
     >>> embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), [1, 1, 0]).tolist()
     [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
     """
+    ids = numpy.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"embedding needs integer ids, got {ids.dtype}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(table):  # NumPy would count negative ones from the end
+        raise ValueError(f"embedding needs ids in 0..{len(table) - 1}, got {ids.min()}..{ids.max()}")
     return table[ids]
 
 

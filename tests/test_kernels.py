@@ -16,7 +16,6 @@ from bplcz_ref.kernels import activation, convolution, lines, norm
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 1e-11  # float64, relative to the largest entry
-IDS = np.array([[3, 0, 3, 8], [8, 8, 1, 3]])  # rows that come once, often and never
 TREE = np.array([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 1, 0, 0], [1, 1, 0, 1, 0], [1, 0, 1, 0, 1]], bool)
 KEYS = np.array([True, False, True])
 STATE = {"running_mean": np.array([0.5, 1.0, -2.0]), "running_var": np.array([1.0, 0.3, 2.0])}
@@ -75,9 +74,6 @@ CASES = {
     "linear, no bias": (lambda f, *a: f(*a), nn.linear, [(6, 7), (4, 7)]),
     "linear, one row": (lambda f, *a: f(*a), nn.linear, [(7,), (4, 7), (4,)]),
     "linear, 1 x 1": (lambda f, *a: f(*a), nn.linear, [(1, 1, 1), (1, 1), (1,)]),
-    "embedding": (lambda f, t: f(t, IDS), nn.embedding, [(9, 5)]),
-    "embedding, one id": (lambda f, t: f(t, 2), nn.embedding, [(3, 5)]),
-    "embedding, bytes": (lambda f, t: f(t, IDS.astype(np.uint8)), nn.embedding, [(9, 1)]),
     "layer_norm": (lambda f, *a: f(*a), nn.layer_norm, [(3, 5, 7), (7,), (7,)]),
     "layer_norm, eps": (lambda f, *a: f(*a, eps=0.3), nn.layer_norm, [(1, 2), (2,), (2,)]),
     "layer_norm, one row": (lambda f, *a: f(*a), nn.layer_norm, [(16,), (16,), (16,)]),
@@ -257,15 +253,6 @@ def test_a_layer_runs_its_kernel_and_keeps_its_definition():
 # ----------------------------------------------------------------------------------------------- wrong code
 
 
-def scattered(table):
-    def back(g):
-        d = np.zeros(table.shape)
-        d[IDS] += g  # looks like addition; each row is read once and the last sum wins
-        return [d]
-
-    return on_tape("wrong", lambda table, *, wanted: (table[IDS], back))(table)
-
-
 def without_density(x):  # GELU with the slope Phi(x) alone
     return on_tape("wrong", lambda x, *, wanted: (x * ndtr(x), lambda g: [g * ndtr(x)]))(3 * x)
 
@@ -311,7 +298,6 @@ MISTAKES = {  # what is wrong: (the case, the wrong layer)
     ),
     "no density in GELU's slope": ("gelu", without_density),
     "another eps": ("layer_norm", lambda *a: nn.layer_norm(*a, eps=1.01e-5)),
-    "table[ids] += g": ("embedding", scattered),
     "a flipped kernel": ("conv2d", lambda x, w, b: nn.conv2d(x, w[:, :, ::-1, ::-1], b, padding=1)),
     "padding on one side": ("conv2d", one_sided),
     "dx twice": ("conv2d", doubled(0)),

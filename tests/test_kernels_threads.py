@@ -17,7 +17,7 @@ from test_kernels import state_of
 
 from bplcz_ref import model, nn, optim, systems, weights
 from bplcz_ref.kernels import products, threads
-from bplcz_ref.kernels.threads import blas_threads, each, one_blas_thread, pieces, run
+from bplcz_ref.kernels.threads import blas_threads, each, one_blas_thread, pieces, run, run_large
 
 needs_openblas = pytest.mark.skipif(blas_threads() == 0, reason="NumPy uses another BLAS here")
 
@@ -40,7 +40,8 @@ def two_blas_threads():
 
 @pytest.mark.usefixtures("count")
 def test_results_come_in_the_order_of_the_tasks():
-    assert run([lambda k=k: k**2 for k in range(5)], [4, 3, 2, 1, 0]) == [0, 1, 4, 9, 16]
+    for several in (run, run_large):
+        assert several([lambda k=k: k**2 for k in range(5)]) == [0, 1, 4, 9, 16]
     assert run([]) == []
     assert each(lambda part: part.stop - part.start, pieces(10, 3)) == [3, 3, 4]
     assert run([lambda: run([lambda: 1, lambda: 2]), lambda: 3]) == [[1, 2], 3]

@@ -91,11 +91,9 @@ def kernel(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     (lines, out, added), blocks = as_lines(x, y, x if plus is None else np.ascontiguousarray(plus))
     shifts, scales, offsets, zeros = repeated(lines, shift, scale, bias - off * scale, np.zeros(len(mean)))
 
-    def centred(s, out=None):
-        return lines[s] if near else np.subtract(lines[s], shifts, out=out)
-
     def forward(s):
-        part = np.multiply(centred(s, out[s]), scales, out=out[s])
+        centred = lines[s] if near else np.subtract(lines[s], shifts, out=out[s])
+        part = np.multiply(centred, scales, out=out[s])
         np.add(part, offsets, out=part)
         if plus is not None:
             np.add(part, added[s], out=part)
@@ -104,10 +102,14 @@ def kernel(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
 
     each(forward, blocks)
 
-    def back(g):
+    def back(g):  # lines are repeated again: kept for every layer, they would be a good part of all memory
         g = np.ascontiguousarray(g)
         d = np.empty_like(g) if relu else g
         (given, passed, ds), _ = as_lines(g, y, d)
+        shifts, scales = repeated(lines, shift, scale)
+
+        def centred(s):
+            return lines[s] if near else lines[s] - shifts
 
         def sums(s):
             part = np.multiply(given[s], passed[s] > 0, out=ds[s]) if relu else ds[s]

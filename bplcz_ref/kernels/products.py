@@ -1,4 +1,4 @@
-"""Matrix products that the cores share: linear maps, and rows of a table. The definitions are in nn.
+"""Matrix products that the cores share, and nn.linear by them.
 
 A product is cut at places that its shape alone decides. Two products of one call, such as dx and dW of a layer,
 keep two cores busy without being cut.
@@ -91,32 +91,3 @@ def _linear_kernel(x, weight, bias=None, *, wanted):
 
 
 _linear = on_tape("linear", _linear_kernel)
-
-
-def embedding(table, ids):  # (V, d), integers (...) -> (..., d)
-    """Rows `ids` of a table. The gradient of row r is the sum of g over the places where ids = r, in their order.
-
-    Negative ids, which NumPy would count from the end, raise an error.
-    """
-    if np.ndim(table) != 2:
-        raise ValueError(f"embedding needs a table of shape (V, d), got {np.shape(table)}")
-    ids, V = np.asarray(ids), len(table)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"embedding needs integer ids, got {ids.dtype}")
-    if ids.size and not (0 <= ids.min() and ids.max() < V):
-        raise ValueError(
-            f"embedding needs ids in 0..{V - 1} for a table of {V} rows, got {ids.min()}..{ids.max()}"
-        )
-    return _embedding(table, ids=ids)
-
-
-def _embedding_kernel(table, *, wanted, ids):
-    def back(g):
-        d = np.zeros(table.shape, g.dtype)
-        np.add.at(d, ids, g)
-        return [d]
-
-    return table[ids], back
-
-
-_embedding = on_tape("embedding", _embedding_kernel)

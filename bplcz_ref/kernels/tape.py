@@ -11,14 +11,13 @@ argument, can go back twice, and have first derivatives only: a second one raise
 
 autograd's tape is not made for several threads. `concurrently` traces each branch in its own thread on a private
 tape: every traced value in the branch's parameters enters as a plain array that is traced anew. To the outer tape,
-the primitive `_branches` is one node with all those values as arguments; its vjp runs the private tapes backward,
+the primitive `_branches` is one node with all those values as arguments; on the way back the private tapes run
 side by side again. `value_and_gradients` uses such a tape for a whole network: on autograd's own the gradient of
 the parameters would be a dictionary at every step, and dictionaries would be added key by key.
 """
 
 import contextlib
 import contextvars
-import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -29,39 +28,53 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp_argnums, primitive, vspace
 from autograd.tracer import getval, isbox, new_box, toposort
 
-from .threads import one_blas_thread, run
+from .threads import one_blas_thread, run_large
 
 
 def on_tape(name: str, kernel: Callable) -> Callable:
     """The kernel as an autograd primitive, called as layer(*arrays, **options)."""
 
-    @primitive
-    def node(*arrays, wanted, carrier, options):
-        dtype = floating(*arrays)
-        y, back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
-        if wanted:
-            carrier.append((back, dtype, [np.asarray(a).dtype for a in arrays]))
-        return y[()]  # 0-d arrays become scalars, as everywhere in NumPy
+    def cast(*arrays, wanted, **options):
+        dtype, dtypes = floating(*arrays), [np.asarray(a).dtype for a in arrays]
+        y, way_back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
 
-    def make_vjp(wanted, y, arrays, keywords):
-        ((back, dtype, dtypes),) = keywords["carrier"]
-        nested = any(isbox(a) for a in arrays)  # an outer trace is differentiating this derivative
+        def back(g):
+            found = way_back(np.asarray(g, dtype))
+            return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, found, strict=True)]
+
+        return y[()], back  # 0-d arrays become scalars, as everywhere in NumPy
+
+    return _as_primitive(name, cast)
+
+
+def _as_primitive(name, kernel):
+    """The kernel as an autograd primitive, whatever the types of its values."""
+
+    @primitive
+    def node(*values, wanted, carrier, options):
+        y, back = kernel(*values, wanted=wanted, **options)
+        carrier.append(back)  # the list of this one call takes it to make_vjp
+        return y
+
+    def make_vjp(wanted, y, values, keywords):
+        (back,) = keywords["carrier"]
+        nested = any(isbox(v) for v in values)  # an outer trace is differentiating this derivative
 
         def vjp(g):
-            if nested or isbox(g):
+            if nested or any(isbox(part) for part in (g if isinstance(g, tuple) else [g])):
                 raise NotImplementedError(
                     f"{name} has first derivatives only: its backward pass runs on plain arrays. "
                     f"For higher derivatives call nn.{name}.definition, which autograd differentiates again."
                 )
-            return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, back(np.asarray(g, dtype)), strict=True)]
+            return back(g)
 
         return vjp
 
     defvjp_argnums(node, make_vjp)
 
-    def layer(*arrays, **options):
-        wanted = tuple(n for n, a in enumerate(arrays) if isbox(a))
-        return node(*arrays, wanted=wanted, carrier=[], options=options)
+    def layer(*values, **options):
+        wanted = tuple(n for n, v in enumerate(values) if isbox(v))
+        return node(*values, wanted=wanted, carrier=[], options=options)
 
     return layer
 
@@ -122,10 +135,10 @@ def unboxed(tree: Any) -> Any:
 def value_and_gradients(function: Callable, params: dict) -> tuple:
     """nn.value_and_gradients: every array of `params` is a root of the tape by itself."""
     with one_blas_thread():
-        y, aux, vjp, _ = _traced(function, _Place(0), [params])
+        y, aux, back = _traced(function, _Place(0), [params])
         if np.shape(y):
             raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
-        return y, vjp(np.ones_like(y), last=True)[0], aux
+        return y, back(np.ones_like(y), last=True)[0], aux
 
 
 def concurrently(functions: Sequence[Callable], parameters: Sequence) -> tuple[list, list]:
@@ -147,45 +160,33 @@ def concurrently(functions: Sequence[Callable], parameters: Sequence) -> tuple[l
     for tree in parameters:
         first = len(boxes)
         trees.append((_map(placed, tree), slice(first, len(boxes))))
-    kept: dict = {}  # filled by `_branches`; its vjp finds the private tapes there
-    arrays = _branches(*boxes, functions=functions, trees=trees, kept=kept)
-    return [arrays[k] for k in range(len(functions))], list(kept["aux"])
+    aux: list = []
+    arrays = _branches(*boxes, functions=functions, trees=trees, aux=aux)
+    return [arrays[k] for k in range(len(functions))], aux
 
 
-@primitive
-def _branches(*values, functions, trees, kept):
-    """Run every branch; the tuple of arrays is the result, the rest goes into `kept`."""
-    pairs = zip(functions, trees, strict=True)
-    tasks = [partial(_traced, function, tree, values[own]) for function, (tree, own) in pairs]
-    ys, kept["aux"], kept["vjps"], kept["seconds"] = zip(*run(tasks), strict=True)
-    return ys
+def _run_branches(*values, wanted, functions, trees, aux):
+    """Every branch; `aux` is filled with what else they return."""
+    branches = zip(functions, trees, strict=True)
+    done = run_large([partial(_traced, function, tree, values[own]) for function, (tree, own) in branches])
+    ys, found, ways_back = zip(*done, strict=True)
+    aux += found
+
+    def back(gs):
+        own = {k: range(len(values))[places] for k, (_, places) in enumerate(trees)}
+        used = [k for k in own if set(own[k]) & set(wanted)]
+        done = run_large([partial(ways_back[k], gs[k]) for k in used])
+        gradients = {n: d for k, part in zip(used, done, strict=True) for n, d in zip(own[k], part, strict=True)}
+        return [gradients[n] for n in wanted]
+
+    return ys, back
 
 
-def _branches_vjp(argnums, ys, values, keywords):
-    vjps, seconds = keywords["kept"]["vjps"], keywords["kept"]["seconds"]
-    places = [own for _, own in keywords["trees"]]
-    wanted = [k for k, own in enumerate(places) if any(own.start <= n < own.stop for n in argnums)]
-    nested = any(isbox(v) for v in values)
-
-    def vjp(gs):
-        if nested or any(isbox(g) for g in (gs if isinstance(gs, tuple) else [gs])):
-            raise NotImplementedError(
-                "concurrently has first derivatives only; for higher ones use nn.concurrently.definition"
-            )
-        longest_first = sorted(range(len(wanted)), key=lambda i: -seconds[wanted[i]])
-        done = run([lambda k=k: vjps[k](gs[k]) for k in wanted], longest_first)
-        gradients = {n: d for k, own in zip(wanted, done, strict=True) for n, d in enumerate(own, places[k].start)}
-        return [gradients[n] for n in argnums]
-
-    return vjp
-
-
-defvjp_argnums(_branches, _branches_vjp)
+_branches = _as_primitive("concurrently", _run_branches)
 
 
 def _traced(function, tree, values):
-    """-> (array, aux, vjp, seconds taken): a branch on its private tape, each array of the values a root of it."""
-    began = time.perf_counter()
+    """-> (array, aux, the way back): a branch on its private tape, each array of the values a root of it."""
     roots = []  # (node, array) of every leaf, in the order in which `_map` meets them
     with tracer.trace_stack.new_trace() as trace:
 
@@ -205,7 +206,7 @@ def _traced(function, tree, values):
             "would be lost; hand the value over in that branch's tree of parameters"
         )
 
-    def vjp(g, last=False):
+    def back(g, last=False):
         gradients = _backward(g, end, last) if end is not None else {}
         flat = iter([gradients.get(node) for node, _ in roots])
 
@@ -215,7 +216,7 @@ def _traced(function, tree, values):
 
         return [_map(gradient, value) for value in values]
 
-    return y, unboxed(aux), vjp, time.perf_counter() - began
+    return y, unboxed(aux), back
 
 
 def _backward(g, end, last):

@@ -28,17 +28,14 @@ _inside = contextvars.ContextVar("inside", default=False)  # at work on a task o
 _pool: list[ThreadPoolExecutor] = []
 
 
-def run(tasks: Sequence[Callable], order: Sequence[int] | None = None) -> list:
-    """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised.
-
-    Tasks are begun in the given order of their numbers: with the longest first, the threads end together.
-    """
+def run(tasks: Sequence[Callable]) -> list:
+    """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised."""
     if len(tasks) < 2 or _inside.get() or thread_count() == 1:
         with one_blas_thread():
             return [task() for task in tasks]
     results: list = [None] * len(tasks)
     errors: dict[int, BaseException] = {}
-    waiting = list(order or range(len(tasks)))[::-1]
+    waiting = list(range(len(tasks)))[::-1]
 
     def work():
         with contextlib.suppress(IndexError):
@@ -67,6 +64,17 @@ def run(tasks: Sequence[Callable], order: Sequence[int] | None = None) -> list:
     if errors:
         raise errors[min(errors)]
     return results
+
+
+def run_large(tasks: Sequence[Callable]) -> list:
+    """[task() for task in tasks]: tasks of about equal length that have pieces to share.
+
+    The last ones, where they would leave half of the threads or more without work, run one after the other, each
+    with the pieces inside of it side by side.
+    """
+    rest = len(tasks) % thread_count()
+    together = len(tasks) - rest * (2 * rest <= thread_count())
+    return run(tasks[:together]) + [task() for task in tasks[together:]]
 
 
 def pieces(n: int, least: int, most: int = 1 << 30) -> list[slice]:

@@ -67,7 +67,8 @@ def narrow(matrix: np.ndarray, columns: np.ndarray) -> np.ndarray:  # (m, k), (k
         return a[:, :whole].reshape(len(a), -1, STRIP).transpose(1, 0, 2)
 
     np.matmul(matrix, strips(columns), out=strips(out))
-    np.matmul(matrix, columns[:, whole:], out=out[:, whole:])
+    if whole < columns.shape[1]:
+        np.matmul(matrix, columns[:, whole:], out=out[:, whole:])
     return out
 
 
