@@ -143,13 +143,13 @@ def test_empty_batches_give_empty_results_and_zero_gradients(name):
 Z = np.zeros
 # fmt: off
 MESSAGES = [
-    (lambda: nn.linear(Z((2, 3)), Z((4, 5))), r"x of shape \(\.\.\., 5\).*got \(2, 3\)"),
-    (lambda: nn.linear(Z((2, 3)), Z((4, 3)), Z(3)), r"bias of shape \(4,\).*got \(3,\)"),
+    (lambda: nn.linear(Z((2, 3)), Z((4, 5))), r"weight \(O, C\).*got \(2, 3\), \(4, 5\)"),
+    (lambda: nn.linear(Z((2, 3)), Z((4, 3)), Z(3)), r"bias \(O,\), got .*, \(3,\)"),
     (lambda: nn.embedding(Z((3, 2)), [0, 3]), r"ids in 0\.\.2.*got 0\.\.3"),
     (lambda: nn.embedding(Z((3, 2)), [0.0]), "integer ids, got float64"),
     (lambda: nn.embedding(Z((3, 2)), [-1]), r"ids in 0\.\.2.*got -1\.\.-1"),
-    (lambda: nn.layer_norm(Z((2, 3)), Z(2), Z(3)), r"weight of shape \(3,\).*got \(2,\)"),
-    (lambda: nn.layer_norm(Z((2, 0)), Z(0), Z(0)), r"1 or more features, got x \(2, 0\)"),
+    (lambda: nn.layer_norm(Z((2, 3)), Z(2), Z(3)), r"weight \(d,\).*got \(2, 3\), \(2,\), \(3,\)"),
+    (lambda: nn.layer_norm(Z((2, 0)), Z(0), Z(0)), r"d 1 or more.*got \(2, 0\)"),
     (lambda: nn.attention(Z((2, 3)), Z((4, 2)), Z((4, 3))), r"got q \(2, 3\), k \(4, 2\), v \(4, 3\)"),
     (lambda: nn.attention(Z((2, 2, 3)), Z((1, 4, 3)), Z((1, 4, 3))), "equal leading axes"),
     (lambda: nn.attention(Z((2, 3)), Z((0, 3)), Z((0, 3))), "one key"),

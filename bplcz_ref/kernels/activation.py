@@ -27,27 +27,21 @@ def _relu_kernel(x, *, wanted):
     return y, lambda g: [g * (y > 0)]  # the slope is y > 0 exactly where x > 0; the next layer keeps y anyway
 
 
-def _inverse_cdf_in_float32(x, square):
-    """1 / Phi(x)."""
-    u = square + F
-    np.divide(E, u, out=u)
-    u += square
-    u += D
-    np.divide(C, u, out=u)
-    straight = square * B
-    straight += A
-    u += straight
-    u *= x
-    np.exp(u, out=u)
-    u += 1
-    return u
-
-
 def fill_gelu(x, y, slope):
     """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2; slope = Phi(x) + x exp(-x^2 / 2) / sqrt(2 pi)."""
     square = x * x
     if x.dtype == np.float32:
-        inverse = _inverse_cdf_in_float32(x, square)
+        u = square + F
+        np.divide(E, u, out=u)
+        u += square
+        u += D
+        np.divide(C, u, out=u)
+        straight = square * B
+        straight += A
+        u += straight
+        u *= x
+        inverse = np.exp(u, out=u)
+        inverse += 1  # 1 / Phi
         np.divide(x, inverse, out=y)
         Phi = inverse if slope is None else np.divide(1, inverse, out=inverse)
     else:

@@ -6,14 +6,15 @@ dw, on weights in the order (kh, kw, C/groups, O). `choose` is the one place tha
 """
 
 import functools
+from collections import namedtuple
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from . import depthwise
 from .lines import add_per_channel
+from .pooling import framed
 from .products import column_sums, products
 from .tape import on_tape
 from .threads import each, in_order, pieces, run
@@ -25,22 +26,9 @@ NUMBERS = 1 << 18  # of the windows of a few images, which the second-level cach
 WORTH = 1 << 25  # multiplications of a part of the images that a thread takes: half a millisecond
 
 
-class Plan(NamedTuple):
-    """One convolution's geometry: x (batch, height, width, channels) to (batch, rows, columns, outputs)."""
-
-    batch: int
-    height: int
-    width: int
-    channels: int
-    rows: int
-    columns: int
-    outputs: int
-    kh: int
-    kw: int
-    stride: int
-    padding: int
-    groups: int
-    blocks: int  # groups merged into this many block-diagonal products
+# A convolution's geometry: x (batch, height, width, channels) to (batch, rows, columns, outputs); its groups are
+# merged into `blocks` block-diagonal products.
+Plan = namedtuple("Plan", "batch height width channels rows columns outputs kh kw stride padding groups blocks")
 
 
 @functools.lru_cache(maxsize=1024)
@@ -157,7 +145,7 @@ def by_columns(p, x, weight, wants_x):
     parts = pieces(p.batch, max(1, NUMBERS // (p.rows * p.columns * len(W))))
 
     def windows(s):
-        padded = np.pad(x[s], ((0, 0), (p.padding,) * 2, (p.padding,) * 2, (0, 0)))
+        padded = framed(x[s], p.padding)
         seen = sliding_window_view(padded.reshape(*padded.shape[:2], -1), (p.kh, p.kw * p.channels), (1, 2))
         return seen[:, :: p.stride, :: p.stride * p.channels].reshape(-1, len(W))
 
@@ -192,7 +180,7 @@ def by_taps(p, x, weight, wants_x):
 
 def by_rows(p, x, weight, wants_x, taps=False):
     matrix, met = block_matrices(p, weight), _meetings(p, taps)
-    W = matrix.reshape(p.blocks, len(met), -1, p.outputs // p.blocks)
+    W = matrix.reshape(p.blocks, p.kh * p.kw if taps else p.kh, -1, p.outputs // p.blocks)
     y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
     numbers = p.height * p.channels * (p.width if taps else p.columns * p.kw)  # of an image's R
     few = max(1, NUMBERS // numbers)  # images worked on at a time
@@ -202,24 +190,22 @@ def by_rows(p, x, weight, wants_x, taps=False):
         for s in pieces(len(x[part]), few):
             R, out = _cut(p, x[part][s], taps), _laid(p, y[part][s], taps)
             sums = np.zeros(out.shape, x.dtype)
-            for w, (i, h) in zip(W.swapaxes(0, 1), met, strict=True):
-                view = sums[:, *i]
-                view += np.matmul(_flat(R[:, *h]), w).reshape(view.shape)
+            for k, i, h in met:
+                _add_product(sums[:, *i], R[:, *h], W[:, k])
             out[...] = sums
 
     each(forward, pieces(p.batch, least, 8))
 
     def to_weight(R, G):
-        dW = np.empty(W.shape, x.dtype)
-        for dw, (i, h) in zip(dW.swapaxes(0, 1), met, strict=True):
-            np.matmul(_flat(R[:, *h]).swapaxes(1, 2), _flat(G[:, *i]), out=dw)
+        dW = (np.empty if len(met) == W.shape[1] else np.zeros)(W.shape, x.dtype)
+        for k, i, h in met:
+            np.matmul(_flat(R[:, *h]).swapaxes(1, 2), _flat(G[:, *i]), out=dW[:, k])
         return dW
 
     def to_x(R, G, dx):
         dR = np.zeros_like(R)
-        for w, (i, h) in zip(W.swapaxes(0, 1), met, strict=True):
-            view = dR[:, *h]
-            view += np.matmul(_flat(G[:, *i]), w.swapaxes(1, 2)).reshape(view.shape)
+        for k, i, h in met:
+            _add_product(dR[:, *h], G[:, *i], W[:, k].swapaxes(1, 2))
         _fold(p, dR, dx, taps)
 
     def back(g):
@@ -240,25 +226,32 @@ def by_rows(p, x, weight, wants_x, taps=False):
     return y, back
 
 
+def _add_product(sums, a, w):
+    sums += np.matmul(_flat(a), w).reshape(sums.shape)
+
+
 def _meetings(p, taps):
-    """For each row or tap of the kernel, the outputs that see a pixel through it, and what they see."""
+    """(k, outputs, pixels): the outputs that see a pixel through row or tap k of the kernel, and what they see."""
     down = overlaps(p.kh, p.padding, p.stride, p.rows, p.height)
+    if not taps:
+        return [(u, (i,), (h,)) for u, i, h in down]
     across = overlaps(p.kw, p.padding, p.stride, p.columns, p.width)
-    return [((i, j), (h, w)) for i, h in down for j, w in across] if taps else [((i,), (h,)) for i, h in down]
+    return [(u * p.kw + v, (i, j), (h, w)) for u, i, h in down for v, j, w in across]
 
 
-def overlaps(kernel: int, padding: int, stride: int, outputs: int, pixels: int) -> list[tuple[slice, slice]]:
-    """Along one axis, for each tap: the outputs that see a pixel through it, and these pixels.
+def overlaps(kernel: int, padding: int, stride: int, outputs: int, pixels: int) -> list[tuple[int, slice, slice]]:
+    """Along one axis, for each tap that sees a pixel: the outputs that see one through it, and these pixels.
 
-    >>> overlaps(3, 1, 1, 2, 2)
-    [(slice(1, 2, None), slice(0, 1, 1)), (slice(0, 2, None), slice(0, 2, 1)), (slice(0, 1, None), slice(1, 2, 1))]
+    >>> overlaps(3, 1, 1, 2, 1)
+    [(0, slice(1, 2, None), slice(0, 1, 1)), (1, slice(0, 1, None), slice(0, 1, 1))]
     """
     found = []
     for u in range(kernel):
         first = max(0, -((u - padding) // stride))
-        count = max(0, min(outputs, (pixels - 1 - u + padding) // stride + 1) - first)
+        count = min(outputs, (pixels - 1 - u + padding) // stride + 1) - first
         start = first * stride + u - padding
-        found.append((slice(first, first + count), slice(start, start + count * stride, stride)))
+        if count > 0:
+            found.append((u, slice(first, first + count), slice(start, start + count * stride, stride)))
     return found
 
 
@@ -301,17 +294,18 @@ def block_matrices(p, weight):
     """The weight (kh, kw, C/groups, O) as (blocks, kh, kw, C/blocks, O/blocks), zero between groups of a block."""
     if p.groups == 1:
         return weight[None]
-    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
-    w = weight.reshape(p.kh, p.kw, c, p.blocks, merged, o).transpose(3, 0, 1, 4, 2, 5)
-    matrix = np.zeros((p.blocks, p.kh, p.kw, merged, c, merged, o), weight.dtype)
-    for k in range(merged):  # the k-th group of every block: its channels to its outputs
-        matrix[:, :, :, k, :, k] = w[:, :, :, k]
-    return matrix.reshape(p.blocks, p.kh, p.kw, merged * c, merged * o)
+    matrix = np.zeros((p.blocks, p.kh, p.kw, p.channels // p.blocks, p.outputs // p.blocks), weight.dtype)
+    inner = _within_groups(p, matrix)
+    inner[...] = weight.reshape(inner.shape)
+    return matrix
 
 
 def from_block_matrices(p, matrix):
     """(blocks, kh, kw, C/blocks, O/blocks) -> (kh, kw, C/groups, O): the transpose of `block_matrices`."""
-    merged, c, o = p.groups // p.blocks, p.channels // p.groups, p.outputs // p.groups
-    matrix = matrix.reshape(p.blocks, p.kh, p.kw, merged, c, merged, o)
-    w = np.stack([matrix[:, :, :, k, :, k] for k in range(merged)], 1)  # (blocks, merged, kh, kw, c, o)
-    return w.transpose(2, 3, 4, 0, 1, 5).reshape(p.kh, p.kw, c, p.outputs)
+    return _within_groups(p, matrix).reshape(p.kh, p.kw, -1, p.outputs)
+
+
+def _within_groups(p, matrix):  # -> a view (kh, kw, C/groups, blocks, groups of a block, O/groups)
+    merged = p.groups // p.blocks
+    matrix = matrix.reshape(p.blocks, p.kh, p.kw, merged, p.channels // p.groups, merged, -1)
+    return np.einsum("buvgcgo->uvcbgo", matrix)

@@ -145,12 +145,11 @@ _batch_norm = on_tape("batch_norm", kernel)
 
 def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
     """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis, var divided by d."""
-    d = np.shape(x)[-1] if np.ndim(x) else 0
-    if d == 0:
-        raise ValueError(f"layer_norm needs a last axis of 1 or more features, got x {np.shape(x)}")
-    for name, p in (("weight", weight), ("bias", bias)):
-        if np.shape(p) != (d,):
-            raise ValueError(f"layer_norm needs {name} of shape ({d},) for x {np.shape(x)}, got {np.shape(p)}")
+    shapes = [np.shape(a) for a in (x, weight, bias)]
+    if shapes[0][-1:] in ((), (0,)) or shapes[1:] != [shapes[0][-1:]] * 2:
+        raise ValueError(
+            "layer_norm needs x (..., d), d 1 or more, weight (d,), bias (d,), got {}, {}, {}".format(*shapes)
+        )
     return _layer_norm(x, weight, bias, eps=eps)
 
 

@@ -63,19 +63,12 @@ def rows_of(a: np.ndarray) -> np.ndarray:  # (..., C) -> (n, C)
 
 def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
     """y = x W^T + b: one product forward, one for each of dx = g W and dW = g^T x backward."""
-    if np.ndim(weight) != 2:
-        raise ValueError(f"linear needs weight of shape (out, in), got {np.shape(weight)}")
-    if np.ndim(x) < 1 or np.shape(x)[-1] != np.shape(weight)[1]:
-        raise ValueError(
-            f"linear needs x of shape (..., {np.shape(weight)[1]}) for weight {np.shape(weight)} (out, in), "
-            f"got {np.shape(x)}"
-        )
-    if bias is not None and np.shape(bias) != np.shape(weight)[:1]:
-        raise ValueError(
-            f"linear needs bias of shape {np.shape(weight)[:1]} for weight {np.shape(weight)} (out, in), "
-            f"got {np.shape(bias)}"
-        )
-    return _linear(x, weight) if bias is None else _linear(x, weight, bias)
+    arrays = [x, weight] if bias is None else [x, weight, bias]
+    seen, (*outputs, inputs), *more = [np.shape(a) for a in arrays]
+    if seen[-1:] != (inputs,) or len(outputs) != 1 or more not in ([], [tuple(outputs)]):
+        shapes = ", ".join(str(np.shape(a)) for a in arrays)
+        raise ValueError(f"linear needs x (..., C), weight (O, C) and bias (O,), got {shapes}")
+    return _linear(*arrays)
 
 
 def _linear_kernel(x, weight, bias=None, *, wanted):

@@ -207,14 +207,9 @@ def _traced(function, tree, values):
         )
 
     def back(g, last=False):
-        gradients = _backward(g, end, last) if end is not None else {}
-        flat = iter([gradients.get(node) for node, _ in roots])
-
-        def gradient(leaf):  # `_map` meets the leaves in the same order again
-            d = next(flat)
-            return vspace(leaf).zeros() if d is None else d
-
-        return [_map(gradient, value) for value in values]
+        found = _backward(g, end, last) if end is not None else {}
+        flat = iter([found[node] if node in found else vspace(leaf).zeros() for node, leaf in roots])
+        return [_map(lambda _: next(flat), value) for value in values]  # `_map` meets the leaves in the same order
 
     return y, unboxed(aux), back
 

@@ -25,7 +25,7 @@ from typing import Any
 NUMBERS = 1 << 19
 
 _inside = contextvars.ContextVar("inside", default=False)  # at work on a task of `run`
-_pool: list[ThreadPoolExecutor] = []
+_pool = ThreadPoolExecutor(256, "bplcz_ref")  # it makes no more threads than are asked for
 
 
 def run(tasks: Sequence[Callable]) -> list:
@@ -47,13 +47,11 @@ def run(tasks: Sequence[Callable]) -> list:
                     errors[k] = error
                     waiting.clear()
 
-    if not _pool:
-        _pool.append(ThreadPoolExecutor(256, "bplcz_ref"))  # it makes no more threads than are asked for
     with one_blas_thread():
         context = contextvars.copy_context()
         context.run(_inside.set, True)
         helpers = min(thread_count(), len(tasks)) - 1
-        others = [_pool[0].submit(context.copy().run, work) for _ in range(helpers)]
+        others = [_pool.submit(context.copy().run, work) for _ in range(helpers)]
         try:
             context.run(work)
         finally:  # Ctrl-C, too, leaves no helper behind
@@ -138,31 +136,22 @@ _single = contextvars.ContextVar("single", default=False)  # this thread is insi
 
 
 def _openblas():
-    """(get, set) of the number of threads of NumPy's OpenBLAS; None with another BLAS."""
+    """Two functions that get and set the number of threads of NumPy's OpenBLAS; with another BLAS it is 0."""
     try:
         from numpy._core import _multiarray_umath
 
         library = ctypes.CDLL(_multiarray_umath.__file__)  # its symbols include those of the BLAS it links to
     except (ImportError, OSError):
-        return None
+        library = None
     for name in ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}"):
         with contextlib.suppress(AttributeError):
             get, put = (getattr(library, name.format(f"{verb}_num_threads")) for verb in ("get", "set"))
             get.restype, put.restype, put.argtypes = ctypes.c_int, None, [ctypes.c_int]
             return get, put
-    return None
+    return lambda: 0, lambda n: None
 
 
-_functions = _openblas()
-
-
-def blas_threads(n: int | None = None) -> int:
-    """The number of BLAS threads; with `n`, set it. Without OpenBLAS the number is 0, and nothing is set."""
-    if _functions is None:
-        return 0
-    if n is not None:
-        _functions[1](n)
-    return _functions[0]()
+blas_threads, set_blas_threads = _openblas()
 
 
 @contextlib.contextmanager
@@ -181,7 +170,7 @@ def one_blas_thread() -> Iterator[None]:
     with _lock:
         if (now := blas_threads()) > 1:  # the first context, or the user has set a number since
             _blas["before"] = now
-            blas_threads(1)
+            set_blas_threads(1)
         _blas["users"] += 1
     token = _single.set(True)
     try:
@@ -189,26 +178,25 @@ def one_blas_thread() -> Iterator[None]:
     finally:
         _single.reset(token)
         with _lock:
-            _blas["users"] = max(0, _blas["users"] - 1)
-            if _blas["users"] == 0:
-                _set_back()
+            _leave()
 
 
-def _set_back():
-    """The user's number again, unless it was set anew since: then it is no longer our 1."""
-    before, _blas["before"] = _blas["before"], 0
-    if before and blas_threads() == 1:
-        blas_threads(before)
+def _leave():
+    """One context less; after the last, the user's number, unless it was set anew: then it is not our 1."""
+    _blas["users"] = max(0, _blas["users"] - 1)
+    if _blas["users"] == 0:
+        if _blas["before"] and blas_threads() == 1:
+            set_blas_threads(_blas["before"])
+        _blas["before"] = 0
 
 
 def _after_fork():  # a child has none of its parent's threads, and may have inherited a lock that is held
-    global _lock
-    _lock = threading.Lock()
-    _pool.clear()
+    global _lock, _pool
+    _lock, _pool = threading.Lock(), ThreadPoolExecutor(256, "bplcz_ref")
     _inside.set(False)
     _single.set(False)
     _blas["users"] = 0
-    _set_back()
+    _leave()
 
 
 if hasattr(os, "register_at_fork"):

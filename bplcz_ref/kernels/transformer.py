@@ -37,17 +37,16 @@ def checked(Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None)
 
     The leading axes are repeated later, block by block.
     """
-    if min(len(Q), len(K), len(V)) < 2 or not Q[:-2] == K[:-2] == V[:-2] or Q[-1] != K[-1] or K[-2] != V[-2]:
+    fit = min(len(Q), len(K), len(V)) >= 2 and Q[:-2] == K[:-2] == V[:-2] and Q[-1] == K[-1] and K[-2] == V[-2]
+    if not fit or 0 in K[-2:]:
         raise ValueError(
-            "attention needs q (..., Q, d), k (..., L, d) and v (..., L, e) with equal leading axes, "
-            f"got q {Q}, k {K}, v {V}"
+            "attention needs q (..., Q, d), k (..., L, d) and v (..., L, e) with equal leading axes, one key and "
+            f"one feature at least, got q {Q}, k {K}, v {V}"
         )
-    if K[-2] == 0 or K[-1] == 0:
-        raise ValueError(f"attention needs one key and one feature at least, got q {Q}, k {K}")
     if causal and Q[-2] != K[-2]:
         raise ValueError(
-            f"causal attention needs as many queries as keys (which keys would a query see?), got {Q[-2]} "
-            f"queries and {K[-2]} keys"
+            "causal attention needs as many queries as keys (which keys would a query see?), "
+            f"got {Q[-2]} queries and {K[-2]} keys"
         )
     if mask is not None:
         mask, shape = np.asarray(mask), (*Q[:-1], K[-2])

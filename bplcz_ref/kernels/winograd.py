@@ -13,6 +13,7 @@ import functools
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from .pooling import framed
 from .threads import each, in_order, pieces
 
 TILES, NUMBERS = 256, 8192  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
@@ -91,9 +92,12 @@ def correlate(x: np.ndarray, weight: np.ndarray, pixels: np.ndarray | None = Non
     def work(part):
         dU = []
         for s in pieces(len(x[part]), few):
-            d = np.pad(x[part][s], ((0, 0), (1, 1), (1, 1), (0, 0)))
             # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
-            d = sliding_window_view(d, (6, 6), (1, 2))[:, ::4, ::4].transpose(4, 5, 0, 1, 2, 3).reshape(36, -1)
+            d = (
+                sliding_window_view(framed(x[part][s], 1), (6, 6), (1, 2))[:, ::4, ::4]
+                .transpose(4, 5, 0, 1, 2, 3)
+                .reshape(36, -1)
+            )
             V, tiles = narrow(B, d).reshape(36, -1, C), _as_tiles(y[part][s])
             tiles[...] = narrow(A, np.matmul(V, U).reshape(36, -1)).reshape(tiles.shape)
             if pixels is not None:
