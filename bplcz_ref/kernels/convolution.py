@@ -105,9 +105,8 @@ def kernel(x, weight, bias=None, *, wanted, plan):
 _conv2d = on_tape("conv2d", kernel)
 
 
-def in_kernel_order(
-    weight: np.ndarray,
-) -> np.ndarray:  # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous
+def in_kernel_order(weight: np.ndarray) -> np.ndarray:
+    # (O, C/groups, kh, kw) -> (kh, kw, C/groups, O), contiguous
     """The order that every way multiplies by as it stands: a tap is a C x O matrix, all taps that of windows.
 
     A weight whose memory has this order is not copied. The gradients have it, and SGD keeps it (sgd.py). Copying

@@ -18,7 +18,9 @@ operations for each of 49 taps. Measured with 7x7 taps on 8x8 pixels of 96 chann
 import functools
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
+from .pooling import framed
 from .threads import each, in_order, pieces
 
 NUMBERS = 1 << 17  # of the runs of several images: three operations for each tap go over them
@@ -81,12 +83,9 @@ def shifted(p, x, weight, wants_x):  # at stride 1, with less padding than the k
 
 @functools.lru_cache(maxsize=64)
 def _which_tap(p, dtype):  # -> E (kh kw, H W H' W')
-    E = np.zeros((p.kh, p.kw, p.height, p.width, p.rows, p.columns), dtype)
-    for u, v, i, j in np.ndindex(p.kh, p.kw, p.rows, p.columns):
-        h, w = i + u - p.padding, j + v - p.padding
-        if 0 <= h < p.height and 0 <= w < p.width:
-            E[u, v, h, w, i, j] = 1
-    return E.reshape(p.kh * p.kw, -1)
+    alone = np.eye(p.height * p.width, dtype=dtype).reshape(-1, p.height, p.width, 1)  # each pixel in an image
+    seen = sliding_window_view(framed(alone, p.padding)[..., 0], (p.kh, p.kw), (1, 2))  # (H W, H', W', kh, kw)
+    return np.ascontiguousarray(seen.transpose(3, 4, 0, 1, 2)).reshape(p.kh * p.kw, -1)
 
 
 def by_matrix(p, x, weight, wants_x):

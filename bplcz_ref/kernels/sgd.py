@@ -5,6 +5,8 @@ give the gradient of a convolution's weight in the order (kh, kw, C, O) that the
 after the first step the weights have it too, wherever they came from.
 """
 
+import itertools
+
 import numpy as np
 
 from .threads import each
@@ -44,8 +46,8 @@ def sgd(params, velocity, gradient, *, learning_rate, momentum=0.0, weight_decay
         ]
         for i in range(0, len(old[0]), NUMBERS):
             blocks.append([None if a is None else a[i : i + NUMBERS] for a in (*old, *into)])
-        ends = np.cumsum([leaves[k][0].size for k in own])[:-1]
-        new |= zip(own, zip(*(np.split(a, ends) for a in into), strict=True), strict=True)
+        ends = [0, *itertools.accumulate(leaves[k][0].size for k in own)]
+        new |= {k: [a[i:j] for a in into] for k, (i, j) in zip(own, itertools.pairwise(ends), strict=True)}
     each(lambda block: step(*block), blocks)
     return tuple(
         _tree(params, (_shaped(new[k][n], g, axes[k]) for k, (_, _, g) in enumerate(leaves))) for n in (0, 1)
@@ -80,4 +82,4 @@ def _vector(arrays, axes):
 
 def _shaped(vector, g, axes):
     """A vector whose numbers are in this order of g's axes, in g's shape."""
-    return vector.reshape([g.shape[k] for k in axes]).transpose(np.argsort(axes))
+    return vector.reshape([g.shape[k] for k in axes]).transpose(sorted(axes, key=axes.__getitem__))

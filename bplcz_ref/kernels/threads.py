@@ -65,14 +65,13 @@ def run(tasks: Sequence[Callable]) -> list:
 
 
 def run_large(tasks: Sequence[Callable]) -> list:
-    """[task() for task in tasks]: tasks of about equal length that have pieces to share.
+    """[task() for task in tasks]: tasks of about equal length that have pieces of their own to share.
 
-    The last ones, where they would leave half of the threads or more without work, run one after the other, each
-    with the pieces inside of it side by side.
+    The last one, where it would occupy one thread and leave the others without work, shares its pieces with them.
     """
-    rest = len(tasks) % thread_count()
-    together = len(tasks) - rest * (2 * rest <= thread_count())
-    return run(tasks[:together]) + [task() for task in tasks[together:]]
+    with one_blas_thread():
+        together = len(tasks) - (len(tasks) % thread_count() == 1)
+        return run(tasks[:together]) + [task() for task in tasks[together:]]
 
 
 def pieces(n: int, least: int, most: int = 1 << 30) -> list[slice]:
