@@ -12,7 +12,7 @@ from kernel_checks import batch_norm, by_hand, dense_block, gap, transformer_blo
 from scipy.special import ndtr
 
 from bplcz_ref import nn
-from bplcz_ref.kernels import activation, convolution, lines, norm
+from bplcz_ref.kernels import activation, lines, norm
 from bplcz_ref.kernels.tape import on_tape
 
 EXACT = 1e-11  # float64, relative to the largest entry
@@ -257,17 +257,6 @@ def without_density(x):  # GELU with the slope Phi(x) alone
     return on_tape("wrong", lambda x, *, wanted: (x * ndtr(x), lambda g: [g * ndtr(x)]))(3 * x)
 
 
-def doubled(k):
-    """conv2d with the right value and one gradient twice too large."""
-
-    def kernel(*arrays, wanted, plan):
-        y, back = convolution.kernel(*arrays, wanted=wanted, plan=plan)
-        return y, lambda g: [d * (2 if n == k else 1) for n, d in zip(wanted, back(g), strict=True)]
-
-    wrong = on_tape("wrong", kernel)
-    return lambda x, w, b: wrong(x, w, b, plan=convolution.plan_of(x.shape, w.shape, 1, 1, 1))
-
-
 def one_sided(x, w, b):  # all padding above and to the left
     x = anp.pad(x, ((0, 0), (2, 0), (2, 0), (0, 0)), "constant")
     return nn.conv2d.definition(x, w, b)
@@ -300,9 +289,6 @@ MISTAKES = {  # what is wrong: (the case, the wrong layer)
     "another eps": ("layer_norm", lambda *a: nn.layer_norm(*a, eps=1.01e-5)),
     "a flipped kernel": ("conv2d", lambda x, w, b: nn.conv2d(x, w[:, :, ::-1, ::-1], b, padding=1)),
     "padding on one side": ("conv2d", one_sided),
-    "dx twice": ("conv2d", doubled(0)),
-    "dw twice": ("conv2d", doubled(1)),
-    "db twice": ("conv2d", doubled(2)),
     "frozen statistics": ("batch_norm", lambda *a: normed(False)(batch_norm, *a)),
     "the sum after relu": ("batch_norm, sum, relu", lambda *a: normed(True, True)(batch_norm, *a[:3]) + a[3]),
     "the largest for the mean": ("avg_pool2d", lambda x: nn.max_pool2d(x, 2)),

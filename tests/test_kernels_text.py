@@ -8,7 +8,7 @@ from autograd import elementwise_grad, grad
 from autograd.core import make_vjp
 from kernel_checks import by_hand, gap
 from scipy.special import ndtr
-from test_kernels import CASES, EXACT, TREE, both, draw
+from test_kernels import CASES, EXACT, both, draw
 
 from bplcz_ref import nn
 from bplcz_ref.kernels import transformer
@@ -29,18 +29,6 @@ def test_attention_is_the_same_kept_or_computed_again_in_blocks_of_any_size(name
     forced(monkeypatch, *values)
     kernel, definition, shapes = both(name)
     assert gap(kernel, definition, *draw(shapes)) < EXACT
-
-
-@pytest.mark.parametrize("options", [{}, {"causal": True}, {"mask": TREE}], ids=["full", "causal", "mask"])
-def test_large_attention_is_the_same_bits_on_any_number_of_threads(options, monkeypatch):
-    forced(monkeypatch, 40, 0)
-    args = draw([(11, 5, 4)] * 3)
-    results = []
-    for number in ("1", "2", "5"):
-        monkeypatch.setenv("BPLCZ_THREADS", number)
-        results.append(by_hand(lambda *a: nn.attention(*a, **options), args, args[0]))
-    for other in results[1:]:
-        assert all((a == b).all() for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.slow

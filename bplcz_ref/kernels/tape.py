@@ -28,14 +28,15 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp_argnums, primitive, vspace
 from autograd.tracer import getval, isbox, new_box, toposort
 
-from .threads import one_blas_thread, run_large
+from .threads import one_blas_thread, run
 
 
 def on_tape(name: str, kernel: Callable) -> Callable:
     """The kernel as an autograd primitive, called as layer(*arrays, **options)."""
 
     def cast(*arrays, wanted, **options):
-        dtype, dtypes = floating(*arrays), [np.asarray(a).dtype for a in arrays]
+        dtype, dtypes = np.result_type(*arrays), [np.asarray(a).dtype for a in arrays]
+        dtype = dtype if dtype.kind in "fc" else np.dtype(float)  # of integers
         y, way_back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
 
         def back(g):
@@ -79,12 +80,6 @@ def _as_primitive(name, kernel):
     return layer
 
 
-def floating(*arrays: np.ndarray) -> np.dtype:
-    """The dtype NumPy's promotion gives these arrays; float64 for integers."""
-    dtype = np.result_type(*arrays)
-    return dtype if np.issubdtype(dtype, np.inexact) else np.dtype(np.float64)
-
-
 # ------------------------------------------------------------------------------------------ traces in threads
 #
 # The one change that is made to autograd. It counts how deeply traces are nested in one global: two threads that
@@ -109,10 +104,6 @@ tracer.TraceStack.new_trace = _new_trace
 # ----------------------------------------------------------------------------------------------- private tapes
 
 
-class _Place(int):
-    """Marks where a box was in a tree: its number among the tree's boxes."""
-
-
 def _map(f, tree):
     """f of every leaf, in the containers of `tree`: dict, list, tuple, NamedTuple."""
     if isinstance(tree, dict):
@@ -135,7 +126,7 @@ def unboxed(tree: Any) -> Any:
 def value_and_gradients(function: Callable, params: dict) -> tuple:
     """nn.value_and_gradients: every array of `params` is a root of the tape by itself."""
     with one_blas_thread():
-        y, aux, back = _traced(function, _Place(0), [params])
+        y, aux, back = _traced(function, [params])
         if np.shape(y):
             raise ValueError(f"value_and_gradients needs a function of one number, got an array {np.shape(y)}")
         return y, back(np.ones_like(y), last=True)[0], aux
@@ -149,33 +140,31 @@ def concurrently(functions: Sequence[Callable], parameters: Sequence) -> tuple[l
             f"{len(parameters)} trees"
         )
     boxes: list = []
-    trees = []  # of each branch: its tree with a `_Place` for every box, and where its boxes are among all
-
-    def placed(leaf):
-        if not isbox(leaf):
-            return leaf
-        boxes.append(leaf)
-        return _Place(len(boxes) - 1 - first)
-
-    for tree in parameters:
+    branches = []  # of each: the function, its tree, and where the tree's boxes are among all
+    for function, tree in zip(functions, parameters, strict=True):
         first = len(boxes)
-        trees.append((_map(placed, tree), slice(first, len(boxes))))
+        _map(lambda leaf: boxes.append(leaf) if isbox(leaf) else None, tree)
+        branches.append((function, tree, range(first, len(boxes))))
     aux: list = []
-    arrays = _branches(*boxes, functions=functions, trees=trees, aux=aux)
-    return [arrays[k] for k in range(len(functions))], aux
+    arrays = _branches(*boxes, branches=branches, aux=aux)
+    return [arrays[k] for k in range(len(branches))], aux
 
 
-def _run_branches(*values, wanted, functions, trees, aux):
+def _run_branches(*values, wanted, branches, aux):
     """Every branch; `aux` is filled with what else they return."""
-    branches = zip(functions, trees, strict=True)
-    done = run_large([partial(_traced, function, tree, values[own]) for function, (tree, own) in branches])
-    ys, found, ways_back = zip(*done, strict=True)
+
+    def filled(function, tree, *inside):  # the branch's own traced values in the place of the boxes
+        own = iter(inside)
+        return function(_map(lambda leaf: next(own) if isbox(leaf) else leaf, tree))
+
+    tasks = [partial(_traced, partial(filled, f, tree), [values[n] for n in own]) for f, tree, own in branches]
+    ys, found, ways_back = zip(*run(tasks), strict=True)
     aux += found
 
     def back(gs):
-        own = {k: range(len(values))[places] for k, (_, places) in enumerate(trees)}
-        used = [k for k in own if set(own[k]) & set(wanted)]
-        done = run_large([partial(ways_back[k], gs[k]) for k in used])
+        own = [numbers for *_, numbers in branches]
+        used = [k for k, numbers in enumerate(own) if set(numbers) & set(wanted)]
+        done = run([partial(ways_back[k], gs[k]) for k in used])
         gradients = {n: d for k, part in zip(used, done, strict=True) for n, d in zip(own[k], part, strict=True)}
         return [gradients[n] for n in wanted]
 
@@ -185,8 +174,8 @@ def _run_branches(*values, wanted, functions, trees, aux):
 _branches = _as_primitive("concurrently", _run_branches)
 
 
-def _traced(function, tree, values):
-    """-> (array, aux, the way back): a branch on its private tape, each array of the values a root of it."""
+def _traced(function, values):
+    """function(*values) -> (array, aux, the way back), on a private tape; each array of the values is a root."""
     roots = []  # (node, array) of every leaf, in the order in which `_map` meets them
     with tracer.trace_stack.new_trace() as trace:
 
@@ -194,8 +183,7 @@ def _traced(function, tree, values):
             roots.append((VJPNode.new_root(), leaf))
             return new_box(leaf, trace, roots[-1][0])
 
-        inside = [_map(root, value) for value in values]
-        result = function(_map(lambda leaf: inside[leaf] if isinstance(leaf, _Place) else leaf, tree))
+        result = function(*[_map(root, value) for value in values])
     y, aux = result if isinstance(result, tuple) else (result, None)
     # A result of another trace, or of none, does not depend on the values: it has no end on this tape.
     end = y._node if isbox(y) and y._trace == trace else None

@@ -29,10 +29,19 @@ _pool = ThreadPoolExecutor(256, "bplcz_ref")  # it makes no more threads than ar
 
 
 def run(tasks: Sequence[Callable]) -> list:
-    """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised."""
-    if len(tasks) < 2 or _inside.get() or thread_count() == 1:
-        with one_blas_thread():
+    """[task() for task in tasks], side by side; of several exceptions the earliest task's is raised.
+
+    A last one that would leave all threads but one without work comes after the others and shares its own pieces.
+    """
+    with one_blas_thread():
+        if len(tasks) < 2 or _inside.get() or thread_count() == 1:
             return [task() for task in tasks]
+        if len(tasks) % thread_count() == 1:
+            return [*run(tasks[:-1]), tasks[-1]()]
+        return _side_by_side(tasks)
+
+
+def _side_by_side(tasks):
     results: list = [None] * len(tasks)
     errors: dict[int, BaseException] = {}
     waiting = list(range(len(tasks)))[::-1]
@@ -47,31 +56,20 @@ def run(tasks: Sequence[Callable]) -> list:
                     errors[k] = error
                     waiting.clear()
 
-    with one_blas_thread():
-        context = contextvars.copy_context()
-        context.run(_inside.set, True)
-        helpers = min(thread_count(), len(tasks)) - 1
-        others = [_pool.submit(context.copy().run, work) for _ in range(helpers)]
-        try:
-            context.run(work)
-        finally:  # Ctrl-C, too, leaves no helper behind
-            waiting.clear()
-            for other in others:
-                if not other.cancel():
-                    other.result()
+    context = contextvars.copy_context()
+    context.run(_inside.set, True)
+    helpers = min(thread_count(), len(tasks)) - 1
+    others = [_pool.submit(context.copy().run, work) for _ in range(helpers)]
+    try:
+        context.run(work)
+    finally:  # Ctrl-C, too, leaves no helper behind
+        waiting.clear()
+        for other in others:
+            if not other.cancel():
+                other.result()
     if errors:
         raise errors[min(errors)]
     return results
-
-
-def run_large(tasks: Sequence[Callable]) -> list:
-    """[task() for task in tasks]: tasks of about equal length that have pieces of their own to share.
-
-    The last one, where it would occupy one thread and leave the others without work, shares its pieces with them.
-    """
-    with one_blas_thread():
-        together = len(tasks) - (len(tasks) % thread_count() == 1)
-        return run(tasks[:together]) + [task() for task in tasks[together:]]
 
 
 def pieces(n: int, least: int, most: int = 1 << 30) -> list[slice]:
@@ -110,9 +108,6 @@ def thread_count() -> int:
     return int(given)
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-
-
 def keep_memory() -> bool:
     """Ask the C library to keep memory that is freed, for the arrays to come; False where it is not glibc.
 
@@ -124,7 +119,7 @@ def keep_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1)) and bool(mallopt(M_MMAP_THRESHOLD, 2**30))
+    return bool(mallopt(-1, 2**31 - 1)) and bool(mallopt(-3, 2**30))  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
 
 
 # ------------------------------------------------------------------------------------------------- BLAS
