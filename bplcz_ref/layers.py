@@ -479,8 +479,11 @@ def dense_block(parts: list[Part]) -> Callable:
     names = [name for name, _ in parts]
 
     def apply(params, state, x, *, train, rng=None):
-        layers, states = ([tree[name] for name in names] for tree in (params, state))
-        y, new = dense_block_kernel(x, layers, states, train=train)
+        if not train:
+            for name, layer in parts:
+                x, _ = layer.apply(params[name], state[name], x, train=False)
+            return x, {name: state[name] for name in names}
+        y, new = dense_block_kernel(x, *([tree[name] for name in names] for tree in (params, state)))
         return y, dict(zip(names, new, strict=True))
 
     return apply

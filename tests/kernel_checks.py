@@ -35,12 +35,12 @@ def batch_norm(x, weight, bias, state, *, train, relu=False, plus=None, **option
 
 
 @nn.runs(dense_blocks.dense_block)
-def dense_block(x, layers, states, *, train):
+def dense_block(x, layers, states):
     new = []
     for p, s in zip(layers, states, strict=True):
-        y, norm1 = batch_norm.definition(x, **p["norm1"], state=s["norm1"], train=train, relu=True)
+        y, norm1 = batch_norm.definition(x, **p["norm1"], state=s["norm1"], train=True, relu=True)
         y = nn.conv2d.definition(y, **p["conv1"])
-        y, norm2 = batch_norm.definition(y, **p["norm2"], state=s["norm2"], train=train, relu=True)
+        y, norm2 = batch_norm.definition(y, **p["norm2"], state=s["norm2"], train=True, relu=True)
         x = anp.concatenate([x, nn.conv2d.definition(y, **p["conv2"], padding=1)], axis=-1)
         new.append({"norm1": norm1, "norm2": norm2})
     return x, new

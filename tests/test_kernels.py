@@ -34,16 +34,13 @@ def normed(train, relu=False):
     return call
 
 
-def dense(train):
-    def call(f, x, *arrays):
-        layers, states = [], []
-        for w1, b1, W1, w2, b2, W2 in zip(*[iter(arrays)] * 6, strict=True):
-            first, second = {"weight": w1, "bias": b1}, {"weight": w2, "bias": b2}
-            layers.append({"norm1": first, "conv1": {"weight": W1}, "norm2": second, "conv2": {"weight": W2}})
-            states.append({"norm1": state_of(len(w1)), "norm2": state_of(len(w2))})
-        return f(x, layers, states, train=train)[0]
-
-    return call
+def dense(f, x, *arrays):
+    layers, states = [], []
+    for w1, b1, W1, w2, b2, W2 in zip(*[iter(arrays)] * 6, strict=True):
+        first, second = {"weight": w1, "bias": b1}, {"weight": w2, "bias": b2}
+        layers.append({"norm1": first, "conv1": {"weight": W1}, "norm2": second, "conv2": {"weight": W2}})
+        states.append({"norm1": state_of(len(w1)), "norm2": state_of(len(w2))})
+    return f(x, layers, states)[0]
 
 
 def layer(c, m, growth):  # shapes of a layer of a dense block
@@ -114,9 +111,8 @@ CASES = {
     "batch_norm, sum": (normed(True), batch_norm, [(3, 5, 7, 3), (3,), (3,), (3, 5, 7, 3)]),
     "batch_norm, sum, relu": (normed(True, True), batch_norm, [(4, 8, 8, 16), (16,), (16,), (4, 8, 8, 16)]),
     "batch_norm, sum, evaluation": (normed(False, True), batch_norm, [(3, 7, 3), (3,), (3,), (3, 7, 3)]),
-    "dense_block": (dense(True), dense_block, [(2, 4, 4, 6), *layer(6, 8, 4), *layer(10, 8, 4), *layer(14, 8, 4)]),
-    "dense_block, evaluation": (dense(False), dense_block, [(2, 4, 4, 6), *layer(6, 8, 4), *layer(10, 8, 4)]),
-    "dense_block, of ones": (dense(True), dense_block, [(3, 1, 5, 1), *layer(1, 1, 1)]),
+    "dense_block": (dense, dense_block, [(2, 4, 4, 6), *layer(6, 8, 4), *layer(10, 8, 4), *layer(14, 8, 4)]),
+    "dense_block, of ones": (dense, dense_block, [(3, 1, 5, 1), *layer(1, 1, 1)]),
     "ExViT's block": (block(True, activation="gelu"), transformer_block, blocks(2, 6, 5, 6, 7, False)),
     "CLIP's block": (block(causal=True, **CLIP), transformer_block, blocks(3, 5, 8, 8, 9)),
     "CLIP's block on a tree": (block(mask=TREE, **CLIP), transformer_block, blocks(3, 5, 8, 8, 9)),

@@ -163,7 +163,7 @@ def test_running_values_are_the_definitions_plain_and_of_their_dtype_while_trace
     norms = {"weight": w, "bias": b}
     block = [{"norm1": norms, "conv1": {"weight": W1}, "norm2": norms, "conv2": {"weight": W2}}]
     states = [{"norm1": STATE, "norm2": STATE}]
-    (ours,), (theirs,) = (f(x, block, states, train=True)[1] for f in (dense_block, dense_block.definition))
+    (ours,), (theirs,) = (f(x, block, states)[1] for f in (dense_block, dense_block.definition))
     pairs = [(ours[name], theirs[name]) for name in ("norm1", "norm2")]
     pairs.append([f(x, w, b, STATE, train=True)[1] for f in (nn.batch_norm, nn.batch_norm.definition)])
     for ours, theirs in pairs:
@@ -264,8 +264,8 @@ MESSAGES = [
     (lambda: nn.batch_norm(Z((4, 3)), Z(2), Z(3), STATE, train=True), r"weight must be \(3,\)"),
     (lambda: nn.batch_norm(Z((4, 2)), *Z((2, 2)), STATE, train=False), r"running_mean must be \(2,\)"),
     (lambda: batch_norm(Z((4, 3)), *Z((2, 3)), STATE, train=False, plus=Z((4, 1))), "plus must have the shape"),
-    (lambda: dense(True)(dense_block, Z((2, 4, 4, 5)), *map(Z, layer(4, 3, 2))), "x has 5 channels"),
-    (lambda: dense(True)(dense_block, Z((1, 1, 1, 4)), *map(Z, layer(4, 3, 2))), "2 or more values per channel"),
+    (lambda: dense(dense_block, Z((2, 4, 4, 5)), *map(Z, layer(4, 3, 2))), "x has 5 channels"),
+    (lambda: dense(dense_block, Z((1, 1, 1, 4)), *map(Z, layer(4, 3, 2))), "2 or more values per channel"),
     (lambda: nn.max_pool2d(Z((1, 2, 5, 1)), 3), "3 x 3 window does not fit into 2 x 5"),
     (lambda: nn.max_pool2d(Z((1, 8, 8, 1)), 2, 2, 2), "padding at most"),
     (lambda: nn.avg_pool2d(Z((8, 8, 1)), 2), r"avg_pool2d: x must be \(B, H, W, C\)"),

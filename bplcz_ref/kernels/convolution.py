@@ -238,6 +238,7 @@ def _meetings(p, taps):
     return [(u * p.kw + v, (i, j), (h, w)) for u, i, h in down for v, j, w in across]
 
 
+@functools.lru_cache(maxsize=1024)
 def overlaps(kernel: int, padding: int, stride: int, outputs: int, pixels: int) -> list[tuple[int, slice, slice]]:
     """Along one axis, for each tap that sees a pixel: the outputs that see one through it, and these pixels.
 
@@ -246,11 +247,10 @@ def overlaps(kernel: int, padding: int, stride: int, outputs: int, pixels: int) 
     """
     found = []
     for u in range(kernel):
-        first = max(0, -((u - padding) // stride))
-        count = min(outputs, (pixels - 1 - u + padding) // stride + 1) - first
-        start = first * stride + u - padding
-        if count > 0:
-            found.append((u, slice(first, first + count), slice(start, start + count * stride, stride)))
+        pixel = [i * stride + u - padding for i in range(outputs)]
+        i = [k for k, h in enumerate(pixel) if 0 <= h < pixels]
+        if i:
+            found.append((u, slice(i[0], i[-1] + 1), slice(pixel[i[0]], pixel[i[-1]] + 1, stride)))
     return found
 
 

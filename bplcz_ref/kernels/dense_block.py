@@ -1,7 +1,7 @@
-"""A dense block as one node of the tape, on one buffer whose channels come first.
+"""A dense block in training as one node of the tape, on one buffer whose channels come first.
 
-Every layer normalises all channels before it, with weights of its own, but in training a channel's mean and
-variance are the same in each of these layers. So
+Every layer normalises all channels before it, with weights of its own, but a channel's mean and variance in the
+batch are the same in each of these layers. So
 
     X[c]     = (x[c] - mean) r, r = 1 / sqrt(var + eps), is made once, when channel c is
     layer k    sees A = relu(w_k X + b_k)                        on the channels before it, a contiguous part of X
@@ -9,8 +9,7 @@ variance are the same in each of these layers. So
                dx = r (Q - mean(Q) - X mean(Q X)),               once, when all layers that see c are done
 
 while layer by layer each of DenseNet121's 58 concatenations copies what it has, and each channel's statistics are
-taken, and their gradient spread, up to 24 times. In evaluation the running values may differ from layer to layer:
-then X is x as it is, and the layer's own mean and r are in its w_k and b_k.
+taken, and their gradient spread, up to 24 times. (In evaluation the layers one by one are as fast.)
 """
 
 import numpy as np
@@ -21,10 +20,9 @@ from .tape import on_tape
 from .threads import NUMBERS, each, pieces
 
 PARTS = 6  # arrays of a layer
-NORMS = "norm1", "norm2"
 
 
-def dense_block(x, layers, states, *, train, momentum=0.1, eps=1e-5):
+def dense_block(x, layers, states, *, momentum=0.1, eps=1e-5):
     # (B, H, W, c), a dict of each layer, of arrays and of running values -> (B, H, W, c + growths), new states
     """x <- [x, conv2(relu(norm2(conv1(relu(norm1(x))))))] for each layer, 1x1 and 3x3, new channels last."""
     shape, arrays, plans = np.shape(x), [], []
@@ -33,22 +31,18 @@ def dense_block(x, layers, states, *, train, momentum=0.1, eps=1e-5):
         inner = (*shape[:3], first.outputs)
         plans.append(convolution.plan_of(inner, np.shape(p["conv2"]["weight"]), 1, 1, 1))
         for norm_, conv, seen in ("norm1", "conv1", shape), ("norm2", "conv2", inner):
-            norm.check(seen, p[norm_]["weight"], p[norm_]["bias"], state[norm_], train)
+            norm.check(seen, p[norm_]["weight"], p[norm_]["bias"], state[norm_], True)
             arrays += [p[norm_]["weight"], p[norm_]["bias"], p[conv]["weight"]]
         shape = (*shape[:3], shape[3] + plans[-1].outputs)
-    given = None if train else [[norm.running(s[name]) for name in NORMS] for s in states]
     measured: list[dict] = []  # {norm: (mean, var)} of each layer; the kernel fills it
-    y = _block(x, *arrays, plans=plans, given=given, eps=eps, measured=measured)
-    if not train:
-        return y, list(states)
-    n = int(np.prod(shape[:3]))
+    y, n = _block(x, *arrays, plans=plans, eps=eps, measured=measured), int(np.prod(shape[:3]))
     return y, [
-        {name: norm.moved(s[name], *found[name], n, momentum) for name in NORMS}
-        for s, found in zip(states, measured, strict=True)
+        {name: norm.moved(state[name], mean, var, n, momentum) for name, (mean, var) in found.items()}
+        for state, found in zip(states, measured, strict=True)
     ]
 
 
-def _kernel(x, *arrays, wanted, plans, given, eps, measured):
+def _kernel(x, *arrays, wanted, plans, eps, measured):
     B, h, w, c = shape = x.shape
     n, layers = B * h * w, [arrays[i : i + PARTS] for i in range(0, len(arrays), PARTS)]
     total = c + sum(p.outputs for p in plans)
@@ -62,28 +56,26 @@ def _kernel(x, *arrays, wanted, plans, given, eps, measured):
     def take(pixels, first):  # (n, k): new channels, from `first` on
         own = slice(first, first + pixels.shape[1])
         y[:, own], X[own] = pixels, pixels.T
-        if given is None:
-            mean[own], var[own] = _normalise(X[own], eps)
+        mean[own], var[own] = _normalise(X[own], eps)
 
     take(x.reshape(n, c), 0)
     for k, (w1, b1, W1, w2, b2, W2) in enumerate(layers):
-        scale, offset = (w1, b1) if given is None else _affine(w1, b1, *given[k][0], eps)
         A = np.empty((c, n), x.dtype)
 
-        def forward(s, A=A, scale=scale, offset=offset):
-            out = np.multiply(X[s], scale[s, None], out=A[s])
-            np.add(out, offset[s, None], out=out)
+        def forward(s, A=A, w=w1, b=b1):
+            out = np.multiply(X[s], w[s, None], out=A[s])
+            np.add(out, b[s, None], out=out)
             np.maximum(out, zeros, out=out)  # with the number 0 it takes twice as long
 
         each(forward, channels(c))
         z = product(A.T, convolution.in_kernel_order(W1)[0, 0]).reshape(B, h, w, -1)
-        mean2, var2 = norm.statistics(z) if given is None else given[k][1]
-        options = {"mean": mean2, "inverse": 1 / np.sqrt(var2 + eps), "train": given is None, "relu": True}
+        mean2, var2 = norm.statistics(z)
+        options = {"mean": mean2, "inverse": 1 / np.sqrt(var2 + eps), "train": True, "relu": True}
         a, back_norm = norm.kernel(z, w2, b2, wanted=(0, 1, 2), **options)
         grown, back_conv = convolution.kernel(a, W2, wanted=(0, 1) if wanted else (), plan=plans[k])
         measured.append({"norm1": (mean[:c].copy(), var[:c].copy()), "norm2": (mean2, var2)})
         if wanted:
-            kept.append((c, A, scale, W1, back_norm, back_conv))
+            kept.append((c, A, w1, W1, back_norm, back_conv))
         take(grown.reshape(n, -1), c)
         c += plans[k].outputs
 
@@ -92,44 +84,35 @@ def _kernel(x, *arrays, wanted, plans, given, eps, measured):
         Q, sums, gradients = np.zeros_like(X), np.zeros((2, total)), {}  # sums: of Q and of Q X
 
         def finished(own):  # -> (n, k): the whole gradient of these channels
+            by_mean, by_X = (sums[:, own] / n).astype(X.dtype)
             dx = Q[own]
-            if given is None:
-                by_mean, by_X = (sums[:, own] / n).astype(X.dtype)
-                dx -= by_mean[:, None]
-                dx -= X[own] * by_X[:, None]
-                dx *= r[own, None]
+            dx -= by_mean[:, None]
+            dx -= X[own] * by_X[:, None]
+            dx *= r[own, None]
             return g[:, own] + dx.T
 
-        for k, (c, A, scale, W1, back_norm, back_conv) in reversed(list(enumerate(kept))):
+        for k, (c, A, w1, W1, back_norm, back_conv) in reversed(list(enumerate(kept))):
             da, dW2 = back_conv(finished(slice(c, c + plans[k].outputs)).reshape(B, h, w, -1))
             dz, dw2, db2 = back_norm(da)
             dz = dz.reshape(n, -1)
             dA, dW1 = products((convolution.in_kernel_order(W1)[0, 0], dz.T), (A, dz))
             db, dw = np.empty((2, c), X.dtype)
 
-            def backward(s, A=A, dA=dA, scale=scale, db=db, dw=dw):
+            def backward(s, A=A, dA=dA, w=w1, db=db, dw=dw):
                 d = np.multiply(dA[s], A[s] > 0, out=dA[s])
                 np.dot(d, ones, out=db[s])
                 np.vecdot(X[s], d, out=dw[s])
-                np.multiply(d, scale[s, None], out=d)
+                np.multiply(d, w[s, None], out=d)
                 np.add(Q[s], d, out=Q[s])
 
             each(backward, channels(c))
-            sums[:, :c] += scale * db, scale * dw
-            if given is not None:
-                dw = (dw - given[k][0][0] * db) / np.sqrt(given[k][0][1] + eps)
+            sums[:, :c] += w1 * db, w1 * dw
             dW1 = dW1[None, None].transpose(3, 2, 0, 1)
             gradients |= dict(enumerate((dw, db, dW1, dw2, db2, dW2), 1 + PARTS * k))
         gradients[0] = finished(slice(0, shape[3])).reshape(shape)
         return [gradients[k] for k in wanted]
 
     return y.reshape(B, h, w, total), back
-
-
-def _affine(weight, bias, mean, var, eps):
-    """w and b of w x + b = weight (x - mean) / sqrt(var + eps) + bias."""
-    scale = weight / np.sqrt(var + eps)
-    return scale.astype(weight.dtype), (bias - mean * scale).astype(weight.dtype)
 
 
 def _normalise(X, eps):  # (k, n) -> (k,), (k,) in float64

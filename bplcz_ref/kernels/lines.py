@@ -42,7 +42,6 @@ def per_channel(parts: list, channels: int) -> list[np.ndarray]:  # (k C,) each 
 
 def add_per_channel(y: np.ndarray, bias: np.ndarray) -> None:  # (..., C) contiguous, (C,)
     """y += bias."""
-    if y.size:
-        (lines,), blocks = as_lines(y)
-        (biases,) = repeated(lines, bias)
-        each(lambda s: np.add(lines[s], biases, out=lines[s]), blocks)
+    (lines,), blocks = as_lines(y)
+    (biases,) = repeated(lines, bias)
+    each(lambda s: np.add(lines[s], biases, out=lines[s]), blocks)

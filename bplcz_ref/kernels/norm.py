@@ -29,7 +29,7 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
         mean, var = statistics(getval(x))
         state = moved(state, mean, var, int(np.prod(np.shape(x)[:-1])), momentum)
     else:
-        mean, var = running(state)
+        mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
     options = {"mean": mean, "inverse": 1 / np.sqrt(var + eps), "train": train, "relu": relu}
     return _batch_norm(x, weight, bias, *([] if plus is None else [plus]), **options), state
 
@@ -42,11 +42,6 @@ def check(shape: tuple, weight: np.ndarray, bias: np.ndarray, state: dict, train
             raise ValueError(f"batch_norm: {name} must be ({channels},) for x {shape}, found {np.shape(value)}")
     if train and n < 2:
         raise ValueError(f"batch_norm in training needs 2 or more values per channel, got {n} (x is {shape})")
-
-
-def running(state: dict) -> list[np.ndarray]:
-    """The running mean and variance in float64."""
-    return [np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var")]
 
 
 def moved(state: dict, mean: np.ndarray, var: np.ndarray, n: int, momentum: float) -> dict:
