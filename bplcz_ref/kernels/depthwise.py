@@ -21,9 +21,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from .pooling import framed
-from .threads import each, in_order, pieces
-
-NUMBERS = 1 << 17  # of the runs of several images: three operations for each tap go over them
+from .threads import NUMBERS, each, in_order, pieces
 
 
 def _run(x, tall, wide, top, left):
