@@ -31,7 +31,7 @@ from ours import Ours, batch
 from peers import Peer
 
 from bplcz_ref import systems, weights
-from bplcz_ref.kernels.cores import thread_count
+from bplcz_ref.kernels.threads import thread_count
 
 PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "profile")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")

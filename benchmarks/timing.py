@@ -110,7 +110,7 @@ def part_of(path, name):
         return "products"
     if Path(path).name in ("sgd.py", "optim.py"):
         return "update"
-    if "autograd" in path or Path(path).name in ("tape.py", "branches.py", "trace_stack.py", "scheduler.py"):
+    if "autograd" in path or Path(path).name in ("tape.py", "threads.py"):
         return "tape"
     numpy = path == "~" and ("numpy" in name or "ufunc" in name)
     return "element-wise" if "kernels" in path or numpy else "rest"

@@ -12,7 +12,7 @@ in a list. The names are those of the parameters: ("conv1", conv(3, 8)) has "con
     add         y = x + F(x), F a list; with a shortcut, y = shortcut(x) + F(x)
     dense       y = [x, F(x)], the new channels last
 
-Layers compute what nn.py defines. What a kernel computes at once, such as batch norm, relu and a 2x2 pool, is
+Layers compute what nn.py defines. What a kernel computes at once, such as batch norm and relu, is
 decided by the table FUSED at the end of this file from what follows what in the list, and nowhere else.
 
 `watching` shows every layer of a network to a function, which may also answer in its place.
@@ -32,9 +32,8 @@ from numpy.random import Generator
 from numpy.typing import DTypeLike
 
 from bplcz_ref import nn
-from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
-from bplcz_ref.kernels.batch_norm_pool import batch_norm_relu_pool as batch_norm_relu_pool_kernel
 from bplcz_ref.kernels.dense_block import dense_block as dense_block_kernel
+from bplcz_ref.kernels.norm import batch_norm as batch_norm_kernel
 from bplcz_ref.kernels.transformer import transformer_block as transformer_block_kernel
 
 Part = tuple[str, "Network"]
@@ -444,18 +443,11 @@ def in_heads(x: np.ndarray, heads: int) -> np.ndarray:  # (N, L, I) -> (N, heads
 
 
 def norm_relu(parts: list[Part]) -> Callable:
-    """relu(batch_norm(x)), perhaps with a 2x2 max pool after it, whose kernel leaves no rows or columns over."""
+    """relu(batch_norm(x))."""
     name, _ = parts[0]
-    pools = [layer for _, layer in parts[2:]]
 
     def apply(params, state, x, *, train, rng=None):
-        own, options = inside(name, params), {"state": inside(name, state), "train": train}
-        if pools and not (x.shape[1] % 2 or x.shape[2] % 2):
-            y, new = batch_norm_relu_pool_kernel(x, **own, **options)
-            return y, outside(name, new)
-        y, new = batch_norm_kernel(x, **own, **options, relu=True)
-        for pool in pools:
-            y, _ = pool.apply({}, {}, y, train=train)
+        y, new = batch_norm_kernel(x, **inside(name, params), state=inside(name, state), train=train, relu=True)
         return y, outside(name, new)
 
     return apply
@@ -484,8 +476,11 @@ def dense_block(parts: list[Part]) -> Callable:
     names = [name for name, _ in parts]
 
     def apply(params, state, x, *, train, rng=None):
-        layers, states = ([tree[name] for name in names] for tree in (params, state))
-        y, new = dense_block_kernel(x, layers, states, train=train)
+        if not train:
+            for name, layer in parts:
+                x, _ = layer.apply(params[name], state[name], x, train=False)
+            return x, {name: state[name] for name in names}
+        y, new = dense_block_kernel(x, *([tree[name] for name in names] for tree in (params, state)))
         return y, dict(zip(names, new, strict=True))
 
     return apply
@@ -573,7 +568,6 @@ def dense_layers(parts: list[Part]) -> int:
 
 
 FUSED += [
-    (like(batch_norm(1), relu, max_pool(2)), norm_relu),
     (like(batch_norm(1), relu), norm_relu),
     (sum_and_relu, norm_sum_relu),
     (dense_layers, dense_block),

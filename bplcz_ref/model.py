@@ -104,15 +104,16 @@ def bplcz(
         return params, state
 
     def encode(params, state, x, y=None, *, train, rng=None):
-        """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state; all encoders run side by side."""
-        jobs = image_jobs(encoders, params, state, x, rng)
-        if text is None or y is None:
-            features, states = side_by_side(jobs, train=train)
-            T_i = None
-        else:
+        """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state.
+
+        The encoders of the groups run side by side; then the text, whose products are large enough to be shared.
+        """
+        features, states = side_by_side(image_jobs(encoders, params, state, x, rng), train=train)
+        T_i = None
+        if text is not None and y is not None:
             classes, place = np.unique(y, return_inverse=True)
-            jobs.append(Job("text", tower, params["text"], {}, trees.of(classes)))
-            (*features, T), (*states, _) = side_by_side(jobs, train=train)
+            job = Job("text", tower, params["text"], {}, trees.of(classes))
+            (T,), _ = side_by_side([job], train=train)
             T_i = texts_of_samples(T, place, list(encoders))
         new = {"branches": dict(zip(encoders, states, strict=True))}
         return dict(zip(encoders, features, strict=True)), T_i, new

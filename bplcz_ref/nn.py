@@ -24,15 +24,7 @@ from numpy.random import Generator
 from numpy.typing import DTypeLike
 from scipy import special
 
-from bplcz_ref.kernels import activation, branches, cores, pooling
-from bplcz_ref.kernels.attention import attention as attention_kernel
-from bplcz_ref.kernels.batch_norm import batch_norm as batch_norm_kernel
-from bplcz_ref.kernels.convolution import conv2d as conv2d_kernel
-from bplcz_ref.kernels.gelu import gelu as gelu_kernel
-from bplcz_ref.kernels.gelu import quick_gelu as quick_gelu_kernel
-from bplcz_ref.kernels.layer_norm import layer_norm as layer_norm_kernel
-from bplcz_ref.kernels.linear import embedding as embedding_kernel
-from bplcz_ref.kernels.linear import linear as linear_kernel
+from bplcz_ref.kernels import activation, convolution, norm, pooling, products, tape, threads, transformer
 
 # autograd.scipy has an erf too, but importing it takes all of scipy.stats, most of a second.
 erf = primitive(special.erf)
@@ -40,8 +32,9 @@ defvjp(erf, lambda y, x: lambda g: g * (2 * np.pi**-0.5) * np.exp(-x * x))
 
 # A context, and a decorator: after one product with more BLAS threads, these spin on the cores that the kernels'
 # own threads need, and on a busy machine they cost a multiple.
-one_blas_thread = cores.one_blas_thread
-keep_memory, thread_count = cores.keep_memory, cores.thread_count  # the latter: of cores that this process may use
+one_blas_thread = threads.one_blas_thread
+keep_memory = threads.keep_memory
+thread_count = threads.thread_count  # of the cores that this process may use
 
 
 def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
@@ -63,7 +56,7 @@ def runs(kernel: Callable | None = None) -> Callable[[Callable], Any]:
 # ---------------------------------------------------------------------------------------------- linear maps
 
 
-@runs(linear_kernel)
+@runs(products.linear)
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     # (..., C), (O, C), (O,) -> (..., O)
     """y = x W^T + b over the last axis.
@@ -77,7 +70,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) ->
     return y if bias is None else y + bias
 
 
-@runs(conv2d_kernel)
+@runs(convolution.conv2d)
 def conv2d(
     x: np.ndarray,
     weight: np.ndarray,
@@ -119,7 +112,7 @@ def _under_tap(x, u, v, size, stride):  # (B, H, W, C) -> (B, H', W', C)
     return x[:, u : u + rows : stride, v : v + columns : stride]
 
 
-@runs(embedding_kernel)
+@runs()
 def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), integers (...) -> (..., d)
     """y[...] = table[ids[...]], the rows `ids` of a table.
 
@@ -128,13 +121,18 @@ def embedding(table: np.ndarray, ids: np.ndarray) -> np.ndarray:  # (V, d), inte
     >>> embedding(np.array([[0.0, 1.0], [2.0, 3.0]]), [1, 1, 0]).tolist()
     [[2.0, 3.0], [2.0, 3.0], [0.0, 1.0]]
     """
+    ids = onp.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise ValueError(f"embedding needs integer ids, got {ids.dtype}")
+    if ids.size and not 0 <= ids.min() <= ids.max() < len(table):  # NumPy would count negative ones from the end
+        raise ValueError(f"embedding needs ids in 0..{len(table) - 1}, got {ids.min()}..{ids.max()}")
     return table[ids]
 
 
 # -------------------------------------------------------------------------------------------- normalisation
 
 
-@runs(batch_norm_kernel)
+@runs(norm.batch_norm)
 def batch_norm(
     x: np.ndarray,
     weight: np.ndarray,
@@ -180,7 +178,7 @@ def batch_norm(
     return (x - mean) / np.sqrt(var + eps) * weight + bias, state
 
 
-@runs(layer_norm_kernel)
+@runs(norm.layer_norm)
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float = 1e-5) -> np.ndarray:
     # (..., d), (d,), (d,) -> (..., d)
     """y = z * weight + bias, z = (x - mean) / sqrt(var + eps) over the last axis; var divided by d.
@@ -209,7 +207,7 @@ def relu(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 0, 0, x)  # x <= 0, so that nan stays nan
 
 
-@runs(gelu_kernel)
+@runs(activation.gelu)
 def gelu(x: np.ndarray) -> np.ndarray:
     """x Phi(x), Phi the normal distribution function: exact, by erf, not the tanh approximation.
 
@@ -221,7 +219,7 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return x * 0.5 * (1 + erf(x * 2**-0.5))
 
 
-@runs(quick_gelu_kernel)
+@runs(activation.quick_gelu)
 def quick_gelu(x: np.ndarray) -> np.ndarray:
     """x s, s = sigma(1.702 x): CLIP's activation. Backward: dx = g (s + 1.702 x s (1 - s)).
 
@@ -293,7 +291,7 @@ def _windows(x, size, stride, padding, fill):  # (B, H, W, C) -> (size*size, B, 
 # ------------------------------------------------------------------------------------------------ attention
 
 
-@runs(attention_kernel)
+@runs(transformer.attention)
 def attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool = False, mask: np.ndarray | None = None
 ) -> np.ndarray:  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
@@ -320,7 +318,7 @@ def attention(
 # ------------------------------------------------------------------------------------- independent branches
 
 
-@runs(branches.concurrently)
+@runs(tape.concurrently)
 def concurrently(functions: Sequence[Callable], parameters: Sequence[Any]) -> tuple[list, list]:
     # n functions, n trees -> n arrays, n aux
     """f_i(parameters_i) for every i: branches that share nothing, on as many cores as there are.
@@ -340,10 +338,10 @@ def concurrently(functions: Sequence[Callable], parameters: Sequence[Any]) -> tu
     """
     results = [f(p) for f, p in zip(functions, parameters, strict=True)]
     pairs = [r if isinstance(r, tuple) else (r, None) for r in results]
-    return [y for y, _ in pairs], [branches.unboxed(aux) for _, aux in pairs]
+    return [y for y, _ in pairs], [tape.unboxed(aux) for _, aux in pairs]
 
 
-@runs(branches.value_and_gradients)
+@runs(tape.value_and_gradients)
 def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]:
     """function(params) -> y or (y, aux), y one number: (y, dy/dparams in the shape of params, aux).
 
@@ -362,7 +360,7 @@ def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]
         return y
 
     vjp, y = make_vjp(scalar)(params)
-    return y, vjp(np.ones_like(y)), branches.unboxed(kept["aux"])
+    return y, vjp(np.ones_like(y)), tape.unboxed(kept["aux"])
 
 
 # -------------------------------------------------------------------------------------------------- dropout

@@ -28,8 +28,8 @@ def dense_layer(channels):
 # name: (network, shape of x, how many steps its list runs in)
 ROWS = {
     "batch norm, relu": (serial(BN, relu), (3, 5, 5, 4), 1),
-    "batch norm, relu, pool": (STEM, (3, 6, 4, 4), 1),
-    "batch norm, relu, pool, odd": (STEM, (3, 5, 4, 4), 1),
+    "batch norm, relu, pool": (STEM, (3, 6, 4, 4), 2),
+    "batch norm, relu, pool, odd": (STEM, (3, 5, 4, 4), 2),
     "sum, relu": (RESIDUAL, (3, 5, 5, 4), 1),
     "projected sum, relu": (PROJECTED, (3, 6, 6, 4), 1),
     "dense block": (serial(("a", dense_layer(4)), ("b", dense_layer(7)), relu), (3, 5, 5, 4), 2),

@@ -18,132 +18,101 @@ operations for each of 49 taps. Measured with 7x7 taps on 8x8 pixels of 96 chann
 import functools
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from .columns import in_order
-from .cores import workspace
-from .scheduler import NUMBERS, each, pieces
+from .pooling import framed
+from .threads import NUMBERS, each, in_order, pieces
 
 
-class _Runs:
-    """Runs of several images (b, height, width, C) with `kh` - 1 rows and `kw` - 1 columns of padding."""
+def _run(x, tall, wide, top, left):
+    """Each image of x (b, h, w, C), its first pixel at (top, left) of tall x wide zeros, as lines (n, wide C)."""
+    b, h, w, channels = x.shape
+    lines = np.zeros((b * tall + 1, wide * channels), x.dtype)  # a line more: the last tap's reach
+    lines[:-1].reshape(b, tall, wide, channels)[:, top : top + h, left : left + w] = x
+    return lines
 
-    def __init__(self, kh, kw, rows, columns, channels):
-        self.kh, self.kw, self.tall, self.wide, self.channels = kh, kw, rows + kh - 1, columns + kw - 1, channels
-        self.line = self.wide * channels
 
-    def images(self, batch):
-        """Slices of images whose runs have NUMBERS numbers; with half as many, 32 channels take a fifth longer."""
-        return pieces(batch, max(1, NUMBERS // (self.tall * self.line)), 1 << 30)
+def _shifts(lines, kh, kw, channels):
+    """For each tap (u, v), the run that far on, as lines; all as long as the last one is."""
+    n, run = len(lines) - kh, lines.reshape(-1)
+    for u, v in np.ndindex(kh, kw):
+        start = u * lines.shape[1] + v * channels
+        yield u, v, run[start : start + n * lines.shape[1]].reshape(n, -1)
 
-    def placed(self, name, x, top, left):
-        """The run of x (b, h, w, C), with its first pixel at (top, left) and zeros around it."""
-        b, h, w, _ = x.shape
-        lines = workspace(name, (b * self.tall + 1, self.line), x.dtype)  # a line more: the last tap's reach
-        lines[...] = 0
-        image = lines[:-1].reshape(b, self.tall, self.wide, self.channels)
-        up, across = max(0, -top), max(0, -left)  # negative where taps that see padding only were left out
-        h, w = min(h, up + self.tall - max(0, top)), min(w, across + self.wide - max(0, left))
-        image[:, max(0, top) : top + h, max(0, left) : left + w] = x[:, up:h, across:w]
-        return lines.reshape(-1)
 
-    def shifts(self, run):
-        """For each tap (u, v), the run that far on, as lines; all as long as the last one is."""
-        n = len(run) // self.line - self.kh
-        for u, v in np.ndindex(self.kh, self.kw):
-            start = (u * self.wide + v) * self.channels
-            yield u, v, run[start : start + n * self.line].reshape(n, self.line)
-
-    def repeated(self, taps):  # (kh, kw, C) -> (kh, kw, line)
-        return np.tile(taps, self.wide)
-
-    def correlate(self, run, lines, out):
-        """`out` (b, rows, columns, C) = the sum over taps of the shifted run times the tap's line."""
-        b, rows, columns, _ = out.shape
-        total = workspace("total", (b * self.tall, self.line), out.dtype)
-        for u, v, seen in self.shifts(run):
-            if u == v == 0:
-                np.multiply(seen, lines[0, 0], out=total[: len(seen)])
-                continue
-            term = np.multiply(seen, lines[u, v], out=workspace("term", seen.shape, out.dtype))
+def _correlate(lines, taps, out):
+    """`out` (b, rows, columns, C) = the sum over taps (kh, kw, C) of the shifted run times the tap."""
+    (kh, kw, channels), (b, rows, columns, _) = taps.shape, out.shape
+    tall, wide = rows + kh - 1, columns + kw - 1
+    total, repeated = np.empty((b * tall, wide * channels), out.dtype), np.tile(taps, wide)
+    for u, v, seen in _shifts(lines, kh, kw, channels):
+        if u == v == 0:
+            np.multiply(seen, repeated[0, 0], out=total[: len(seen)])
+            term = np.empty(seen.shape, out.dtype)
+        else:
+            np.multiply(seen, repeated[u, v], out=term)
             np.add(total[: len(seen)], term, out=total[: len(seen)])
-        out[...] = total.reshape(b, self.tall, self.wide, self.channels)[:, :rows, :columns]
+    out[...] = total.reshape(b, tall, wide, channels)[:, :rows, :columns]
 
 
-def shifted_forward(p, x, weight):
-    s, rows, columns = p.stride, (p.rows - 1) * p.stride + 1, (p.columns - 1) * p.stride + 1
-    y = np.empty((p.batch, rows, columns, p.channels), x.dtype)
-    runs = _Runs(p.kh, p.kw, rows, columns, p.channels)
-    lines = runs.repeated(weight[:, :, 0])
-    each(lambda b: runs.correlate(runs.placed("run", x[b], p.top, p.left), lines, y[b]), runs.images(p.batch))
-    return y if s == 1 else np.ascontiguousarray(y[:, ::s, ::s])
+def shifted(p, x, weight, wants_x):  # at stride 1, with less padding than the kernel is large
+    y, taps = np.empty((p.batch, p.rows, p.columns, p.channels), x.dtype), weight[:, :, 0]
+    tall, wide = p.height + 2 * p.padding, p.width + 2 * p.padding
+    parts = pieces(p.batch, max(1, NUMBERS // (tall * wide * p.channels)))
+    each(lambda b: _correlate(_run(x[b], tall, wide, p.padding, p.padding), taps, y[b]), parts)
 
+    def back(g):
+        """dx is the padded g correlated with the turned taps; the same shifts of g, times x, give dW, turned."""
+        dx, tall, wide = np.empty(x.shape, g.dtype), p.height + p.kh - 1, p.width + p.kw - 1
 
-def shifted_backward(p, x, weight, g, wants_x, wants_weight):
-    """dx is the padded g correlated with the flipped taps; the same shifts of g, times x, give dW, flipped."""
-    if p.stride > 1:  # the same as stride 1 on a gradient with zeros between its pixels
-        seen, shape = g, ((p.rows - 1) * p.stride + 1, (p.columns - 1) * p.stride + 1)
-        g = np.zeros((p.batch, *shape, p.outputs), g.dtype)
-        g[:, :: p.stride, :: p.stride] = seen
-    dx = np.empty(x.shape, g.dtype)
-    runs = _Runs(p.kh, p.kw, p.height, p.width, p.channels)
-    back, flipped = p.window_back, runs.repeated(weight[::-1, ::-1, 0])
+        def work(b):
+            lines = _run(g[b], tall, wide, p.kh - 1 - p.padding, p.kw - 1 - p.padding)
+            if wants_x:
+                _correlate(lines, taps[::-1, ::-1], dx[b])
+            sums, pixels = np.empty((p.kh, p.kw, wide * p.channels), x.dtype), _run(x[b], tall, wide, 0, 0)
+            for u, v, seen in _shifts(lines, p.kh, p.kw, p.channels):
+                np.einsum("lk,lk->k", seen, pixels[: len(seen)], out=sums[u, v])
+            return sums.reshape(p.kh, p.kw, wide, p.channels).sum(2)
 
-    def work(b):
-        run = runs.placed("run", g[b], back.top, back.left)
-        if wants_x:
-            runs.correlate(run, flipped, dx[b])
-        if not wants_weight:
-            return None
-        sums = np.empty((p.kh, p.kw, runs.line), x.dtype)
-        pixels = runs.placed("pixels", x[b], 0, 0).reshape(-1, runs.line)
-        for u, v, seen in runs.shifts(run):
-            np.einsum("lk,lk->k", seen, pixels[: len(seen)], out=sums[u, v])
-        return sums.reshape(p.kh, p.kw, runs.wide, p.channels).sum(2)
+        return dx, in_order(each(work, parts))[::-1, ::-1, None]
 
-    parts = each(work, runs.images(p.batch))
-    return dx, in_order(parts)[::-1, ::-1, None] if wants_weight else None
+    return y, back
 
 
 @functools.lru_cache(maxsize=64)
 def _which_tap(p, dtype):  # -> E (kh kw, H W H' W')
-    E = np.zeros((p.kh, p.kw, p.height, p.width, p.rows, p.columns), dtype)
-    for u, v, i, j in np.ndindex(p.kh, p.kw, p.rows, p.columns):
-        h, w = i * p.stride + u - p.top, j * p.stride + v - p.left
-        if 0 <= h < p.height and 0 <= w < p.width:
-            E[u, v, h, w, i, j] = 1
-    return E.reshape(p.kh * p.kw, -1)
+    alone = np.eye(p.height * p.width, dtype=dtype).reshape(-1, p.height, p.width, 1)  # each pixel in an image
+    seen = sliding_window_view(framed(alone, p.padding)[..., 0], (p.kh, p.kw), (1, 2))  # (H W, H', W', kh, kw)
+    return np.ascontiguousarray(seen.transpose(3, 4, 0, 1, 2)).reshape(p.kh * p.kw, -1)
 
 
-def _channels_first(x, c):  # (B, H, W, C) -> (channels c, B, H W), contiguous
-    return np.ascontiguousarray(x.reshape(len(x), -1, x.shape[3])[:, :, c].transpose(2, 0, 1))
+def by_matrix(p, x, weight, wants_x):
+    pixels, outputs = p.height * p.width, p.rows * p.columns
+    y, E = np.empty((p.batch, outputs, p.channels), x.dtype), _which_tap(p, x.dtype)
+    taps, parts = weight.reshape(-1, p.channels), pieces(p.channels, 32)
 
+    def first(a, c):  # (B, H, W, C) -> (channels c, B, H W), contiguous
+        return np.ascontiguousarray(a.reshape(p.batch, -1, p.channels)[:, :, c].transpose(2, 0, 1))
 
-def _matrices(p, weight, c):  # -> T (channels c, H W, H' W')
-    T = np.matmul(weight.reshape(-1, p.channels)[:, c].T, _which_tap(p, weight.dtype))
-    return T.reshape(-1, p.height * p.width, p.rows * p.columns)
+    def matrices(c):  # -> T (channels c, H W, H' W')
+        return np.matmul(taps[:, c].T, E).reshape(-1, pixels, outputs)
 
+    def forward(c):
+        y[:, :, c] = np.matmul(first(x, c), matrices(c)).transpose(1, 2, 0)
 
-def by_matrix_forward(p, x, weight):
-    y = np.empty((p.batch, p.rows * p.columns, p.channels), x.dtype)
+    each(forward, parts)
 
-    def work(c):
-        y[:, :, c] = np.matmul(_channels_first(x, c), _matrices(p, weight, c)).transpose(1, 2, 0)
+    def back(g):
+        dx, dw = np.empty((p.batch, pixels, p.channels), x.dtype), np.empty(taps.shape, x.dtype)
 
-    each(work, pieces(p.channels, 32))
-    return y.reshape(p.batch, p.rows, p.columns, p.channels)
+        def work(c):
+            dy = first(g, c)
+            if wants_x:
+                dx[:, :, c] = np.matmul(dy, matrices(c).transpose(0, 2, 1)).transpose(1, 2, 0)
+            dT = np.matmul(first(x, c).transpose(0, 2, 1), dy)
+            dw[:, c] = np.matmul(E, dT.reshape(len(dy), -1).T)
 
+        each(work, parts)
+        return dx.reshape(x.shape), dw.reshape(weight.shape)
 
-def by_matrix_backward(p, x, weight, g, wants_x, wants_weight):
-    dx = np.empty((p.batch, p.height * p.width, p.channels), x.dtype)
-    dweight = np.empty((p.kh * p.kw, p.channels), x.dtype)
-
-    def work(c):
-        dy = _channels_first(g, c)
-        if wants_x:
-            dx[:, :, c] = np.matmul(dy, _matrices(p, weight, c).transpose(0, 2, 1)).transpose(1, 2, 0)
-        if wants_weight:
-            dT = np.matmul(_channels_first(x, c).transpose(0, 2, 1), dy)
-            dweight[:, c] = np.matmul(_which_tap(p, x.dtype), dT.reshape(len(dy), -1).T)
-
-    each(work, pieces(p.channels, 32))
-    return dx.reshape(x.shape), dweight.reshape(p.kh, p.kw, 1, p.channels)
+    return y.reshape(p.batch, p.rows, p.columns, p.channels), back

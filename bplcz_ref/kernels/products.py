@@ -1,91 +1,86 @@
-"""Matrix products that the cores share, and wide products in strips.
+"""Matrix products that the cores share, and nn.linear by them.
 
-A product is cut into pieces of PIECE multiplications, at places that its shape alone decides. A piece takes 0.1 to
-0.2 ms; below that, waking a helper costs what it gains. Two products of one call, such as dx and dW of a layer,
+A product is cut at places that its shape alone decides. Two products of one call, such as dx and dW of a layer,
 keep two cores busy without being cut.
 """
 
+import math
 from functools import partial
 
 import numpy as np
 
-from .lines import as_lines, repeated
-from .scheduler import pieces, run
+from .lines import add_per_channel
+from .tape import on_tape
+from .threads import in_order, pieces, run
 
-PIECE = 1 << 23  # multiplications
+PIECE = 1 << 23  # multiplications of a piece: 0.1 to 0.2 ms; below, waking a helper costs what it gains
 PIECES, LEAST = 4, 32  # the most pieces of a product, and the fewest rows or columns of one
-STRIP = 256  # columns
+
+
+def products(*factors: tuple) -> list[np.ndarray]:  # (M, K), (K, N) each -> (M, N) each
+    """[a b for a, b in factors], side by side.
+
+    The longer side of a result is cut. Where the sum is far longer than the result is wide, as in the dW of many
+    pixels and few channels, the sum is cut, and its parts are added in order.
+    """
+    tasks, results = [], []
+    for a, b in factors:
+        (M, K), N = a.shape, b.shape[1]
+        count = min(PIECES // len(factors), M * K * N // PIECE)
+        long = count > 1 and K > 8 * max(M, N)
+        cuts = pieces(K if long else max(M, N), LEAST, count)
+        y = np.empty((len(cuts) if long else 1, M, N), np.result_type(a, b))
+        for k, s in enumerate(cuts):
+            if long:
+                tasks.append(partial(np.matmul, a[:, s], b[s], out=y[k]))
+            elif M >= N:
+                tasks.append(partial(np.matmul, a[s], b, out=y[0, s]))
+            else:
+                tasks.append(partial(np.matmul, a, b[:, s], out=y[0, :, s]))
+        results.append(y)
+    run(tasks)
+    return [in_order(y) for y in results]
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
     # (M, K), (K, N), (N,) -> (M, N)
     """a b + bias."""
-    return products((a, b, bias))[0]
-
-
-def products(*factors: tuple) -> list[np.ndarray]:
-    """[a b + bias for a, b, bias in factors], side by side; a bias may be None.
-
-    The longer side of the result is cut. Where the sum is far longer than the result is wide, as in the dW of many
-    pixels and few channels, the sum is cut, and its parts are added in order.
-    """
-    tasks, ends = [], []
-    for a, b, bias in factors:
-        (M, K), N = a.shape, b.shape[1]
-        count = max(1, min(PIECES // len(factors), M * K * N // PIECE))
-        if count > 1 and K > 8 * max(M, N):
-            cuts = pieces(K, LEAST, count)
-            parts = np.empty((len(cuts), M, N), np.result_type(a, b))
-            tasks += [partial(_piece, a[:, k], b[k], None, part) for k, part in zip(cuts, parts, strict=True)]
-            ends.append(partial(_total, parts, bias))
-            continue
-        y = np.empty((M, N), np.result_type(a, b))
-        if M >= N:
-            tasks += [partial(_piece, a[m], b, bias, y[m]) for m in pieces(M, LEAST, count)]
-        else:
-            for n in pieces(N, LEAST, count):
-                tasks.append(partial(_piece, a, b[:, n], None if bias is None else bias[n], y[:, n]))
-        ends.append(partial(_total, y[None], None))
-    run(tasks)
-    return [end() for end in ends]
-
-
-def _piece(a, b, bias, out):
-    np.matmul(a, b, out=out)
+    (y,) = products((a, b))
     if bias is not None:
-        _add(out, bias)
-
-
-def _total(parts, bias):
-    y = parts[0]
-    for part in parts[1:]:
-        y += part
-    if bias is not None:
-        _add(y, bias)
+        add_per_channel(y, bias)
     return y
 
 
-def _add(y, bias):
-    """y += bias for every row, along long lines where the memory allows (lines.py)."""
-    if y.flags.c_contiguous and y.size:
-        (y,) = as_lines(y)
-        (bias,) = repeated(y, bias)
-    y += bias
+def column_sums(g: np.ndarray) -> np.ndarray:  # (n, C) -> (C,)
+    """The sum of the rows, which BLAS adds faster than np.sum does."""
+    return np.dot(np.ones(len(g), g.dtype), g)
 
 
-def narrow(matrix: np.ndarray, columns: np.ndarray, out: np.ndarray) -> np.ndarray:
-    # (m, k), (k, N) -> (m, N)
-    """matrix columns by strips, for m and k of some dozens and a large N; written to `out`.
+def rows_of(a: np.ndarray) -> np.ndarray:  # (..., C) -> (n, C)
+    """All leading axes as one axis of rows."""
+    return a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
 
-    Up to M N K = 10^6 OpenBLAS multiplies matrices as they stand; above, it packs them first, which for
-    m = k = 36 takes half of the time (50 against 99 GFLOP/s). The strips are views, and one call does them all.
-    """
-    whole = columns.shape[1] // STRIP * STRIP
 
-    def strips(a):  # (n, whole) -> (whole / STRIP, n, STRIP)
-        return a[:, :whole].reshape(len(a), -1, STRIP).transpose(1, 0, 2)
+def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
+    """y = x W^T + b: one product forward, one for each of dx = g W and dW = g^T x backward."""
+    arrays = [x, weight] if bias is None else [x, weight, bias]
+    seen, (*outputs, inputs), *more = [np.shape(a) for a in arrays]
+    if seen[-1:] != (inputs,) or len(outputs) != 1 or more not in ([], [tuple(outputs)]):
+        shapes = ", ".join(str(np.shape(a)) for a in arrays)
+        raise ValueError(f"linear needs x (..., C), weight (O, C) and bias (O,), got {shapes}")
+    return _linear(*arrays)
 
-    np.matmul(matrix, strips(columns), out=strips(out))
-    if whole < columns.shape[1]:
-        np.matmul(matrix, columns[:, whole:], out=out[:, whole:])
-    return out
+
+def _linear_kernel(x, weight, bias=None, *, wanted):
+    rows = rows_of(x)
+
+    def back(g):
+        g = rows_of(g)
+        factors = (g, weight), (g.T, rows), (np.ones((1, len(g)), g.dtype), g)
+        shapes = x.shape, weight.shape, weight.shape[:1]
+        return [d.reshape(shapes[n]) for n, d in zip(wanted, products(*(factors[n] for n in wanted)), strict=True)]
+
+    return product(rows, weight.T, bias).reshape(*x.shape[:-1], len(weight)), back
+
+
+_linear = on_tape("linear", _linear_kernel)

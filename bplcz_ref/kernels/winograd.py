@@ -4,7 +4,6 @@
 
 (Winograd 1980; Lavin and Gray 2016.) Its sums cancel, so in float32 it rounds about four times more than the
 direct sum does; the points 0, +-1/sqrt(2), +-sqrt(2), infinity keep that factor small (0, +-1, +-2 give ten).
-Its transforms are products of small matrices by strips (products.narrow), a tenth of EB-CNN's step.
 An infinity in x makes its whole tile nan, where the direct sum would spare some outputs.
 Not for float64, which is the exact mode: convolution.py asks only for float32.
 """
@@ -12,15 +11,14 @@ Not for float64, which is the exact mode: convolution.py asks only for float32.
 import functools
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
-from .columns import in_order
-from .cores import workspace
-from .products import narrow
-from .scheduler import each, pieces
-from .tiles import Window, tiles
+from .pooling import framed
+from .threads import each, in_order, pieces
 
 TILES, NUMBERS = 256, 8192  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
-PIXELS = 1024  # at least, in a part of the images
+PIXELS = 1024  # at least, in a part of the images: a millisecond or more
+STRIP = 256  # columns
 
 
 def transforms(points: tuple, m: int = 4, r: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -58,13 +56,27 @@ def _squared(dtype):
     return [np.kron(M, M).astype(dtype) for M in transforms((0, root / 2, -root / 2, root, -root))]
 
 
-def correlate(
-    x: np.ndarray, weight: np.ndarray, window: Window, rows: int, columns: int, pixels: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """y (B, rows, columns, O) of x (B, H, W, C) and weight (3, 3, C, O); rows and columns divisible by 4.
+def narrow(matrix: np.ndarray, columns: np.ndarray) -> np.ndarray:  # (m, k), (k, N) -> (m, N)
+    """matrix columns by strips, for m and k of some dozens and a large N.
 
-    `window` is that of the convolution: 3x3 of stride 1, with top and left.
-    With `pixels` (B, rows, columns, O), also the gradient of sum(y * pixels) by weight: -> y, gradient or None.
+    Up to M N K = 10^6 OpenBLAS multiplies matrices as they stand; above, it packs them first, which for
+    m = k = 36 takes half of the time (50 against 99 GFLOP/s). The strips are views, and one call does them all.
+    """
+    out, whole = np.empty((len(matrix), columns.shape[1]), columns.dtype), columns.shape[1] // STRIP * STRIP
+
+    def strips(a):  # (n, whole) -> (whole / STRIP, n, STRIP)
+        return a[:, :whole].reshape(len(a), -1, STRIP).transpose(1, 0, 2)
+
+    np.matmul(matrix, strips(columns), out=strips(out))
+    if whole < columns.shape[1]:
+        np.matmul(matrix, columns[:, whole:], out=out[:, whole:])
+    return out
+
+
+def correlate(x: np.ndarray, weight: np.ndarray, pixels: np.ndarray | None = None) -> tuple:
+    """y (B, H, W, O) of x (B, H, W, C) and weight (3, 3, C, O) with padding 1; H and W divisible by 4.
+
+    With `pixels` (B, H, W, O), also the gradient of sum(y * pixels) by weight: -> y, gradient or None.
     With A, G, B the transforms of `_squared`, and T tiles of x as columns of 36 numbers:
 
         U = G w      V = B d      M[k] = V[k] U[k] for each of the 36 places k      y = A M
@@ -72,46 +84,43 @@ def correlate(
 
     The same V serves both lines: x is transformed once. Images are cut into parts, which the cores share.
     """
-    A, G, B = _squared(x.dtype)
-    C, O = weight.shape[2:]
+    (A, G, B), (_, H, W, C), O = _squared(x.dtype), x.shape, weight.shape[3]
     U = np.matmul(G, weight.reshape(9, C * O)).reshape(36, C, O)
-    y = np.empty((len(x), rows, columns, O), x.dtype)
-    # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
-    window = window._replace(kh=6, kw=6, stride=4)
-    size = max(TILES, NUMBERS // max(C, O))
+    y = np.empty((*x.shape[:3], O), x.dtype)
+    few = 16 * max(TILES, NUMBERS // max(C, O)) // (H * W)  # images worked on at a time
 
     def work(part):
-        dU = None
-        for images, lines, windows in tiles(x[part], window, rows // 4, columns // 4, size):
-            b, i, j = windows.shape[:3]
-            T = b * i * j
-            D = workspace("D", (6, 6, b, i, j, C), x.dtype)
-            V, M = workspace("V", (36, T * C), x.dtype), workspace("M", (36, T * O), x.dtype)
-            Y = workspace("Y", (16, T * O), x.dtype)
-            np.copyto(D, windows.transpose(3, 4, 0, 1, 2, 5))
-            narrow(B, D.reshape(36, T * C), V)
-            np.matmul(V.reshape(36, T, C), U, out=M.reshape(36, T, O))
-            narrow(A, M, Y)
-            place = np.s_[images, 4 * lines.start : 4 * lines.stop]
-            _as_tiles(y[part][place])[...] = Y.reshape(4, 4, b, i, j, O)
+        dU = []
+        for s in pieces(len(x[part]), few):
+            # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
+            d = (
+                sliding_window_view(framed(x[part][s], 1), (6, 6), (1, 2))[:, ::4, ::4]
+                .transpose(4, 5, 0, 1, 2, 3)
+                .reshape(36, -1)
+            )
+            V, tiles = narrow(B, d).reshape(36, -1, C), _as_tiles(y[part][s])
+            tiles[...] = narrow(A, np.matmul(V, U).reshape(36, -1)).reshape(tiles.shape)
             if pixels is not None:
-                # Y and M are used up by now; their memory takes the pixels and P.
-                Y.reshape(4, 4, b, i, j, O)[...] = _as_tiles(pixels[part][place])
-                P = narrow(A.T, Y, M).reshape(36, T, O)
-                V_T = V.reshape(36, T, C).transpose(0, 2, 1)
-                if dU is None:
-                    dU = np.matmul(V_T, P)
-                else:
-                    dU += np.matmul(V_T, P, out=workspace("dU", dU.shape, x.dtype))
+                P = narrow(A.T, _as_tiles(pixels[part][s]).reshape(16, -1)).reshape(36, -1, O)
+                dU = [in_order([*dU, np.matmul(V.transpose(0, 2, 1), P)])]
         return dU
 
-    parts = each(work, pieces(len(x), max(1, PIXELS // (rows * columns))))
+    parts = each(work, pieces(len(x), max(1, PIXELS // (H * W)), 8))
     if pixels is None:
         return y, None
-    dU = in_order(parts)
-    return y, np.matmul(G.T, dU.reshape(36, C * O)).reshape(3, 3, C, O)
+    return y, np.matmul(G.T, in_order([dU for (dU,) in parts]).reshape(36, C * O)).reshape(3, 3, C, O)
 
 
 def _as_tiles(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)
     b, h, w, O = y.shape
     return y.reshape(b, h // 4, 4, w // 4, 4, O).transpose(2, 4, 0, 1, 3, 5)
+
+
+def winograd(p, x, weight, wants_x):
+    def back(g):
+        if not wants_x:  # the transform of x serves dw
+            return None, correlate(x, weight, g)[1]
+        dx, dw = correlate(g, np.ascontiguousarray(weight[::-1, ::-1].transpose(0, 1, 3, 2)), x)
+        return dx, dw[::-1, ::-1].transpose(0, 1, 3, 2)
+
+    return correlate(x, weight)[0], back
