@@ -108,7 +108,7 @@ def build(name: str, settings: Settings) -> model.Model:
     """The model of one row.
 
     >>> build("exvit", SMALL._replace(grid=8))
-    <exvit: ExViT of preset small, grid 8, L_cls>
+    <exvit: ExViT of preset small, reduced, grid 8, L_cls>
     >>> build("vgg", PAPER)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
       ...
@@ -139,10 +139,21 @@ def about(name: str, settings: Settings) -> str:
     system = SYSTEMS[name]
     sizes = ("width", "features", "grid", "reading", "published", "text_width", "text_layers", "text_heads")
     own = [f"{key} {found}" for key, found in changed(settings).items() if key in sizes]
+    own = [f"{system.label} of preset {settings.preset}{reduced(name, settings.published)}", *own]
     loss = "L_cls"
     if prompted(system, settings):
         loss += f" + {settings.beta:g} L_con ({settings.contrastive if system.msm else 'identity'})"
-    return f"{name}: {', '.join([f'{system.label} of preset {settings.preset}', *own, loss])}"
+    return f"{name}: {', '.join([*own, loss])}"
+
+
+def reduced(name: str, published: bool) -> str:
+    """What follows a system's name wherever it is shown, if its network is smaller than the published one.
+
+    >>> reduced("resnet50", False), reduced("resnet50", True), reduced("ebcnn", False)  # EB-CNN's size is ours
+    (', reduced', '', '')
+    """
+    sized = name in PUBLISHED or find(name).images == "exvit"
+    return ", reduced" if sized and not published else ""
 
 
 def prompted(system: System, settings: Settings) -> bool:

@@ -40,6 +40,15 @@ def test_tables_have_the_mean_over_seeds_beside_the_paper():
     assert "## Table III" not in pages.tables_markdown({"resnet50": [RESULT]}, 0.0)
 
 
+def test_a_network_below_its_published_size_is_called_reduced_everywhere():
+    small = RESULT | {"system": "resnet50", "last_epoch": PLAIN["last_epoch"]}
+    large = small | {"settings": systems.PAPER._asdict()}
+    assert "\n| ResNet50, reduced " in pages.tables_markdown({"resnet50": [small]}, 0.0)
+    assert "\n| resnet50, batch 2, reduced " in pages.variants_markdown({"resnet50, batch 2": [small]})
+    assert '\n"resnet50, reduced",resnet50,47,' in pages.tables_csv({"resnet50": [small]})
+    assert "reduced" not in pages.tables_markdown({"resnet50": [large], "ebcnn": [PLAIN]}, 0.0)
+
+
 def test_csv_has_a_line_per_run(table):
     rows = list(csv.DictReader(io.StringIO(pages.tables_csv(table[1]))))
     assert [row["system"] for row in rows] == NAMES

@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 
 from bplcz_ref import files, paper, systems
 from bplcz_ref.data import so2sat
-from bplcz_ref.report import plots
+from bplcz_ref.report import pages, plots
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs
 
@@ -198,7 +198,7 @@ def check_data(folders: list, configs: list[dict], data: str | Path) -> None:
 
 def labels(folders: list, configs: list[dict]) -> list[str]:
     """What each run is called in a figure: its system in the paper's words, its seed or folder where needed."""
-    systems_ = [systems.SYSTEMS[config["system"]].label for config in configs]
+    systems_ = [systems.SYSTEMS[config["system"]].label + pages.reduced(config) for config in configs]
     names = distinct(", ", systems_, seeds(configs, " "), map(str, folders))
     simulated = ["SIMULATED data, " * config["data"]["simulated"] for config in configs]
     splits = map(runs.split_label, configs)

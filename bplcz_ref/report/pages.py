@@ -92,9 +92,9 @@ def ablation(results: list[dict], folders: list) -> str:
     ]
     for result in results:
         time = f"{result['training_seconds']:.0f} s"
-        table.append((*_stated(result["system"]), *_ours([result]), time, f"{result['parameters']:,}"))
+        table.append((*_stated(result), *_ours([result]), time, f"{result['parameters']:,}"))
     blocks = ["\n".join([*title, OURS]), "\n".join(columns(table))]
-    if losses := _losses((_stated(result["system"])[0], [result]) for result in results):
+    if losses := _losses((_stated(result)[0], [result]) for result in results):
         blocks.append("\n".join([*columns(losses), FLOOR]))
     blocks += [lagging(results), "\n  ".join(["Run folders:", *map(str, folders)])]
     return "\n\n".join(filter(None, blocks))
@@ -110,12 +110,12 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     tables["Not in the paper"] = tuple(name for name in found if found[name].stated is None)
     blocks, ours = [], "ours (SIMULATED) {}" if _simulated(every) else "ours {}"
     for title, names in tables.items():
-        if rows := [(_stated(name), results[name]) for name in names if name in results]:
+        if rows := [(_stated(results[name][0]), results[name]) for name in names if name in results]:
             blocks += [f"## {title}", _table(("system", "paper OA (random)", "paper kappa"), ours, rows)]
     prompted = [name for name in results if found[name].prompting]
     plain = {found[name].images: name for name in results if not found[name].prompting}
     pairs = [(plain[found[name].images], name) for name in prompted if found[name].images in plain]
-    blocks += _details(results, {name: found[name].label for name in results}, pairs)
+    blocks += _details(results, {name: _stated(results[name][0])[0] for name in results}, pairs)
     if _simulated(every):
         blocks.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
     command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
@@ -134,8 +134,9 @@ def variants_markdown(results: dict[str, list[dict]]) -> str:
     """A table of variants from {row: metrics of each seed}; below it, each less the first one, seed by seed."""
     every = [result for of_seeds in results.values() for result in of_seeds]
     own, (first, *others) = "{} (SIMULATED)" if _simulated(every) else "{}", results
-    blocks = [_table(("row",), own, [((row,), of_seeds) for row, of_seeds in results.items()])]
-    blocks += _details(results, {row: row for row in results}, [(first, row) for row in others])
+    names = {row: row + reduced(of_seeds[0]) for row, of_seeds in results.items()}
+    blocks = [_table(("row",), own, [((names[row],), of_seeds) for row, of_seeds in results.items()])]
+    blocks += _details(results, names, [(first, row) for row in others])
     if _simulated(every):
         blocks.append("From SIMULATED data: nothing here is about So2Sat.")
     return "\n\n".join([*blocks, f"The first row: {protocol(every[0])}, {every[0]['split']}."])
@@ -149,7 +150,7 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
         for result in of_seeds:
             stated = systems.SYSTEMS[result["system"]].stated if row == result["system"] else None
             paper_ = [f"{value / 100:.4f}" for value in stated or ()] or ["", ""]  # a variant is not in the paper
-            cells = [f'"{row}"', result["system"], result["settings"]["seed"], *paper_]
+            cells = [f'"{row}{reduced(result)}"', result["system"], result["settings"]["seed"], *paper_]
             cells += [*(result[key] for key in CSV_KEYS), f'"{result["split"]}"']
             lines.append((*map(str, cells), str(result["data_simulated"]).lower()))
     return "".join(",".join(line) + "\n" for line in lines)
@@ -290,10 +291,15 @@ def _ours(of_seeds):
     return [percent([result[name] for result in of_seeds]) for name in TABLED]
 
 
-def _stated(name):
-    """The label of a system, and the paper's OA and kappa in percent; for one of a user's own there are none."""
-    label, stated = systems.SYSTEMS[name][:2]
-    return label, *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
+def _stated(result):
+    """The label of a result's system, and the paper's OA and kappa in percent; there are none for a user's own."""
+    label, stated = systems.SYSTEMS[result["system"]][:2]
+    return label + reduced(result), *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
+
+
+def reduced(found: dict) -> str:
+    """ ", reduced" for a run's config or result whose network is smaller than the published one, or nothing."""
+    return systems.reduced(found["system"], found["settings"]["published"])
 
 
 def floats(results: list[dict], name: str) -> np.ndarray:

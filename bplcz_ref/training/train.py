@@ -148,9 +148,10 @@ def beginning(config: dict, params: dict) -> str:
     sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
     noted = config["data"]["split"]
     cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
+    reduced = systems.reduced(config["system"], config["settings"]["published"])
     return (
-        f"{config['system']}, {weights.count(params):,} parameters ({sizes}); {noted['training']:,} training and"
-        f" {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
+        f"{config['system']}{reduced}, {weights.count(params):,} parameters ({sizes});"
+        f" {noted['training']:,} training and {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
     )
 
 
