@@ -57,4 +57,4 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         sys.exit(f"run_small.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("run_small.py: interrupted; the same command goes on from the last checkpoint")
+        sys.exit("run_small.py: interrupted; the same command goes on where it stopped")

@@ -7,7 +7,6 @@ is in commands.py, which is imported when one is called, so that --help answers 
 import argparse
 import errno
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -57,7 +56,7 @@ def resuming(options: argparse.Namespace) -> str:
     if not (run / "config.json").exists():
         return " before anything was kept; the same command begins again"
     place = "from the last checkpoint" if (run / "checkpoint.npz").exists() else "from the start"
-    return f"; `{program()} train --resume {shlex.quote(str(run))}` goes on {place}"
+    return f"; `{program('train', '--resume', run)}` goes on {place}"
 
 
 def parser(arguments: list[str]) -> argparse.ArgumentParser:

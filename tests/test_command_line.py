@@ -280,12 +280,13 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch):
     assert line == f"{CALLED} train: interrupted before anything was kept; the same command begins again\n"
     run.mkdir()
     (run / "config.json").touch()
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/bplcz-ref", "train"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/bplcz-ref.exe", "train"])
     _, line = ending(command, KeyboardInterrupt, capsys, monkeypatch)
     assert line == f"bplcz-ref train: interrupted; `bplcz-ref train --resume '{run}'` goes on from the start\n"
     (run / "checkpoint.npz").touch()
+    monkeypatch.setattr(sys, "argv", ["/home/bplcz-ref/bplcz_ref/__main__.py", "train"])  # a clone's folder
     _, line = ending(["train", "--resume", run], KeyboardInterrupt, capsys, monkeypatch)
-    assert line.endswith("goes on from the last checkpoint\n")
+    assert line.endswith(f"`{CALLED} train --resume '{run}'` goes on from the last checkpoint\n")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bplcz_ref import files, systems
+from bplcz_ref import files, program, systems
 
 DTYPES = ("float32", "float64")  # of a trace
 ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         a = actions.add_parser(
             example.split()[0],
             description=run.__doc__,
-            epilog=f"example:\n  python -m bplcz_ref conform {example}",
+            epilog=f"example:\n  {program('conform')} {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             **({"help": run.__doc__} | shown),
         )

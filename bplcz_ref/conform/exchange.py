@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, schema
+from bplcz_ref import files, program, schema
 from bplcz_ref.conform.numbers import EPS, solved
 from bplcz_ref.conform.ops import OPS, Case
 
@@ -199,7 +199,7 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
     given, defects = {}, []
     for name, outputs in own.pop("answers").items():
         if name not in cases:
-            defects.append(f"there is no case {brief(name)}; `conform explain` lists them")
+            defects.append(f"there is no case {brief(name)}; `{program('conform', 'explain')}` lists them")
         else:
             given[name], lines = _outputs(outputs, cases[name])
             defects += lines

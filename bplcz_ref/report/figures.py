@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bplcz_ref import files, paper, systems
+from bplcz_ref import files, paper, program, systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.report import pages, plots
 from bplcz_ref.streams import stream
@@ -189,7 +189,7 @@ def check_data(folders: list, configs: list[dict], data: str | Path) -> None:
             if not runs.same_data(config, patches):
                 raise ValueError(
                     f"{run} was tested on {runs.test_file(config)['path']}, and {data} is another file; figures"
-                    " show a run's own test part. `evaluate` gives the accuracy on others"
+                    f" show a run's own test part. `{program('evaluate', run, '--data', data)}` gives the accuracy"
                 )
 
 

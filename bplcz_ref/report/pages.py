@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bplcz_ref import metrics, nn, paper, settings, systems
+from bplcz_ref import metrics, nn, paper, program, settings, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
 FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
@@ -118,14 +118,14 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     blocks += _details(results, {name: _stated(results[name][0])[0] for name in results}, pairs)
     if _simulated(every):
         blocks.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
-    command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
+    command = program("tables", "--data", "training.h5", "--preset", "paper", "--systems", *results)
     days = paper_seconds / 86400
     blocks += [
         f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.",
         OURS,
         "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's\n"
         f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):",
-        f"    {command} {' '.join(results)} --seeds 1 --out runs/tables",
+        f"    {command} --seeds 1 --out runs/tables",
     ]
     return "\n\n".join(blocks)
 
