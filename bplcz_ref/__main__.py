@@ -123,13 +123,15 @@ def training_options(c) -> None:
     c.add_argument("--preset", choices=("paper", "small"), help="default: small")
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="settings in place of the preset's, such as alpha=0.5 contrastive=unicl")  # fmt: skip
-    c.add_argument("--settings", action=ListSettings, nargs=0, help="list all settings and their values, and end")
+    c.add_argument(
+        "--settings", action=ListSettings, nargs=0, help="list all settings and their values, then exit"
+    )
     c.add_argument("--epochs", **N, help="short for --set epochs=N")
     c.add_argument("--split", choices=("file", "random", "city"), help="short for --set split=NAME")
 
 
 class ListSettings(argparse.Action):
-    """Print every setting with its values in the presets and its meaning, and end."""
+    """Print every setting with its values in the presets and its meaning, then exit."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         from bplcz_ref.report import pages
@@ -279,14 +281,16 @@ def conform(c) -> None:
 
 
 def tokenizer(c) -> None:
-    """Train the bundled vocabulary again, or encode a text.
+    """Show a text as the token ids and pieces that the text encoder reads.
 
     encode "a photo of a lake"
+    encode - --merges MERGES.txt
     """
-    actions = c.add_subparsers(dest="action", required=True, metavar="train|encode")
-    a = actions.add_parser("train", help="retrain from tokenizer_vocab/corpus.txt into a folder")
+    actions = c.add_subparsers(dest="action", required=True, metavar="encode")
+    a = actions.add_parser("train")  # for maintainers, without a help: tokenizer_vocab/ anew from its corpus
     a.add_argument("--out", required=True, type=files.path, metavar="DIR")
-    a = actions.add_parser("encode", help="token ids and pieces of a text")
+    a = actions.add_parser("encode", help="token ids and pieces of a text", epilog=c.epilog,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
     a.add_argument("--merges", metavar="FILE", type=files.path,
                    help="a merges file, such as CLIP's; default: the bundled one")  # fmt: skip

@@ -77,18 +77,21 @@ def run_evaluate(options: Namespace) -> int:
     trained = evaluate.load(options.folder)
     with so2sat.open_file(options.data) as patches:
         rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
-        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED" if patches.simulated else "given"
+        C, kind = (
+            evaluate.confusion(trained, patches, rows),
+            "SIMULATED samples" if patches.simulated else "samples",
+        )
     found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
     print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")
     if options.out is None:
         return 0
     files.make_folder(options.out)
-    files.write_json(options.out / "evaluation.json", {"rows": which, "simulated": kind == "SIMULATED", **found})
+    files.write_json(options.out / "evaluation.json", {"rows": which, "simulated": patches.simulated, **found})
     runs.write_confusion(options.out, C)
     print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
     try:
-        drawn = figures.confusion(options.folder, C, f"{kind} samples")
+        drawn = figures.confusion(options.folder, C, kind)
         print(figures.save(drawn, options.out / "confusion.png"))
     except ValueError as error:
         warn(options, f"no confusion.png: {error}")

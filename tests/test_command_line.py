@@ -43,6 +43,13 @@ def test_every_command_has_a_help_with_an_example(capsys):
         assert f"examples:\n  {CALLED} {command.__name__} " in capsys.readouterr().out
 
 
+def test_the_help_of_the_tokenizer_has_examples_and_leaves_out_what_is_for_maintainers(capsys):
+    call("tokenizer", "--help")
+    assert "train" not in capsys.readouterr().out
+    call("tokenizer", "encode", "--help")
+    assert f'  {CALLED} tokenizer encode "a photo of a lake"\n' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("script", "heavy"),
     [
@@ -164,7 +171,11 @@ def test_evaluate_takes_all_rows_of_another_file(run, tmp_path, capsys):
     assert call("simulate", other, "--per-class", 2, "--rows", 9, "--seed", 4) == 0
     assert call("evaluate", run, "--data", other) == 0
     text = capsys.readouterr().out
-    for words in ("ebcnn trained on SIMULATED data", "No sample of class ", "43 SIMULATED samples: all 43 rows"):
+    for words in (
+        "ebcnn trained on SIMULATED data",
+        "recall 0: none of the ",
+        "43 SIMULATED samples: all 43 rows",
+    ):
         assert words in text
 
 

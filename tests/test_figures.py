@@ -135,8 +135,8 @@ def test_the_title_and_the_note_by_hand():
     assert "EB-CNN\nOA 75.00 %, kappa 59.02 %, macro-F1 85.71 % on 200 test samples" in text
     assert "Of 50 errors, 60 % stay within" in text
     assert "49 % would if the errors of each class fell evenly on the 16 others" in text
-    text = words(plots.confusion(np.diag([0] * 16 + [5]), "EB-CNN", "given samples"))
-    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 given samples" in text
+    text = words(plots.confusion(np.diag([0] * 16 + [5]), "EB-CNN", "samples"))
+    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 samples" in text
     assert "No errors." in text
 
 

@@ -12,7 +12,15 @@ import numpy as np
 from bplcz_ref import metrics, nn, paper, program, settings, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
-FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
+BGP = (
+    "BGP: band group prompting, L_con beside L_cls. MSM: the multivariate supervised matrix W, 1 for\n"
+    "two samples of one class and 0 for others; without MSM, W is the identity matrix."
+)
+RANDOM = "(random): the paper drew training and test rows at random, from the same cities."
+FLOOR = (
+    "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)\n"
+    "mean S, positive or negative: the mean similarity S, Eq. (3), over pairs of one class or of two classes"
+)
 MEASURES = dict(overall_accuracy="OA", average_accuracy="average accuracy", macro_f1="macro-F1", kappa="kappa")
 TABLED = ("overall_accuracy", "kappa", "macro_f1")  # the measures in a table or a title
 CSV_KEYS = (*MEASURES, "test_samples", "parameters", "training_seconds")
@@ -31,13 +39,14 @@ def measures(result: dict, names: Iterable[str] = MEASURES) -> str:
 
 
 def one_line(result: dict, kind: str) -> str:
-    """A result in one line; `kind` says which samples."""
-    return f"{measures(result)} on {result['samples']} {kind} samples"
+    """A result in one line; `kind` says which samples, such as "test samples"."""
+    return f"{measures(result)} on {result['samples']} {kind}"
 
 
 def run_line(result: dict) -> str:
     """The result of a run, by its metrics.json, in one line that names the split."""
-    return f"{one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}, {result['split']}"
+    kind = "SIMULATED samples" if result["data_simulated"] else "test samples"
+    return f"{one_line(result, kind)}, {result['split']}"
 
 
 def evaluation(C: np.ndarray) -> dict:  # (17, 17)
@@ -64,11 +73,12 @@ def class_table(found: dict) -> str:
         shares = (percent([each[key]], undefined="-") for key in ("precision", "recall", "f1"))
         rows.append((each["class"], each["name"], str(each["support"]), *shares))
     lines = columns(rows, left=(0, 1))
-    if missed := [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]:
-        lines.append(f"No sample of class {', '.join(missed)} was found.")
+    if missed := [each for each in found["classes"] if each["support"] and each["recall"] == 0]:
+        none = [f"none of the {each['support']} samples of class {each['class']}" for each in missed]
+        lines.append(f"recall 0: {', '.join(none)} was recognised")
     if found["kappa_95_bootstrap"] is not None:
         low, high = (100 * value for value in found["kappa_95_bootstrap"])
-        lines.append(f"kappa: {low:.2f} to {high:.2f} % in 95 % of bootstrap samples of these rows.")
+        lines.append(f"kappa: 95 % bootstrap interval {low:.2f} to {high:.2f} %")
     return "\n".join(lines)
 
 
@@ -93,7 +103,7 @@ def ablation(results: list[dict], folders: list) -> str:
     for result in results:
         time = f"{result['training_seconds']:.0f} s"
         table.append((*_stated(result), *_ours([result]), time, f"{result['parameters']:,}"))
-    blocks = ["\n".join([*title, OURS]), "\n".join(columns(table))]
+    blocks = ["\n".join([*title, OURS]), "\n".join([*columns(table), RANDOM, BGP])]
     if losses := _losses((_stated(result)[0], [result]) for result in results):
         blocks.append("\n".join([*columns(losses), FLOOR]))
     blocks += [lagging(results), "\n  ".join(["Run folders:", *map(str, folders)])]
@@ -123,6 +133,7 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     blocks += [
         f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.",
         OURS,
+        *[BGP] * ("ebcnn-bgp" in results),
         "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's\n"
         f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):",
         f"    {command} --seeds 1 --out runs/tables",
