@@ -61,7 +61,8 @@ def resuming(options: argparse.Namespace) -> str:
 
 def parser(arguments: list[str]) -> argparse.ArgumentParser:
     """The command line: every command by name, and the arguments of the one that `arguments` names."""
-    top = argparse.ArgumentParser(prog=program(), description="BP-LCZ as exact, runnable mathematics.")
+    about = "BP-LCZ as exact, runnable mathematics. No command replaces a file without --overwrite."
+    top = argparse.ArgumentParser(prog=program(), description=about)
     top.add_argument("--version", action="version", version=f"bplcz_ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for declare in COMMANDS:
@@ -112,6 +113,12 @@ def import_option(c) -> None:
 
     c.add_argument("--import", dest="imports", metavar="FILE.py", type=imported, action="append",
                    help="a Python file that registers a loss, an encoder or a network of your own")  # fmt: skip
+
+
+def figure_options(c) -> None:
+    """--format and --overwrite, of commands that draw."""
+    c.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of figures; default: png")
+    files.overwrite_option(c)
 
 
 def training_options(c) -> None:
@@ -222,7 +229,8 @@ def evaluate(c) -> None:
     c.add_argument("--training-rows", choices=("skip", "include"),
                    help="what to do with rows of another file that were trained on; default: refuse")  # fmt: skip
     c.add_argument("--out", type=files.path, metavar="DIR",
-                   help="write evaluation.json, confusion.csv and confusion.png there too")  # fmt: skip
+                   help="write evaluation.json, confusion.csv and a figure of it there too")  # fmt: skip
+    figure_options(c)
 
 
 def predict(c) -> None:
@@ -236,17 +244,19 @@ def predict(c) -> None:
     c.add_argument("--probabilities", action="store_true", help="a column for the probability of each class too")
     c.add_argument("--embeddings", type=files.path, metavar="OUT.npz",
                    help="write the fused feature I of Eq. (9) of each row too")  # fmt: skip
+    files.overwrite_option(c)
 
 
 def report(c) -> None:
     """Print the accuracy of runs, and draw figures: confusion matrix, t-SNE of I, curves.
 
-    runs/small/ebcnn runs/small/ebcnn-bplcz --out figures
+    runs/small/ebcnn runs/small/ebcnn-bplcz --out figures --format pdf
     """
     c.add_argument("folders", **RUN, nargs="+", help="run folders, as train writes them")
     c.add_argument("--data", **FILE, help="the file of their test part; default: the path in config.json")
     import_option(c)
     c.add_argument("--out", type=files.path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+    figure_options(c)
 
 
 def tables(c) -> None:

@@ -90,7 +90,8 @@ def test_no_data_file_is_written_over(run, small_file):
     before = small_file.read_bytes()
     assert call("simulate", small_file, "--per-class", 1) == 2
     assert call("subset", small_file, small_file, "--per-class", 1, "--test", 1) == 2
-    assert call("predict", run, "--data", small_file, "--out", small_file) == 2
+    for more in ((), ("--overwrite",)):
+        assert call("predict", run, "--data", small_file, "--out", small_file, *more) == 2
     assert small_file.read_bytes() == before
 
 
@@ -160,6 +161,10 @@ def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, tmp_
     (half / "metrics.json").unlink()
     assert call("evaluate", half, "--data", small_file) == 0
     assert "NOT complete: epoch 2 of 2" in capsys.readouterr().out
+    (tmp_path / "confusion.csv").touch()
+    assert call("evaluate", run, "--data", small_file, "--out", tmp_path) == 2
+    said = f"{tmp_path / 'confusion.csv'} exists already: remove it, or name another place, or add --overwrite"
+    assert said in capsys.readouterr().err
     before = (run / "confusion.csv").read_bytes()
     assert call("evaluate", run, "--data", small_file, "--out", run) == 2
     assert "is a run folder, with a confusion.csv of its own" in capsys.readouterr().err

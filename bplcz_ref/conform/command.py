@@ -5,7 +5,6 @@ The rest of the kit is imported when it is used. For maintainers: `regenerate` w
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from bplcz_ref import files, program, systems
@@ -29,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             **({"help": run.__doc__} | shown),
         )
         a.set_defaults(conform=run)
+        if run in (export, check, trace, diff):
+            files.overwrite_option(a)
         return a
 
     a = action(export, "export SET.json")
@@ -70,8 +71,7 @@ def export(options: argparse.Namespace) -> None:
 
     if options.blind and not options.seed:
         raise ValueError("--blind needs --seed: everybody has the public answers")
-    if Path(options.file).exists():
-        raise ValueError(f"{options.file} is there already; give a new name")
+    files.refuse_existing(options, options.file)
     seed = options.seed or 0
     cases = exchange.load(seed)
     exchange.write(options.file, exchange.set_of(cases, seed, options.blind))
@@ -82,6 +82,7 @@ def check(options: argparse.Namespace) -> int:
     """grade a file of answers: exit 0 all pass, 1 something diverges, 2 incomplete"""
     from bplcz_ref.conform import exchange, verdict
 
+    files.refuse_existing(options, options.json)
     answers = exchange.read(options.file, options.seed)
     found = verdict.report(exchange.load(answers.seed), answers, str(options.file))
     print(found)
@@ -261,6 +262,7 @@ def trace(options: argparse.Namespace) -> None:
     """every symbol, layer and gradient of steps on your weights and batch, by name"""
     from bplcz_ref.conform import given
 
+    files.refuse_existing(options, options.out)
     found = given.from_files(
         options.weights, options.batch, options.system, systems.chosen(options.set), print,
         steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
@@ -280,6 +282,7 @@ def diff(options: argparse.Namespace) -> int:
     """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
     from bplcz_ref.conform import difference
 
+    files.refuse_existing(options, options.json)
     ours, theirs = map(files.read_npz, (options.ours, options.theirs))
     found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
