@@ -262,7 +262,7 @@ def report(c) -> None:
 def tables(c) -> None:
     """Train every system of Tables II and III, or every value of a setting, with every seed; print both sides.
 
-    --data FILE.h5 --seeds 3 --workers 2 --out runs/tables
+    --data FILE.h5 --seeds 3 --out runs/tables
     --data FILE.h5 --vary contrastive=paper,unicl,none --out runs/losses
     --data FILE.h5 --vary alpha=0.25,0.5,1 --set epochs=20 --out runs/alpha
     """
@@ -276,7 +276,7 @@ def tables(c) -> None:
     c.add_argument("--seeds", **N, default=3, help="47, 48, ...; default: %(default)s")
     training_options(c)
     place = c.add_mutually_exclusive_group()
-    place.add_argument("--workers", **N, default=1, help="processes here; default: %(default)s")
+    place.add_argument("--workers", **N, help="processes here, which share its cores; default: one on each core")
     place.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786")
 
 

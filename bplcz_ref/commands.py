@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from functools import partial
 
-from bplcz_ref import explain, files, paper, program, prompts, systems, vocabulary
+from bplcz_ref import explain, files, nn, paper, program, prompts, systems, vocabulary
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
@@ -118,6 +118,8 @@ def run_report(options: Namespace) -> int:
 
 
 def run_tables(options: Namespace) -> None:
+    if options.workers is None:
+        options.workers = nn.thread_count()
     for name in ("seeds", "workers"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected 1 or more")

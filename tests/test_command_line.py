@@ -229,10 +229,11 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
     assert "about 2.0 days here" in text
+    monkeypatch.setenv("BPLCZ_THREADS", "7")
     assert (tmp_path / "tables.csv").read_text(encoding="utf-8").count("\n") == 3
     assert call(*command, "--vary", "contrastive=paper,none") == 0
     assert (asked["names"], asked["vary"]) == (["ebcnn-bplcz"], ("contrastive", ["paper", "none"]))
-    assert asked["given"] == {"contrastive": None}
+    assert (asked["given"], asked["workers"]) == ({"contrastive": None}, 7)
     assert "less ebcnn" in capsys.readouterr().out
     for option, value, message in (
         ("--seeds", "0", "--seeds is 0; expected 1 or more"),

@@ -170,7 +170,7 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
 def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
     """PANELS of the rows of each run's log.jsonl, as far as one of the runs has what is drawn in them."""
     shown = [panel for panel in PANELS if any(np.isfinite(column(rows, panel[1])).any() for rows in logs)]
-    lines = -(-len(shown) // 2)
+    lines, labels = -(-len(shown) // 2), [wrapped(label, 50) for label in labels]
     figure = canvas(9.4, 0.9 + 3.2 * lines)
     from matplotlib.lines import Line2D
 
@@ -186,11 +186,7 @@ def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
             for entry, style, meaning in zip(entries, (solid, dashed), words.split("; "), strict=False):
                 values = column(rows, entry)
                 if np.isfinite(values).any():
-                    style = style | {
-                        "marker": marker,
-                        "markevery": max(1, len(rows) // 20),
-                        "label": wrapped(label, 50),
-                    }
+                    style = style | {"marker": marker, "markevery": max(1, len(rows) // 20), "label": label}
                     axes.plot([row["epoch"] for row in rows], values, color=colour, **style)
                     key[meaning] = style | {"marker": "o", "label": meaning}
         if len(key) > 1:  # whatever the colour; above the panel, where it covers no line
@@ -205,8 +201,8 @@ def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
             axes.set(xlim=(0.5, 1.5), xticks=[1])
     figure.align_ylabels(panels)
     handles = panels[0].get_legend_handles_labels()
-    plain = [rows for rows in logs if not np.isfinite(column(rows, "L_con")).any()]
-    note = "(c) to (e): only the runs with prompts" if plain else None
+    prompted = all(np.isfinite(column(rows, "L_con")).any() for rows in logs)
+    note = None if prompted else "(c) to (e): only the runs with prompts"
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
         axes.legend(*handles, loc="center", title=note, **legend)

@@ -196,7 +196,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         batches = so2sat.chunks(order, settings.batch)
         for batch in batches[done:]:
             at = one_step(run, at, batch, watch)
-            report.step(functools.partial(progress.where, settings, steps, begun, at.step, at.sums))
+            report.step(functools.partial(progress.where, run.folder, settings, steps, begun, at.step, at.sums))
             if time.perf_counter() - saved > run.checkpoint_seconds and at.step % steps:
                 check_finite(at)
                 runs.save_checkpoint(run.folder, run.config, at)
