@@ -66,7 +66,7 @@ def parser(arguments: list[str]) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"bplcz_ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for declare in COMMANDS:
-        name = declare.__name__
+        name = declare.__name__.rstrip("_")  # import is a word of Python
         what, *examples = filter(None, map(str.strip, (declare.__doc__ or name).split("\n")))
         made = commands.add_parser(
             name,
@@ -247,6 +247,28 @@ def predict(c) -> None:
     files.overwrite_option(c)
 
 
+def export(c) -> None:
+    """Write the weights of a run into a file for other programs, under public names.
+
+    RUN OUT.safetensors
+    """
+    c.add_argument("folder", **RUN)
+    c.add_argument("out", metavar="OUT", type=files.path, help=".npz, .h5 or .safetensors, by its ending")
+    import_option(c)
+    files.overwrite_option(c)
+
+
+def import_(c) -> None:
+    """Make a new run folder of a run's settings and the weights of a file, to evaluate or to train from there.
+
+    RUN WEIGHTS.safetensors NEW-RUN
+    """
+    c.add_argument("folder", **RUN)
+    c.add_argument("file", metavar="WEIGHTS", type=files.path, help="as export writes it, trained further or not")
+    c.add_argument("out", metavar="NEW-RUN", type=files.path)
+    import_option(c)
+
+
 def report(c) -> None:
     """Print the accuracy of runs, and draw figures: confusion matrix, t-SNE of I, curves.
 
@@ -306,7 +328,8 @@ def tokenizer(c) -> None:
                    help="a merges file, such as CLIP's; default: the bundled one")  # fmt: skip
 
 
-COMMANDS = (explain, simulate, inspect, subset, train, evaluate, predict, report, tables, conform, tokenizer)
+COMMANDS = (explain, simulate, inspect, subset, train, evaluate, predict, report, tables, export, import_, conform,
+            tokenizer)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,7 @@ import sys
 from argparse import Namespace
 from functools import partial
 
-from bplcz_ref import explain, files, nn, paper, program, prompts, systems, vocabulary
+from bplcz_ref import explain, files, nn, paper, program, prompts, systems, vocabulary, weights
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
@@ -102,6 +102,18 @@ def run_predict(options: Namespace) -> None:
     places = options.folder, options.data, options.out, options.embeddings
     files.refuse_existing(options, *places[2:])
     print("\n".join(evaluate.predict(*places, options.probabilities, warn=lambda line: warn(options, line))))
+
+
+def run_export(options: Namespace) -> None:
+    files.refuse_existing(options, options.out)
+    trained = evaluate.load(options.folder)
+    weights.export(trained, options.out)
+    print(f"{options.out}: {weights.count(trained.params):,} parameters, and how input is standardised")
+
+
+def run_import(options: Namespace) -> None:
+    train.imported(options.folder, options.file, options.out)
+    print(f"{options.out}: the run {options.folder} at step 0, with the weights of {options.file}")
 
 
 def run_report(options: Namespace) -> int:

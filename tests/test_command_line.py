@@ -7,12 +7,12 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from small import copied
+from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import commands, files, systems
 from bplcz_ref.data import so2sat
-from bplcz_ref.training import tables
+from bplcz_ref.training import runs, tables
 
 SMALL = ("--epochs", 1, "--set", "per_class=1", "test=20", "batch=8")
 TRAIN = ["train", "--data", "x.h5", "--system", "ebcnn", "--out", "run"]
@@ -37,10 +37,10 @@ def run(runs):
 
 
 def test_every_command_has_a_help_with_an_example(capsys):
-    for command in command_line.COMMANDS:
-        assert hasattr(commands, f"run_{command.__name__}")
-        assert call(command.__name__, "--help") == 0
-        assert f"examples:\n  {CALLED} {command.__name__} " in capsys.readouterr().out
+    for command in (declare.__name__.rstrip("_") for declare in command_line.COMMANDS):
+        assert hasattr(commands, f"run_{command}")
+        assert call(command, "--help") == 0
+        assert f"examples:\n  {CALLED} {command} " in capsys.readouterr().out
 
 
 def test_the_help_of_the_tokenizer_has_examples_and_leaves_out_what_is_for_maintainers(capsys):
@@ -208,6 +208,29 @@ def test_predict_writes_nothing_before_all_is_known(run, small_file, tmp_path, c
         assert call("predict", folder, "--data", small_file, "--out", place, *more) == 2
         assert message in capsys.readouterr().err
     assert not out.parent.exists()
+
+
+@pytest.mark.slow
+def test_weights_go_out_into_a_run_again_and_into_a_trace(run, small_file, tmp_path, capsys):
+    file, new, labels = tmp_path / "w.npz", tmp_path / "new", [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert call("export", run, file) == 0
+    assert call("export", run, file) == 2
+    assert "w.npz exists already" in capsys.readouterr().err
+    assert call("import", run, file, new) == 0
+    assert call("import", run, file, new) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    for folder, out in zip((run, new), labels, strict=True):
+        assert call("predict", folder, "--data", small_file, "--out", out) == 0
+    assert labels[0].read_bytes() == labels[1].read_bytes()
+    assert runs.load_checkpoint(new, systems.build("ebcnn", TINY), runs.read_config(new)).step == 0
+    batch, ours = tmp_path / "batch.npz", tmp_path / "ours.npz"
+    rng = np.random.default_rng(0)
+    np.savez(batch, x=rng.standard_normal((2, 32, 32, 18)), y=np.array([3, 5]))
+    for given in (file, run / "checkpoint.npz", run):
+        assert call("conform", "trace", given, batch, ours, "--overwrite", "--steps", 1) == 0
+        for theirs in (file, new, ours):
+            assert call("conform", "diff", ours, theirs) == 0
+    assert "AGREES" in capsys.readouterr().out
 
 
 # -------------------------------------------------------------------------------------------------- several runs

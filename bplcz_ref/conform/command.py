@@ -246,7 +246,12 @@ def _shown(name, x):
 
 def add_trace(action):
     a = action(trace, "trace WEIGHTS BATCH.npz OURS.npz")
-    a.add_argument("weights", type=files.path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
+    a.add_argument(
+        "weights",
+        type=files.path,
+        metavar="WEIGHTS",
+        help="a run folder, or a .npz, .h5 or .safetensors file, public names",
+    )
     a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     a.add_argument("out", type=files.path, metavar="OUT.npz")
     a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
@@ -273,17 +278,24 @@ def trace(options: argparse.Namespace) -> None:
 def add_diff(action):
     a = action(diff, "diff OURS.npz THEIRS.npz")
     a.add_argument("ours", type=files.path, metavar="OURS.npz", help="what `trace` wrote")
-    a.add_argument("theirs", type=files.path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
+    a.add_argument(
+        "theirs",
+        type=files.path,
+        metavar="THEIRS.npz",
+        help="arrays under the same names, or a part, such as weights",
+    )
     a.add_argument("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
 
 
 def diff(options: argparse.Namespace) -> int:
     """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
-    from bplcz_ref.conform import difference
+    from bplcz_ref.conform import difference, given
 
     files.refuse_existing(options, options.json)
-    ours, theirs = map(files.read_npz, (options.ours, options.theirs))
+    ours, (theirs, _) = files.read_npz(options.ours), given.read_weights(options.theirs)
+    # weights under their own names are those before the first step
+    theirs = {f"step0.{name}" if f"step0.{name}" in ours else name: array for name, array in theirs.items()}
     found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
     if options.json:

@@ -143,6 +143,23 @@ def resume(
     return train(run, system=config["system"], settings=settings, **own, **places)  # type: ignore[arg-type]
 
 
+def imported(run: str | Path, file: str | Path, out: str | Path) -> None:
+    """Write a new run folder `out`: the run's settings at step 0, with the weights of a file by weights.export.
+
+    It is evaluated as it is, or trained from there. Errors: ValueError for a file that does not fit the run, and
+    for a folder that holds a run.
+    """
+    trained, folder = weights.imported(evaluate.load(run), file), Path(out)
+    clip = {"clip_sen1": trained.statistics.clip_sen1}
+    config = trained.config | {"settings": trained.config["settings"] | clip}
+    own = {"velocity": None, "statistics": trained.statistics, "trained_on": trained.trained_on}
+    with files.alone(folder):
+        runs.claim(folder, config, resume=False)
+        at = Checkpoint(0, dict.fromkeys(SUMS, 0.0), trained.params, state=trained.state, **own)
+        runs.save_checkpoint(folder, config, at)
+        files.write_json(folder / "config.json", config)
+
+
 def beginning(config: dict, params: dict) -> str:
     """What is about to be trained, in a line: parameters, rows, split, cities left out."""
     sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
