@@ -136,24 +136,25 @@ def about(name: str, settings: Settings) -> str:
     >>> about("ebcnn-bplcz", SMALL)
     'ebcnn-bplcz: EB-CNN (BP-LCZ) of preset small, L_cls + 2 L_con (paper)'
     """
-    system = SYSTEMS[name]
+    system, found = SYSTEMS[name], {"system": name, "settings": settings._asdict()}
     sizes = ("width", "features", "grid", "reading", "published", "text_width", "text_layers", "text_heads")
-    own = [f"{key} {found}" for key, found in changed(settings).items() if key in sizes]
-    own = [f"{system.label} of preset {settings.preset}{reduced(name, settings.published)}", *own]
+    own = [f"{key} {value}" for key, value in changed(settings).items() if key in sizes]
     loss = "L_cls"
     if prompted(system, settings):
         loss += f" + {settings.beta:g} L_con ({settings.contrastive if system.msm else 'identity'})"
-    return f"{name}: {', '.join([*own, loss])}"
+    return f"{name}: {', '.join([f'{system.label} of preset {settings.preset}{reduced(found)}', *own, loss])}"
 
 
-def reduced(name: str, published: bool) -> str:
+def reduced(found: dict) -> str:
     """What follows a system's name wherever it is shown, if its network is smaller than the published one.
 
-    >>> reduced("resnet50", False), reduced("resnet50", True), reduced("ebcnn", False)  # EB-CNN's size is ours
-    (', reduced', '', '')
+    found: a config or a result of a run, which have its system and settings. EB-CNN's size is not published.
+
+    >>> [reduced({"system": name, "settings": SMALL._asdict()}) for name in ("resnet50", "ebcnn")]
+    [', reduced', '']
     """
-    sized = name in PUBLISHED or find(name).images == "exvit"
-    return ", reduced" if sized and not published else ""
+    sized = found["system"] in PUBLISHED or SYSTEMS[found["system"]].images == "exvit"
+    return ", reduced" if sized and not found["settings"]["published"] else ""
 
 
 def prompted(system: System, settings: Settings) -> bool:

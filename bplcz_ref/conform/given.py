@@ -26,7 +26,8 @@ def from_files(
     network = systems.build(name, settings)
     params, state = weights.load(arrays, network, dtype="float64")
     x, y = read_batch(batch_file, name, settings)
-    say(f"{name}, {weights.count(params):,} parameters, {len(x)} patches")
+    reduced = systems.reduced({"system": name, "settings": settings._asdict()})
+    say(f"{name}{reduced}, {weights.count(params):,} parameters, {len(x)} patches")
     rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
     return trace(network, params, state, (x, y), **rule, **options)
 

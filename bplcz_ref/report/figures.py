@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 
 from bplcz_ref import files, paper, program, systems
 from bplcz_ref.data import so2sat
-from bplcz_ref.report import pages, plots
+from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
 from bplcz_ref.training import evaluate, runs
 
@@ -59,7 +59,7 @@ def write_figures(
         f"confusion-{name}": partial(confusion, run) for name, run in zip(names(folders), folders, strict=True)
     }
     jobs["curves"] = partial(curves, folders)
-    without = [title for run, title in zip(folders, titles(folders), strict=True) if not fuses(run)]
+    without = without_I(folders)
     if len(without) < len(folders):
         jobs["tsne"] = partial(tsne, folders, data)
     if check is not None:
@@ -72,7 +72,7 @@ def write_figures(
         except ValueError as error:
             missing.append(f"no {name}.{ending}: {error}")
     if without:  # nothing failed
-        say(f"not in tsne.{ending}: {'; '.join(without)} (no fused feature I of Eq. (9))")
+        say(f"not in tsne.{ending}: {'; '.join(without.values())} (no fused feature I of Eq. (9))")
     return missing
 
 
@@ -123,10 +123,10 @@ def tsne(
     except ImportError as error:
         raise ValueError(f"t-SNE needs scikit-learn ({error}): {plots.EXTRA}") from None
     called = dict(zip(folders, labels(folders), strict=True))
-    without = [title for run, title in zip(folders, titles(folders), strict=True) if not fuses(run)]
-    folders = [run for run in folders if fuses(run)]
+    without = without_I(folders)
+    folders, left_out = [run for run in folders if run not in without], "; ".join(without.values())
     if not folders:
-        raise ValueError(f"{'; '.join(without)}: no fused feature I of Eq. (9)")
+        raise ValueError(f"{left_out}: no fused feature I of Eq. (9)")
     configs = [runs.read_config(run) for run in folders]
     if data is None:
         data = runs.test_file(configs[0])["path"]
@@ -154,8 +154,8 @@ def tsne(
         f"t-SNE (perplexity {method.perplexity:.0f}, seed {seed}) of the fused feature I, Eq. (9){same}.\n"
         f"{len(y):,} samples of the test part: {per_class} of each class{fewer}."
     )
-    if without:
-        note += "\n" + plots.wrapped(f"Not shown, since they have no I: {'; '.join(without)}.", 90)
+    if left_out:
+        note += "\n" + plots.wrapped(f"Not shown, since they have no I: {left_out}.", 90)
     return plots.tsne(points, y, [called[run] for run in folders], [neighbours(I, y) for I in features], note)
 
 
@@ -221,7 +221,7 @@ def names(folders: list) -> list[str]:
 def titles(folders: list) -> list[str]:
     """The system of each run in the paper's words, and the run's name."""
     found = zip(map(runs.read_config, folders), names(folders), strict=True)
-    return [f"{systems.SYSTEMS[c['system']].label}{pages.reduced(c)}, run {name}" for c, name in found]
+    return [f"{systems.SYSTEMS[c['system']].label}{systems.reduced(c)}, run {name}" for c, name in found]
 
 
 def labels(folders: list) -> list[str]:
@@ -230,6 +230,7 @@ def labels(folders: list) -> list[str]:
     return [f"{t}, {'SIMULATED data, ' * c['data']['simulated']}{runs.split_label(c)}" for t, c in found]
 
 
-def fuses(run: str | Path) -> bool:
-    """Whether a run's network has the fused feature I of Eq. (9)."""
-    return systems.fuses(runs.read_config(run)["system"])
+def without_I(folders: list) -> dict:
+    """{run: its title} of those whose networks take all bands at once, and have no fused feature I of Eq. (9)."""
+    found = zip(folders, titles(folders), strict=True)
+    return {run: title for run, title in found if not systems.fuses(runs.read_config(run)["system"])}

@@ -145,7 +145,7 @@ def variants_markdown(results: dict[str, list[dict]]) -> str:
     """A table of variants from {row: metrics of each seed}; below it, each less the first one, seed by seed."""
     every = [result for of_seeds in results.values() for result in of_seeds]
     own, (first, *others) = "{} (SIMULATED)" if _simulated(every) else "{}", results
-    names = {row: row + reduced(of_seeds[0]) for row, of_seeds in results.items()}
+    names = {row: row + systems.reduced(of_seeds[0]) for row, of_seeds in results.items()}
     blocks = [_table(("row",), own, [((names[row],), of_seeds) for row, of_seeds in results.items()])]
     blocks += _details(results, names, [(first, row) for row in others])
     if _simulated(every):
@@ -161,7 +161,7 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
         for result in of_seeds:
             stated = systems.SYSTEMS[result["system"]].stated if row == result["system"] else None
             paper_ = [f"{value / 100:.4f}" for value in stated or ()] or ["", ""]  # a variant is not in the paper
-            cells = [f'"{row}{reduced(result)}"', result["system"], result["settings"]["seed"], *paper_]
+            cells = [f'"{row}{systems.reduced(result)}"', result["system"], result["settings"]["seed"], *paper_]
             cells += [*(result[key] for key in CSV_KEYS), f'"{result["split"]}"']
             lines.append((*map(str, cells), str(result["data_simulated"]).lower()))
     return "".join(",".join(line) + "\n" for line in lines)
@@ -305,12 +305,7 @@ def _ours(of_seeds):
 def _stated(result):
     """The label of a result's system, and the paper's OA and kappa in percent; there are none for a user's own."""
     label, stated = systems.SYSTEMS[result["system"]][:2]
-    return label + reduced(result), *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
-
-
-def reduced(found: dict) -> str:
-    """ ", reduced" for a run's config or result whose network is smaller than the published one, or nothing."""
-    return systems.reduced(found["system"], found["settings"]["published"])
+    return label + systems.reduced(result), *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
 
 
 def floats(results: list[dict], name: str) -> np.ndarray:

@@ -165,9 +165,8 @@ def beginning(config: dict, params: dict) -> str:
     sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
     noted = config["data"]["split"]
     cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
-    reduced = systems.reduced(config["system"], config["settings"]["published"])
     return (
-        f"{config['system']}{reduced}, {weights.count(params):,} parameters ({sizes});"
+        f"{config['system']}{systems.reduced(config)}, {weights.count(params):,} parameters ({sizes});"
         f" {noted['training']:,} training and {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
     )
 
