@@ -67,19 +67,14 @@ def run_train(options: Namespace) -> None:
 
 def run_evaluate(options: Namespace) -> int:
     if options.out is not None:
-        if (options.out / "config.json").exists():
-            raise ValueError(
-                f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one"
-            )
-        matrix = options.out / f"confusion.{options.format}"
-        files.refuse_existing(options, options.out / "evaluation.json", options.out / "confusion.csv", matrix)
+        out, matrix = options.out, options.out / f"confusion.{options.format}"
+        if (out / "config.json").exists():
+            raise ValueError(f"--out {out} is a run folder, with a confusion.csv of its own: name another one")
+        files.refuse_existing(options, out / "evaluation.json", out / "confusion.csv", matrix)
     trained = evaluate.load(options.folder)
     with so2sat.open_file(options.data) as patches:
         rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
-        C, kind = (
-            evaluate.confusion(trained, patches, rows),
-            "SIMULATED samples" if patches.simulated else "samples",
-        )
+        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED " * patches.simulated + "samples"
     found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
     print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")

@@ -268,7 +268,9 @@ def path(text: str) -> Path:
 
 def overwrite_option(c: argparse.ArgumentParser) -> None:
     """--overwrite, of commands whose files can be made again."""
-    c.add_argument("--overwrite", action="store_true", help="replace files that are there, which are refused else")
+    c.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there; without it they are refused"
+    )
 
 
 def refuse_existing(options: argparse.Namespace, *paths: Path | None) -> None:

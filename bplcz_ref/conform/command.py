@@ -56,11 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_diff(action)
 
 
-def run(options: argparse.Namespace) -> int | None:
-    """One sub-command; returns the exit code."""
-    return options.conform(options)
-
-
 def seeded(parser: argparse.ArgumentParser, help: str) -> None:
     parser.add_argument("--seed", type=int, metavar="N", help=help)
 
@@ -246,12 +241,8 @@ def _shown(name, x):
 
 def add_trace(action):
     a = action(trace, "trace WEIGHTS BATCH.npz OURS.npz")
-    a.add_argument(
-        "weights",
-        type=files.path,
-        metavar="WEIGHTS",
-        help="a run folder, or a .npz, .h5 or .safetensors file, public names",
-    )
+    a.add_argument("weights", type=files.path, metavar="WEIGHTS",
+                   help="a run folder, or a .npz, .h5 or .safetensors file with public names")  # fmt: skip
     a.add_argument("batch", type=files.path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     a.add_argument("out", type=files.path, metavar="OUT.npz")
     a.add_argument("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
@@ -278,12 +269,8 @@ def trace(options: argparse.Namespace) -> None:
 def add_diff(action):
     a = action(diff, "diff OURS.npz THEIRS.npz")
     a.add_argument("ours", type=files.path, metavar="OURS.npz", help="what `trace` wrote")
-    a.add_argument(
-        "theirs",
-        type=files.path,
-        metavar="THEIRS.npz",
-        help="arrays under the same names, or a part, such as weights",
-    )
+    a.add_argument("theirs", type=files.path, metavar="THEIRS.npz",
+                   help="arrays under the same names, or a part; or weights, as `trace` takes them")  # fmt: skip
     a.add_argument("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
     a.add_argument("--json", type=files.path, metavar="FILE", help="write the whole report here")
 

@@ -74,8 +74,8 @@ def class_table(found: dict) -> str:
         rows.append((each["class"], each["name"], str(each["support"]), *shares))
     lines = columns(rows, left=(0, 1))
     if missed := [each for each in found["classes"] if each["support"] and each["recall"] == 0]:
-        none = [f"none of the {each['support']} samples of class {each['class']}" for each in missed]
-        lines.append(f"recall 0: {', '.join(none)} was recognised")
+        none = [f"{n} sample{'s' * (n > 1)} of class {each['class']}" for each in missed if (n := each["support"])]
+        lines.append(f"recall 0: none of the {', '.join(none)} was recognised")
     if found["kappa_95_bootstrap"] is not None:
         low, high = (100 * value for value in found["kappa_95_bootstrap"])
         lines.append(f"kappa: 95 % bootstrap interval {low:.2f} to {high:.2f} %")

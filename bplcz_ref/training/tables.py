@@ -84,9 +84,7 @@ def tables(
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # in a worker that imports the script
         sys.exit("each worker imports this script: put what it does under\nif __name__ == '__main__':")
     line = say or to_stderr
-    place = (
-        os.path.realpath if executor else os.fspath
-    )  # workers elsewhere need whole paths; a loop is an error below
+    place = os.path.realpath if executor else os.fspath  # workers elsewhere need whole paths
     out, data = Path(place(out)), Path(place(data))
     test, geo_ = (None if path is None else place(path) for path in (test_data, geo))
     kinds, jobs = variations(settings, vary), []
