@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bplcz_ref import program, systems
+from bplcz_ref import nn, program, systems
 from bplcz_ref.data import simulate
 from bplcz_ref.report import figures, pages
-from bplcz_ref.training import train
+from bplcz_ref.training import tables
 
 
 def main() -> None:
@@ -27,10 +27,10 @@ def main() -> None:
         "--set", nargs="+", default=[], metavar="NAME=VALUE",
         help=f"settings in place of the preset's, such as epochs=8; all: {program()} train --settings",
     )  # fmt: skip
+    parser.add_argument("--workers", metavar="N", type=int, help="processes; default: one on each core")
     options = parser.parse_args()
     given = systems.chosen(options.set)
     settings = systems.PRESETS[options.preset]._replace(**given)
-
     systems.check(settings, *systems.TABLE_III)
 
     data = options.data
@@ -40,13 +40,15 @@ def main() -> None:
             print(f"No --data: simulating So2Sat-like patches into {data}", file=sys.stderr)
             simulate.write_file(data, per_class=settings.per_class, rows=settings.test, seed=settings.seed)
 
-    folders = {system: options.out / system for system in systems.TABLE_III}
-    results = [train.train(folder, data, system, settings, given=given) for system, folder in folders.items()]
-    print(pages.ablation(results, list(folders.values())))
+    workers, names = options.workers or nn.thread_count(), list(systems.TABLE_III)
+    own: dict = {"given": given, "workers": workers, "by_seed": False}
+    results = tables.tables(data, options.out, names, [settings.seed], settings, **own)
+    folders = [options.out / name for name in names]
+    print(pages.ablation([result for (result,) in results.values()], folders))
 
     print("\nFigures:")
     for missing in figures.write_figures(
-        list(folders.values()), options.out / "figures", data, say=lambda path: print(f"  {path}")
+        folders, options.out / "figures", data, say=lambda path: print(f"  {path}")
     ):
         print(f"  {missing}")
 
@@ -57,4 +59,4 @@ if __name__ == "__main__":
     except (ValueError, OSError) as error:
         sys.exit(f"run_small.py: {error}")
     except KeyboardInterrupt:
-        sys.exit("run_small.py: interrupted; the same command goes on from the last checkpoint")
+        sys.exit("run_small.py: interrupted; the same command goes on where it stopped")

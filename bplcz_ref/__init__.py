@@ -5,7 +5,9 @@ Band prompting aided data fusion for local climate zone classification (arXiv 24
 `equations.py` (its equations), then `model.py`. To train and use a network: docs/guide.md.
 """
 
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,9 +16,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def program() -> str:
-    """The command as it was called, for messages that name one."""
-    return "bplcz-ref" if "bplcz-ref" in sys.argv[0] else "python -m bplcz_ref"
+def program(*words: object) -> str:
+    """The command as it was called, with further words: a line that a message can tell to run."""
+    called = "bplcz-ref" if Path(sys.argv[0]).stem == "bplcz-ref" else "python -m bplcz_ref"
+    return shlex.join([*called.split(), *map(str, words)])
 
 
 def classify(run: Any, sen1: "np.ndarray", sen2: "np.ndarray") -> tuple["np.ndarray", "np.ndarray"]:

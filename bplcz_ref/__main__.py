@@ -8,7 +8,6 @@ import argparse
 import contextlib
 import errno
 import os
-import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -62,16 +61,17 @@ def resuming(options: argparse.Namespace) -> str:
     if not (run / "config.json").exists():
         return " before anything was kept; the same command begins again"
     place = "from the last checkpoint" if (run / "checkpoint.npz").exists() else "from the start"
-    return f"; `{program()} train --resume {shlex.quote(str(run))}` goes on {place}"
+    return f"; `{program('train', '--resume', run)}` goes on {place}"
 
 
 def parser(arguments: list[str]) -> argparse.ArgumentParser:
     """The command line: every command by name, and the arguments of the one that `arguments` names."""
-    top = argparse.ArgumentParser(prog=program(), description="BP-LCZ as exact, runnable mathematics.")
+    about = "BP-LCZ as exact, runnable mathematics. No command replaces a file without --overwrite."
+    top = argparse.ArgumentParser(prog=program(), description=about)
     top.add_argument("--version", action="version", version=f"bplcz_ref {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for declare in COMMANDS:
-        name = declare.__name__
+        name = declare.__name__.rstrip("_")  # import is a word of Python
         what, *examples = filter(None, map(str.strip, (declare.__doc__ or name).split("\n")))
         made = commands.add_parser(
             name,
@@ -120,6 +120,12 @@ def import_option(c) -> None:
                    help="a Python file that registers a loss, an encoder or a network of your own")  # fmt: skip
 
 
+def figure_options(c) -> None:
+    """--format and --overwrite, of commands that draw."""
+    c.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="of figures; default: png")
+    files.overwrite_option(c)
+
+
 def training_options(c) -> None:
     """The files beside --data, --preset, and what takes the place of its settings."""
     c.add_argument("--test-data", **FILE,
@@ -129,7 +135,9 @@ def training_options(c) -> None:
     c.add_argument("--preset", choices=("paper", "small"), help="default: small")
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
                    help="settings in place of the preset's, such as alpha=0.5 contrastive=unicl")  # fmt: skip
-    c.add_argument("--settings", action=ListSettings, nargs=0, help="list all settings and their values, and end")
+    c.add_argument(
+        "--settings", action=ListSettings, nargs=0, help="list all settings and their values, then exit"
+    )
     c.add_argument("--epochs", **N, help="short for --set epochs=N")
     c.add_argument("--split", choices=("file", "random", "city"), help="short for --set split=NAME")
     c.add_argument("--twins", choices=("refuse", "drop"),
@@ -137,7 +145,7 @@ def training_options(c) -> None:
 
 
 class ListSettings(argparse.Action):
-    """Print every setting with its values in the presets and its meaning, and end."""
+    """Print every setting with its values in the presets and its meaning, then exit."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         from bplcz_ref.report import pages
@@ -231,7 +239,8 @@ def evaluate(c) -> None:
     c.add_argument("--training-rows", choices=("skip", "include"),
                    help="what to do with rows of another file that were trained on; default: refuse")  # fmt: skip
     c.add_argument("--out", type=files.path, metavar="DIR",
-                   help="write evaluation.json, confusion.csv and confusion.png there too")  # fmt: skip
+                   help="write evaluation.json, confusion.csv and a figure of it there too")  # fmt: skip
+    figure_options(c)
 
 
 def predict(c) -> None:
@@ -245,23 +254,47 @@ def predict(c) -> None:
     c.add_argument("--probabilities", action="store_true", help="a column for the probability of each class too")
     c.add_argument("--embeddings", type=files.path, metavar="OUT.npz",
                    help="write the fused feature I of Eq. (9) of each row too")  # fmt: skip
+    files.overwrite_option(c)
+
+
+def export(c) -> None:
+    """Write the weights of a run into a file for other programs, under public names.
+
+    RUN OUT.safetensors
+    """
+    c.add_argument("folder", **RUN)
+    c.add_argument("out", metavar="OUT", type=files.path, help=".npz, .h5 or .safetensors, by its ending")
+    import_option(c)
+    files.overwrite_option(c)
+
+
+def import_(c) -> None:
+    """Make a new run folder of a run's settings and the weights of a file, to evaluate or to train from there.
+
+    RUN WEIGHTS.safetensors NEW-RUN
+    """
+    c.add_argument("folder", **RUN)
+    c.add_argument("file", metavar="WEIGHTS", type=files.path, help="as export writes it, trained further or not")
+    c.add_argument("out", metavar="NEW-RUN", type=files.path)
+    import_option(c)
 
 
 def report(c) -> None:
     """Print the accuracy of runs, and draw figures: confusion matrix, t-SNE of I, curves.
 
-    runs/small/ebcnn runs/small/ebcnn-bplcz --out figures
+    runs/small/ebcnn runs/small/ebcnn-bplcz --out figures --format pdf
     """
     c.add_argument("folders", **RUN, nargs="+", help="run folders, as train writes them")
     c.add_argument("--data", **FILE, help="the file of their test part; default: the path in config.json")
     import_option(c)
     c.add_argument("--out", type=files.path, default=Path("figures"), metavar="DIR", help="default: %(default)s")
+    figure_options(c)
 
 
 def tables(c) -> None:
     """Train every system of Tables II and III, or every value of a setting, with every seed; print both sides.
 
-    --data FILE.h5 --seeds 3 --workers 2 --out runs/tables
+    --data FILE.h5 --seeds 3 --out runs/tables
     --data FILE.h5 --vary contrastive=paper,unicl,none --out runs/losses
     --data FILE.h5 --vary alpha=0.25,0.5,1 --set epochs=20 --out runs/alpha
     """
@@ -275,7 +308,7 @@ def tables(c) -> None:
     c.add_argument("--seeds", **N, default=3, help="47, 48, ...; default: %(default)s")
     training_options(c)
     place = c.add_mutually_exclusive_group()
-    place.add_argument("--workers", **N, default=1, help="processes here; default: %(default)s")
+    place.add_argument("--workers", **N, help="processes here, which share its cores; default: one on each core")
     place.add_argument("--dask", metavar="ADDRESS", help="a Dask scheduler, such as tcp://host:8786")
 
 
@@ -290,20 +323,23 @@ def conform(c) -> None:
 
 
 def tokenizer(c) -> None:
-    """Train the bundled vocabulary again, or encode a text.
+    """Show a text as the token ids and pieces that the text encoder reads.
 
     encode "a photo of a lake"
+    encode - --merges MERGES.txt
     """
-    actions = c.add_subparsers(dest="action", required=True, metavar="train|encode")
-    a = actions.add_parser("train", help="retrain from tokenizer_vocab/corpus.txt into a folder")
+    actions = c.add_subparsers(dest="action", required=True, metavar="encode")
+    a = actions.add_parser("train")  # for maintainers, without a help: tokenizer_vocab/ anew from its corpus
     a.add_argument("--out", required=True, type=files.path, metavar="DIR")
-    a = actions.add_parser("encode", help="token ids and pieces of a text")
+    a = actions.add_parser("encode", help="token ids and pieces of a text", epilog=c.epilog,
+                           formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
     a.add_argument("--merges", metavar="FILE", type=files.path,
                    help="a merges file, such as CLIP's; default: the bundled one")  # fmt: skip
 
 
-COMMANDS = (explain, simulate, inspect, subset, train, evaluate, predict, report, tables, conform, tokenizer)
+COMMANDS = (explain, simulate, inspect, subset, train, evaluate, predict, report, tables, export, import_, conform,
+            tokenizer)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(main())

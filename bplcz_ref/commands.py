@@ -6,9 +6,9 @@ A mistake of the user is a ValueError, which __main__.py says in one line.
 import contextlib
 import sys
 from argparse import Namespace
-from pathlib import Path
+from functools import partial
 
-from bplcz_ref import explain, files, paper, program, prompts, systems, vocabulary
+from bplcz_ref import explain, files, nn, paper, program, prompts, systems, vocabulary, weights
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import figures, pages
 from bplcz_ref.training import evaluate, runs, tables, train
@@ -26,12 +26,6 @@ def chosen_settings(options) -> tuple:
     return systems.PRESETS[options.preset or "small"]._replace(**given), given
 
 
-def refuse_existing(path: str | Path) -> None:
-    """ValueError if `path` exists: data files are not written over, since 52 GB do not come back."""
-    if Path(path).exists():
-        raise ValueError(f"{path} exists already: remove it, or name another file")
-
-
 def run_explain(options: Namespace) -> None:
     groups = list(paper.GROUPS) if "all" in options.groups else options.groups
     own = {"with_gradients": options.gradients, "seed": options.seed, "samples": options.samples}
@@ -39,7 +33,7 @@ def run_explain(options: Namespace) -> None:
 
 
 def run_simulate(options: Namespace) -> None:
-    refuse_existing(options.out)
+    files.refuse_existing(options, options.out)
     simulate.write_file(options.out, per_class=options.per_class, rows=options.rows, seed=options.seed)
     print(f"{options.out}: {17 * options.per_class + options.rows} SIMULATED patches")
 
@@ -51,7 +45,7 @@ def run_inspect(options: Namespace) -> int:
 
 
 def run_subset(options: Namespace) -> None:
-    refuse_existing(options.out)
+    files.refuse_existing(options, options.out)
     own = options.per_class, options.test, options.seed, options.geo, options.skip_bad
     if bad := so2sat.subset(options.file, options.out, *own):
         warn(options, f"{len(bad)} rows were left out, the first: {bad[0]}")
@@ -76,39 +70,56 @@ def run_train(options: Namespace) -> None:
 
 
 def run_evaluate(options: Namespace) -> int:
-    if options.out is not None and (options.out / "config.json").exists():
-        raise ValueError(f"--out {options.out} is a run folder, with a confusion.csv of its own: name another one")
+    if options.out is not None:
+        out, matrix = options.out, options.out / f"confusion.{options.format}"
+        if (out / "config.json").exists():
+            raise ValueError(f"--out {out} is a run folder, with a confusion.csv of its own: name another one")
+        files.refuse_existing(options, out / "evaluation.json", out / "confusion.csv", matrix)
     trained = evaluate.load(options.folder)
     with so2sat.open_file(options.data) as patches:
         rows, which = evaluate.rows_to_evaluate(trained, patches, options.training_rows)
-        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED" if patches.simulated else "given"
+        C, kind = evaluate.confusion(trained, patches, rows), "SIMULATED " * patches.simulated + "samples"
     found = pages.evaluation(C)
     print(evaluate.origin(options.folder, trained))
     print(f"{pages.one_line(found, kind)}: {which}", pages.class_table(found), sep="\n\n")
     if options.out is None:
         return 0
     files.make_folder(options.out)
-    files.write_json(options.out / "evaluation.json", {"rows": which, "simulated": kind == "SIMULATED", **found})
+    files.write_json(options.out / "evaluation.json", {"rows": which, "simulated": patches.simulated, **found})
     runs.write_confusion(options.out, C)
     print("", options.out / "evaluation.json", options.out / "confusion.csv", sep="\n")
     try:
-        drawn = figures.confusion(options.folder, C, f"{kind} samples")
-        print(figures.save(drawn, options.out / "confusion.png"))
+        drawn = figures.confusion(options.folder, C, kind)
+        print(figures.save(drawn, matrix))
     except ValueError as error:
-        warn(options, f"no confusion.png: {error}")
+        warn(options, f"no {matrix.name}: {error}")
         return 1
     return 0
 
 
 def run_predict(options: Namespace) -> None:
     places = options.folder, options.data, options.out, options.embeddings
+    files.refuse_existing(options, *places[2:])
     print("\n".join(evaluate.predict(*places, options.probabilities, warn=lambda line: warn(options, line))))
+
+
+def run_export(options: Namespace) -> None:
+    files.refuse_existing(options, options.out)
+    trained = evaluate.load(options.folder)
+    weights.export(trained, options.out)
+    print(f"{options.out}: {weights.count(trained.params):,} parameters, and how input is standardised")
+
+
+def run_import(options: Namespace) -> None:
+    train.imported(options.folder, options.file, options.out)
+    print(f"{options.out}: the run {options.folder} at step 0, with the weights of {options.file}")
 
 
 def run_report(options: Namespace) -> int:
     results = {run: runs.read_metrics(run) for run in filter(runs.complete, options.folders)}
     written: list[str] = []
-    missing = figures.write_figures(options.folders, options.out, options.data, say=written.append)
+    own = {"ending": options.format, "check": partial(files.refuse_existing, options), "say": written.append}
+    missing = figures.write_figures(options.folders, options.out, options.data, **own)
     for run, result in results.items():
         print(f"{run}: {pages.run_line(result)}")
     print("\n".join(written))
@@ -118,6 +129,8 @@ def run_report(options: Namespace) -> int:
 
 
 def run_tables(options: Namespace) -> None:
+    if options.workers is None:
+        options.workers = nn.thread_count()
     for name in ("seeds", "workers"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name} is {getattr(options, name)}; expected 1 or more")

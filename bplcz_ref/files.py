@@ -325,3 +325,18 @@ def path(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
+
+
+def overwrite_option(c: argparse.ArgumentParser) -> None:
+    """--overwrite, of commands whose files can be made again."""
+    c.add_argument(
+        "--overwrite", action="store_true", help="replace files that are there; without it they are refused"
+    )
+
+
+def refuse_existing(options: argparse.Namespace, *paths: Path | None) -> None:
+    """ValueError for a file that is there already, unless --overwrite is given; data files have no such option."""
+    for there in filter(None, paths):
+        if there.is_file() and not getattr(options, "overwrite", False):
+            more = ", or add --overwrite" if hasattr(options, "overwrite") else ""
+            raise ValueError(f"{there} exists already: remove it, or name another place{more}")

@@ -66,9 +66,9 @@ class Settings(NamedTuple):
     momentum: Annotated[float, Row(paper.MOMENTUM, ..., schema.number(0, below=1), "SGD: momentum", "mu")]
     weight_decay: Annotated[float, Row(paper.WEIGHT_DECAY, ..., NOT_NEGATIVE, "SGD: weight decay, added to the"
                                        " gradient", "wd l2")]
-    batch: Annotated[int, Row(paper.BATCH, ..., COUNT, "samples of a step", "bs")]
-    augmentation: Annotated[str, Row("none", ..., ("none", "turns"), "turns: each training patch is flipped and"
-                                     " turned by quarters at random", "aug")]
+    batch: Annotated[int, Row(paper.BATCH, ..., COUNT, "batch size: the samples in each step of SGD", "bs")]
+    augmentation: Annotated[str, Row("none", ..., ("none", "turns"), "turns: each training patch is mirrored and"
+                                     " rotated by 0, 90, 180 or 270 degrees at random", "aug")]
     per_class: Annotated[int | None, Row(paper.TRAIN_PER_CLASS, 60, MANY, "training rows of each class; none, with"
                                          " --test-data: all rows")]
     test: Annotated[int | None, Row(paper.TEST, 1000, MANY, "test rows; none, with --test-data: all rows")]

@@ -108,7 +108,7 @@ def build(name: str, settings: Settings) -> model.Model:
     """The model of one row.
 
     >>> build("exvit", SMALL._replace(grid=8))
-    <exvit: ExViT of preset small, grid 8, L_cls>
+    <exvit: ExViT of preset small, reduced, grid 8, L_cls>
     >>> build("vgg", PAPER)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
       ...
@@ -136,13 +136,25 @@ def about(name: str, settings: Settings) -> str:
     >>> about("ebcnn-bplcz", SMALL)
     'ebcnn-bplcz: EB-CNN (BP-LCZ) of preset small, L_cls + 2 L_con (paper)'
     """
-    system = SYSTEMS[name]
+    system, found = SYSTEMS[name], {"system": name, "settings": settings._asdict()}
     sizes = ("width", "features", "grid", "reading", "published", "text_width", "text_layers", "text_heads")
-    own = [f"{key} {found}" for key, found in changed(settings).items() if key in sizes]
+    own = [f"{key} {value}" for key, value in changed(settings).items() if key in sizes]
     loss = "L_cls"
     if prompted(system, settings):
         loss += f" + {settings.beta:g} L_con ({settings.contrastive if system.msm else 'identity'})"
-    return f"{name}: {', '.join([f'{system.label} of preset {settings.preset}', *own, loss])}"
+    return f"{name}: {', '.join([f'{system.label} of preset {settings.preset}{reduced(found)}', *own, loss])}"
+
+
+def reduced(found: dict) -> str:
+    """What follows a system's name wherever it is shown, if its network is smaller than the published one.
+
+    found: a config or a result of a run, which have its system and settings. EB-CNN's size is not published.
+
+    >>> [reduced({"system": name, "settings": SMALL._asdict()}) for name in ("resnet50", "ebcnn")]
+    [', reduced', '']
+    """
+    sized = found["system"] in PUBLISHED or SYSTEMS[found["system"]].images == "exvit"
+    return ", reduced" if sized and not found["settings"]["published"] else ""
 
 
 def prompted(system: System, settings: Settings) -> bool:

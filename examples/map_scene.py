@@ -44,12 +44,18 @@ def main(run, path):
     found = mapped(run, sen1, sen2)
     middles = truth[SIZE // 2 :: STEP, SIZE // 2 :: STEP][: found.shape[0], : found.shape[1]]
     said = f"map: {100 * np.mean(found == middles):.0f} % of windows have the class at their middle"
-    figure, zones = Figure(figsize=(12, 4.6), layout="constrained"), truth[:: BLOCK * SIZE, :: BLOCK * SIZE]
-    for axes, values, title in zip(figure.subplots(1, 2), (zones, found), ("truth, SIMULATED", said), strict=True):
-        axes.imshow(values, ListedColormap(LCZ_COLOURS), vmin=-0.5, vmax=16.5)
-        axes.set(title=title, xticks=[], yticks=[])
+    figure, (H, W), zone = Figure(figsize=(12, 4.6), layout="constrained"), truth.shape, BLOCK * SIZE
+    # Both panels in pixels of the scene: a window's class is drawn around the window's middle.
+    panels = (("truth, SIMULATED", truth[::zone, ::zone], 0, zone), (said, found, (SIZE - STEP) / 2, STEP))
+    for axes, (title, values, first, cell) in zip(figure.subplots(1, 2), panels, strict=True):
+        rows, columns = np.multiply(values.shape, cell) + first
+        axes.imshow(
+            values, ListedColormap(LCZ_COLOURS), vmin=-0.5, vmax=16.5, extent=(first, columns, rows, first)
+        )
+        axes.set(title=title, xticks=[], yticks=[], xlim=(0, W), ylim=(H, 0))
         for (y, x), k in np.ndenumerate(values):  # colours alone do not tell every reader every class
-            axes.text(x, y, paper.CLASSES[k][0], fontsize=7, ha="center", va="center", path_effects=OUTLINE)
+            place = first + cell * (x + 0.5), first + cell * (y + 0.5)
+            axes.text(*place, paper.CLASSES[k][0], fontsize=7, ha="center", va="center", path_effects=OUTLINE)
     legend = [Patch(fc=LCZ_COLOURS[k], ec="0.3", label=" ".join(name)) for k, name in enumerate(paper.CLASSES)]
     figure.legend(handles=legend, loc="outside right center", frameon=False)
     figure.savefig(path, dpi=120)
@@ -57,4 +63,6 @@ def main(run, path):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: {__doc__}")
     main(*sys.argv[1:])

@@ -7,12 +7,12 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from small import copied
+from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import commands, files, systems
 from bplcz_ref.data import so2sat
-from bplcz_ref.training import tables
+from bplcz_ref.training import runs, tables
 
 SMALL = ("--epochs", 1, "--set", "per_class=1", "test=20", "batch=8")
 TRAIN = ["train", "--data", "x.h5", "--system", "ebcnn", "--out", "run"]
@@ -37,10 +37,17 @@ def run(runs):
 
 
 def test_every_command_has_a_help_with_an_example(capsys):
-    for command in command_line.COMMANDS:
-        assert hasattr(commands, f"run_{command.__name__}")
-        assert call(command.__name__, "--help") == 0
-        assert f"examples:\n  {CALLED} {command.__name__} " in capsys.readouterr().out
+    for command in (declare.__name__.rstrip("_") for declare in command_line.COMMANDS):
+        assert hasattr(commands, f"run_{command}")
+        assert call(command, "--help") == 0
+        assert f"examples:\n  {CALLED} {command} " in capsys.readouterr().out
+
+
+def test_the_help_of_the_tokenizer_has_examples_and_leaves_out_what_is_for_maintainers(capsys):
+    call("tokenizer", "--help")
+    assert "train" not in capsys.readouterr().out
+    call("tokenizer", "encode", "--help")
+    assert f'  {CALLED} tokenizer encode "a photo of a lake"\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -83,7 +90,8 @@ def test_no_data_file_is_written_over(run, small_file):
     before = small_file.read_bytes()
     assert call("simulate", small_file, "--per-class", 1) == 2
     assert call("subset", small_file, small_file, "--per-class", 1, "--test", 1) == 2
-    assert call("predict", run, "--data", small_file, "--out", small_file) == 2
+    for more in ((), ("--overwrite",)):
+        assert call("predict", run, "--data", small_file, "--out", small_file, *more) == 2
     assert small_file.read_bytes() == before
 
 
@@ -153,6 +161,10 @@ def test_evaluate_on_the_training_file_takes_its_test_part(run, small_file, tmp_
     (half / "metrics.json").unlink()
     assert call("evaluate", half, "--data", small_file) == 0
     assert "NOT complete: epoch 2 of 2" in capsys.readouterr().out
+    (tmp_path / "confusion.csv").touch()
+    assert call("evaluate", run, "--data", small_file, "--out", tmp_path) == 2
+    said = f"{tmp_path / 'confusion.csv'} exists already: remove it, or name another place, or add --overwrite"
+    assert said in capsys.readouterr().err
     before = (run / "confusion.csv").read_bytes()
     assert call("evaluate", run, "--data", small_file, "--out", run) == 2
     assert "is a run folder, with a confusion.csv of its own" in capsys.readouterr().err
@@ -164,7 +176,11 @@ def test_evaluate_takes_all_rows_of_another_file(run, tmp_path, capsys):
     assert call("simulate", other, "--per-class", 2, "--rows", 9, "--seed", 4) == 0
     assert call("evaluate", run, "--data", other) == 0
     text = capsys.readouterr().out
-    for words in ("ebcnn trained on SIMULATED data", "No sample of class ", "43 SIMULATED samples: all 43 rows"):
+    for words in (
+        "ebcnn trained on SIMULATED data",
+        "recall 0: none of the ",
+        "43 SIMULATED samples: all 43 rows",
+    ):
         assert words in text
 
 
@@ -193,6 +209,29 @@ def test_predict_writes_nothing_before_all_is_known(run, small_file, tmp_path, c
     assert not out.parent.exists()
 
 
+@pytest.mark.slow
+def test_weights_go_out_into_a_run_again_and_into_a_trace(run, small_file, tmp_path, capsys):
+    file, new, labels = tmp_path / "w.npz", tmp_path / "new", [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert call("export", run, file) == 0
+    assert call("export", run, file) == 2
+    assert "w.npz exists already" in capsys.readouterr().err
+    assert call("import", run, file, new) == 0
+    assert call("import", run, file, new) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    for folder, out in zip((run, new), labels, strict=True):
+        assert call("predict", folder, "--data", small_file, "--out", out) == 0
+    assert labels[0].read_bytes() == labels[1].read_bytes()
+    assert runs.load_checkpoint(new, systems.build("ebcnn", TINY), runs.read_config(new)).step == 0
+    batch, ours = tmp_path / "batch.npz", tmp_path / "ours.npz"
+    rng = np.random.default_rng(0)
+    np.savez(batch, x=rng.standard_normal((2, 32, 32, 18)), y=np.array([3, 5]))
+    for given in (file, run / "checkpoint.npz", run):
+        assert call("conform", "trace", given, batch, ours, "--overwrite", "--steps", 1) == 0
+        for theirs in (file, new, ours):
+            assert call("conform", "diff", ours, theirs) == 0
+    assert "AGREES" in capsys.readouterr().out
+
+
 # -------------------------------------------------------------------------------------------------- several runs
 
 
@@ -212,10 +251,11 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
     text = capsys.readouterr().out
     assert (tmp_path / "tables.md").read_text(encoding="utf-8") == text
     assert "about 2.0 days here" in text
+    monkeypatch.setenv("BPLCZ_THREADS", "7")
     assert (tmp_path / "tables.csv").read_text(encoding="utf-8").count("\n") == 3
     assert call(*command, "--vary", "contrastive=paper,none") == 0
     assert (asked["names"], asked["vary"]) == (["ebcnn-bplcz"], ("contrastive", ["paper", "none"]))
-    assert asked["given"] == {"contrastive": None}
+    assert (asked["given"], asked["workers"]) == ({"contrastive": None}, 7)
     assert "less ebcnn" in capsys.readouterr().out
     for option, value, message in (
         ("--seeds", "0", "--seeds is 0; expected 1 or more"),
@@ -279,12 +319,13 @@ def test_an_interrupted_run_says_how_it_goes_on(tmp_path, capsys, monkeypatch):
     assert line == f"{CALLED} train: interrupted before anything was kept; the same command begins again\n"
     run.mkdir()
     (run / "config.json").touch()
-    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/bplcz-ref", "train"])
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/bplcz-ref.exe", "train"])
     _, line = ending(command, KeyboardInterrupt, capsys, monkeypatch)
     assert line == f"bplcz-ref train: interrupted; `bplcz-ref train --resume '{run}'` goes on from the start\n"
     (run / "checkpoint.npz").touch()
+    monkeypatch.setattr(sys, "argv", ["/home/bplcz-ref/bplcz_ref/__main__.py", "train"])  # a clone's folder
     _, line = ending(["train", "--resume", run], KeyboardInterrupt, capsys, monkeypatch)
-    assert line.endswith("goes on from the last checkpoint\n")
+    assert line.endswith(f"`{CALLED} train --resume '{run}'` goes on from the last checkpoint\n")
 
 
 @pytest.mark.slow

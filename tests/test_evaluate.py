@@ -148,7 +148,7 @@ def test_evaluate_writes_its_result(whole, small_file, tmp_path, capsys):
     assert [each["support"] for each in found["classes"]] == C.sum(axis=1).tolist()
     printed = capsys.readouterr().out
     low, high = (f"{100 * value:.2f}" for value in found["kappa_95_bootstrap"])
-    assert f"kappa: {low} to {high} % in 95 % of bootstrap samples" in printed
+    assert f"kappa: 95 % bootstrap interval {low} to {high} %" in printed
 
 
 @pytest.mark.slow

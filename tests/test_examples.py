@@ -1,5 +1,7 @@
 """examples/map_scene.py: a map of the classes at the windows' places."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,3 +32,8 @@ def test_windows_are_where_they_should_be(whole, tmp_path, monkeypatch, capsys):
     example.main(whole, tmp_path / "scene.png")
     assert (tmp_path / "scene.png").read_bytes().startswith(b"\x89PNG")
     assert "% of windows have the class at their middle" in capsys.readouterr().out
+
+
+def test_without_arguments_the_usage_is_printed():
+    done = subprocess.run([sys.executable, EXAMPLES / "map_scene.py"], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("usage: python examples/map_scene.py RUN scene.png")

@@ -135,15 +135,15 @@ def test_the_title_and_the_note_by_hand():
     assert "EB-CNN\nOA 75.00 %, kappa 59.02 %, macro-F1 85.71 % on 200 test samples" in text
     assert "Of 50 errors, 60 % stay within" in text
     assert "49 % would if the errors of each class fell evenly on the 16 others" in text
-    text = words(plots.confusion(np.diag([0] * 16 + [5]), "EB-CNN", "given samples"))
-    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 given samples" in text
+    text = words(plots.confusion(np.diag([0] * 16 + [5]), "EB-CNN", "samples"))
+    assert "OA 100.00 %, kappa undefined %, macro-F1 100.00 % on 5 samples" in text
     assert "No errors." in text
 
 
 @pytest.mark.slow
 def test_simulated_is_said_only_of_simulated_data(runs, tmp_path):
     text = words(figures.confusion(runs[1]))
-    assert f"EB-CNN (BP-LCZ), {SIMULATED}\nOA" in text
+    assert f"EB-CNN (BP-LCZ), run seed-47, {SIMULATED}\nOA" in text
     assert f"OA {100 * files.read_json(runs[1] / 'metrics.json')['overall_accuracy']:.2f} %" in text
     real = copied(runs[0], tmp_path / "real", data={"simulated": False})
     assert "SIMULATED" not in words(figures.confusion(real))
@@ -183,6 +183,8 @@ def test_curves_are_the_log():
         "validation file",
     ]
     assert not figure.axes[5].axison  # the legend's place
+    assert figure.axes[5].get_legend().get_title().get_text() == "(c) to (e): only the runs with prompts"
+    assert [axes.get_title("left") for axes in figure.axes[:5]] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
     assert len(plots.curves([[row(1), row(2)]], ["a"]).axes) == 2  # without prompting
 
 
@@ -205,12 +207,12 @@ def test_curves_of_an_interrupted_run_and_of_none(runs, tmp_path):
 
 def test_runs_of_one_system_are_told_apart(runs, tmp_path):
     other, same = copied(runs[0], tmp_path / "other", seed=48), copied(runs[0], tmp_path / "same")
-    found = [runs[0], other, same]
-    assert figures.labels(found, [folders.read_config(run) for run in found]) == [
-        f"EB-CNN, seed 47, {runs[0]}, {SIMULATED}",
-        f"EB-CNN, seed 48, {SIMULATED}",
-        f"EB-CNN, seed 47, {same}, {SIMULATED}",
+    assert figures.labels([runs[0], other, same]) == [
+        f"EB-CNN, run {name}, {SIMULATED}" for name in ("seed-47", "other", "same")
     ]
+    reduced = copied(runs[0], tmp_path / "seed-47", system="resnet50")
+    name = f"{tmp_path.name}-seed-47"
+    assert figures.labels([runs[0], reduced])[1] == f"ResNet50, reduced, run {name}, {SIMULATED}"
 
 
 # ------------------------------------------------------------------------------------------------------- t-SNE
@@ -237,8 +239,8 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypa
             assert np.array_equal(scatter.get_offsets(), points[y == c])
             assert scatter.get_label() == "{}  {} ({})".format(*paper.CLASSES[c], np.sum(y == c))
     text = " ".join(words(figure).split())
-    assert f"(a) EB-CNN, {SIMULATED}" in text
-    assert f"(b) EB-CNN (BP-LCZ), {SIMULATED}" in text
+    assert f"(a) EB-CNN, run ebcnn-seed-47, {SIMULATED}" in text
+    assert f"(b) EB-CNN (BP-LCZ), run ebcnn-bplcz-seed-47, {SIMULATED}" in text
     assert f"{len(rows)} samples of the test part: 3 of each class, or all where there are fewer." in text
     assert "(a)" not in words(figures.tsne(runs[:1], small_file, per_class=3, seed=5))
     assert np.array_equal(seen[0][1], seen[2][1])  # the same picture again
@@ -272,7 +274,10 @@ def test_neighbours_against_a_loop():
 @pytest.mark.slow
 def test_no_title_of_tsne_covers_its_neighbour():
     """At the longest labels that there are."""
-    y, titles = np.arange(34) % 17, ["EB-CNN + BGP, no MSM, SIMULATED data, city split, 9 cities left out"] * 3
+    y, titles = (
+        np.arange(34) % 17,
+        ["EB-CNN + BGP, no MSM, run bgp, SIMULATED data, city split, 9 cities left out"] * 3,
+    )
     points = np.random.default_rng(0).standard_normal((3, 34, 2))
     figure = plots.tsne(list(points), y, titles, ["caption"] * 3, "note")
     figure.draw_without_rendering()
@@ -297,7 +302,6 @@ def test_a_letter_does_not_hide_the_only_sample_of_its_class():
             {"data": {"path": "b.h5", "labels": "0" * 64}},
             "was tested on b.h5, and .* is another file; figures show",
         ),
-        ({"system": "resnet50"}, "resnet50 takes all bands at once"),
         ({}, "another test part than"),
     ],
 )
@@ -321,11 +325,22 @@ def test_report_writes_all_figures(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert report(tmp_path, *runs, runs[0]) == 0  # a run named twice; the file from config.json
     printed = capsys.readouterr().out
-    names = ["confusion-ebcnn-bplcz.png", "confusion-ebcnn.png", "curves.png", "tsne.png"]
+    names = ["confusion-ebcnn-bplcz-seed-47.png", "confusion-ebcnn-seed-47.png", "curves.png", "tsne.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert all(str(tmp_path / name) in printed for name in names)
     assert printed.count("on 40 SIMULATED samples, random split") == 2
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
+    assert report(tmp_path, runs[0]) == 2
+    assert (
+        "curves.png exists already: remove it, or name another place, or add --overwrite"
+        in capsys.readouterr().err
+    )
+    assert (
+        report(tmp_path, runs[0], "--overwrite", "--format", "svg")
+        == report(tmp_path, runs[0], "--overwrite")
+        == 0
+    )
+    assert b"<svg" in (tmp_path / "curves.svg").read_bytes()
 
 
 @pytest.mark.slow
@@ -356,9 +371,15 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsy
     found = [copied(runs[0], tmp_path / f"run-{seed}", system="resnet50", seed=seed) for seed in (47, 48)]
     assert report(tmp_path, *found) == 0  # nothing failed
     *written, last = capsys.readouterr().out.splitlines()[-4:]
-    names = ["confusion-resnet50-seed-47.png", "confusion-resnet50-seed-48.png", "curves.png"]
-    assert written == [str(tmp_path / name) for name in names]
-    assert last == "no tsne.png: none of these systems fuses band groups by Eq. (9)"
+    assert written == [
+        str(tmp_path / name) for name in ("confusion-run-47.png", "confusion-run-48.png", "curves.png")
+    ]
+    said = "ResNet50, reduced, run run-47; ResNet50, reduced, run run-48"
+    assert last == f"not in tsne.png: {said} (no fused feature I of Eq. (9))"
+    with pytest.raises(ValueError, match="run-47; ResNet50, reduced, run run-48: no fused feature I"):
+        figures.tsne(found)
+    others = figures.tsne([runs[0], found[0]], per_class=3)
+    assert "Not shown, since they have no I: ResNet50, reduced, run run-47." in words(others)
 
 
 @pytest.mark.slow
@@ -366,7 +387,7 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsy
     ("module", "line", "drawn"),
     [
         ("matplotlib.figure", "figures need matplotlib", []),
-        ("sklearn.manifold", "no tsne.png: t-SNE needs scikit-learn", ["confusion-ebcnn.png", "curves.png"]),
+        ("sklearn.manifold", "no tsne.png: t-SNE needs scikit-learn", ["confusion-seed-47.png", "curves.png"]),
     ],
 )
 def test_what_to_install_is_said_and_the_rest_is_drawn(

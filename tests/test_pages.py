@@ -40,6 +40,15 @@ def test_tables_have_the_mean_over_seeds_beside_the_paper():
     assert "## Table III" not in pages.tables_markdown({"resnet50": [RESULT]}, 0.0)
 
 
+def test_a_network_below_its_published_size_is_called_reduced_everywhere():
+    small = RESULT | {"system": "resnet50", "last_epoch": PLAIN["last_epoch"]}
+    large = small | {"settings": systems.PAPER._asdict()}
+    assert "\n| ResNet50, reduced " in pages.tables_markdown({"resnet50": [small]}, 0.0)
+    assert "\n| resnet50, batch 2, reduced " in pages.variants_markdown({"resnet50, batch 2": [small]})
+    assert '\n"resnet50, reduced",resnet50,47,' in pages.tables_csv({"resnet50": [small]})
+    assert "reduced" not in pages.tables_markdown({"resnet50": [large], "ebcnn": [PLAIN]}, 0.0)
+
+
 def test_csv_has_a_line_per_run(table):
     rows = list(csv.DictReader(io.StringIO(pages.tables_csv(table[1]))))
     assert [row["system"] for row in rows] == NAMES
@@ -95,9 +104,10 @@ def test_a_difference_is_taken_seed_by_seed():
 
 def test_classes_that_were_never_found_are_named():
     C = np.diag([8] * 17)
-    assert "was found" not in pages.class_table(pages.evaluation(C))
+    assert "recall 0" not in pages.class_table(pages.evaluation(C))
     C[2], C[5], C[9] = np.roll(C[2], 1), 0, np.roll(C[9], 3)  # no sample of class 6 at all
-    assert "No sample of class 3, 10 was found." in pages.class_table(pages.evaluation(C))
+    missed = "recall 0: none of the 8 samples of class 3, 8 samples of class 10 was recognised"
+    assert missed in pages.class_table(pages.evaluation(C))
 
 
 def test_the_note_on_short_runs():

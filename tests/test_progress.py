@@ -1,6 +1,7 @@
 """training/progress.py: an epoch's averages from two batches by hand, and how lines reach a terminal or a pipe."""
 
 import io
+import multiprocessing
 import re
 import time
 
@@ -67,8 +68,10 @@ def test_what_people_read(monkeypatch):
         "epoch 1/9 L_cls 1.5000 L_con 0.4375 training accuracy 75.0 % validation 62.5 %"
     )
     monkeypatch.setattr(time, "perf_counter", lambda: 110.0)
-    line = progress.where(TINY._replace(epochs=3, batch=8), 10, (7, 100.0), 12, sums(BATCHES, LABELS))
-    assert line == "epoch 2/3  step 2/10  L 2.5000  4 samples/s  36 s left"  # 5 steps took 10 s, 18 are left
+    line = progress.where("runs/a", TINY._replace(epochs=3, batch=8), 10, (7, 100.0), 12, sums(BATCHES, LABELS))
+    assert (
+        line == "runs/a: epoch 2/3  step 2/10  L 2.5000  4 samples/s  36 s left"
+    )  # 5 steps took 10 s, 18 are left
 
 
 def reporter(monkeypatch, terminal, say=None):
@@ -81,8 +84,9 @@ def reporter(monkeypatch, terminal, say=None):
     return Reporter(out, say), out
 
 
-def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_it_is_a_line(monkeypatch):
-    for terminal in (True, False):
+def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_or_a_worker_it_is_a_line(monkeypatch):
+    for terminal, worker in ((True, None), (False, None), (True, "parent")):
+        monkeypatch.setattr(multiprocessing, "parent_process", lambda: worker)  # noqa: B023
         report, out = reporter(monkeypatch, terminal)
         report.step(lambda: "step 1")
         report.step(lambda: "step 2 " + 40 * "x")  # on a terminal it is cut: a broken line cannot be written over
@@ -91,7 +95,7 @@ def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_it_is_a_line(monkeyp
         report.line("epoch 1")
         report.end()
         renewed = f"{ERASE}step 1{ERASE}step 2 {12 * 'x'}{ERASE}epoch 1\n"
-        assert out.getvalue() == (renewed if terminal else f"step 1\nstep 2 {40 * 'x'}\nepoch 1\n")
+        assert out.getvalue() == (f"step 1\nstep 2 {40 * 'x'}\nepoch 1\n" if worker or not terminal else renewed)
 
 
 def test_a_function_takes_the_lines_alone(monkeypatch):

@@ -116,6 +116,14 @@ def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
 
 
 @pytest.mark.long
+def test_workers_give_the_same_runs_and_the_folders_may_be_without_seeds(table, small_file, tmp_path):
+    tables.tables(
+        small_file, tmp_path, NAMES, [47], TINY, workers=5, by_seed=False, say=quiet
+    )  # of which 2 are used
+    assert all(bits(tmp_path / name) == bits(table[0] / name / "seed-47") for name in NAMES)
+
+
+@pytest.mark.long
 def test_a_killed_worker_process_costs_a_second_start(table, small_file, tmp_path):
     def kill():
         wait_for(lambda: any(tmp_path.glob("*/*/config.json")))

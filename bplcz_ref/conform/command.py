@@ -5,10 +5,9 @@ The rest of the kit is imported when it is used. For maintainers: `regenerate` w
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from bplcz_ref import files, systems
+from bplcz_ref import files, program, systems
 
 DTYPES = ("float32", "float64")  # of a trace
 ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
@@ -21,10 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     def action(run, example=None):
         """The `add_argument` of a sub-command; one without an example is for maintainers, and is not listed."""
-        epilog = f"example:\n  python -m bplcz_ref conform {run.__name__} {example}".rstrip()
+        epilog = f"example:\n  {program('conform', run.__name__)} {example}".rstrip()
         listed = {"help": run.__doc__, "epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
         a = actions.add_parser(run.__name__, description=run.__doc__, **({} if example is None else listed))
         a.set_defaults(conform=run)
+        if run in (export, check, trace, diff):
+            files.overwrite_option(a)
         return a.add_argument
 
     path, seed, report_here = {"type": files.path}, {"type": int, "metavar": "N"}, "write the whole report here"
@@ -44,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action(regenerate)("folder", **path, metavar="DIR")
     action(report)("reports", **path, nargs="+", metavar="REPORT.json", help="its name heads its column")
     add = action(trace, "WEIGHTS BATCH.npz OURS.npz")
-    add("weights", **path, metavar="WEIGHTS", help=".npz, .h5 or .safetensors, public names")
+    add(
+        "weights",
+        **path,
+        metavar="WEIGHTS",
+        help="a run folder, or a .npz, .h5 or .safetensors file, public names",
+    )
     add("batch", **path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     add("out", **path, metavar="OUT.npz")
     add("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
@@ -56,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
     add = action(diff, "OURS.npz THEIRS.npz")
     add("ours", **path, metavar="OURS.npz", help="what `trace` wrote")
-    add("theirs", **path, metavar="THEIRS.npz", help="arrays under the same names, or a part")
+    add("theirs", **path, metavar="THEIRS.npz", help="arrays under the same names, or a part; or weights")
     add("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
     add("--json", **path, metavar="FILE", help=report_here)
 
@@ -67,8 +73,7 @@ def export(options: argparse.Namespace) -> None:
 
     if options.blind and not options.seed:
         raise ValueError("--blind needs --seed: everybody has the public answers")
-    if Path(options.file).exists():
-        raise ValueError(f"{options.file} is there already; give a new name")
+    files.refuse_existing(options, options.file)
     seed = options.seed or 0
     cases = exchange.load(seed)
     exchange.write(options.file, exchange.set_of(cases, seed, options.blind))
@@ -79,6 +84,7 @@ def check(options: argparse.Namespace) -> int:
     """grade a file of answers: exit 0 all pass, 1 something diverges, 2 incomplete"""
     from bplcz_ref.conform import exchange, verdict
 
+    files.refuse_existing(options, options.json)
     answers = exchange.read(options.file, options.seed)
     found = verdict.report(exchange.load(answers.seed), answers, str(options.file))
     print(found)
@@ -238,6 +244,7 @@ def trace(options: argparse.Namespace) -> None:
     """every symbol, layer and gradient of steps on your weights and batch, by name"""
     from bplcz_ref.conform import given
 
+    files.refuse_existing(options, options.out)
     found = given.from_files(
         options.weights, options.batch, options.system, systems.chosen(options.set), print,
         steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
@@ -247,9 +254,12 @@ def trace(options: argparse.Namespace) -> None:
 
 def diff(options: argparse.Namespace) -> int:
     """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
-    from bplcz_ref.conform import difference
+    from bplcz_ref.conform import difference, given
 
-    ours, theirs = map(files.read_npz, (options.ours, options.theirs))
+    files.refuse_existing(options, options.json)
+    ours, (theirs, _) = files.read_npz(options.ours), given.read_weights(options.theirs)
+    # weights under their own names are those before the first step
+    theirs = {f"step0.{name}" if f"step0.{name}" in ours else name: array for name, array in theirs.items()}
     found = difference.diff(ours, theirs, dtype=options.dtype)
     print(found)
     if options.json:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, schema
+from bplcz_ref import files, program, schema
 from bplcz_ref.conform.numbers import EPS, solved
 from bplcz_ref.conform.ops import OPS, Case
 
@@ -190,7 +190,7 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
     for id, outputs in own["answers"].items():
         names = [*cases[id].expect] if id in cases else []
         if not names:
-            defects.append(f"there is no case {brief(id)}; `conform explain` lists them")
+            defects.append(f"there is no case {brief(id)}; `{program('conform', 'explain')}` lists them")
         elif not isinstance(outputs, dict):
             defects.append(f"{id}: expected {{output: tensor}}, found {brief(outputs)}")
         else:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bplcz_ref import files, paper, prompts, systems, weights
 from bplcz_ref.conform.tracing import trace
+from bplcz_ref.training import evaluate, runs
 
 
 def from_files(
@@ -19,15 +20,25 @@ def from_files(
     **options: Any,
 ) -> dict[str, np.ndarray]:
     """`trace` of a system of systems.py with weights and a batch from files."""
-    arrays = weights.read_arrays(weights_file)
-    name = name or system_of(arrays, weights_file)
-    settings = settings_of(arrays, name, chosen)
+    arrays, config = read_weights(weights_file)
+    name = name or (config["system"] if config else system_of(arrays, weights_file))
+    settings = runs.settings_of(config)._replace(**chosen) if config else settings_of(arrays, name, chosen)
     network = systems.build(name, settings)
     params, state = weights.load(arrays, network, dtype="float64")
     x, y = read_batch(batch_file, name, settings)
-    say(f"{name}, {weights.count(params):,} parameters, {len(x)} patches")
+    reduced = systems.reduced({"system": name, "settings": settings._asdict()})
+    say(f"{name}{reduced}, {weights.count(params):,} parameters, {len(x)} patches")
     rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
     return trace(network, params, state, (x, y), **rule, **options)
+
+
+def read_weights(path: Path) -> tuple[dict, dict | None]:
+    """({public name: array}, config.json) of a run folder or its checkpoint.npz; other files have no config."""
+    run = path.parent if path.name == "checkpoint.npz" else path
+    if path.is_dir() or (run / "config.json").exists():
+        trained = evaluate.load(run)
+        return weights.named(trained.params) | weights.named(trained.state), trained.config
+    return {name: a for name, a in weights.read_arrays(path).items() if name not in weights.INPUT}, None
 
 
 # Parameters by which a system is told; the first that fits. EB-CNN with prompts is taken as the full method.

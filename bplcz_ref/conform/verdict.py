@@ -8,7 +8,6 @@ An operation that fails although all that it rests on passes is guilty; what all
 """
 
 import math
-import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import accumulate
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bplcz_ref import program
 from bplcz_ref.conform.exchange import VERSION, Answers, array, brief, load, tensor
 from bplcz_ref.conform.mistakes import LISTED, after, as_if, chosen, scales
 from bplcz_ref.conform.numbers import BITS, EPS, RANGES, apart, coarse, expected, largest, limit, reach, solved
@@ -392,9 +392,8 @@ def head(r: Report) -> str:
 
 def to_explain(r: Report, case: str) -> str:
     """The line to be run for a case; it runs as it stands."""
-    words = ["python", "-m", "bplcz_ref", "conform", "explain", case]
-    words += ["--answers", r.path] if r.path else ["--seed", str(r.answers.seed)] if r.answers.seed else []
-    return shlex.join(words)
+    words = ["--answers", r.path] if r.path else ["--seed", r.answers.seed] if r.answers.seed else []
+    return program("conform", "explain", case, *words)
 
 
 def _found(r, f):

@@ -1,9 +1,8 @@
 """Figs. 2 and 3 of the paper drawn from our own runs, and curves: confusion matrix, t-SNE, losses by epoch.
 
-`confusion`, `tsne` and `curves` read run folders and return a matplotlib Figure, whose savefig("fig2.pdf") writes
-any format; `write_figures` writes all that is possible as .png. They need matplotlib, t-SNE scikit-learn too: the
-extra [report]. A figure from simulated data says SIMULATED. The paper's own figures are not redrawn: their numbers
-were not published.
+`confusion`, `tsne` and `curves` read run folders and return a matplotlib Figure; `write_figures` writes all that
+is possible, as .png, .pdf or .svg. They need matplotlib, t-SNE scikit-learn too: the extra [report]. A figure from
+simulated data says SIMULATED. The paper's own figures are not redrawn: their numbers were not published.
 
 Index letters: N samples of a file, M of a test part, m of a figure; n d = the length of I.
 """
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bplcz_ref import files, paper, systems
+from bplcz_ref import files, paper, program, systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.report import plots
 from bplcz_ref.streams import stream
@@ -31,17 +30,24 @@ DPI = 200
 
 
 def write_figures(
-    folders: list, out: str | Path, data: str | Path | None = None, *, say: Callable = print
+    folders: list,
+    out: str | Path,
+    data: str | Path | None = None,
+    *,
+    ending: str = "png",
+    check: Callable | None = None,
+    say: Callable = print,
 ) -> list[str]:
     """Write every figure that the run folders allow into `out`; returns a line for each one that failed.
 
-    confusion-SYSTEM.png of each run, curves.png of all, tsne.png of those that fuse band groups. `data` is the
-    file that they were trained on; without it, the path in their config.json. `say` takes each path written, and a
-    line where t-SNE does not apply.
+    confusion-RUN.png of each run by its folder's name, curves.png of all, tsne.png of those that fuse band groups;
+    `ending` may be pdf or svg too. `data` is the file that they were trained on; without it, the path in their
+    config.json. `check` is given all paths before anything is drawn; `say` takes each path written, and a line for
+    what t-SNE leaves out.
     Errors: ValueError if a folder holds no run, for another file than the one that the runs were trained on, and
     for the root folder as `out`.
     """
-    folders, out = list(dict.fromkeys(map(Path, folders))), Path(out)
+    folders, out = list({Path(run).resolve(): Path(run) for run in folders}.values()), Path(out)
     configs = [runs.read_config(run) for run in folders]
     if data is not None:
         check_data(folders, configs, data)
@@ -49,31 +55,31 @@ def write_figures(
         plots.canvas(1, 1)
     except ValueError as error:
         return [str(error)]
-    files.make_folder(out)
-    numbers = map(str, range(1, len(folders) + 1))
-    names = distinct("-", [config["system"] for config in configs], seeds(configs, "-"), numbers)
     jobs: dict[str, Callable[[], Figure]] = {
-        f"confusion-{name}.png": partial(confusion, run) for name, run in zip(names, folders, strict=True)
+        f"confusion-{name}": partial(confusion, run) for name, run in zip(names(folders), folders, strict=True)
     }
-    jobs["curves.png"] = partial(curves, folders)
-    fusing = [run for run, config in zip(folders, configs, strict=True) if systems.fuses(config["system"])]
-    if fusing:
-        jobs["tsne.png"] = partial(tsne, fusing, data)
+    jobs["curves"] = partial(curves, folders)
+    without = without_I(folders)
+    if len(without) < len(folders):
+        jobs["tsne"] = partial(tsne, folders, data)
+    if check is not None:
+        check(*(out / f"{name}.{ending}" for name in jobs))
+    files.make_folder(out)
     missing = []
     for name, draw in jobs.items():
         try:
-            say(str(save(draw(), out / name)))
+            say(str(save(draw(), out / f"{name}.{ending}")))
         except ValueError as error:
-            missing.append(f"no {name}: {error}")
-    if not fusing:  # nothing failed
-        say("no tsne.png: none of these systems fuses band groups by Eq. (9)")
+            missing.append(f"no {name}.{ending}: {error}")
+    if without:  # nothing failed
+        say(f"not in tsne.{ending}: {'; '.join(without.values())} (no fused feature I of Eq. (9))")
     return missing
 
 
 def save(figure: "Figure", path: Path) -> Path:
-    """Write a Figure whole, as .png; returns the path."""
+    """Write a Figure whole, in the format of the path's ending; returns the path."""
     with files.whole(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=DPI)
     return path
 
 
@@ -82,7 +88,7 @@ def confusion(run: str | Path, C: np.ndarray | None = None, samples: str = "test
 
     Errors: ValueError without matplotlib, for a run that is not complete.
     """
-    (label,) = labels([run], [runs.read_config(run)])
+    (label,) = labels([run])
     return plots.confusion(runs.read_confusion(run) if C is None else C, label, samples)
 
 
@@ -95,27 +101,32 @@ def curves(folders: list) -> "Figure":
     for run, rows in zip(folders, logs, strict=True):
         if not rows:
             raise ValueError(f"{Path(run) / 'log.jsonl'} has no epoch yet: train the run further")
-    return plots.curves(logs, labels(folders, [runs.read_config(run) for run in folders]))
+    return plots.curves(logs, labels(folders))
 
 
 def tsne(
     folders: list, data: str | Path | None = None, *, per_class: int = PER_CLASS, seed: int = paper.SEED
 ) -> "Figure":
-    """Fig. 3: t-SNE of the fused feature I, Eq. (9), one panel per run.
+    """Fig. 3: t-SNE of the fused feature I, Eq. (9), one panel per run that has it; a note names the others.
 
     The samples, the same in each panel, are drawn at random from the test part of `data` (other reading of
     III-B: from all samples): `per_class` of each class, or all where a class has fewer; the legend has the
     numbers. I is in evaluation mode and not scaled. Euclidean distances, perplexity 30, from a start at the
     principal components, by scikit-learn.
     data: the file that the runs were tested on; default: the path in the first one's config.json.
-    Errors: ValueError without matplotlib or scikit-learn; for a run without I, of another file, or of another
-    test part than the first.
+    Errors: ValueError without matplotlib or scikit-learn; if no run has I; for a run of another file, or of
+    another test part than the first.
     """
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ValueError(f"t-SNE needs scikit-learn ({error}): {plots.EXTRA}") from None
+    called = dict(zip(folders, labels(folders), strict=True))
+    without = without_I(folders)
+    folders, left_out = [run for run in folders if run not in without], "; ".join(without.values())
+    if not folders:
+        raise ValueError(f"{left_out}: no fused feature I of Eq. (9)")
     configs = [runs.read_config(run) for run in folders]
     if data is None:
         data = runs.test_file(configs[0])["path"]
@@ -125,8 +136,6 @@ def tsne(
             )
     check_data(folders, configs, data)
     for run, config in zip(folders, configs, strict=True):
-        if not systems.fuses(config["system"]):
-            raise ValueError(f"{run}: {config['system']} takes all bands at once and has no feature I of Eq. (9)")
         if config["data"]["split"]["test_rows"] != configs[0]["data"]["split"]["test_rows"]:
             raise ValueError(
                 f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"
@@ -145,7 +154,9 @@ def tsne(
         f"t-SNE (perplexity {method.perplexity:.0f}, seed {seed}) of the fused feature I, Eq. (9){same}.\n"
         f"{len(y):,} samples of the test part: {per_class} of each class{fewer}."
     )
-    return plots.tsne(points, y, labels(folders, configs), [neighbours(I, y) for I in features], note)
+    if left_out:
+        note += "\n" + plots.wrapped(f"Not shown, since they have no I: {left_out}.", 90)
+    return plots.tsne(points, y, [called[run] for run in folders], [neighbours(I, y) for I in features], note)
 
 
 # ----------------------------------------------------------------------------------------------------- features
@@ -189,34 +200,37 @@ def check_data(folders: list, configs: list[dict], data: str | Path) -> None:
             if not runs.same_data(config, patches):
                 raise ValueError(
                     f"{run} was tested on {runs.test_file(config)['path']}, and {data} is another file; figures"
-                    " show a run's own test part. `evaluate` gives the accuracy on others"
+                    f" show a run's own test part. `{program('evaluate', run, '--data', data)}` gives the accuracy"
                 )
 
 
 # -------------------------------------------------------------------------------------------------------- names
 
 
-def labels(folders: list, configs: list[dict]) -> list[str]:
-    """What each run is called in a figure: its system in the paper's words, its seed or folder where needed."""
-    systems_ = [systems.SYSTEMS[config["system"]].label for config in configs]
-    names = distinct(", ", systems_, seeds(configs, " "), map(str, folders))
-    simulated = ["SIMULATED data, " * config["data"]["simulated"] for config in configs]
-    splits = map(runs.split_label, configs)
-    return [f"{name}, {data}{split}" for name, data, split in zip(names, simulated, splits, strict=True)]
+def names(folders: list) -> list[str]:
+    """The name of each run's folder, with as many folders above it as tell all apart.
 
-
-def seeds(configs: list[dict], space: str) -> list[str]:
-    """A word for the seed of each run."""
-    return [f"seed{space}{config['settings']['seed']}" for config in configs]
-
-
-def distinct(separator: str, names: list[str], *more) -> list[str]:
-    """`names`, followed by the words in each of `more` where two would still be the same.
-
-    >>> distinct(", ", ["EB-CNN", "EB-CNN", "ExViT"], ["seed 47", "seed 48", "seed 47"])
-    ['EB-CNN, seed 47', 'EB-CNN, seed 48', 'ExViT']
+    >>> names(["runs/mine"]), names(["runs/ebcnn/seed-47", "runs/ebcnn-bplcz/seed-47"])
+    (['mine'], ['ebcnn-seed-47', 'ebcnn-bplcz-seed-47'])
     """
-    for words in more:
-        pairs = zip(names, words, strict=True)
-        names = [f"{name}{separator}{word}" if names.count(name) > 1 else name for name, word in pairs]
-    return names
+    paths = [Path(run).resolve().parts[1:] for run in folders]
+    n = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len({*paths}))
+    return ["-".join(path[-n:]) for path in paths]
+
+
+def titles(folders: list) -> list[str]:
+    """The system of each run in the paper's words, and the run's name."""
+    found = zip(map(runs.read_config, folders), names(folders), strict=True)
+    return [f"{systems.SYSTEMS[c['system']].label}{systems.reduced(c)}, run {name}" for c, name in found]
+
+
+def labels(folders: list) -> list[str]:
+    """What each run is called in a figure: its title, and the data and split that its figures are of."""
+    found = zip(titles(folders), map(runs.read_config, folders), strict=True)
+    return [f"{t}, {'SIMULATED data, ' * c['data']['simulated']}{runs.split_label(c)}" for t, c in found]
+
+
+def without_I(folders: list) -> dict:
+    """{run: its title} of those whose networks take all bands at once, and have no fused feature I of Eq. (9)."""
+    found = zip(folders, titles(folders), strict=True)
+    return {run: title for run, title in found if not systems.fuses(runs.read_config(run)["system"])}

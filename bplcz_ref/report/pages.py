@@ -9,10 +9,18 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from bplcz_ref import metrics, nn, paper, settings, systems
+from bplcz_ref import metrics, nn, paper, program, settings, systems
 
 OURS = "EB-CNN's layers and 14 of the 17 descriptions are our reading of the paper (docs/readings.md)."
-FLOOR = "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)"
+BGP = (
+    "BGP: band group prompting, L_con beside L_cls. MSM: the multivariate supervised matrix W, 1 for\n"
+    "two samples of one class and 0 for others; without MSM, W is the identity matrix."
+)
+RANDOM = "(random): the paper drew training and test rows at random, from the same cities."
+FLOOR = (
+    "floor: the least L_con that the labels of the epoch's batches permit (docs/mathematics.md)\n"
+    "mean S, positive or negative: the mean similarity S, Eq. (3), over pairs of one class or of two classes"
+)
 MEASURES = dict(overall_accuracy="OA", average_accuracy="average accuracy", macro_f1="macro-F1", kappa="kappa")
 TABLED = ("overall_accuracy", "kappa", "macro_f1")  # the measures in a table or a title
 CSV_KEYS = (*MEASURES, "test_samples", "parameters", "training_seconds")
@@ -31,13 +39,14 @@ def measures(result: dict, names: Iterable[str] = MEASURES) -> str:
 
 
 def one_line(result: dict, kind: str) -> str:
-    """A result in one line; `kind` says which samples."""
-    return f"{measures(result)} on {result['samples']} {kind} samples"
+    """A result in one line; `kind` says which samples, such as "test samples"."""
+    return f"{measures(result)} on {result['samples']} {kind}"
 
 
 def run_line(result: dict) -> str:
     """The result of a run, by its metrics.json, in one line that names the split."""
-    return f"{one_line(result, 'SIMULATED' if result['data_simulated'] else 'test')}, {result['split']}"
+    kind = "SIMULATED samples" if result["data_simulated"] else "test samples"
+    return f"{one_line(result, kind)}, {result['split']}"
 
 
 def evaluation(C: np.ndarray) -> dict:  # (17, 17)
@@ -64,11 +73,12 @@ def class_table(found: dict) -> str:
         shares = (percent([each[key]], undefined="-") for key in ("precision", "recall", "f1"))
         rows.append((each["class"], each["name"], str(each["support"]), *shares))
     lines = columns(rows, left=(0, 1))
-    if missed := [each["class"] for each in found["classes"] if each["support"] and each["recall"] == 0]:
-        lines.append(f"No sample of class {', '.join(missed)} was found.")
+    if missed := [each for each in found["classes"] if each["support"] and each["recall"] == 0]:
+        none = [f"{n} sample{'s' * (n > 1)} of class {each['class']}" for each in missed if (n := each["support"])]
+        lines.append(f"recall 0: none of the {', '.join(none)} was recognised")
     if found["kappa_95_bootstrap"] is not None:
         low, high = (100 * value for value in found["kappa_95_bootstrap"])
-        lines.append(f"kappa: {low:.2f} to {high:.2f} % in 95 % of bootstrap samples of these rows.")
+        lines.append(f"kappa: 95 % bootstrap interval {low:.2f} to {high:.2f} %")
     return "\n".join(lines)
 
 
@@ -92,9 +102,9 @@ def ablation(results: list[dict], folders: list) -> str:
     ]
     for result in results:
         time = f"{result['training_seconds']:.0f} s"
-        table.append((*_stated(result["system"]), *_ours([result]), time, f"{result['parameters']:,}"))
-    blocks = ["\n".join([*title, OURS]), "\n".join(columns(table))]
-    if losses := _losses((_stated(result["system"])[0], [result]) for result in results):
+        table.append((*_stated(result), *_ours([result]), time, f"{result['parameters']:,}"))
+    blocks = ["\n".join([*title, OURS]), "\n".join([*columns(table), RANDOM, BGP])]
+    if losses := _losses((_stated(result)[0], [result]) for result in results):
         blocks.append("\n".join([*columns(losses), FLOOR]))
     blocks += [lagging(results), "\n  ".join(["Run folders:", *map(str, folders)])]
     return "\n\n".join(filter(None, blocks))
@@ -110,22 +120,23 @@ def tables_markdown(results: dict[str, list[dict]], paper_seconds: float) -> str
     tables["Not in the paper"] = tuple(name for name in found if found[name].stated is None)
     blocks, ours = [], "ours (SIMULATED) {}" if _simulated(every) else "ours {}"
     for title, names in tables.items():
-        if rows := [(_stated(name), results[name]) for name in names if name in results]:
+        if rows := [(_stated(results[name][0]), results[name]) for name in names if name in results]:
             blocks += [f"## {title}", _table(("system", "paper OA (random)", "paper kappa"), ours, rows)]
     prompted = [name for name in results if found[name].prompting]
     plain = {found[name].images: name for name in results if not found[name].prompting}
     pairs = [(plain[found[name].images], name) for name in prompted if found[name].images in plain]
-    blocks += _details(results, {name: found[name].label for name in results}, pairs)
+    blocks += _details(results, {name: _stated(results[name][0])[0] for name in results}, pairs)
     if _simulated(every):
         blocks.append("Ours is from SIMULATED data: it says that the systems run and learn, nothing about So2Sat.")
-    command = "python -m bplcz_ref tables --data training.h5 --preset paper --systems"
+    command = program("tables", "--data", "training.h5", "--preset", "paper", "--systems", *results)
     days = paper_seconds / 86400
     blocks += [
         f"Ours: {protocol(every[0])}, {every[0]['split']}. The paper's is a random split of training.h5.",
         OURS,
+        *[BGP] * ("ebcnn-bgp" in results),
         "The accuracies of Tables II and III can be reproduced only from the real 52 GB file, So2Sat LCZ42's\n"
         f"training.h5, in about {days:.1f} days here ({nn.thread_count()} cores; by the time of one step):",
-        f"    {command} {' '.join(results)} --seeds 1 --out runs/tables",
+        f"    {command} --seeds 1 --out runs/tables",
     ]
     return "\n\n".join(blocks)
 
@@ -134,8 +145,9 @@ def variants_markdown(results: dict[str, list[dict]]) -> str:
     """A table of variants from {row: metrics of each seed}; below it, each less the first one, seed by seed."""
     every = [result for of_seeds in results.values() for result in of_seeds]
     own, (first, *others) = "{} (SIMULATED)" if _simulated(every) else "{}", results
-    blocks = [_table(("row",), own, [((row,), of_seeds) for row, of_seeds in results.items()])]
-    blocks += _details(results, {row: row for row in results}, [(first, row) for row in others])
+    names = {row: row + systems.reduced(of_seeds[0]) for row, of_seeds in results.items()}
+    blocks = [_table(("row",), own, [((names[row],), of_seeds) for row, of_seeds in results.items()])]
+    blocks += _details(results, names, [(first, row) for row in others])
     if _simulated(every):
         blocks.append("From SIMULATED data: nothing here is about So2Sat.")
     return "\n\n".join([*blocks, f"The first row: {protocol(every[0])}, {every[0]['split']}."])
@@ -149,7 +161,7 @@ def tables_csv(results: dict[str, list[dict]]) -> str:
         for result in of_seeds:
             stated = systems.SYSTEMS[result["system"]].stated if row == result["system"] else None
             paper_ = [f"{value / 100:.4f}" for value in stated or ()] or ["", ""]  # a variant is not in the paper
-            cells = [f'"{row}"', result["system"], result["settings"]["seed"], *paper_]
+            cells = [f'"{row}{systems.reduced(result)}"', result["system"], result["settings"]["seed"], *paper_]
             cells += [*(result[key] for key in CSV_KEYS), f'"{result["split"]}"']
             lines.append((*map(str, cells), str(result["data_simulated"]).lower()))
     return "".join(",".join(line) + "\n" for line in lines)
@@ -290,10 +302,10 @@ def _ours(of_seeds):
     return [percent([result[name] for result in of_seeds]) for name in TABLED]
 
 
-def _stated(name):
-    """The label of a system, and the paper's OA and kappa in percent; for one of a user's own there are none."""
-    label, stated = systems.SYSTEMS[name][:2]
-    return label, *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
+def _stated(result):
+    """The label of a result's system, and the paper's OA and kappa in percent; there are none for a user's own."""
+    label, stated = systems.SYSTEMS[result["system"]][:2]
+    return label + systems.reduced(result), *([f"{value:.2f}" for value in stated or ()] or ["-", "-"])
 
 
 def floats(results: list[dict], name: str) -> np.ndarray:

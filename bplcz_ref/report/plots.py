@@ -7,6 +7,7 @@ Index letters: K = 17 classes, m samples of a t-SNE figure.
 """
 
 import itertools
+import string
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -50,7 +51,7 @@ PANELS = (
     ("accuracy in training, %", "training_accuracy", "validation_accuracy", "training part; validation file"),
     ("contrastive loss $L_{con}$, Eq. (6)", "L_con", "L_con_floor", "$L_{con}$; the floor of the epoch's batches"),
     ("mean entry of $S$, Eq. (3)", "S_positive", "S_negative", "pairs of one class; pairs of two classes"),
-    ("margin of $S$: one class less two", "margin", ""),
+    ("mean $S$ of pairs of one class\nminus mean $S$ of pairs of two classes", "margin", ""),
 )
 
 
@@ -139,8 +140,8 @@ def tsne(
         middles = np.array([np.median(xy[y == c], axis=0) for c in present])
         for c, middle in zip(present, apart(middles, 0.045 * np.ptp(xy)), strict=True):
             axes.annotate(IDS[c], middle, (0, 3), textcoords="offset points", ha="center", va="bottom", **letter)
-        title = f"({chr(ord('a') + k)}) {title}" if len(points) > 1 else title
-        axes.set_title(textwrap.fill(title, 42), fontsize=11)  # no wider than its panel
+        title = f"({string.ascii_lowercase[k]}) {title}" if len(points) > 1 else title
+        axes.set_title(wrapped(title, 42), fontsize=11)  # no wider than its panel
         axes.set_xlabel(caption, fontsize=9)
         axes.set(xticks=[], yticks=[])
         axes.set_aspect("equal", adjustable="datalim")
@@ -169,7 +170,7 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:  # (K, 2) -> (K, 2)
 def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
     """PANELS of the rows of each run's log.jsonl, as far as one of the runs has what is drawn in them."""
     shown = [panel for panel in PANELS if any(np.isfinite(column(rows, panel[1])).any() for rows in logs)]
-    lines = -(-len(shown) // 2)
+    lines, labels = -(-len(shown) // 2), [wrapped(label, 50) for label in labels]
     figure = canvas(9.4, 0.9 + 3.2 * lines)
     from matplotlib.lines import Line2D
 
@@ -177,8 +178,9 @@ def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
     solid: dict = {"linewidth": 1.4, "markersize": 3.5}
     dashed = solid | {"linestyle": "--", "linewidth": 1.1, "markerfacecolor": "white"}
     legend = {"fontsize": 9, "frameon": False}
-    for axes, (name, *entries, words) in zip(panels, shown, strict=False):
+    for letter, axes, (name, *entries, words) in zip(string.ascii_lowercase, panels, shown, strict=False):
         key = {}
+        axes.set_title(f"({letter})", loc="left", x=-0.12, fontsize=11)
         for k, (rows, label) in enumerate(zip(logs, labels, strict=True)):
             colour, marker = LINES[k % len(LINES)], MARKERS[k % len(MARKERS)]
             for entry, style, meaning in zip(entries, (solid, dashed), words.split("; "), strict=False):
@@ -199,9 +201,11 @@ def curves(logs: list[list[dict]], labels: list[str]) -> "Figure":
             axes.set(xlim=(0.5, 1.5), xticks=[1])
     figure.align_ylabels(panels)
     handles = panels[0].get_legend_handles_labels()
+    prompted = all(np.isfinite(column(rows, "L_con")).any() for rows in logs)
+    note = None if prompted else "(c) to (e): only the runs with prompts"
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-        axes.legend(*handles, loc="center", **legend)
+        axes.legend(*handles, loc="center", title=note, **legend)
     if len(shown) == len(panels):
         figure.legend(*handles, loc="outside upper center", ncols=min(2, len(logs)), **legend)
     return figure
@@ -217,6 +221,11 @@ def column(rows: list[dict], name: str) -> np.ndarray:  # -> (epochs,)
     if name == "margin":
         return column(rows, "S_positive") - column(rows, "S_negative")
     return pages.floats(rows, name) * (100 if name.endswith("accuracy") else 1)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of at most `width` characters, in which the name of a run stays whole."""
+    return textwrap.fill(text, width, break_on_hyphens=False)
 
 
 def canvas(width: float, height: float) -> "Figure":

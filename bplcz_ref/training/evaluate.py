@@ -203,7 +203,8 @@ def origin(run: str | Path, trained: Trained) -> str:
     on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]
     epochs, asked = len(runs.read_log(run)), trained.config["settings"]["epochs"]
     unfinished = "" if runs.complete(run) else f", NOT complete: epoch {epochs} of {asked}"
-    return f"{run}: {trained.config['system']} trained on {on}{unfinished}"
+    reduced = systems.reduced(trained.config)
+    return f"{run}: {trained.config['system']}{reduced}{',' * bool(reduced)} trained on {on}{unfinished}"
 
 
 def predict(

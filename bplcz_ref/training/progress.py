@@ -7,10 +7,12 @@ Index letters: B samples of a batch.
 """
 
 import functools
+import multiprocessing
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -108,15 +110,17 @@ def said(row: dict, epochs: int) -> str:
     return "  ".join(words)
 
 
-def where(settings: systems.Settings, steps: int, begun: tuple[int, float], step: int, sums: dict) -> str:
-    """Where an epoch is: step, mean L so far, samples per second and time left, both since the start.
+def where(
+    run: str | Path, settings: systems.Settings, steps: int, begun: tuple[int, float], step: int, sums: dict
+) -> str:
+    """Where a run's epoch is: step, mean L so far, samples per second and time left, both since the start.
 
     steps: of an epoch. begun: (step, time) of the start. step: the number of steps taken, of all epochs.
     """
     epoch, done = divmod(step - 1, steps)
     each = (time.perf_counter() - begun[1]) / (step - begun[0])
     return (
-        f"epoch {epoch + 1}/{settings.epochs}  step {done + 1}/{steps}  L {sums['L'] / sums['samples']:.4f}"
+        f"{run}: epoch {epoch + 1}/{settings.epochs}  step {done + 1}/{steps}  L {sums['L'] / sums['samples']:.4f}"
         f"  {settings.batch / each:.0f} samples/s  {duration(each * (settings.epochs * steps - step))} left"
     )
 
@@ -142,7 +146,8 @@ class Reporter:
     def __init__(self, stream: TextIO | None = None, say: Callable[[str], None] | None = None) -> None:
         self.stream = sys.stderr if stream is None else stream
         self.say = say
-        self.terminal = say is None and self.stream.isatty()
+        several = multiprocessing.parent_process() is not None  # they do not share a terminal's one line
+        self.terminal = say is None and self.stream.isatty() and not several
         self.wait = ON_A_TERMINAL if self.terminal else ELSEWHERE
         self.last, self.open = time.perf_counter(), False
 

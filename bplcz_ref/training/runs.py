@@ -137,7 +137,7 @@ def claim(run: Path, config: dict, resume: bool) -> dict | None:
         return None
     if not resume:
         raise ValueError(
-            f"{run} holds a run already: `{program()} train --resume {run}` goes on with it, or name another"
+            f"{run} holds a run already: `{program('train', '--resume', run)}` goes on with it, or name another"
         )
     there = read_config(run)
     old, new = counted(there), counted(config)
@@ -314,7 +314,7 @@ def read_metrics(run: str | Path) -> dict:
         epochs = config["settings"]["epochs"]  # which the identity may leave out
         if result["config"] != identity(config) or result["last_epoch"]["epoch"] != epochs:
             raise ValueError(
-                f"{path} {EDITED} it, or remove metrics.json and train with --resume, which evaluates the"
-                " checkpoint again"
+                f"{path} {EDITED} it, or remove metrics.json and call `{program('train', '--resume', run)}`,"
+                " which evaluates the checkpoint again"
             )
     return result

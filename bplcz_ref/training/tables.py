@@ -65,6 +65,7 @@ def tables(
     geo: str | Path | None = None,
     workers: int = 1,
     executor: Executor | None = None,
+    by_seed: bool = True,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, list[dict]]:
     """Train every system of `names` with every seed into out/SYSTEM/seed-N; {row: metrics of each seed}.
@@ -74,6 +75,7 @@ def tables(
     given, test_data, geo
              as in `train`
     workers  processes on this machine (1: this one alone); its cores are divided among them
+    by_seed  False: the folders are out/SYSTEM, for one seed
     executor any of concurrent.futures in the place of `workers`, such as on_dask's; its workers must see `data`
              and `out` under these paths
     say      takes lines of progress; the default prints them to stderr
@@ -82,8 +84,9 @@ def tables(
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # in a worker that imports the script
         sys.exit("each worker imports this script: put what it does under\nif __name__ == '__main__':")
     line = say or to_stderr
-    out, data = Path(os.path.realpath(out)), Path(os.path.realpath(data))  # a loop of links is an error below
-    test, geo_ = (None if path is None else os.path.realpath(path) for path in (test_data, geo))
+    place = os.path.realpath if executor else os.fspath  # workers elsewhere need whole paths
+    out, data = Path(place(out)), Path(place(data))
+    test, geo_ = (None if path is None else place(path) for path in (test_data, geo))
     kinds, jobs = variations(settings, vary), []
     with contextlib.ExitStack() as opened:
         patches = opened.enter_context(so2sat.open_file(data, geo=geo))
@@ -93,20 +96,23 @@ def tables(
         for seed, name, words in itertools.product(seeds, names, kinds):
             own = split.settle(patches, kinds[words], given, tested)._replace(seed=seed)
             training, _ = split.parts(patches, own, tested)  # a file that is too small is an error at once
-            row, run = f"{name}, {words}" if words else name, out / name / words.replace(" ", "=") / f"seed-{seed}"
+            row, run = f"{name}, {words}" if words else name, out / name / words.replace(" ", "=")
+            run = run / f"seed-{seed}" if by_seed else run
             others = test, geo_, tuple(register.imported)
             jobs.append(Job(row, str(run), str(data), name, own, len(training), *others))
     files.make_folder(out)
     left = [job for job in jobs if not runs.complete(job.run)]
+    workers = 1 if executor else max(1, min(workers, len(left)))
     line(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
-    if left:
-        line("timing a step of each system for an estimate")
-        timed = {job.row: job for job in left}  # one of each row
-        seconds = {row: run_seconds(job.system, job.settings, job.training) for row, job in timed.items()}
-        place = "on the executor, if it had one worker" if executor else f"on {workers} process(es)"
-        line(f"about {duration(sum(seconds[job.row] for job in left) / workers)} to come, {place}")
-    with processes(workers) if executor is None and workers > 1 else contextlib.nullcontext(executor) as pool:
-        results = run_all(jobs, pool, say)
+    with cores_shared_by(workers):
+        if left:
+            line("timing a step of each system for an estimate")
+            timed = {job.row: job for job in left}  # one of each row
+            seconds = {row: run_seconds(job.system, job.settings, job.training) for row, job in timed.items()}
+            where = "on the executor, if it had one worker" if executor else f"on {workers} process(es)"
+            line(f"about {duration(sum(seconds[job.row] for job in left) / workers)} to come, {where}")
+        with processes(workers) if workers > 1 else contextlib.nullcontext(executor) as pool:
+            results = run_all(jobs, pool, say)
     rows = dict.fromkeys(job.row for name in names for job in jobs if job.system == name)
     return {row: [results[job] for job in jobs if job.row == row] for row in rows}
 
@@ -126,16 +132,15 @@ def variations(settings: systems.Settings, vary: tuple[str, list] | None) -> dic
 
 
 def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
-    """One cell's training, in whatever process; returns its metrics. say: as in `train`, except in a worker."""
+    """One cell's training, in whatever process; returns its metrics. say: as in `train`."""
     if not Path(job.data).is_file():
         raise ValueError(
             f"worker {socket.gethostname()} cannot read {job.data}: every worker must see the data under this path"
         )
     for path in job.imports:
         register.import_file(path)
-    alone = multiprocessing.parent_process() is None  # a terminal's one line is not shared by several processes
     own = {"given": ("per_class", "test"), "test_data": job.test_data, "geo": job.geo}  # the sizes are settled
-    return train(job.run, job.data, job.system, job.settings, say=say if alone else to_stderr, **own)  # type: ignore
+    return train(job.run, job.data, job.system, job.settings, say=say, **own)  # type: ignore
 
 
 # ------------------------------------------------------------------------------------------ where the jobs run
@@ -155,7 +160,10 @@ def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None] |
             results[job] = outcome()
             how = "done"
         except BrokenProcessPool:
-            raise ValueError("a worker died, and the others with it: the same command goes on from here") from None
+            raise ValueError(
+                "a worker died, and the others with it: the same command goes on from here, with fewer --workers"
+                " if memory was short"
+            ) from None
         except Exception as error:
             failed.append(f"{job}: {error}")
             how = f"failed: {error}"
@@ -169,17 +177,16 @@ def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None] |
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[Executor]:
     """An executor of processes of this machine. An interruption ends them at once, which is safe at any moment."""
-    with cores_shared_by(workers):
-        # Spawned, not forked: each worker loads NumPy afresh, which then sees its share of the cores.
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=in_a_worker)
-        try:
-            yield pool
-        except BaseException:
-            for child in multiprocessing.active_children():
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    # Spawned, not forked: each worker loads NumPy afresh, which then sees its share of the cores.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=in_a_worker)
+    try:
+        yield pool
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def in_a_worker() -> None:

@@ -148,14 +148,31 @@ def resume(
     return train(run, system=config["system"], settings=settings, **own, **places)  # type: ignore[arg-type]
 
 
+def imported(run: str | Path, file: str | Path, out: str | Path) -> None:
+    """Write a new run folder `out`: the run's settings at step 0, with the weights of a file by weights.export.
+
+    It is evaluated as it is, or trained from there. Errors: ValueError for a file that does not fit the run, and
+    for a folder that holds a run.
+    """
+    trained, folder = weights.imported(evaluate.load(run), file), Path(out)
+    clip = {"clip_sen1": trained.statistics.clip_sen1}
+    config = trained.config | {"settings": trained.config["settings"] | clip}
+    own = {"velocity": None, "statistics": trained.statistics, "trained_on": trained.trained_on}
+    with files.alone(folder):
+        runs.claim(folder, config, resume=False)
+        at = Checkpoint(0, dict.fromkeys(SUMS, 0.0), trained.params, state=trained.state, **own)
+        runs.save_checkpoint(folder, config, at)
+        files.write_json(folder / "config.json", config)
+
+
 def beginning(config: dict, params: dict) -> str:
     """What is about to be trained, in a line: parameters, rows, split, cities left out."""
     sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
     noted = config["data"]["split"]
     cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
     return (
-        f"{config['system']}, {weights.count(params):,} parameters ({sizes}); {noted['training']:,} training and"
-        f" {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
+        f"{config['system']}{systems.reduced(config)}, {weights.count(params):,} parameters ({sizes});"
+        f" {noted['training']:,} training and {noted['test']:,} test rows, {runs.split_label(config)}{cities}"
     )
 
 
@@ -198,7 +215,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         batches = so2sat.chunks(order, settings.batch)
         for batch in batches[done:]:
             at = one_step(run, at, batch, watch)
-            report.step(functools.partial(progress.where, settings, steps, begun, at.step, at.sums))
+            report.step(functools.partial(progress.where, run.folder, settings, steps, begun, at.step, at.sums))
             if time.perf_counter() - saved > run.checkpoint_seconds and at.step % steps:
                 check_finite(at)
                 runs.save_checkpoint(run.folder, run.config, at)

@@ -58,7 +58,8 @@ def ours(request):
     found["resnet"] = network, params, state, rng.standard_normal((6, 32, 32, 18))
     made = {}
     for name, (network, params, state, x) in found.items():
-        params, state, x = bplcz.cast(params, dtype), bplcz.cast(state, dtype), x.astype(dtype)
+        cast = lambda flat: {n: a if a.dtype.kind in "iu" else a.astype(dtype) for n, a in flat.items()}
+        params, state, x = cast(params), cast(state), x.astype(dtype)
         trees = weights.nested(params), weights.nested(state)
         made[name] = conform.trace(network, *trees, (x, y), dtype=dtype, **bplcz.RULE), params | state, x
     return dtype, made
