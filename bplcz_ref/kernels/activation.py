@@ -4,7 +4,6 @@ This is the exact GELU, to the rounding of the dtype, not the common approximati
 0.0447 x^3))), which is wrong by up to 5e-4. The definitions are in nn.
 """
 
-from functools import partial
 
 import numpy as np
 from scipy.special import erf
@@ -85,6 +84,16 @@ def kernel(x, *, wanted, fill):
     return y.reshape(shape), back
 
 
-relu = on_tape("relu", _relu_kernel)
-gelu = partial(on_tape("gelu", kernel), fill=fill_gelu)
-quick_gelu = partial(on_tape("quick_gelu", kernel), fill=fill_quick_gelu)
+_relu, _gelu, _quick_gelu = on_tape("relu", _relu_kernel), on_tape("gelu", kernel), on_tape("quick_gelu", kernel)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return _relu(x)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return _gelu(x, fill=fill_gelu)
+
+
+def quick_gelu(x: np.ndarray) -> np.ndarray:
+    return _quick_gelu(x, fill=fill_quick_gelu)
