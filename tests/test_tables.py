@@ -115,6 +115,20 @@ def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
     assert dict(os.environ) == before
 
 
+def test_the_last_runs_share_the_cores_of_workers_that_have_none(small_file, tmp_path, monkeypatch):
+    threads = []
+
+    def run_all(jobs, pool, say):
+        threads.extend(job.threads for job in jobs)
+        return {job: {} for job in jobs}
+
+    monkeypatch.setattr(tables, "run_all", run_all)
+    monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
+    monkeypatch.setattr(nn, "thread_count", lambda: 4)
+    tables.tables(small_file, tmp_path, ["ebcnn"], range(47, 52), TINY, workers=3, say=quiet)
+    assert threads == [None, None, None, 2, 2]
+
+
 @pytest.mark.long
 def test_workers_give_the_same_runs_and_the_folders_may_be_without_seeds(table, small_file, tmp_path):
     tables.tables(

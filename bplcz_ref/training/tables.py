@@ -47,6 +47,7 @@ class Job(NamedTuple):
     test_data: str | None = None
     geo: str | None = None
     imports: tuple[str, ...] = ()  # files of a user that register parts
+    threads: int | None = None  # of its kernels; None: those of its process
 
     def __str__(self) -> str:
         return f"{self.row}, seed {self.settings.seed}"
@@ -103,6 +104,9 @@ def tables(
     files.make_folder(out)
     left = [job for job in jobs if not runs.complete(job.run)]
     workers = 1 if executor else max(1, min(workers, len(left)))
+    if workers > 1 and (last := len(left) % workers):  # the last runs share the cores of workers that have none
+        share = max(1, nn.thread_count() // last)
+        jobs = [job._replace(threads=share) if job in left[-last:] else job for job in jobs]
     line(f"{len(jobs)} runs in {out}, {len(jobs) - len(left)} complete already")
     with cores_shared_by(workers):
         if left:
@@ -137,6 +141,8 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
         raise ValueError(
             f"worker {socket.gethostname()} cannot read {job.data}: every worker must see the data under this path"
         )
+    if job.threads is not None:
+        os.environ["BPLCZ_THREADS"] = str(job.threads)
     for path in job.imports:
         register.import_file(path)
     own = {"given": ("per_class", "test"), "test_data": job.test_data, "geo": job.geo}  # the sizes are settled
