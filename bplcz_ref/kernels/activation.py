@@ -4,7 +4,6 @@ This is the exact GELU, to the rounding of the dtype, not the common approximati
 0.0447 x^3))), which is wrong by up to 5e-4. The definitions are in nn.
 """
 
-
 import numpy as np
 from scipy.special import erf
 
