@@ -48,9 +48,9 @@ ARGUMENTS = {  # case -> (function, arguments)
 
 
 def as_lists(x):
-    return (
-        [as_lists(part) for part in x] if isinstance(x, list) else x.tolist() if isinstance(x, np.ndarray) else x
-    )
+    if isinstance(x, list):
+        return [as_lists(part) for part in x]
+    return x.tolist() if isinstance(x, np.ndarray) else x
 
 
 def twin(case):
@@ -324,17 +324,11 @@ def test_groups_as_one_array_or_a_list_within_a_gradient():
         assert agree(slope, 0.25 * G)
 
 
-def test_bad_input_is_named_inside_a_gradient():
-    with pytest.raises(ValueError, match="T_i: found shape"):
-        grad(lambda x: anp.sum(equations.similarity(x, np.ones((2, 4)))[0]))(X)
-
-
 # ---------------------------------------------------------------- what the paper's loss is like
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_both_directions_are_equal_and_logits_bounded(seed):
-    rng = np.random.default_rng(seed)
+def test_both_directions_are_equal_and_logits_bounded():
+    rng = np.random.default_rng(0)
     y, sides = rng.integers(0, 4, 8), rng.normal(size=(7, 2, 8, 5))
     I, T = ({i: side[k] for i, side in enumerate(sides)} for k in (0, 1))
     T = {i: texts[y] for i, texts in T.items()}

@@ -54,23 +54,6 @@ def test_settings_and_rows_reach_the_loss(name):
     assert np.array_equal(trace["W"], W)
 
 
-@pytest.mark.slow
-def test_dropout_does_not_depend_on_the_number_of_threads(monkeypatch):
-    """Each branch draws from a stream of its own, so timing cannot change the masks."""
-    made, params, state = started("exvit-bplcz")
-    x = X.astype(np.float32)
-
-    def loss(seed):
-        return float(model.loss_and_gradients(made.loss, params, state, (x, Y), rng=stream(seed, "dropout"))[0])
-
-    values = set()
-    for threads in ("1", "2", "1", "2", "2"):
-        monkeypatch.setenv("BPLCZ_THREADS", threads)
-        values.add(loss(0))
-    assert len(values) == 1
-    assert loss(1) not in values
-
-
 SMALL_PARAMETERS = {
     "resnet50": 526865, "resnext50": 560209, "convnext": 599945, "densenet121": 190799, "exvit": 39142,
     "exvit-bplcz": 336708, "ebcnn": 542449, "ebcnn-bgp": 748465, "ebcnn-bplcz": 748465,
@@ -93,11 +76,6 @@ def test_a_model_says_what_it_is():
 
 
 # ---------------------------------------------------------------- settings
-
-
-def test_each_preset_is_valid():
-    for preset in systems.PRESETS.values():
-        systems.check(preset)
 
 
 @pytest.mark.parametrize(
