@@ -2,6 +2,8 @@
 
 import pytest
 
+from bplcz_ref import nn
+
 collect_ignore = ["twins.py"]  # no tests, and it needs PyTorch as it is imported
 
 try:
@@ -17,10 +19,11 @@ def pytest_ignore_collect(collection_path, config):
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """One thread for PyTorch: its sums then have one order, and a busy machine does not slow it down."""
+    """One thread for PyTorch and BLAS: sums then have one order, and a busy machine does not slow them down."""
     before = torch.get_num_threads() if torch else None
     if torch:
         torch.set_num_threads(1)
-    yield
+    with nn.one_blas_thread():
+        yield
     if torch:
         torch.set_num_threads(before)

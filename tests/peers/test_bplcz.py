@@ -1,9 +1,9 @@
 """BP-LCZ's whole training step beside PyTorch, for the three rows of Table III.
 
-The peer is written from the paper as a user of PyTorch would write it: torch.nn.Conv2d, BatchNorm2d and the tower
-of twins.py, the prompts of every sample as strings, each one encoded and padded to 77 tokens; both
-matrices S and S_hat; torch.nn.BCELoss of their sigmoid; torch.optim.SGD. Compared over three steps: loss, every
-gradient by name, running statistics, and how far every parameter has moved.
+The peer is written from the paper as a user of PyTorch would write it: the encoders of twins.py, the prompts of
+every sample as strings, each one encoded and padded to 77 tokens; both matrices S and S_hat; torch.nn.BCELoss of
+their sigmoid; torch.optim.SGD. Compared over three steps: loss, every gradient by name, running statistics, and
+how far every parameter has moved.
 """
 
 import numpy as np
@@ -17,7 +17,7 @@ tnn = torch.nn
 F = torch.nn.functional
 
 from networks import relative, worst  # noqa: E402
-from twins import Tower  # noqa: E402
+from twins import BandEncoder, Tower  # noqa: E402
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=12, text_layers=2, text_heads=3)
@@ -37,25 +37,6 @@ GROUPS = {
 
 CONVENTIONS = {"groups": GROUPS, "sar_first": True, "alpha": 0.25, "beta": 2.0, "reduction": "mean", "raw": False,
                "fused_unit": False, "shift": 0}  # fmt: skip
-
-
-class BandEncoder(tnn.Module):
-    """E_m of one group, EB-CNN: six 3 x 3 convolutions, pooled after the second and the fourth."""
-
-    def __init__(self, channels, width, features):
-        super().__init__()
-        for k, outputs in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width), 1):
-            self.add_module(f"conv{k}", tnn.Conv2d(channels, outputs, 3, padding=1, bias=False))
-            self.add_module(f"bn{k}", tnn.BatchNorm2d(outputs))
-            channels = outputs
-        self.proj = tnn.Linear(channels, features)
-
-    def forward(self, x):
-        for k in range(1, 7):
-            x = F.relu(self.get_submodule(f"bn{k}")(self.get_submodule(f"conv{k}")(x)))
-            if k in (2, 4):
-                x = F.max_pool2d(x, 2)
-        return self.proj(x.mean((2, 3)))
 
 
 class BPLCZ(tnn.Module):
