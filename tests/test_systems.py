@@ -54,6 +54,14 @@ def test_settings_and_rows_reach_the_loss(name):
     assert np.array_equal(trace["W"], W)
 
 
+def test_a_loss_of_cosines_is_given_the_bound_of_the_fused_logits():
+    """S / (n alpha) has the mean cosines, which the losses other than the paper's scale themselves."""
+    made, params, state = started("ebcnn-bplcz", TINY._replace(alpha=0.4, contrastive="infonce"), "float64")
+    _, trace = made.loss(params, state, (X, Y))
+    expected = variants.infonce(params["contrastive"], trace["S"], trace["S_hat"], trace["W"], 7 * 0.4)
+    assert np.isclose(trace["L_con"], expected.L_con, rtol=1e-12)
+
+
 SMALL_PARAMETERS = {
     "resnet50": 526865, "resnext50": 560209, "convnext": 599945, "densenet121": 190799, "exvit": 39142,
     "exvit-bplcz": 336708, "ebcnn": 542449, "ebcnn-bgp": 748465, "ebcnn-bplcz": 748465,
