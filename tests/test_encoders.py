@@ -145,7 +145,7 @@ def silent(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"exvit"}))
 def test_every_gradient_by_differences(name):
     """With dropout, the same masks each time."""
     network, x = SMALL[name]
