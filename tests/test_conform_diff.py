@@ -106,6 +106,7 @@ def test_prompts_of_every_sample_are_those_of_their_class():
     assert layouts.compare("grad.text.ln", o, g, limit, labels, True).agrees
 
 
+@pytest.mark.slow
 def test_a_layer_is_worked_out_again_from_their_input():
     """ConvNeXt: a bias, groups and another eps, which no operation of the kit has; and a wrong eps behind it."""
     network = model.classification(convnext.convnext(depths=(1,), widths=(4,)))

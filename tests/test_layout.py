@@ -52,8 +52,6 @@ def test_bad_files(tmp_path, plain):
     packed = (tmp_path / "chunk.h5").read_bytes()
     for name, data, message in (
         ("missing.h5", None, "no such file"),
-        ("../" + tmp_path.name, None, "is a folder"),
-        ("empty.h5", b"", r"empty \(0 bytes\)"),
         ("text.h5", b"sen1 sen2", r"it is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label\)"),
         ("packed.h5", gzip.compress(raw[:1000]), "is packed by gzip: unpack it first"),
         ("cut.h5", raw[: len(raw) // 2], "cut short"),
@@ -71,7 +69,6 @@ def test_bad_files(tmp_path, plain):
     ("change", "message"),
     [
         (lambda f: f.create_dataset("sen2", (20, 32, 32, 10), "f8"), "its values were never written"),
-        (lambda f: f.__setitem__("sen2", h5py.SoftLink("/none")), "no data set sen2"),
         (lambda f: f.__setitem__("sen2", h5py.ExternalLink("none.h5", "sen2")), "no data set sen2"),
         (lambda f: f.__setitem__("sen2", h5py.Empty("f8")), r"sen2 has shape \(\)"),
     ],

@@ -13,7 +13,8 @@ QUICK = ("exvit", "ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 ROWS = [
     *[(name, "paper") if name in QUICK else pytest.param(name, "paper", marks=pytest.mark.slow)
       for name in systems.SYSTEMS],
-    *[("ebcnn-bplcz", loss) for loss in variants.VARIANTS if loss not in ("paper", "identity")],
+    *[pytest.param("ebcnn-bplcz", loss, marks=pytest.mark.slow) for loss in variants.VARIANTS
+      if loss not in ("paper", "identity")],
 ]  # fmt: skip
 X, Y = np.random.default_rng(0).standard_normal((4, 32, 32, 18)), np.array([0, 3, 3, 16])
 
