@@ -23,16 +23,15 @@ def refused(path, message, **options):
         pass
 
 
-@pytest.mark.parametrize("storage", ["f8", "f4", ">f8", "gzip", "userblock", "external link"])
+@pytest.mark.parametrize("storage", ["f4", ">f8", "gzip", "external link"])
 def test_rows_come_in_the_order_asked_for(storage, tmp_path):
-    path, other = tmp_path / "x.h5", tmp_path / "y.h5"
+    path = tmp_path / "x.h5"
     options = {"compression": "gzip", "chunks": True} if storage == "gzip" else {}
     data = make(path, rows=40, dtype=storage if storage in ("f4", ">f8") else "f8", **options)
-    if storage in ("userblock", "external link"):
-        with h5py.File(path) as a, h5py.File(other, "w", userblock_size=1024) as b:
-            for name in a:
-                b[name] = a[name][:] if storage == "userblock" else h5py.ExternalLink("x.h5", name)
-        path = other
+    if storage == "external link":
+        with h5py.File(path := tmp_path / "y.h5", "w") as file:
+            for name in data:
+                file[name] = h5py.ExternalLink("x.h5", name)
     stored = np.float32 if storage == "f4" else np.float64
     indices = [30, 2, 2, 39, 0, 17, 30, 16, 18], range(39, -1, -1), []  # the second is longer than a slice
     with so2sat.open_file(path) as patches:

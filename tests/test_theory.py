@@ -225,17 +225,11 @@ def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
     batches += [np.arange(size) % 16 for size in (16, 33, 48)]
     for y in batches:
         share = np.unique(y, return_counts=True)[1] / len(y)
-        optimal = theory.collapse_is_optimal(y, R)
-        met.append(optimal)
-        floor = theory.batch_floor(y, R)
-        if optimal:
-            assert floor.attained == pytest.approx(collapse(y, True), abs=1e-12)
-        else:
-            assert floor.attained < collapse(y, True) - 1e-7
-        if max(share) <= threshold:
-            assert optimal
-        if sum(share > threshold) >= 2:
-            assert not optimal
+        met.append(optimal := theory.collapse_is_optimal(y, R))
+        above = collapse(y, True) - theory.batch_floor(y, R).attained
+        assert abs(above) < 1e-12 if optimal else above > 1e-7
+        assert optimal or max(share) > threshold
+        assert not optimal or sum(share > threshold) < 2
     assert 3 < sum(met) < len(met) - 3
 
 

@@ -7,21 +7,20 @@ import pytest
 from bplcz_ref import prompts, tokenizer, vocabulary
 from bplcz_ref.tokenizer import Tokenizer
 
+BY_HAND = [
+    # l o w</w> x2, l o w e r</w>, n e w e r</w>. Counts: (l, o) 3; (o, w</w>) 2; (e, r</w>) 2; (w, e) 2; the
+    # rest 1. After lo: (lo, w</w>) 2, (e, r</w>) 2 and (w, e) 2, of which "e" comes first; then (w, er</w>) 2
+    # and (lo, w</w>) 2, of which "lo" comes first.
+    ("low low lower newer", 99, "l o 3, e r</w> 2, lo w</w> 2, w er</w> 2"),
+    ("low low lower newer", 2, "l o 3, e r</w> 2"),
+    ("aaaab", 9, "a a 3"),  # at three positions; merged as aa aa, then (aa, aa) occurs only once
+    ("aaaab aaaab", 9, "a a 6, aa aa 2, aaaa b</w> 2"),
+    ("abcdefg", 9, ""),  # nothing occurs twice
+    ("", 9, ""),
+]
 
-@pytest.mark.parametrize(
-    ("text", "merges", "expected"),
-    [
-        # l o w</w> x2, l o w e r</w>, n e w e r</w>. Counts: (l, o) 3; (o, w</w>) 2; (e, r</w>) 2; (w, e) 2; the
-        # rest 1. After lo: (lo, w</w>) 2, (e, r</w>) 2 and (w, e) 2, of which "e" comes first; then (w, er</w>) 2
-        # and (lo, w</w>) 2, of which "lo" comes first.
-        ("low low lower newer", 99, "l o 3, e r</w> 2, lo w</w> 2, w er</w> 2"),
-        ("low low lower newer", 2, "l o 3, e r</w> 2"),
-        ("aaaab", 9, "a a 3"),  # at three positions; merged as aa aa, then (aa, aa) occurs only once
-        ("aaaab aaaab", 9, "a a 6, aa aa 2, aaaa b</w> 2"),
-        ("abcdefg", 9, ""),  # nothing occurs twice
-        ("", 9, ""),
-    ],
-)
+
+@pytest.mark.parametrize(("text", "merges", "expected"), BY_HAND)
 def test_training_by_hand(text, merges, expected):
     learned = vocabulary.train(text, merges)
     assert ", ".join(f"{first} {second} {count}" for (first, second), count in learned.items()) == expected
