@@ -301,42 +301,25 @@ def tf32(name):
     return run
 
 
+def short(x):
+    """x in 11 bits; its gradient passes."""
+    mantissa, exponent = torch.frexp(x.detach())
+    return x + (torch.ldexp(torch.round(mantissa * 2.0**11), exponent - 11).to(x.dtype) - x.detach())
+
+
 class ShortProducts(torch.overrides.TorchFunctionMode):
     """In it, the factors of matrix products have 11 bits, as in TF32."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        name = getattr(function, "__name__", "")
-        if name in ("matmul", "__matmul__", "linear", "conv2d"):
-            x, w = (low(a, 11) for a in args[:2])
-            y = function(x, w, *args[2:], **(kwargs or {}))
-            return low(y, 11, False, True)
-        return function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") not in ("matmul", "__matmul__", "linear", "conv2d"):
+            return function(*args, **(kwargs or {}))
+        y = function(*map(short, args[:2]), *args[2:], **(kwargs or {}))
+        if y.requires_grad:
+            y.register_hook(short)
+        return y
 
 
 PRODUCTS = [(op, {op: tf32(op)}) for op in ("linear", "conv2d", "similarity")]
-
-
-class Coarse(torch.autograd.Function):
-    """Rounded to some bits, forward, backward, or both."""
-
-    @staticmethod
-    def forward(ctx, x, bits, forward, backward):
-        ctx.bits = bits if backward else 0
-        return rounded(x, bits) if forward else x.clone()
-
-    @staticmethod
-    def backward(ctx, g):
-        return rounded(g, ctx.bits) if ctx.bits else g, None, None, None
-
-
-def rounded(x, bits):
-    mantissa, exponent = torch.frexp(x)
-    return torch.ldexp(torch.round(mantissa * 2.0**bits), exponent - bits).to(x.dtype)
-
-
-def low(x, bits, forward=True, backward=False):
-    floating = isinstance(x, torch.Tensor) and x.is_floating_point()
-    return Coarse.apply(x, bits, forward, backward) if floating else x
 
 
 # ---------------------------------------------------------------- mistakes
