@@ -8,10 +8,17 @@ from so2sat_files import make
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import tables
 
+SLOW = ("6-exercises.md", "5-dynamics.md", "4-what-l-con-wants.md", "conformance.md", "trace.md")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """`-m "not slow"` leaves out comparisons with other libraries, whose import alone takes seconds."""
+    return True if collection_path.name == "peers" and config.option.markexpr == "not slow" else None
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.name in ("guide.md", "6-exercises.md"):  # doctests of seconds, in files without a place for a mark
+        if item.name in ("guide.md", *SLOW):  # doctests of about a second, in files without a place for a mark
             item.add_marker(pytest.mark.long if item.name == "guide.md" else pytest.mark.slow)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)

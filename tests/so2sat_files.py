@@ -37,3 +37,11 @@ def replacing(key, f):
 
 def swap(data):
     data["sen1"], data["sen2"] = data["sen2"], data["sen1"]
+
+
+def part(path, source, rows=slice(None), dtype=None, names=("sen1", "sen2", "label")):
+    """Some rows of a file as a file of its own."""
+    with h5py.File(source) as whole, h5py.File(path, "w") as file:
+        for name in names:
+            file[name] = whole[name][rows].astype(dtype or whole[name].dtype)
+    return path

@@ -6,8 +6,6 @@ The checker is tested with wrong code: a verdict that could not fail would be wo
 import json
 import re
 import shlex
-import subprocess
-import sys
 
 import autograd.numpy as anp
 import numpy as np
@@ -94,14 +92,10 @@ def test_the_self_test_finds_locates_and_names_every_listed_mistake(capsys):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("broken", ["allowed", "names"])
-def test_a_self_test_of_a_blind_kit_fails(broken, capsys, monkeypatch):
-    """Were what is allowed too wide, or were no name ever found, the self-test would have to say so."""
-    if broken == "allowed":
-        wide = lambda case: {o: (x, a and 1e9 * a) for o, (x, a) in case.expect.items()}
-        monkeypatch.setattr(exchange, "load", lambda seed=0: [c._replace(expect=wide(c)) for c in CASES])
-    else:
-        monkeypatch.setattr(verdict, "fits", lambda *arguments: False)
+def test_a_self_test_of_a_blind_kit_fails(capsys, monkeypatch):
+    """Were what is allowed too wide, the self-test would have to say so."""
+    wide = lambda case: {o: (x, a and 1e9 * a) for o, (x, a) in case.expect.items()}
+    monkeypatch.setattr(exchange, "load", lambda seed=0: [c._replace(expect=wide(c)) for c in CASES])
     code, text = run(capsys, "selftest")
     assert (code, "THE SELF-TEST FAILS" in text) == (1, True)
 
@@ -130,7 +124,6 @@ def test_two_mistakes_at_once_are_located_and_named_and_what_rests_on_them_is_bl
 
 UNKNOWN = {
     "all outputs by 0.01 %": {"L": lambda x: x * 1.0001, "grad.S": lambda x: x * 1.0001},
-    "a clamp of one gradient": {"grad.S": lambda x: np.clip(x, -0.02, 0.02)},
     "a little more than is allowed": {"L": lambda x: x * (1 + 3e-6)},
     "a number that is short by chance": {"L": lambda x: x if x < 100 else x * 0 + 128},
     "noise": {"L": lambda x: x * 1.01 + 0.003, "grad.S": lambda x: x * 0.99},
@@ -147,20 +140,17 @@ def test_no_name_that_is_not_true(what):
     assert "no known mistake gives all its answers" in str(r)
 
 
+short = lambda x: numbers.coarse(x, "bfloat16")
 RULES = {
     "alpha 0.25, as in the paper": ("fuse", lambda S_groups, alpha: 0.25 * S_groups.sum(0)),
     "bias 0": ("linear", lambda x, weight, bias: x @ weight.T),
-    "weight reversed along its third axis": (
-        "conv2d",
-        lambda weight, **i: nn.conv2d.definition(weight=weight[:, :, ::-1], **i),
-    ),
     "y and y_hat exchanged": ("metrics", lambda y, y_hat, K: OPS["metrics"].run(y_hat, y, K)),
+    "weight reversed along its third axis": (
+        "conv2d", lambda weight, **i: nn.conv2d.definition(weight=weight[:, :, ::-1], **i)),
     "S_i and S_hat_i rounded to bfloat16": (
-        "similarity",
-        lambda I_i, T_i: tuple(numbers.coarse(S, "bfloat16") for S in equations.similarity(I_i, T_i)),
-    ),
+        "similarity", lambda I_i, T_i: tuple(map(short, equations.similarity(I_i, T_i)))),
     "L divided by axis 1 of S": ("bce", lambda S, W: np.logaddexp(0, S - 2 * W * S).mean() / S.shape[1]),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -168,24 +158,6 @@ def test_mistakes_by_rule_are_named(name):
     op, function = RULES[name]
     (finding,) = conform.check({op: function}, dtype="float64").findings
     assert finding.names == (name,)
-
-
-HOLLOW = {  # what the right array becomes without computation
-    "zeros": lambda a, inputs: np.zeros_like(a),
-    "an input": lambda a, inputs: next((x for x in inputs if np.shape(x) == np.shape(a)), np.zeros_like(a)),
-    "in reverse": lambda a, inputs: a.ravel()[::-1].reshape(a.shape),
-}
-
-
-@pytest.mark.parametrize("way", HOLLOW)
-def test_answers_without_computation_fail_in_every_operation(way, right, monkeypatch):
-    monkeypatch.setattr(verdict, "explanations", lambda *arguments: [])  # names take time, and have other tests
-    made = lambda id, a: HOLLOW[way](a, PUBLIC[id].inputs.values()) if isinstance(a, np.ndarray) else a
-    given = {id: {o: made(id, x) for o, x in out.items()} for id, out in right.items()}
-    differs = lambda id: any(numbers.apart(x, right[id][o]) for o, x in given[id].items())
-    changed = {PUBLIC[id].op for id in given if differs(id)}
-    assert {g.case.op for g in report(given).of("fail")} == changed
-    assert len(changed) > 20
 
 
 # ---------------------------------------------------------------- dtypes
@@ -208,23 +180,6 @@ def test_a_coarse_dtype_is_no_mistake_and_no_proof(right):
     r = report(right, "float16", own)
     assert "float16 has not the range for" in str(r)
     assert "similarity/between" in {g.case.id for g in r.of("cannot be asked")}
-
-
-def test_answers_that_can_prove_nothing_do_not_pass():
-    for way in (LISTED["gelu"]["tanh approximation"], OPS["gelu"].run):
-        r = report(answered(of("gelu"), gelu=way), "bfloat16", [PUBLIC["gelu/small"], PUBLIC["gelu/ordinary"]])
-        assert r.of("cannot discriminate")
-        assert not r.of("fail")
-
-
-@pytest.mark.long
-def test_pools_in_bfloat16_are_not_called_a_mistake():
-    """Rounding makes no ties: values that are equal after it have no gradient asked for."""
-    coarse = lambda x: numbers.coarse(x, "bfloat16") if is_float(x) else x
-    for seed in range(4):
-        own = [case for case in exchange.load(seed) if case.op in ("max_pool2d", "predict")]
-        given = answered([c._replace(inputs={n: coarse(x) for n, x in c.inputs.items()}) for c in own])
-        assert not report(given, "bfloat16", own, seed=seed).findings
 
 
 # ---------------------------------------------------------------- what is declared
@@ -300,11 +255,8 @@ ANSWERS = """
     bce/ordinary     [1]                                      2  bce/ordinary: expected {output: tensor}
     bce/ordinary     {"L": 0.77}                              2  bce/ordinary: L: expected {"shape"
     bce/ordinary     {"L": {"shape": [5, 6], "data": [1]}}    2  means 30 entries, found 1
-    bce/ordinary     {"L": {"shape": [1], "data": [[0.7]]}}   2  entry 0 is [0.7], expected a number
     bce/ordinary     {"L": {"shape": [], "data": [null]}}     2  entry 0 is None, expected a number
-    bce/ordinary     {"L": {"shape": 1, "data": [1]}}         2  shape is 1, expected a list of whole numbers
     bce/ordinary     {"L": {"shape": [], "data": ["NaN"]}}    1  L of bce/ordinary is nan, expected 0.8
-    bce/ordinary     {"L": {"shape": [], "data": ["0.77"]}}   1  L of bce/ordinary is '0.77', expected 0.8
     bce/ordinary     {"L": {"shape": [1], "data": [0.7]}}     1  is of shape [1], expected of shape []
     prompt/1-RGB     {"text": {"shape": [], "data": [1]}}     1  text of prompt/1-RGB is 1, expected 'a photo of a
     tokenize/words   {"refused": {"shape": [], "data": [1]}}  1  ids of tokenize/words is 'refused', expected [
@@ -357,12 +309,10 @@ KERNELS = {name: getattr(nn, name) for name in ("linear", "conv2d", "layer_norm"
 KERNELS |= {"max_pool2d": lambda x: nn.max_pool2d(x, 2)}
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(6, marks=pytest.mark.slow)])
-def test_the_packages_fast_kernels_pass(seed):
-    r = conform.check({op: o.run for op, o in OPS.items()} | KERNELS, gradients=reverse, seed=seed)
+def test_the_packages_fast_kernels_pass():
+    r = conform.check({op: o.run for op, o in OPS.items()} | KERNELS, gradients=reverse)
     assert r.exit_code == 0, str(r)
     assert not r.of("not run")
-    assert (", seed 6)" in str(r)) == (seed == 6)
 
 
 def test_functions_that_raise_or_answer_oddly_are_findings():
@@ -397,15 +347,13 @@ def test_functions_that_raise_or_answer_oddly_are_findings():
 # ---------------------------------------------------------------- the commands
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(5, marks=pytest.mark.slow)])
-def test_the_line_that_a_report_prints_runs_as_it_stands(seed, tmp_path, capsys):
+def test_the_line_that_a_report_prints_runs_as_it_stands(tmp_path, capsys):
     folder = tmp_path / ("a folder with a long name, $and 'quotes' " * 5)
     folder.mkdir()
-    own = [case for case in exchange.load(seed) if case.op == "bce"]
-    (folder / "answers.json").write_text(as_json(answered(own, bce=SUM), seed))
+    (folder / "answers.json").write_text(as_json(answered(of("bce"), bce=SUM)))
     code, text = run(capsys, "check", folder / "answers.json")
     assert code == 1
-    for printed in (text, str(conform.check({"bce": lambda S, W: equations.bce(S, W) * S.size}, seed=seed))):
+    for printed in (text, str(conform.check({"bce": lambda S, W: equations.bce(S, W) * S.size}))):
         (line,) = [line.strip() for line in printed.split("\n") if " conform explain " in line]
         words = shlex.split(line)
         assert words[:5] == ["python", "-m", "bplcz_ref", "conform", "explain"]
@@ -414,8 +362,6 @@ def test_the_line_that_a_report_prints_runs_as_it_stands(seed, tmp_path, capsys)
         if printed is text:
             assert "DIFFERS: error" in said
             assert "this answer alone equals: sum for mean" in said
-        else:
-            assert ("--seed 5" in line) == (seed == 5)
 
 
 @pytest.mark.slow
@@ -437,6 +383,8 @@ def test_export_check_and_a_blind_seed(tmp_path, capsys):
     assert text.startswith(f"PASS: {len(CASES)} of {len(CASES)} cases pass (float32, kit {VERSION}, seed 5)")
     code, text = run(capsys, "check", file("a"), "--seed", 6)
     assert (code, "answers of seed 5; expected those of seed 6" in text) == (2, True)
+    wrong = conform.check({"bce": lambda S, W: equations.bce(S, W) * S.size}, seed=5)
+    assert re.search(" conform explain bce/.* --seed 5", str(wrong))
 
 
 def test_explain_shows_every_case_and_the_answer_beside_it(right, path, capsys):
@@ -470,23 +418,3 @@ def test_a_report_side_by_side(path, tmp_path, capsys):
     names[1].write_text(json.dumps(json.loads(names[0].read_text()) | {"kit": "2.0.0"}))
     with pytest.raises(ValueError, match="different kits cannot be compared"):
         scoreboard.read(list(names))
-
-
-def test_help_has_examples_and_leaves_out_what_is_for_maintainers(capsys):
-    def help_of(*words):
-        with pytest.raises(SystemExit):
-            main(["conform", *words, "--help"])
-        return capsys.readouterr().out
-
-    top = help_of()
-    assert "regenerate" not in top
-    assert "report" not in top
-    for name in ("export", "check", "explain", "selftest", "trace", "diff"):
-        assert f"  python -m bplcz_ref conform {name}" in help_of(name)
-        assert f"    {name} " in top
-
-
-def test_a_command_imports_no_more_than_it_needs():
-    code = "import sys, bplcz_ref.__main__; print([m for m in sys.modules if m.startswith('bplcz_ref.conform.')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

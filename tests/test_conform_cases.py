@@ -36,12 +36,8 @@ def test_expected_values_are_those_of_50_digits():
     """tests/data has vectors that another program worked out in Decimal with 50 digits, of kit 2.0.0."""
     stored = json.loads((DATA / "conform_50_digits.json").read_text("utf-8"))
     assert len(stored) > 35
-    for data in stored:
-        case = exchange.case_of(data | {"why": ""})
-        ours = numbers.solved(case)
-        for output, (x, _) in case.expect.items():
-            right, allowed = ours.expect[output]
-            assert numbers.apart(x, right) <= 0.25 * numbers.limit(allowed, "float64"), (case.id, output)
+    for case in (exchange.case_of(data | {"why": ""}) for data in stored):
+        holds(numbers.solved(case), {output: x for output, (x, _) in case.expect.items()}, least=0.25)
 
 
 def nested(x):
@@ -220,20 +216,20 @@ def test_every_operation_has_cases_and_each_says_why():
 def test_inputs_start_alike_in_every_dtype_but_those_of_the_cases_called_full():
     """A case `full` has numbers that float32 rounds, each other one numbers that are exact in every dtype."""
     given = ("lr", "read_array", "L_cls", "L_con")  # settings, numbers that are read, single numbers
-    for seed, own in ((0, exchange.load()), (3, cases.drawn(3))):
-        full = [case for case in own if case.id.endswith("/full")]
-        floating = {case.op for case in own if any(map(is_float, case.inputs.values()))}
-        assert {case.op for case in full} == floating - {"predict"}
-        for case in own:
-            arrays = {n: x for n, x in case.inputs.items() if is_float(x)}
-            if case in full:
-                x = np.concatenate([np.ravel(x) for x in arrays.values()])
-                assert (numbers.coarse(x, "float32") != x).mean() > 0.8, (seed, case.id)
-            wide = 11 if case.op in ("batch_norm", "layer_norm", "statistics", "standardise") else 8
-            wide = 12 if case.id.startswith("attention/") or case.id == "max_pool2d/negative" else wide
-            for name in arrays if not case.id.endswith(("/full", "/full-evaluation")) else ():
-                if np.ndim(arrays[name]) and name not in given and case.op not in given:
-                    assert (np.frexp(arrays[name])[0] * 2**wide % 1 == 0).all(), (seed, case.id, name)
+    own = exchange.load()
+    full = [case for case in own if case.id.endswith("/full")]
+    floating = {case.op for case in own if any(map(is_float, case.inputs.values()))}
+    assert {case.op for case in full} == floating - {"predict"}
+    for case in own:
+        arrays = {n: x for n, x in case.inputs.items() if is_float(x)}
+        if case in full:
+            x = np.concatenate([np.ravel(x) for x in arrays.values()])
+            assert (numbers.coarse(x, "float32") != x).mean() > 0.8, case.id
+        wide = 11 if case.op in ("batch_norm", "layer_norm", "statistics", "standardise") else 8
+        wide = 12 if case.id.startswith("attention/") or case.id == "max_pool2d/negative" else wide
+        for name in arrays if not case.id.endswith(("/full", "/full-evaluation")) else ():
+            if np.ndim(arrays[name]) and name not in given and case.op not in given:
+                assert (np.frexp(arrays[name])[0] * 2**wide % 1 == 0).all(), (case.id, name)
 
 
 @pytest.mark.long
@@ -252,29 +248,14 @@ def test_no_case_of_a_seed_shows_what_is_public_and_texts_keep_their_point():
         assert not any(case.inputs.get("class_index") in (0, 8, 16) for case in drawn.values())
 
 
+@pytest.mark.slow
 def test_two_seeds_differ_and_one_seed_is_always_the_same():
     seven, again, eight = ({c.id: c for c in cases.drawn(seed)} for seed in (7, 7, 8))
     for case in seven.values():
-        same = [np.array_equal(x, again[case.id].inputs[name]) for name, x in case.inputs.items()]
-        assert all(same), case.id
+        assert all(np.array_equal(x, again[case.id].inputs[name]) for name, x in case.inputs.items()), case.id
     copied = [id for id in {*seven} & {*eight} if cases.alike(seven[id], eight[id])]
     copied = [id for id in copied if not id.startswith("prompt/")]
     assert len(copied) < 6, copied  # one label, or one scalar's cotangent, may come twice
-
-
-def test_a_case_that_comes_out_as_in_the_public_set_is_drawn_again(monkeypatch):
-    seen = []
-
-    def predict(d):
-        seen.append(d)
-        yield "ordinary", "", {"c_hat": np.eye(2) * (1 if len(seen) < 4 else 2)}
-
-    monkeypatch.setitem(cases.MAKERS, "predict", predict)
-    (case,) = cases.cases_of("predict", 5)
-    assert case.inputs["c_hat"].tolist() == [[2, 0], [0, 2]]
-    monkeypatch.setitem(cases.MAKERS, "predict", lambda d: [("ordinary", "", {"c_hat": np.eye(2)})])
-    with pytest.raises(ValueError, match="seed 5: predict came out as in the public set"):
-        list(cases.cases_of("predict", 5))
 
 
 @pytest.mark.long

@@ -7,7 +7,7 @@ import pytest
 
 from bplcz_ref import conform, layers, model, nn
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import difference, layouts, tracing
+from bplcz_ref.conform import layouts, tracing
 from bplcz_ref.encoders import convnext, resnet
 
 RULE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -37,7 +37,6 @@ def first(found):
 
 
 def test_a_trace_agrees_with_itself_in_both_precisions(ours):
-    assert conform.diff(ours, ours).dtype == "float64"
     short = {n: a.astype("float32") for n, a in ours.items() if a.dtype.kind == "f"}
     found = conform.diff(ours, short)
     assert (found.ok, found.dtype, found.exit_code) == (True, "float32", 0)
@@ -107,6 +106,7 @@ def test_prompts_of_every_sample_are_those_of_their_class():
     assert layouts.compare("grad.text.ln", o, g, limit, labels, True).agrees
 
 
+@pytest.mark.slow
 def test_a_layer_is_worked_out_again_from_their_input():
     """ConvNeXt: a bias, groups and another eps, which no operation of the kit has; and a wrong eps behind it."""
     network = model.classification(convnext.convnext(depths=(1,), widths=(4,)))
@@ -152,9 +152,4 @@ def test_the_command_writes_the_report_and_its_exit_code_tells(ours, tmp_path, c
     report = json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert (report["exit_code"], report["guilty"][0]["name"]) == (1, "fc")
     assert main(["conform", "diff", o, o]) == 0
-
-
-def test_a_name_tells_its_stage():
-    names = ["x", "step0.a", "a.input", "grad.a", "step2.velocity.a", "eval.c_hat"]
-    stages = ["in what was given", "in what was given", "in value", "in gradient", "after step 2", "in evaluation"]
-    assert [difference.stage(n) for n in names] == stages
+    assert capsys.readouterr().out.startswith("AGREES")

@@ -75,7 +75,10 @@ READERS = {
 }
 
 
-@pytest.mark.parametrize("name", READERS)
+SLOW = ("checkpoint.npz", "config.json")  # which build the network each time
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in READERS])
 def test_damage_is_named_in_one_line(name, tmp_path, monkeypatch, request):
     if name.endswith(".safetensors"):
         pytest.importorskip("safetensors")

@@ -39,10 +39,10 @@ def close(found, expected):
     return np.allclose(np.array(found, float), np.array(expected, float), rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["batch", "cosine", "plane", "share", pytest.param("samples", marks=pytest.mark.slow), "pulls", "texts"],
-)
+SAMPLES = pytest.param("samples", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["batch", "cosine", "plane", "share", SAMPLES, "pulls", "texts"])
 def test_the_committed_figures_show_what_is_computed_today(figures, drawn, name):
     assert drawn.keys() == figures.FIGURES.keys()
     assert close(json.loads(json.dumps(figures.FIGURES[name][0]())), drawn[name])
@@ -60,29 +60,13 @@ def test_the_figures_show_what_the_text_says(drawn):
     assert pulls["con_common"][-1] < pulls["con_common"][0] / 10
     assert pulls["cls"].min() > 0.9 * pulls["cls"][0]
     texts = drawn["texts"]
-    assert (
-        min(texts["paper"][4:])
-        > 0.96
-        > 0.9
-        > dict(zip(texts["step"], texts["paper, alpha = 1"], strict=True))[120]
-    )
+    assert min(texts["paper"][4:]) > 0.96
+    assert dict(zip(texts["step"], texts["paper, alpha = 1"], strict=True))[120] < 0.9
     assert min(texts["identity"][8:]) > 0.99
     assert max(texts["infonce"][-8:]) < 0.3
 
 
 # ---------------------------------------------------------------- the records
-
-
-def test_each_record_says_what_it_is(records):
-    for name, record in records.items():
-        assert record["data"] == "simulated"
-        assert record["command"] == f"python docs/record.py {name}"
-        assert record["seconds"] < 1200
-    assert records["small"]["seeds"] == [47]
-    assert len(records["small"]["steps"]["step"]) == 128
-    assert records["losses"]["seeds"] == [47, 48, 49]
-    for entry in records["losses"]["losses"].values():
-        assert len(entry["runs"]) == 3
 
 
 def test_recorded_losses_are_above_their_floors(records):

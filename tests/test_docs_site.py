@@ -65,9 +65,8 @@ def pages(site):
 
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(pages):
     texts = {path.stem for path in ROOT.rglob("*.md")}
-    assert {name.removesuffix(".html") for name in pages if not name.startswith("source-")} == (
-        texts - {"mathematics"} | {"index"}
-    )
+    named = {name.removesuffix(".html") for name in pages if not name.startswith("source-")}
+    assert named == texts - {"mathematics"} | {"index"}
     for name, page in pages.items():
         for link in page.links:
             if not link.startswith("https://"):
@@ -104,13 +103,10 @@ def test_a_wrong_formula_or_link_is_refused(build):
 def test_the_widget_starts_at_the_expected_optimum_in_a_browser(site):
     """The page as the browser has it after its script has run, from a file and with nothing else to load."""
     page = next(site.glob("4-*.html"))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    shown = subprocess.run(
-        [CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120
-    ).stdout
-    a, b, L = (float(re.search(f'data-{name}="([^"]*)"', shown)[1]) for name in ("a", "b", "loss"))
-    alpha, K, B = (
-        float(re.search(f'name="{name}"[^>]*value="([^"]*)"', shown)[1]) for name in ("alpha", "K", "B")
-    )
+    asked = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(asked, capture_output=True, text=True, encoding="utf-8", timeout=120).stdout
+    read = lambda pattern, names: (float(re.search(pattern.format(name), shown)[1]) for name in names)
+    a, b, L = read('data-{}="([^"]*)"', ("a", "b", "loss"))
+    alpha, K, B = read('name="{}"[^>]*value="([^"]*)"', ("alpha", "K", "B"))
     best = theory.expected_optimum(alpha * len(paper.GROUPS), int(K), 1 / B + (1 - 1 / B) / K)
     assert (L, a, b) == pytest.approx(best[:3], abs=1e-6)

@@ -13,7 +13,7 @@ from comparing import slope_errors
 from networks import FULL, LITERALS, NETWORKS, OTHERS, everything, gist, hashed, images, outline, started, worst
 from networks import errors as differences
 
-from bplcz_ref import bands, layers, model, nn, systems, weights
+from bplcz_ref import bands, layers, model, systems, weights
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
 
 TINY = exvit.Size(stem=2, width=5, layers=2, joint=1, heads=2, head=3, hidden=4, dropout=0.0)
@@ -135,37 +135,6 @@ def test_numbers_of_pytorch(name):
     np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
 
 
-# -------------------------------------------------------------------------- the comparison, tried on wrong code
-
-
-def stride_on_the_1x1(call):  # as first published; torchvision's "v1.5" has it on the 3x3
-    stride = {"layer2.0.conv1": 2, "layer2.0.conv2": 1}.get(call.name, call.layer.options["stride"])
-    return nn.conv2d(call.x, **call.params, **call.layer.options | {"stride": stride}), {}
-
-
-def new_channels_in_front(call):
-    y, state = call.run()
-    return np.roll(y, y.shape[-1] - call.x.shape[-1], axis=-1), state
-
-
-MISTAKES = {  # network: kind of layer, what answers in its place
-    "resnet50": ("conv2d", stride_on_the_1x1),
-    "convnext_tiny": ("layer_norm", lambda call: (nn.layer_norm(call.x, **call.params, eps=1e-5), {})),
-    "densenet121": ("dense", new_channels_in_front),
-    "exvit": ("in_one_row", lambda call: call.run(np.swapaxes(call.x, 1, 2))),  # columns before rows
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MISTAKES)
-def test_mistakes_are_seen(name):
-    kind, wrong = MISTAKES[name]
-    network, right = NETWORKS[name](), np.array(LITERALS[name][:3])
-    with layers.watching(lambda call: wrong(call) if call.layer.kind.startswith(kind) else call.run()):
-        logits = network.apply(*started(network), images((4, 32, 32, 18))[:1], train=False)[0]
-    assert np.min(np.abs(logits[0, :3] - right)) > 1e-7 * np.max(np.abs(right))  # the test above holds 1e-9
-
-
 # -------------------------------------------------------------------------------------------------- gradients
 
 
@@ -176,7 +145,7 @@ def silent(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"exvit"}))
 def test_every_gradient_by_differences(name):
     """With dropout, the same masks each time."""
     network, x = SMALL[name]
@@ -206,18 +175,13 @@ STARTS = [  # network; names, how they are drawn, standard deviation, bound or v
         ("layer2.1.conv2.weight", "normal", (2 / (128 * 9)) ** 0.5),  # fan_out of all groups together
         ("layer2.0.downsample.0.weight", "normal", (2 / 512) ** 0.5),
         ("fc.*", "uniform", 512**-0.5),
-        ("*bn?.weight", "equal", 1),  # the last ones of the blocks too
-        ("*bn?.bias", "equal", 0),
-        ("*running_var", "equal", 1),
-        ("*running_mean", "equal", 0),
+        ("*bn?.weight *running_var", "equal", 1),  # the last ones of the blocks too
+        ("*bn?.bias *running_mean", "equal", 0),
     ]),
     (convnext.convnext(depths=(1, 1), widths=(32, 64)), [
         ("*layer_scale", "equal", 1e-6),
         ("*bias", "equal", 0),
-        ("features.?.0.block.[035].weight", "normal", 0.02),
-        ("features.0.0.weight", "normal", 0.02),
-        ("features.2.1.weight", "normal", 0.02),
-        ("classifier.2.weight", "normal", 0.02),
+        ("*.block.[035].weight features.0.0.weight features.2.1.weight classifier.2.weight", "normal", 0.02),
         ("features.?.0.block.2.weight", "equal", 1),
     ]),
     (densenet.densenet(depths=(2, 2), growth=32, width=64), [
@@ -231,29 +195,20 @@ STARTS = [  # network; names, how they are drawn, standard deviation, bound or v
     (text.encoder(vocabulary=500, width=W, layers=3, heads=2, features=80), [  # CLIP's rules
         ("token_embedding.weight", "normal", 0.02),
         ("positional_embedding", "normal", 0.01),
-        ("text_projection", "normal", W**-0.5),
-        ("*in_proj_weight", "normal", W**-0.5),
-        ("*out_proj.weight", "normal", (W * 2 * 3) ** -0.5),
+        ("text_projection *in_proj_weight", "normal", W**-0.5),
+        ("*out_proj.weight *c_proj.weight", "normal", (W * 2 * 3) ** -0.5),
         ("*c_fc.weight", "normal", (2 * W) ** -0.5),
-        ("*c_proj.weight", "normal", (W * 2 * 3) ** -0.5),
         ("*c_fc.bias", "uniform", W**-0.5),
         ("*c_proj.bias", "uniform", (4 * W) ** -0.5),
         ("*ln_*.weight", "equal", 1),
-        ("*ln_*.bias", "equal", 0),
-        ("*in_proj_bias", "equal", 0),
-        ("*out_proj.bias", "equal", 0),
+        ("*ln_*.bias *in_proj_bias *out_proj.bias", "equal", 0),
     ]),
     (exvit.exvit(), [
         ("pos_embedding", "normal", 1),
-        ("separable1.0.*", "uniform", 9**-0.5),  # PyTorch's default, weights and biases alike
-        ("separable2.4.*", "uniform", 9**-0.5),
+        ("separable1.0.* separable2.4.*", "uniform", 9**-0.5),  # PyTorch's default, weights and biases alike
         ("separable1.1.*", "uniform", 10**-0.5),
-        ("separable?.9.*", "uniform", 32**-0.5),
-        ("to_patch_embedding*", "uniform", 64**-0.5),
-        ("*to_qkv.weight", "uniform", 64**-0.5),
-        ("*net.0.*", "uniform", 64**-0.5),
-        ("*net.3.*", "uniform", 32**-0.5),
-        ("mlp_head?.1.*", "uniform", 64**-0.5),
+        ("separable?.9.* *net.3.*", "uniform", 32**-0.5),
+        ("to_patch_embedding* *to_qkv.weight *net.0.* mlp_head?.1.*", "uniform", 64**-0.5),
         ("*.norm.weight", "equal", 1),
         ("separable?.10.bias", "equal", 0),
     ]),
@@ -285,7 +240,7 @@ def test_initial_values(network, rules):
     for name, leaf in rounded.items():
         assert leaf.dtype == (np.int64 if name.endswith("tracked") else np.float32), name
         np.testing.assert_array_equal(leaf, found[name].astype(leaf.dtype))
-    for pattern, how, size in rules:
+    for pattern, how, size in ((part, *rule) for patterns, *rule in rules for part in patterns.split()):
         own = {name: leaf for name, leaf in found.items() if fnmatch(name, pattern)}
         assert own, pattern
         for name, leaf in own.items():
@@ -416,20 +371,6 @@ def test_another_tower_gets_the_prompts_up_to_EOT_and_no_longer_than_the_longest
     assert T.tolist() == [[[83], [77], [75]]]
 
 
-@pytest.mark.parametrize("wrong", ["position", "seen", "eot"])
-def test_a_wrong_tree_is_seen(wrong):
-    tree = prefixes.pack(PROMPTS)
-    network = prefixes.encoder(SMALL["text"][0])
-    inputs = started(network)
-    broken = {
-        "position": np.maximum(tree.position - 1, 0),  # counted from the token after SOT
-        "seen": np.tril(np.ones_like(tree.seen)),  # causal over the slots: one ending sees another
-        "eot": np.full_like(tree.eot, tree.ids.shape[1] - 1),
-    }[wrong]
-    right, other = (network.apply(*inputs, t, train=True)[0] for t in (tree, tree._replace(**{wrong: broken})))
-    assert np.abs(right - other).max() > 1e-4
-
-
 # ------------------------------------------------------------------------------------------------ ExViT's dropout
 
 
@@ -447,20 +388,6 @@ def test_dropout_needs_a_generator_and_is_the_same_for_the_same_seed(monkeypatch
     assert np.abs(run(5, "1") - run(6, "1")).max() > 1e-3
     evaluated = network.apply(params, state, x, train=False)[0]
     assert np.array_equal(evaluated, network.apply(params, state, x, train=False, rng=np.random.default_rng(5))[0])
-
-
-def test_every_place_of_dropout_draws(monkeypatch):
-    """Embedding once a modality; three times a layer: after attention, inside and after the perceptron."""
-    network, drawn = pair(TINY._replace(dropout=0.25)), []
-    draw = nn.dropout_factors
-    spy = lambda rng, shape, rate, dtype: drawn.append((rate, shape)) or draw(rng, shape, rate, dtype)
-    monkeypatch.setattr(nn, "dropout_factors", spy)
-    network.apply(*started(network), pair_images(), train=True, rng=np.random.default_rng(0))
-    N = (PATCH // GRID) ** 2
-    own = [(B, N, 5)] + TINY.layers * [(B, N, 5), (B, N, 4), (B, N, 5)]
-    shared = TINY.joint * [(B, 2 * N, 5), (B, 2 * N, 4), (B, 2 * N, 5)]
-    assert sorted(shape for _, shape in drawn) == sorted(2 * own + shared)
-    assert {rate for rate, _ in drawn} == {0.25}
 
 
 def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
@@ -509,25 +436,6 @@ def test_readings_by_hand_and_b_by_differences():
     ]  # fmt: skip
     found = slope_errors(lambda p: made.loss(p, state, (x, LABELS))[0], params, gradients, names)
     assert max(found.values()) < 1e-5, worst(found)
-
-
-def test_only_in_reading_b_do_groups_meet_before_the_fusion():
-    """With another NIR image, what the classifier sees of VH stays; the classifier of B lets its tokens meet."""
-    x = images((B, PATCH, PATCH, 18))
-    other = x.copy()
-    other[..., bands.BANDS.index("B8")] = 0
-    for made, axes in zip(prompted(), (2, 3), strict=True):
-        params, state = started(made)
-        I, moved = (made.loss(params, state, (images_, LABELS))[1]["I"] for images_ in (x, other))
-        each = I.shape[1] // 7
-        changed = [np.abs(I - moved)[:, i * each : (i + 1) * each].max() > 1e-6 for i in range(7)]
-        assert changed == [group == "NIR" for group in bands.INDEX]
-        assert I.ndim == axes
-    over_all, Z = exvit.transformer(TINY.joint, TINY), images((1, 6, TINY.width))
-    mixed, alone = (
-        over_all.apply(params["classifier"]["transformer"], {}, part, train=False)[0] for part in (Z, Z[:, :3])
-    )
-    assert np.abs(mixed[:, :3] - alone).max() > 1e-3
 
 
 def test_prediction_needs_neither_text_nor_vectors():

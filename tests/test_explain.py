@@ -1,5 +1,7 @@
 """explain.py: its numbers are those of other code, and the page shows them."""
 
+import functools
+
 import autograd.numpy as anp
 import numpy as np
 import pytest
@@ -29,10 +31,9 @@ def test_the_trace_is_that_of_the_loops():
     assert found["sigma(S)"] == pytest.approx(1 / (1 + np.exp(-found["S"])), rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", [paper.SEED, 5])
-def test_every_symbol_has_the_gradient_of_automatic_differentiation(seed):
+def test_every_symbol_has_the_gradient_of_automatic_differentiation():
     """The slope of L by a number that is added to each symbol as it is computed."""
-    made = explain.batch(seed)
+    made = explain.batch(5)
     W = equations.supervised_matrix(made.y)
 
     def L(added):
@@ -61,13 +62,12 @@ def test_every_symbol_has_the_gradient_of_automatic_differentiation(seed):
 
 
 def test_the_page_shows_the_numbers_of_each_equation():
-    made = explain.batch()
+    made, page_of = explain.batch(), functools.cache(lambda k: explain.page(k, groups=ALL, with_gradients=True))
     for gradient, digits in ((False, 4), (True, 6)):
         for line in explain.trace(made, gradient):
-            page = explain.page(line.equation, groups=ALL, with_gradients=True)
-            after = (
-                page[page.index(f"Eq. ({line.equation})  {line.symbol} = ") :].replace(":  ", "\n").splitlines()
-            )
+            page = page_of(line.equation)
+            begin = page.index(f"Eq. ({line.equation})  {line.symbol} = ")
+            after = page[begin:].replace(":  ", "\n").splitlines()
             rows = [[float(x) for x in row.split()] for row in after[1 : 1 + len(np.atleast_2d(line.value))]]
             assert np.array(rows) == pytest.approx(np.atleast_2d(line.value), abs=0.51 * 10**-digits), line.symbol
 
@@ -82,18 +82,15 @@ def test_the_default_page_follows_one_pair_in_one_group():
     assert "not shown" not in explain.page(groups=ALL) + explain.page(5)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_bad_input_is_named():
+    for given, message in (
         ({"samples": 33}, "samples: found 33, expected 1 to 32"),
         ({"seed": -1}, "seed: found -1"),
         ({"equation": 12}, "equation: found 12, expected 1 to 11"),
         ({"groups": ["SAR"]}, r"groups: found \['SAR'\], expected names among RGB"),
-    ],
-)
-def test_bad_input_is_named(given, message):
-    with pytest.raises(ValueError, match=message):
-        explain.page(**given)
+    ):
+        with pytest.raises(ValueError, match=message):
+            explain.page(**given)
 
 
 def test_the_command_passes_its_options_on(capsys):

@@ -13,9 +13,8 @@ BN = ("norm", batch_norm(4))
 EPS = layers.plain(nn.batch_norm, batch_norm(4).init, needs=("state", "train"), eps=1e-3)
 STEM = serial(BN, relu, max_pool(2))
 RESIDUAL = serial(add(("conv", conv(4, 4)), BN), relu)
-PROJECTED = serial(
-    add(("conv", conv(4, 6, stride=2)), ("norm", batch_norm(6)), shortcut=("down", conv(4, 6, 1, stride=2))), relu
-)
+STRIDED, DOWN = ("conv", conv(4, 6, stride=2)), ("down", conv(4, 6, 1, stride=2))
+PROJECTED = serial(add(STRIDED, ("norm", batch_norm(6)), shortcut=DOWN), relu)
 ((_, blocks),) = exvit.transformer(1, exvit.Size(width=6, heads=2, head=3, hidden=5)).parts
 ((_, EXVIT_BLOCK),) = blocks.parts
 
@@ -43,9 +42,6 @@ ALONE = {  # what looks like a row and is none: every part is computed by itself
     "a batch norm of another eps": serial(("norm", EPS), relu),
     "sum without relu": serial(add(("conv", conv(4, 4)), BN)),
     "sum of relus": serial(add(("conv", conv(4, 4)), BN, relu), relu),
-    "dense, other names": serial(
-        dense(BN, relu, ("a", conv(4, 8, 1)), ("n", batch_norm(8)), relu, ("b", conv(8, 3)))
-    ),
     "dense, a bias": serial(
         dense(
             ("norm1", batch_norm(4)), relu, ("conv1", conv(4, 8, 1, bias=True)),
@@ -115,8 +111,7 @@ def test_a_watched_system_gives_what_it_gives_unwatched(name):
     assert abs(L - L_plain) < 1e-11 * abs(L)
     plain = weights.named(plain)
     largest = max(np.abs(g).max() for g in plain.values())
-    for key, g in weights.named(gradients).items():
-        assert np.abs(g - plain[key]).max() < 1e-8 * largest, key
+    assert max(np.abs(g - plain[key]).max() for key, g in weights.named(gradients).items()) < 1e-8 * largest
     with_weights = {key.rpartition(".")[0].removesuffix(".attn") for key in plain if key.endswith(".weight")}
     assert {n for n in with_weights if "contrastive" not in n} <= set(names)
 
@@ -139,24 +134,6 @@ def test_a_layer_is_answered_by_whoever_watches():
     assert [*seen] == [("a", "linear"), ("", "relu"), ("b", "serial"), ("b.c", "linear")]
     np.testing.assert_array_equal(seen["b.c", "linear"], [[1.0, 0.0, 0.5]])
     assert not layers.watched()
-
-
-def test_a_probe_gives_the_gradient_at_a_layers_output():
-    network = serial(("a", linear(3, 4)), relu, ("b", linear(4, 2)))
-    params, state = network.init(np.random.default_rng(0), "float64")
-    x = np.array([[1.0, -2.0, 0.5]])
-
-    def loss(probe):
-        def watch(call):
-            y, new = call.run()
-            return (y + probe, new) if call.name == "a" else (y, new)
-
-        with layers.watching(watch):
-            return anp.sum(network.apply(params, state, x, train=True)[0])
-
-    _, g, _ = nn.value_and_gradients(loss, np.zeros((1, 4)))
-    before = x @ params["a"]["weight"].T + params["a"]["bias"]
-    np.testing.assert_allclose(g, (before > 0) * params["b"]["weight"].sum(0), rtol=1e-12)
 
 
 def test_names_and_initial_values_come_from_the_list():

@@ -19,29 +19,22 @@ from bplcz_ref.data import inspection, layout, so2sat
         (lambda d: d.pop("label"), r"no data set label; found \['sen1', 'sen2'\]"),
         (lambda d: d.pop("sen1"), "no data set sen1; .*the file needs sen1's 8 SAR channels too"),
         (swap, "swapped"),
-        (  # one sensor alone with the other's channels is not a swap
-            replacing("sen1", lambda a: np.concatenate([a, a[..., :2]], -1)),
-            r"sen1 has shape \(20, 32, 32, 10\); expected \(N, 32, 32, 8\)",
-        ),
+        (replacing("sen1", lambda a: np.concatenate([a, a[..., :2]], -1)),  # this alone is not a swap
+         r"sen1 has shape \(20, 32, 32, 10\); expected \(N, 32, 32, 8\)"),
         (replacing("sen2", lambda a: np.moveaxis(a, -1, 1)), r"\(20, 10, 32, 32\).*channels are first"),
         (replacing("sen1", lambda a: a.T.copy()), r"sen1 has shape \(8, 32, 32, 20\).*reversed"),
         (replacing("label", lambda a: a.argmax(1)), r"label has shape \(20,\); expected .*`np\.eye\(17\)\[label"),
-        (
-            replacing("label", lambda a: a.argmax(1)[:, None]),
-            r"label has shape \(20, 1\); .*`np\.eye\(17\)\[label",
-        ),
         (replacing("label", lambda a: a[:7]), "sen1 20, sen2 20, label 7"),
         (lambda d: d.update({k: v[:0] for k, v in d.items()}), "sen1 0, sen2 0"),
         (setting("label", (3, 5), 1), r"label row 3 is \[0.0, .*expected one 1"),
         (setting("label", 4, 0), "label row 4"),
-        (setting("label", (3, 3), 0.5), "label row 3"),
         (setting("label", (3, 4), np.nan), "label row 3"),
         (replacing("sen2", lambda a: np.round(a * 1e4)), "digital numbers.*divide sen2 by 10000"),
         (replacing("sen2", lambda a: (a - a.mean()) / a.std() - 0.1), "sen2.*standardised already"),
         (replacing("sen1", lambda a: 10 * np.log10(abs(a) + 1e-3)), r"decibels.*10 \*\* \(dB / 10\)"),
         (replacing("sen1", lambda a: (a - a.mean()) / 10 - 0.1), "sen1.*standardised already"),
     ],
-)
+)  # fmt: skip
 def test_bad_content_is_named_with_its_remedy(tmp_path, change, message):
     make(path := tmp_path / "bad.h5", rows=20, change=change)
     with pytest.raises(ValueError, match=rf"bad\.h5.*{message}") as error, so2sat.open_file(path):
@@ -59,8 +52,6 @@ def test_bad_files(tmp_path, plain):
     packed = (tmp_path / "chunk.h5").read_bytes()
     for name, data, message in (
         ("missing.h5", None, "no such file"),
-        ("../" + tmp_path.name, None, "is a folder"),
-        ("empty.h5", b"", r"empty \(0 bytes\)"),
         ("text.h5", b"sen1 sen2", r"it is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label\)"),
         ("packed.h5", gzip.compress(raw[:1000]), "is packed by gzip: unpack it first"),
         ("cut.h5", raw[: len(raw) // 2], "cut short"),
@@ -78,7 +69,6 @@ def test_bad_files(tmp_path, plain):
     ("change", "message"),
     [
         (lambda f: f.create_dataset("sen2", (20, 32, 32, 10), "f8"), "its values were never written"),
-        (lambda f: f.__setitem__("sen2", h5py.SoftLink("/none")), "no data set sen2"),
         (lambda f: f.__setitem__("sen2", h5py.ExternalLink("none.h5", "sen2")), "no data set sen2"),
         (lambda f: f.__setitem__("sen2", h5py.Empty("f8")), r"sen2 has shape \(\)"),
     ],
@@ -92,12 +82,10 @@ def test_a_sensor_without_values_is_named(tmp_path, change, message):
     assert str(error.value) in inspection.inspect(path).problems
 
 
-@pytest.mark.parametrize(
-    ("channels", "value", "message"),
-    [
+def test_a_scale_is_named_with_its_remedy():
+    for channels, value, message in (
         (slice(8, 18), 0.13, None),
         (slice(8, 18), 0.0, None),
-        (slice(8, 18), 1300.0, "divide sen2 by 10000"),
         (slice(8, 18), 5.1, "multiply sen2 by 255"),
         (slice(8, 18), 5e-4, "divided by 255"),
         (4, -17.0, "decibels"),  # one of the two is enough
@@ -105,19 +93,16 @@ def test_a_sensor_without_values_is_named(tmp_path, change, message):
         (slice(4, 6), -0.5, "cannot be negative"),
         (4, 0.2, "VH is brighter than its VV (filtered intensities)"),
         (0, 0.2, "VH is brighter than its VV (complex values)"),
-        ([1, 4], 0.2, "(complex values and filtered intensities)"),
         (2, 0.2, None),
         (slice(4), 0.0, None),  # was not delivered, which is said elsewhere
-    ],
-)
-def test_a_scale_is_named_with_its_remedy(channels, value, message):
-    x = np.full((2, 32, 32, 18), 0.13)
-    x[..., channels] = value
-    found = layout.scale_problems(x)
-    assert found == [] if message is None else len(found) == 1 and message in found[0]
+    ):
+        x = np.full((2, 32, 32, 18), 0.13)
+        x[..., channels] = value
+        found = layout.scale_problems(x)
+        assert found == [] if message is None else len(found) == 1 and message in found[0], (channels, value)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "i8", "?", "f2", "f4", ">i4"])
+@pytest.mark.parametrize("dtype", ["u1", "?", "f4", ">i4"])
 def test_one_hot_labels_of_any_dtype_are_taken(tmp_path, dtype):
     data = make(path := tmp_path / "x.h5", rows=20)
     with h5py.File(path, "a") as file:
@@ -153,29 +138,17 @@ def test_a_file_with_a_writer_is_not_called_damaged(tmp_path):
         writer.kill()
     (left,) = inspection.inspect(path).problems
     assert open_elsewhere == f"{path}: another process has it open for writing; wait until that has ended"
-    assert left.endswith(
-        f"or a killed one had it: wait for the one, or clear the other's mark by `h5clear -s {path}`"
-    )
+    assert left.endswith(f"killed one had it: wait for the one, or clear the other's mark by `h5clear -s {path}`")
 
 
-@pytest.mark.parametrize(
-    "y", [np.zeros((2, 2), int), np.zeros(3), [0, 17], [-1, 0], np.zeros(0, int), np.ma.array([0, 1])]
-)
-def test_class_numbers_are_one_axis_of_whole_numbers_below_17(y):
-    with pytest.raises(ValueError, match="y: .*(class|masked)"):
-        layout.check_classes("y", y)
-
-
-@pytest.mark.parametrize(
-    ("chunks", "words"),
-    [
+def test_chunks_that_hold_many_rows_are_slow(tmp_path):
+    for chunks, words in (
         ((16, 32, 32, 10), "16 x 32 x 32 x 10: a row unpacks 16 times"),
-        ((7, 32, 32, 10), None),
+        ((7, 32, 32, 10), ""),
         ((10, 20, 32, 10), "10 x 20 x 32 x 10: a row unpacks 12 times"),  # 2 chunks of 20 lines for 32
-        (None, None),
-    ],
-)
-def test_chunks_that_hold_many_rows_are_slow(tmp_path, chunks, words):
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        found = layout.storage(file.create_dataset("sen2", (40, 32, 32, 10), "f4", chunks=chunks))
-    assert words in found if words else found == ""
+        (None, ""),
+    ):
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            found = layout.storage(file.create_dataset("sen2", (40, 32, 32, 10), "f4", chunks=chunks))
+        assert words in found
+        assert bool(words) == bool(found)

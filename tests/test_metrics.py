@@ -65,24 +65,18 @@ def test_degenerate():
     assert metrics.average_accuracy(metrics.confusion_matrix([0, 1, 1], [0, 1, 2], K=3)) == 0.75
 
 
-@pytest.mark.parametrize(
-    ("y", "y_hat", "K", "message"),
-    [
+def test_bad_labels_and_matrices_are_named():
+    for y, y_hat, K, message in (
         ([0, 1], [0], 17, r"y_hat: found shape \(1,\), expected \(N,\) with N = 2, as in y"),
         ([0.0], [0], 17, "y: found dtype float64"),
         ([0], [17], 17, "y_hat: row 0 has class 17"),
         ([0], [0], 2.0, "K: found 2.0, expected a whole number"),  # which bincount would not take
-    ],
-)
-def test_bad_labels_are_named(y, y_hat, K, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.confusion_matrix(y, y_hat, K)
-
-
-@pytest.mark.parametrize("name", ["overall_accuracy", "average_accuracy", "kappa", "summary", "by_class", "f1"])
-def test_every_figure_checks_its_matrix(name):
-    with pytest.raises(ValueError, match="C: .* not all 0"):
-        getattr(metrics, name)([[0, 0], [0, 0]])
+    ):
+        with pytest.raises(ValueError, match=message):
+            metrics.confusion_matrix(y, y_hat, K)
+    for name in ("overall_accuracy", "average_accuracy", "kappa", "summary", "by_class", "f1"):
+        with pytest.raises(ValueError, match="C: .* not all 0"):
+            getattr(metrics, name)([[0, 0], [0, 0]])
 
 
 def test_the_interval_is_that_of_rows_drawn_again():

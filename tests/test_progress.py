@@ -14,17 +14,11 @@ from bplcz_ref.training import progress
 from bplcz_ref.training.progress import ERASE, SUMS, Reporter
 
 BATCHES = [
-    {  # labels 3, 3, 5: five pairs of equal labels, four of different ones
-        "L": 2.0,
-        "L_cls": 1.0,
-        "L_con": 0.5,
-        "c_hat": np.eye(17)[[3, 4, 5]],
-        "S": np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-2.0, -2.0, 1.0]]),
-        "W": np.eye(3),
-    },
+    {"L": 2.0, "L_cls": 1.0, "L_con": 0.5, "c_hat": np.eye(17)[[3, 4, 5]], "W": np.eye(3),
+     "S": np.array([[1.0, 1.0, -1.0], [1.0, 1.0, -1.0], [-2.0, -2.0, 1.0]])},
     {"L": 4.0, "L_cls": 3.0, "L_con": 0.25, "c_hat": np.eye(17)[[0]], "S": np.array([[-1.0]]), "W": np.eye(1)},
-]
-LABELS = [np.array([3, 3, 5]), np.array([0])]
+]  # fmt: skip
+LABELS = [np.array([3, 3, 5]), np.array([0])]  # five pairs of equal labels and four of different ones; one pair
 
 
 def sums(batches, labels):

@@ -11,15 +11,8 @@ from bplcz_ref import paper, prompts
 GROUP_TEXTS = ("red green blue", "vegetation red edge", "near infrared", "short wave infrared", "vh", "vv", "pol")
 
 
-def test_the_papers_example_is_reproduced_to_the_letter():
-    assert prompts.prompt(16, "RGB") == (
-        "a photo of a bodies of water such as rivers, lakes, or seas, appearing as uniform blue areas on images "
-        "with red green blue bands"
-    )
+def test_the_papers_example_and_the_descriptions_of_table_i_are_in_their_places():
     assert prompts.prompt(16, "RGB") == paper.EXAMPLE_PROMPT
-
-
-def test_the_descriptions_of_table_i_are_in_their_places():
     assert [prompts.DESCRIPTIONS[k] for k in (0, 8, 16)] == list(paper.DESCRIPTIONS.values())
 
 
@@ -60,14 +53,11 @@ def test_descriptions_tell_the_classes_apart():
         assert len(a & b) <= len(a | b) / 4, (j, k, a & b)
 
 
-@pytest.mark.parametrize("k", [-1, 17, 1.0, "1", "G", None, True, np.float32(3)])
-def test_a_wrong_class_is_named(k):
-    with pytest.raises(ValueError, match=r"class_index is .*expected an integer 0\.\.16.*16: G"):
-        prompts.prompt(k, "RGB")
+def test_a_wrong_class_or_group_is_named():
     assert prompts.prompt(np.int8(16), "VV") == prompts.prompt(16, "VV")
-
-
-@pytest.mark.parametrize("group", ["rgb", "red green blue", "", None, ["RGB"]])
-def test_a_wrong_group_is_named(group):
-    with pytest.raises(ValueError, match="group is .*expected one of RGB, VRE, NIR, SWIR, VH, VV, PolSAR"):
-        prompts.prompt(0, group)
+    for k in (-1, 17, 1.0, "G", True):
+        with pytest.raises(ValueError, match=r"class_index is .*expected an integer 0\.\.16.*16: G"):
+            prompts.prompt(k, "RGB")
+    for group in ("rgb", "red green blue", None, ["RGB"]):
+        with pytest.raises(ValueError, match="group is .*expected one of RGB, VRE, NIR, SWIR, VH, VV, PolSAR"):
+            prompts.prompt(0, group)

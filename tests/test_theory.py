@@ -52,6 +52,7 @@ def uneven(seed, size=B):
 # ---------------------------------------------------------------- the segment
 
 
+@pytest.mark.slow
 def test_no_unit_features_are_below_the_segment_and_some_are_on_it():
     """In each direction of the (a, b)-plane, descent on free unit vectors ends at the segment's best point."""
     for classes, groups, (x, y) in [(3, 1, (1, 1)), (5, 1, (1, 3)), (5, 2, (1, 2)), (8, 1, (1, 0.5))]:
@@ -80,17 +81,17 @@ def test_the_segments_inequality_holds_for_random_features_in_the_unit_ball():
 # ---------------------------------------------------------------- the expected optimum
 
 
-@pytest.mark.parametrize(
-    ("classes", "p", "value", "a", "b", "collapsed"),
-    [
-        (17, 1 / 17, 0.2632, -1.75, -1.75, True),
-        (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
-        (32, 1 / 32, 0.2149, -1.75, -1.75, True),  # W = I at B = 32, if no two texts are equal
-        (2, 1 / 2, 0.1602, 1.75, -1.75, False),
-        (5, 0, 0.1602, -1.75, -1.75, True),  # no positive pair
-        (5, 1, 0.1602, 1.75, -0.438, False),  # nothing but positive pairs
-    ],
-)
+OPTIMA = [
+    (17, 1 / 17, 0.2632, -1.75, -1.75, True),
+    (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
+    (32, 1 / 32, 0.2149, -1.75, -1.75, True),  # W = I at B = 32, if no two texts are equal
+    (2, 1 / 2, 0.1602, 1.75, -1.75, False),
+    (5, 0, 0.1602, -1.75, -1.75, True),  # no positive pair
+    (5, 1, 0.1602, 1.75, -0.438, False),  # nothing but positive pairs
+]
+
+
+@pytest.mark.parametrize(("classes", "p", "value", "a", "b", "collapsed"), OPTIMA)
 def test_expected_optimum_literals(classes, p, value, a, b, collapsed):
     best = theory.expected_optimum(R, classes, p)
     assert (round(best.L_con, 4), round(best.a, 3), round(best.b, 3)) == (value, a, b)
@@ -198,19 +199,14 @@ def test_the_optimum_has_the_form_that_the_descent_assumes():
             assert (abs(least) < 1e-6, h.min() > 0.1) == (True, True)
 
 
-@pytest.mark.parametrize(
-    ("message", "function", "arguments"),
-    [
-        ("alpha_n: found 0", theory.expected_optimum, (0, 17, 0.1)),
+def test_bad_input_is_named():
+    for message, function, arguments in (
         ("K: found 1", theory.expected_optimum, (1.75, 1, 0.1)),
         ("p: found 2", theory.expected_optimum, (1.75, 17, 2)),
-        ("y: found dtype", theory.batch_floor, (np.ones(3), R)),
         ("alpha_n: found 0", theory.batch_floor, (np.arange(3), 0)),
-    ],
-)
-def test_bad_input_is_named(message, function, arguments):
-    with pytest.raises(ValueError, match=message):
-        function(*arguments)
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
 
 
 # ---------------------------------------------------------------- collapse of a batch
@@ -229,17 +225,11 @@ def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
     batches += [np.arange(size) % 16 for size in (16, 33, 48)]
     for y in batches:
         share = np.unique(y, return_counts=True)[1] / len(y)
-        optimal = theory.collapse_is_optimal(y, R)
-        met.append(optimal)
-        floor = theory.batch_floor(y, R)
-        if optimal:
-            assert floor.attained == pytest.approx(collapse(y, True), abs=1e-12)
-        else:
-            assert floor.attained < collapse(y, True) - 1e-7
-        if max(share) <= threshold:
-            assert optimal
-        if sum(share > threshold) >= 2:
-            assert not optimal
+        met.append(optimal := theory.collapse_is_optimal(y, R))
+        above = collapse(y, True) - theory.batch_floor(y, R).attained
+        assert abs(above) < 1e-12 if optimal else above > 1e-7
+        assert optimal or max(share) > threshold
+        assert not optimal or sum(share > threshold) < 2
     assert 3 < sum(met) < len(met) - 3
 
 
@@ -270,18 +260,17 @@ def test_seven_groups_of_five_dimensions_hold_the_optimum_of_17_classes():
     assert abs(balanced_loss(mean_cosines(u, v), EXPECTED_P) - best.L_con) < 1e-14
 
 
-@pytest.mark.parametrize(
-    ("classes", "groups", "d", "p", "miss"),
-    [
-        (2, 1, 2, 1 / 2, 0),
-        (3, 1, 3, 1 / 3, 0),
-        (4, 1, 4, 1 / 4, 0),
-        (4, 1, 3, 1 / 4, 2.418e-2),  # d - 1 < K - 1
-        pytest.param(17, 1, 17, EXPECTED_P, 0, marks=pytest.mark.slow),
-        pytest.param(17, 7, 4, EXPECTED_P, 0, marks=pytest.mark.slow),  # 21 dimensions for 16
-        pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.long),  # 14 dimensions for 16
-    ],
-)
+DIMENSIONS = [
+    (2, 1, 2, 1 / 2, 0),
+    pytest.param(4, 1, 4, 1 / 4, 0, marks=pytest.mark.slow),
+    pytest.param(4, 1, 3, 1 / 4, 2.418e-2, marks=pytest.mark.slow),  # d - 1 < K - 1
+    pytest.param(17, 1, 17, EXPECTED_P, 0, marks=pytest.mark.slow),
+    pytest.param(17, 7, 4, EXPECTED_P, 0, marks=pytest.mark.slow),  # 21 dimensions for 16
+    pytest.param(17, 7, 3, EXPECTED_P, 1.394e-5, marks=pytest.mark.long),  # 14 dimensions for 16
+]
+
+
+@pytest.mark.parametrize(("classes", "groups", "d", "p", "miss"), DIMENSIONS)
 def test_free_unit_vectors_reach_the_expected_optimum_if_they_have_the_dimensions(classes, groups, d, p, miss):
     def L(x):
         return balanced_loss(mean_cosines(*directions(anp.reshape(x, (2, groups, classes, d)))), p)

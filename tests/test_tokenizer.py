@@ -47,8 +47,7 @@ def test_ids_by_hand(text, ids):
 def test_layout_of_the_ids():
     t, table = TINY_TOKENIZER, list(tokenizer.BYTE_CHARACTERS.items())
     assert (t.vocab_size, t.sot, t.eot, t.merges) == (520, 518, 519, tuple(TINY))
-    places = {0: (33, "!"), 93: (126, "~"), 94: (161, "\u00a1"), 106: (174, "\u00ae"), 187: (255, "\u00ff"),
-              188: (0, "\u0100"), 220: (32, "\u0120"), 255: (173, "\u0143")}  # fmt: skip
+    places = {0: (33, "!"), 94: (161, "\u00a1"), 187: (255, "\u00ff"), 188: (0, "\u0100"), 220: (32, "\u0120")}
     assert {i: table[i] for i in places} == places
     assert sorted(b for b, _ in table) == list(range(256))
     assert len({c for _, c in table}) == 256
@@ -315,5 +314,4 @@ def test_pieces_are_those_of_clips_own_pattern():
     assert len(texts) > 1000
     for text in texts:
         cleaned = regex.sub(r"\s+", " ", clean(text)).strip()
-        assert cleaned == clean(text)
-        assert pre_tokens(text) == pattern.findall(cleaned)
+        assert (cleaned, pre_tokens(text)) == (clean(text), pattern.findall(cleaned))

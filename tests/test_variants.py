@@ -102,18 +102,6 @@ def test_relations_between_the_losses():
         assert (abs(L.L_i2t - L.L_t2i) > 1e-2) == (name in ("infonce", "unicl"))
 
 
-def test_infonce_with_texts_alike_cannot_pass_the_mean_of_ln_m():
-    W = equations.supervised_matrix(np.array([0, 0, 0, 1, 1, 2]))
-    S = R * (2 * W - 1)  # as good as it gets: own class +1, others -1
-    least = (3 * math.log(3) + 2 * math.log(2) + math.log(1)) / 6
-    at_100, at_4 = (
-        {"logit_scale": np.array(math.log(100))},
-        {"logit_scale": np.array(4.0), "logit_bias": np.array(0.0)},
-    )
-    assert abs(variants.infonce(at_100, S, S.T, W, R).L_con - least) < 1e-12
-    assert variants.siglip(at_4, S, S.T, W, R).L_con < 1e-20  # with a scale it can reach 0
-
-
 @INDEPENDENT
 def test_clip_scale_stops_at_100():
     S, S_hat, W, _ = prepared()

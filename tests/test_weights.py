@@ -25,15 +25,10 @@ def test_like_takes_the_dtype_of_its_place_and_names_all_differences_at_once():
     assert weights.like(tree, {n: leaf.astype(float) for n, leaf in tree.items()}, "x")["a"].dtype == np.float32
     with pytest.raises(ValueError, match="missing: b") as error:
         weights.like(tree, {"a": np.zeros(3), "c": np.zeros((2, 1)), "z": np.zeros(1)}, "run/checkpoint.npz")
-    assert str(error.value).splitlines() == [
-        "run/checkpoint.npz does not fit this network:",
-        *(
-            "  missing: b",
-            "  unexpected: z",
-            "  a: shape (3,), expected (2,)",
-            "  c: shape (2, 1), expected (1, 2)",
-        ),
-    ]
+    assert str(error.value).split("\n  ") == [
+        "run/checkpoint.npz does not fit this network:", "missing: b", "unexpected: z",
+        "a: shape (3,), expected (2,)", "c: shape (2, 1), expected (1, 2)",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -59,28 +54,20 @@ def test_save_and_load_are_inverse(tmp_path, ending):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_what_is_no_number_or_has_a_slash_is_not_written(tmp_path, ending):
     (path := tmp_path / f"w{ending}").write_bytes(b"older")
-    for name, value in (
-        ("a/b", np.ones(1)),
-        ("w", np.array([None])),
-        ("w", np.array(["a"])),
-        ("w", np.ones(2) * 1j),
-    ):
+    for name, value in (("a/b", np.ones(1)), ("w", np.array([None])), ("w", np.array(["a"]))):
         with pytest.raises(ValueError, match="expected numbers under a name without a slash"):
             weights.save(path, {name: value})
     assert path.read_bytes() == b"older"
 
 
-def test_load_lists_what_does_not_fit():
-    flat = FLAT | {"proj.weight": FLAT["proj.weight"].T, "visual.proj": np.ones(1)}
-    del flat["bn2.running_var"]
-    with pytest.raises(ValueError, match="missing: bn2.running_var") as error:
+def test_load_refuses_what_does_not_fit_unless_told_to_ignore_it():
+    flat = FLAT | {"visual.proj": np.ones(1)}
+    with pytest.raises(ValueError, match="unexpected: visual.proj"):
         weights.load(flat, NETWORK)
-    assert "unexpected: visual.proj" in str(error.value)
-    assert "proj.weight: shape (4, 2), expected (2, 4)" in str(error.value)
-    weights.load(FLAT | {"visual.proj": np.ones(1)}, NETWORK, ignore=("visual.",))
+    weights.load(flat, NETWORK, ignore=("visual.",))
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "module._orig_mod."])
 def test_a_common_prefix_is_named_in_one_line(prefix):
     wrapped = {prefix + name: leaf for name, leaf in FLAT.items()}
     with pytest.raises(ValueError, match=f"all names begin with '{prefix}'") as error:
@@ -98,58 +85,44 @@ def test_load_casts_floats_only_and_does_without_the_count_of_batches():
     assert weights.load(flat, NETWORK)[1]["bn1"]["num_batches_tracked"] == 0
 
 
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("model.pt", b"", "pickles, which run code when opened"),
-        ("model", b"", "expected .npz, .h5 or .safetensors"),
-        ("model.npz", None, "no such file"),
-        ("broken.npz", b"PK\x03\x04 and no more", "broken.npz: it cannot be read .BadZipFile"),
-        ("broken.h5", b"text", "broken.h5: it cannot be read"),
-    ],
-)
-def test_a_file_that_holds_no_weights_is_named(tmp_path, name, data, message):
-    if data is not None:
-        (tmp_path / name).write_bytes(data)
-    with pytest.raises(ValueError, match=message):
-        weights.load(tmp_path / name)
+def test_a_file_that_holds_no_weights_is_named(tmp_path):
+    for name, message in (
+        ("model.pt", "pickles, which run code when opened"),
+        ("model", "expected .npz, .h5 or .safetensors"),
+        ("broken.npz", "broken.npz: it cannot be read"),
+        ("broken.h5", "broken.h5: it cannot be read"),
+    ):
+        (tmp_path / name).write_bytes(b"text")
+        with pytest.raises(ValueError, match=message):
+            weights.load(tmp_path / name)
+    with pytest.raises(ValueError, match="no such file"):
+        weights.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize("to", [NETWORK, None])
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda w: w.astype(int), "proj.weight: dtype int64; expected float16, float32 or float64"),
-        (lambda w: w.astype(complex), "proj.weight: dtype complex128"),
-        (lambda w: w.astype("S3"), "proj.weight: dtype .S3"),
-        (
-            lambda w: np.where(np.arange(8).reshape(2, 4) < 2, np.nan, w),
-            "proj.weight: 2 of 8 values are not finite",
-        ),
-        (lambda w: np.where(w == w[0, 0], np.nan, w), "proj.weight: 1 of 8 values are not finite"),
-        (lambda w: 1e300 * np.eye(2, 4), "proj.weight: 2 of 8 values are not finite in float32"),
-    ],
-)
-def test_arrays_that_cannot_be_weights_are_named(to, change, message):
-    with pytest.raises(ValueError, match=rf"the dict cannot be used as weights:\n  .*{message}"):
-        weights.load(FLAT | {"proj.weight": change(FLAT["proj.weight"])}, to, dtype="float32")
+def test_arrays_that_cannot_be_weights_are_named(to):
+    w = FLAT["proj.weight"]
+    for wrong, message in (
+        (w.astype(int), "proj.weight: dtype int64; expected float16, float32 or float64"),
+        (w.astype("S3"), "proj.weight: dtype .S3"),
+        (np.where(w == w[0, 0], np.nan, w), "proj.weight: 1 of 8 values are not finite"),
+        (1e300 * np.eye(2, 4), "proj.weight: 2 of 8 values are not finite in float32"),
+    ):
+        with pytest.raises(ValueError, match=rf"the dict cannot be used as weights:\n  .*{message}"):
+            weights.load(FLAT | {"proj.weight": wrong}, to, dtype="float32")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f.__setitem__("b", h5py.SoftLink("/none")), "it cannot be read .KeyError"),
+def test_an_h5_file_that_is_no_tree_of_numbers_is_named(tmp_path):
+    for change, message in (
         (lambda f: f.__setitem__("b", h5py.ExternalLink("none.h5", "w")), "it cannot be read .KeyError"),
         (lambda f: f.create_dataset("b", (1 << 40,), "f4"), "b declares .* and 0 are stored"),
         (lambda f: f.__setitem__("b", "text"), "cannot be used as weights:\n  b: dtype .S4"),
-    ],
-)
-def test_an_h5_file_that_is_no_tree_of_numbers_is_named(tmp_path, change, message):
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        file["a/w"] = np.ones(3)
-        change(file)
-    with pytest.raises(ValueError, match=rf"w\.h5.* {message}"):
-        weights.load(tmp_path / "w.h5")
+    ):
+        with h5py.File(tmp_path / "w.h5", "w") as file:
+            file["a/w"] = np.ones(3)
+            change(file)
+        with pytest.raises(ValueError, match=rf"w\.h5.* {message}"):
+            weights.load(tmp_path / "w.h5")
 
 
 def test_links_of_an_h5_file_are_followed(tmp_path):

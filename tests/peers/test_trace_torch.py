@@ -24,6 +24,7 @@ F = torch.nn.functional
 
 import test_bplcz as bplcz  # noqa: E402
 import twins  # noqa: E402
+from adversary import short  # noqa: E402
 
 pytestmark = pytest.mark.slow  # each trains two steps in both programs
 
@@ -44,30 +45,26 @@ y = np.array([3, 16, 3, 0, 3, 8])
 SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.002}
 
 
-@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.long)])
-def ours(request):
-    """{model: (trace, parameters and buffers, x)} in one precision."""
-    dtype, rng, found = request.param, np.random.default_rng(3), {}
+@pytest.fixture(scope="module")
+def ours():
+    """{model: (trace, parameters and buffers, x)} in float32."""
+    rng, found, made = np.random.default_rng(3), {}, {}
     network, params, state = bplcz.start("ebcnn-bplcz")
     found["text"] = network, params, state, rng.standard_normal((6, 12, 8, 18))
     network = classification(resnet.resnet(18, 17, depths=(2, 1), widths=(4, 8)))
     params, state = (weights.named(tree) for tree in network.init(rng, np.float64))
-    params = {
-        n: a + 0.2 * rng.standard_normal(a.shape) * (1 if a.ndim == 1 else a.std()) for n, a in params.items()
-    }
+    shift = {n: 0.2 if a.ndim == 1 else 0.2 * a.std() for n, a in params.items()}
+    params = {n: a + shift[n] * rng.standard_normal(a.shape) for n, a in params.items()}
     found["resnet"] = network, params, state, rng.standard_normal((6, 32, 32, 18))
-    made = {}
-    for name, (network, params, state, x) in found.items():
-        cast = lambda flat: {n: a if a.dtype.kind in "iu" else a.astype(dtype) for n, a in flat.items()}
-        params, state, x = cast(params), cast(state), x.astype(dtype)
-        trees = weights.nested(params), weights.nested(state)
-        made[name] = conform.trace(network, *trees, (x, y), dtype=dtype, **bplcz.RULE), params | state, x
-    return dtype, made
+    for name, (network, *flat, x) in found.items():
+        flat = [{n: a if a.dtype.kind in "iu" else a.astype("f4") for n, a in part.items()} for part in flat]
+        trees, x = map(weights.nested, flat), x.astype("f4")
+        made[name] = conform.trace(network, *trees, (x, y), dtype="float32", **bplcz.RULE), flat[0] | flat[1], x
+    return made
 
 
 def difference(ours, record, name, change=lambda module: None, rule=SGD, **conventions):
-    dtype, made = ours
-    trace, tensors, x = made[name]
+    trace, tensors, x = ours[name]
     if name == "text":
         module = bplcz.BPLCZ("ebcnn-bplcz", **conventions)
     else:
@@ -86,10 +83,8 @@ def difference(ours, record, name, change=lambda module: None, rule=SGD, **conve
 def test_the_right_model_agrees_in_every_value_gradient_and_step(ours, record, name):
     found = difference(ours, record, name)
     assert found.ok, str(found)
-    assert found.exit_code == 0
-    assert found.dtype == ours[0], "as theirs was computed"
+    assert (found.exit_code, found.dtype, found.undecided) == (0, "float32", []), "as theirs was computed"
     assert len(found.agree) > (1800 if name == "text" else 400)
-    assert not found.undecided
     assert any(words.startswith("channels first") for words in found.layouts), "ours are channels-last"
     if name == "text":
         assert any("prompts of every sample" in words for words in found.layouts), "ours has each class once"
@@ -112,21 +107,9 @@ def attribute(name, key, value):
     return lambda module: setattr(module.get_submodule(name), key, value)
 
 
-def rounded(x, bits):
-    """x in fewer bits; the gradient passes as if it were x."""
-    mantissa, exponent = torch.frexp(x.detach())
-    short = torch.ldexp(torch.round(mantissa * 2.0**bits), exponent - bits)
-    return x + (short - x.detach())
-
-
 def heads(module):
     attention = module.get_submodule("text.transformer.resblocks.1.attn")
     attention.num_heads, attention.head_dim = 2, 6
-
-
-def without_relu(self, x):
-    y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-    return self.bn3(self.conv3(y)) + self.downsample(x)
 
 
 def flattened(self, x):  # the mean, as if the map had been flattened channels-last
@@ -150,22 +133,15 @@ def edited(name, change):
 
 BREAKS = {  # what is changed: (how, the name that is first to differ, what it has to be called)
     "resnet": {
-        "eps of a batch norm": (attribute("layer1.1.bn2", "eps", 1e-3), "layer1.1.bn2", "eps 0.001"),
         "eps within float32's noise": (attribute("layer1.1.bn2", "eps", 1e-6), "layer1.1.bn2", "eps 1e-06"),
         "stride's padding": (
             forward(wide, lambda self, x: F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, None, 2)),
             wide, "padding on one side"),
-        "flipped kernel": (conv(change_w=lambda w: w.flip(2, 3)), deep, "weight turned by 180 degrees"),
         "reflected border": (conv(lambda x: F.pad(x, (1, 1, 1, 1), "reflect"), padding=0), deep, "edges mirrored"),
-        "bfloat16 products": (
-            conv(lambda x: rounded(x, 8), lambda w: rounded(w, 8)), deep, "all inputs rounded to bfloat16"),
-        "TF32 products": (
-            conv(lambda x: rounded(x, 11), lambda w: rounded(w, 11)), deep, "all inputs rounded to TF32"),
-        "no ReLU after the sum": (forward("layer1.0", without_relu), "layer1.1.conv1.input", ""),
+        "TF32 products": (conv(short, short), deep, "all inputs rounded to TF32"),
         "flattened in another order": (forward("", flattened), "fc.input", ""),
     },
     "text": {
-        "eps of a layer norm": (attribute(f"{tower}.1.ln_2", "eps", 1e-12), f"{tower}.1.ln_2", ""),
         "evaluation mode": (edited("branches.VH.bn5", lambda part: part.eval()), "branches.VH.bn5", "train 0"),
         "heads swapped": (heads, f"{tower}.1.attn.out_proj", ""),
         "another GELU": (attribute(f"{tower}.0.mlp", "gelu", tnn.GELU()), f"{tower}.0.mlp.c_proj.input", ""),
@@ -173,21 +149,12 @@ BREAKS = {  # what is changed: (how, the name that is first to differ, what it h
             edited("branches.RGB.proj", lambda part: part.register_forward_pre_hook(
                 lambda _, inputs: F.dropout(inputs[0], 0.3))),
             "branches.RGB.proj.input", ""),
-        "bias forgotten": (
-            forward("branches.NIR.proj", lambda self, x: F.linear(x, self.weight)), "branches.NIR.proj", "bias 0"),
-        "logits scaled": (
-            forward("classifier", lambda self, x: 4 * F.linear(x, self.weight, self.bias)),
-            "classifier", "y times 4"),
         "weights not loaded right": (
             edited("text.token_embedding", lambda part: part.weight.data.copy_(part.weight.flip(0))),
             "step0.text.token_embedding.weight", "ours in reverse order"),
         "a detached feature": (
             forward("branches.VV.proj", lambda self, x: F.linear(x.detach() + 0 * x, self.weight, self.bias)),
             "grad.branches.VV.proj.input", "x without gradient"),
-        "a gradient doubled": (
-            edited("branches.VV.bn3", lambda part: part.register_full_backward_hook(
-                lambda _, given, __: (2 * given[0],))),
-            "grad.branches.VV.conv3", "ours doubled"),
         "momentum of the statistics": (
             attribute("branches.VH.bn3", "momentum", 0.01),
             "step1.branches.VH.bn3.running_mean", "a share of 0.01"),
@@ -209,7 +176,6 @@ RULES = {  # what the rule of SGD is given, the name that is first to differ, wh
     "Nesterov": ({"nesterov": True}, "step1.conv1.weight", "Nesterov"),
     "no decay": ({"weight_decay": 0}, "step1.velocity.conv1.weight", "weight_decay 0"),
     "dampening": ({"dampening": 0.1}, "step2.velocity.", ""),
-    "another rate": ({"lr": 0.01}, "step1.conv1.weight", ""),
 }
 SWIR = {"groups": bplcz.GROUPS | {"SWIR": ("sen2", (10, 9), "short wave infrared")}}
 CONVENTIONS = {  # the same of another reading of the paper

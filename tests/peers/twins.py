@@ -259,22 +259,18 @@ class QuickGELU(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads, activation, eps, post_norm):
+    def __init__(self, width, heads):
         super().__init__()
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.ln_1, self.ln_2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
+        self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = nn.Sequential()
-        self.mlp.c_fc, self.mlp.gelu = nn.Linear(width, 4 * width), activation()
+        self.mlp.c_fc, self.mlp.gelu = nn.Linear(width, 4 * width), QuickGELU()
         self.mlp.c_proj = nn.Linear(4 * width, width)
-        self.post_norm = post_norm
 
     def attend(self, x, **seen):
         return self.attn(x, x, x, need_weights=False, **seen)[0]
 
     def forward(self, x, **seen):
-        if self.post_norm:
-            x = self.ln_1(x + self.attend(x, **seen))
-            return self.ln_2(x + self.mlp(x))
         x = x + self.attend(self.ln_1(x), **seen)
         return x + self.mlp(self.ln_2(x))
 
@@ -288,32 +284,27 @@ class FastBlock(Block):
 
 
 class Tower(nn.Module):
-    """CLIP's text tower; what follows `context` are its conventions, for mistakes to break."""
+    """CLIP's text tower."""
 
     block = Block
 
-    def __init__(
-        self, vocabulary, width, layers, heads, features, context=77, *, activation=QuickGELU, eps=1e-5,
-        post_norm=False, causal=True, pooled="EOT", positions=True,
-    ):  # fmt: skip
+    def __init__(self, vocabulary, width, layers, heads, features, context=77):
         super().__init__()
         self.token_embedding = nn.Embedding(vocabulary, width)
         self.positional_embedding = nn.Parameter(torch.zeros(context, width))
-        blocks = (self.block(width, heads, activation, eps, post_norm) for _ in range(layers))
+        blocks = (self.block(width, heads) for _ in range(layers))
         self.transformer = nn.ModuleDict({"resblocks": nn.ModuleList(blocks)})
-        self.ln_final = nn.LayerNorm(width, eps)
+        self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.zeros(width, features))
-        self.context, self.causal, self.pooled, self.positions = context, causal, pooled, positions
+        self.context = context
 
     def forward(self, ids):  # (N, L) -> (N, d); padded to the whole context, as CLIP has it
         ids = F.pad(ids, (0, self.context - ids.shape[1]))
         hidden = torch.full((self.context, self.context), -torch.inf, dtype=self.text_projection.dtype).triu(1)
-        x = self.token_embedding(ids) + (self.positional_embedding if self.positions else 0)
+        x = self.token_embedding(ids) + self.positional_embedding
         for block in self.transformer["resblocks"]:
-            x = block(x, **({"attn_mask": hidden} if self.causal else {}))
-        x = self.ln_final(x)
-        end = {"EOT": ids.argmax(dim=-1), "last": self.context - 1, "first": 0}[self.pooled]
-        return x[torch.arange(len(ids)), end] @ self.text_projection
+            x = block(x, attn_mask=hidden)
+        return self.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=-1)] @ self.text_projection
 
 
 class FastTower(Tower):
