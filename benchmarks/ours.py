@@ -6,7 +6,7 @@ Noise costs what images cost. A step is forward, backward and SGD on a batch in 
 import numpy as np
 
 from bplcz_ref import model, nn, optim, systems
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
 
 SEED = 47
 

@@ -30,8 +30,9 @@ import torch
 from ours import Ours, batch
 from peers import Peer
 
-from bplcz_ref import systems, weights
+from bplcz_ref import systems
 from bplcz_ref.kernels.threads import thread_count
+from bplcz_ref.storage import weights
 
 PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "profile")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")

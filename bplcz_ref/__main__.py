@@ -12,7 +12,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from bplcz_ref import __version__, files, paper, program
+from bplcz_ref import __version__, paper, program
+from bplcz_ref.storage import files
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,9 +8,10 @@ import sys
 from argparse import Namespace
 from functools import partial
 
-from bplcz_ref import explain, files, nn, paper, program, prompts, systems, vocabulary, weights
+from bplcz_ref import nn, paper, program, prompts, systems
 from bplcz_ref.data import inspection, simulate, so2sat
-from bplcz_ref.report import figures, pages
+from bplcz_ref.report import explain, figures, pages
+from bplcz_ref.storage import files, vocabulary, weights
 from bplcz_ref.training import evaluate, runs, tables, train
 
 

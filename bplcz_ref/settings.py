@@ -9,7 +9,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
-from bplcz_ref import paper, program, schema
+from bplcz_ref import paper, program
+from bplcz_ref.storage import schema
 from bplcz_ref.variants import VARIANTS
 
 SIZE, COUNT = schema.whole(1, 2**16), schema.whole(1, 10**9)

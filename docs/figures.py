@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bplcz_ref import explain, nn, paper, theory
+from bplcz_ref import nn, paper, theory
+from bplcz_ref.report import explain
 
 FOLDER = Path(__file__).parent / "figures"
 RECORDED = Path(__file__).parent / "recorded"

@@ -19,8 +19,8 @@ from autograd import grad
 
 from bplcz_ref import __version__, equations, metrics, nn, paper, systems, theory, variants
 from bplcz_ref.data import simulate, so2sat, standardise
+from bplcz_ref.data.streams import stream
 from bplcz_ref.encoders import prefixes
-from bplcz_ref.streams import stream
 from bplcz_ref.training import split, train
 from bplcz_ref.training.progress import Reporter
 

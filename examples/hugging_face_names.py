@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from bplcz_ref import weights
+from bplcz_ref.storage import weights
 
 RULES = {
     r"^text_model\.embeddings\.token_embedding": "token_embedding",

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from bplcz_ref import bands, model, optim, systems, weights
-from bplcz_ref.streams import stream
+from bplcz_ref import bands, model, optim, systems
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import weights
 
 try:
     import safetensors.torch

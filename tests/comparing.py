@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bplcz_ref import weights
+from bplcz_ref.storage import weights
 
 
 def grid(seed, *shape):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 from autograd import make_vjp
 
-from bplcz_ref import weights
 from bplcz_ref.encoders import convnext, densenet, exvit, resnet
+from bplcz_ref.storage import weights
 
 FULL = {  # the four of Table II
     "resnet50": resnet.resnet50,

@@ -4,7 +4,8 @@ import shutil
 
 import numpy as np
 
-from bplcz_ref import files, systems
+from bplcz_ref import systems
+from bplcz_ref.storage import files
 from bplcz_ref.training import runs
 
 # 34 training samples: two batches of 16 and one of 2

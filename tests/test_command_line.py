@@ -10,8 +10,9 @@ import pytest
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import commands, files, systems
+from bplcz_ref import commands, systems
 from bplcz_ref.data import so2sat
+from bplcz_ref.storage import files
 from bplcz_ref.training import runs, tables
 
 SMALL = ("--epochs", 1, "--set", "per_class=1", "test=20", "batch=8")
@@ -50,6 +51,7 @@ def test_the_help_of_the_tokenizer_has_examples_and_leaves_out_what_is_for_maint
     assert f'  {CALLED} tokenizer encode "a photo of a lake"\n' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "heavy"),
     [
@@ -86,6 +88,7 @@ def test_simulate_then_inspect_then_subset(tmp_path, capsys):
     assert "not an HDF5 file" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_no_data_file_is_written_over(run, small_file):
     before = small_file.read_bytes()
     assert call("simulate", small_file, "--per-class", 1) == 2

@@ -36,6 +36,7 @@ def first(found):
     return found.guilty[0].name
 
 
+@pytest.mark.slow
 def test_a_trace_agrees_with_itself_in_both_precisions(ours):
     short = {n: a.astype("float32") for n, a in ours.items() if a.dtype.kind == "f"}
     found = conform.diff(ours, short)
@@ -51,6 +52,7 @@ def test_the_tolerance_is_the_line(ours, name):
     assert first(conform.diff(ours, theirs(1.1), dtype="float32")) == name
 
 
+@pytest.mark.slow
 def test_what_follows_is_not_guilty_and_two_mistakes_are_both_found(ours):
     """The first that differs, and a layer that is wrong from their own input, far behind it."""
     theirs = changed(ours, "layer1.0.conv1.input", lambda a: a + 1)

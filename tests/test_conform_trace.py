@@ -5,10 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from bplcz_ref import conform, layers, model, optim, systems, weights
+from bplcz_ref import conform, layers, model, optim, systems
 from bplcz_ref.__main__ import main
 from bplcz_ref.conform import chain, given, tracing
 from bplcz_ref.encoders import resnet
+from bplcz_ref.storage import weights
 
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=8, text_layers=1, grid=8)
 RULE = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.01}
@@ -167,6 +168,7 @@ def test_system_and_sizes_are_told_from_the_weights(name, settings):
     assert given.settings_of(arrays, name, {"beta": 3.0}).beta == 3.0
 
 
+@pytest.mark.slow
 def test_files_that_do_not_fit_are_told_in_one_line(tmp_path, capsys):
     network = systems.build("ebcnn", SMALL)
     weights.save(tmp_path / "w.npz", *network.init(np.random.default_rng(0), np.float32))
@@ -216,6 +218,7 @@ def test_a_float32_program_passes_the_chain_and_a_wrong_step_is_found(seed):
     assert chain.judge({"L": found["L"]}, seed, "float32")[1][0] == "S"
 
 
+@pytest.mark.slow
 def test_the_chain_in_process():
     def answer(weights, x, y, tokens, **numbers):
         assert x.dtype == weights["classifier.bias"].dtype == np.float32

@@ -11,11 +11,12 @@ import shutil
 import numpy as np
 import pytest
 
-from bplcz_ref import files, tokenizer, weights
+from bplcz_ref import tokenizer
 from bplcz_ref.conform import exchange
 from bplcz_ref.conform.ops import OPS, worked_out
 from bplcz_ref.data import inspection, so2sat
 from bplcz_ref.encoders import ebcnn
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, runs
 
 CASES = 12  # of each reader

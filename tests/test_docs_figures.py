@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from docs_scripts import ROOT, script
 
-from bplcz_ref import explain, paper, systems
+from bplcz_ref import paper, systems
+from bplcz_ref.report import explain
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,9 @@ from comparing import slope_errors
 from networks import FULL, LITERALS, NETWORKS, OTHERS, everything, gist, hashed, images, outline, started, worst
 from networks import errors as differences
 
-from bplcz_ref import bands, layers, model, systems, weights
+from bplcz_ref import bands, layers, model, systems
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
+from bplcz_ref.storage import weights
 
 TINY = exvit.Size(stem=2, width=5, layers=2, joint=1, heads=2, head=3, hidden=4, dropout=0.0)
 PATCH, GRID, K, B = 4, 2, 3, 3

@@ -12,8 +12,9 @@ from so2sat_files import part
 
 import bplcz_ref
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import files, metrics, weights
+from bplcz_ref import metrics
 from bplcz_ref.data import so2sat, standardise
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, runs, split, train
 
 

@@ -34,6 +34,7 @@ def test_windows_are_where_they_should_be(whole, tmp_path, monkeypatch, capsys):
     assert "% of windows have the class at their middle" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_arguments_the_usage_is_printed():
     done = subprocess.run([sys.executable, EXAMPLES / "map_scene.py"], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("usage: python examples/map_scene.py RUN scene.png")

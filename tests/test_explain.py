@@ -8,7 +8,8 @@ import pytest
 from autograd import grad
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import equations, explain, loops, paper
+from bplcz_ref import equations, loops, paper
+from bplcz_ref.report import explain
 
 ALL = list(paper.GROUPS)
 

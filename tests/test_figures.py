@@ -7,11 +7,12 @@ import pytest
 from small import TINY, copied
 
 from bplcz_ref import __main__ as command_line
-from bplcz_ref import bands, files, nn, paper, systems
+from bplcz_ref import bands, nn, paper, systems
 from bplcz_ref.data import so2sat
+from bplcz_ref.data.streams import stream
 from bplcz_ref.encoders import exvit
 from bplcz_ref.report import figures, plots
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import files
 from bplcz_ref.training import evaluate, split
 from bplcz_ref.training import runs as folders
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import files
+from bplcz_ref.storage import files
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="devices, links and locks of POSIX")
 
@@ -175,7 +175,7 @@ def test_an_error_of_another_kind_or_file_stays_as_it_is(tmp_path):
 LIMITED = """
 import resource, sys
 import numpy as np
-from bplcz_ref import weights
+from bplcz_ref.storage import weights
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # a disk that is full after 100 kB
 for path in sys.argv[1:]:
     try:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from comparing import agree
 
-from bplcz_ref import bands, equations, in_one_file, layers, model, nn, optim, paper, prompts, systems, weights
+from bplcz_ref import bands, equations, in_one_file, layers, model, nn, optim, paper, prompts, systems
+from bplcz_ref.data.streams import stream
 from bplcz_ref.encoders import ebcnn, text
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import weights
 
 SOURCE = Path(in_one_file.__file__).read_text(encoding="utf-8")
 K, n, L, d, HEADS = 17, 7, 6, 3, 2

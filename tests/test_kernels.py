@@ -200,6 +200,7 @@ def test_blocks_that_do_not_divide_the_values_change_nothing(monkeypatch):
         assert gap(kernel, definition, *draw(shapes)) < EXACT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_is_kept_after_the_tape(name, monkeypatch):
     """And there is no cycle, whose arrays would stay until the collector comes."""
@@ -218,7 +219,7 @@ def test_nothing_is_kept_after_the_tape(name, monkeypatch):
     assert gc.collect() == 0
     gc.enable()
     tracemalloc.start()
-    for _ in range(100):  # often enough that a few forgotten numbers a step would show
+    for _ in range(30):  # often enough that a few forgotten numbers a step would show
         step()
     gc.collect()
     kept = tracemalloc.get_traced_memory()[0]

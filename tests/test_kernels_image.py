@@ -70,6 +70,7 @@ def applies(way, case, wants_x):
     }.get(way, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", [None, "pointwise", "by_columns", "by_rows", "by_taps", "by_matrix", "shifted", "winograd"]
 )

@@ -14,9 +14,10 @@ from autograd import grad, tracer
 from autograd.core import make_vjp
 from test_kernels import state_of
 
-from bplcz_ref import model, nn, optim, systems, weights
+from bplcz_ref import model, nn, optim, systems
 from bplcz_ref.kernels import products, threads
 from bplcz_ref.kernels.threads import blas_threads, each, one_blas_thread, pieces, run, set_blas_threads
+from bplcz_ref.storage import weights
 
 needs_openblas = pytest.mark.skipif(blas_threads() == 0, reason="NumPy uses another BLAS here")
 
@@ -354,6 +355,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only glibc keeps memory")
 def test_kept_memory_is_not_taken_from_the_system_again():
     def faults(how):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from networks import errors, started, worst
 
-from bplcz_ref import layers, model, nn, systems, weights
+from bplcz_ref import layers, model, nn, systems
 from bplcz_ref.encoders import exvit, text
 from bplcz_ref.layers import add, batch_norm, conv, dense, layer_norm, linear, max_pool, relu, serial
+from bplcz_ref.storage import weights
 
 BN = ("norm", batch_norm(4))
 EPS = layers.plain(nn.batch_norm, batch_norm(4).init, needs=("state", "train"), eps=1e-3)

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from bplcz_ref import bands, layers, model, nn, weights
+from bplcz_ref import bands, layers, model, nn
+from bplcz_ref.data.streams import stream
 from bplcz_ref.encoders import ebcnn, text
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import weights
 
 K, n, d, B = 17, 7, 3, 5
 TOKENS = np.tile([28, 1, 29], (K, n, 1))

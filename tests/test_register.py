@@ -39,6 +39,7 @@ def test_the_example_runs_as_it_stands():
     assert "epoch 4/4" in done.stderr
 
 
+@pytest.mark.slow
 def test_parts_of_a_user_s_own_go_through_everything(own, small_file, tmp_path, capsys):
     """Refused before the file is imported, then trained, reported, used; one line when it is not registered."""
     run = tmp_path / "run"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small import TINY, bits, edited, quiet, rewritten, steady
 
-from bplcz_ref import files, metrics, tokenizer
+from bplcz_ref import metrics, tokenizer
+from bplcz_ref.storage import files
 from bplcz_ref.training import evaluate, runs, train
 
 
@@ -105,6 +106,7 @@ def test_a_damaged_file_is_named(whole, tmp_path, name, change, read, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(whole, small_file, tmp_path):
     """By evaluation and by training alike."""
     run = shutil.copytree(whole, tmp_path / "run")

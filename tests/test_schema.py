@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from bplcz_ref import schema, systems
+from bplcz_ref import systems
+from bplcz_ref.storage import schema
 
 RULES = [  # rule, what holds, what does not
     (schema.number(), [0, -1.5, 1e299], [True, None, "1", math.nan, math.inf, [1], 10**400]),

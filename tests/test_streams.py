@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
 
 
 def test_a_stream_depends_on_seed_name_and_numbers_alone():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small import TINY
 
-from bplcz_ref import equations, model, optim, systems, variants, weights
-from bplcz_ref.streams import stream
+from bplcz_ref import equations, model, optim, systems, variants
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import weights
 
 QUICK = ("exvit", "ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 ROWS = [

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from small import NAMES, TINY, bits, quiet
 
-from bplcz_ref import files, nn
+from bplcz_ref import nn
+from bplcz_ref.storage import files
 from bplcz_ref.training import runs, tables
 
 SEEDS = [47, 48]  # 47 is compared with the table of one process
@@ -100,6 +101,7 @@ def test_an_unreadable_file_is_named(tmp_path):
 # -------------------------------------------------------------------------------------------------- executors
 
 
+@pytest.mark.slow
 def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         found = tables.tables(small_file, tmp_path, NAMES, [47], TINY, executor=pool, say=quiet)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from small import TINY, bits, quiet, steady
 
-from bplcz_ref import files, model, systems, theory, weights
+from bplcz_ref import model, systems, theory
 from bplcz_ref.data import so2sat, standardise
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, runs, split, train
 from bplcz_ref.training.progress import Reporter
 
@@ -61,6 +62,7 @@ def test_the_loop_is_the_plain_one(small_file, tmp_path, system):
         assert gap <= 1e-4 * np.abs(leaf).max(), (system, name)
 
 
+@pytest.mark.slow
 def test_each_batch_is_shown_before_its_update(tmp_path):
     """By `watch`, on standardised images in the place of an open file, as docs/record.py trains."""
     x, y = np.random.default_rng(0).standard_normal((34, 32, 32, 18)).astype("f4"), np.arange(34) % 17
@@ -266,6 +268,7 @@ def test_a_last_batch_of_one_is_refused_before_training(small_file, tmp_path, mo
         train.train(tmp_path / "ebcnn", small_file, "ebcnn", settings, say=quiet)
 
 
+@pytest.mark.slow
 def test_run_small_refuses_a_loss_that_a_row_cannot_have_before_it_trains(small_file, tmp_path):
     asked = ["--data", str(small_file), "--out", str(tmp_path / "out"), "--set", "contrastive=unicl"]
     script = Path(__file__).parent.parent / "run_small.py"

@@ -4,7 +4,8 @@ import doctest
 
 import pytest
 
-from bplcz_ref import prompts, tokenizer, vocabulary
+from bplcz_ref import prompts, tokenizer
+from bplcz_ref.storage import vocabulary
 from bplcz_ref.tokenizer import Tokenizer
 
 BY_HAND = [

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import pytest
 
-from bplcz_ref import weights
 from bplcz_ref.encoders import ebcnn
+from bplcz_ref.storage import weights
 
 ENDINGS = [".npz", ".h5", ".safetensors"]
 NETWORK = ebcnn.encoder(3, width=1, features=2)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, layers, model, optim, paper, weights
+from bplcz_ref import bands, layers, model, optim, paper
 from bplcz_ref.conform.difference import Difference, diff
 from bplcz_ref.conform.numbers import Draw
 from bplcz_ref.conform.tracing import META, trace
 from bplcz_ref.encoders import ebcnn, text
+from bplcz_ref.storage import weights
 
 RULE = {"learning_rate": 0.0625, "momentum": 0.75, "weight_decay": 0.125}
 ALPHA, BETA = 0.375, 1.5

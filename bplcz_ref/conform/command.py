@@ -7,7 +7,8 @@ The rest of the kit is imported when it is used. For maintainers: `regenerate` w
 import argparse
 from typing import Any
 
-from bplcz_ref import files, program, systems
+from bplcz_ref import program, systems
+from bplcz_ref.storage import files
 
 DTYPES = ("float32", "float64")  # of a trace
 ROWS = 8  # of a matrix that `explain` shows; the file holds all of it

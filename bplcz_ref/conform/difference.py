@@ -17,13 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import nn, paper, schema
+from bplcz_ref import nn, paper
 from bplcz_ref.conform.layouts import Comparison, as_ours, compare
 from bplcz_ref.conform.mistakes import LISTED
 from bplcz_ref.conform.numbers import EPS, expected
 from bplcz_ref.conform.ops import OPS, Case
 from bplcz_ref.conform.tracing import FEW, FORMAT, META, RUNS
 from bplcz_ref.conform.verdict import FAIL, Graded, grade, named_ways
+from bplcz_ref.storage import schema
 
 SHOWN = 3  # guilty names in the report; further ones are counted
 

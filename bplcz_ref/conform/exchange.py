@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, program, schema
+from bplcz_ref import program
 from bplcz_ref.conform.numbers import EPS, solved
 from bplcz_ref.conform.ops import OPS, Case
+from bplcz_ref.storage import files, schema
 
 VERSION = "3.0.0"  # MAJOR: the format; MINOR: cases; PATCH: a case that was wrong
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bplcz_ref import files, paper, prompts, systems, weights
+from bplcz_ref import paper, prompts, systems
 from bplcz_ref.conform.tracing import trace
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, runs
 
 

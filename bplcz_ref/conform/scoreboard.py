@@ -6,8 +6,8 @@ declares absent is "-", never a pass.
 
 from pathlib import Path
 
-from bplcz_ref import files
 from bplcz_ref.conform.ops import OPS
+from bplcz_ref.storage import files
 
 
 def read(paths: list[Path]) -> dict[str, dict]:

@@ -30,9 +30,10 @@ from autograd.core import VJPNode, add_outgrads
 from autograd.extend import defvjp, primitive
 from autograd.tracer import getval, isbox, new_box, toposort, trace_stack
 
-from bplcz_ref import layers, nn, optim, paper, weights
+from bplcz_ref import layers, nn, optim, paper
 from bplcz_ref.conform.numbers import EPS, FACTOR
 from bplcz_ref.model import Model
+from bplcz_ref.storage import weights
 
 META = "trace.json"  # the entry of the archive that holds what is no array, as bytes of JSON
 FORMAT = 3

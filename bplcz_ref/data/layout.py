@@ -14,10 +14,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from bplcz_ref import checks, files
+from bplcz_ref import checks
 from bplcz_ref.bands import BANDS
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH
-from bplcz_ref.schema import brief
+from bplcz_ref.storage import files
+from bplcz_ref.storage.schema import brief
 
 SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
 K = len(CLASSES)

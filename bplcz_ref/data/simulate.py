@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from bplcz_ref import schema
 from bplcz_ref.data import layout, so2sat
 from bplcz_ref.data.scene import FINE, GRID, MATERIALS, NAMES, ZONES, City, Zone, city, paint
+from bplcz_ref.data.streams import stream
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH, SEED
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import schema
 
 VERSION = "1"
 CITIES = 42  # as many as training.h5 has

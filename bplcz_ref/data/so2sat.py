@@ -18,12 +18,13 @@ import h5py
 import numpy as np
 from numpy.typing import DTypeLike
 
-from bplcz_ref import bands, checks, schema
+from bplcz_ref import bands, checks
 from bplcz_ref.data import layout
 from bplcz_ref.data.layout import SHAPES, K
-from bplcz_ref.files import HDF5_FORMAT, digest, reading, whole
+from bplcz_ref.data.streams import stream
 from bplcz_ref.paper import CLASSES
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import schema
+from bplcz_ref.storage.files import HDF5_FORMAT, digest, reading, whole
 
 CHUNK = 256  # rows in memory at a time, in walks over a file
 SLICE = 16  # rows of one sensor read at once: about 1 MB, which stays in the processor's cache while it is cast

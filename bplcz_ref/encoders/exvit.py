@@ -61,7 +61,7 @@ def exvit(
     per modality), 242,310 at grid=2, 230,022 at grid=4 (64 tokens).
 
     >>> import numpy
-    >>> from bplcz_ref import weights
+    >>> from bplcz_ref.storage import weights
     >>> weights.count(exvit().init(numpy.random.default_rng(0), numpy.float32)[0])
     230022
     """
@@ -258,7 +258,7 @@ def head(inputs: int, outputs: int) -> Network:  # (..., inputs) -> (..., output
     """Linear(LN(x)): in both heads of ExViT, and D of reading A on the concatenated I_i of Eq. (9).
 
     >>> import numpy
-    >>> from bplcz_ref import weights
+    >>> from bplcz_ref.storage import weights
     >>> weights.count(head(7 * 512, 17).init(numpy.random.default_rng(0), numpy.float32)[0])
     68113
     """

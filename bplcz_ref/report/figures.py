@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from bplcz_ref import files, paper, program, systems
+from bplcz_ref import paper, program, systems
 from bplcz_ref.data import so2sat
+from bplcz_ref.data.streams import stream
 from bplcz_ref.report import plots
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import files
 from bplcz_ref.training import evaluate, runs
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import bands, checks, files, metrics, model, nn, paper, systems, weights
+from bplcz_ref import bands, checks, metrics, model, nn, paper, systems
 from bplcz_ref.data import layout, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import runs, split
 
 ROWS_AT_ONCE = 64  # through the network

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import __version__, files, metrics, model, paper, program, systems, weights
+from bplcz_ref import __version__, metrics, model, paper, program, systems
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import split
 from bplcz_ref.training.progress import SUMS
 

@@ -12,7 +12,7 @@ import numpy as np
 from bplcz_ref import paper
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
 from bplcz_ref.systems import Settings, changed
 
 CITIES_PER_TEST_CITY = 5  # one city in five is left out for the test

@@ -24,10 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, model, nn, optim, paper, register, systems
+from bplcz_ref import model, nn, optim, paper, register, systems
 from bplcz_ref.bands import BANDS
 from bplcz_ref.data import so2sat
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import files
 from bplcz_ref.training import runs, split
 from bplcz_ref.training.progress import duration, to_stderr
 from bplcz_ref.training.train import train

@@ -17,10 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bplcz_ref import files, metrics, model, nn, optim, systems, weights
+from bplcz_ref import metrics, model, nn, optim, systems
 from bplcz_ref.data import augment, so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
-from bplcz_ref.streams import stream
+from bplcz_ref.data.streams import stream
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, progress, runs, split
 from bplcz_ref.training.progress import SUMS, Reporter
 from bplcz_ref.training.runs import Checkpoint

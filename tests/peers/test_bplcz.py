@@ -9,7 +9,8 @@ how far every parameter has moved.
 import numpy as np
 import pytest
 
-from bplcz_ref import model, optim, prompts, systems, weights
+from bplcz_ref import model, optim, prompts, systems
+from bplcz_ref.storage import weights
 from bplcz_ref.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from networks import FULL, LITERALS, NETWORKS, errors, everything, gist, hashed, images, outline, started, worst
 
-from bplcz_ref import prompts, weights
+from bplcz_ref import prompts
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
+from bplcz_ref.storage import weights
 from bplcz_ref.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import bplcz_ref  # noqa: E402
-from bplcz_ref import weights  # noqa: E402
+from bplcz_ref.storage import weights  # noqa: E402
 from bplcz_ref.training import evaluate  # noqa: E402
 
 

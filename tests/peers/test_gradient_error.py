@@ -6,9 +6,10 @@ The twins are those that benchmarks/table.py times, so this also says that they 
 import numpy as np
 import pytest
 
-from bplcz_ref import model, systems, weights
+from bplcz_ref import model, systems
+from bplcz_ref.data.streams import stream
 from bplcz_ref.kernels import convolution
-from bplcz_ref.streams import stream
+from bplcz_ref.storage import weights
 
 torch = pytest.importorskip("torch")
 

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bplcz_ref import conform, systems, weights
+from bplcz_ref import conform, systems
 from bplcz_ref.__main__ import main
 from bplcz_ref.encoders import resnet
 from bplcz_ref.model import classification
+from bplcz_ref.storage import weights
 
 torch = pytest.importorskip("torch")
 tnn = torch.nn

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from networks import errors, everything, hashed, relative, worst
 
-from bplcz_ref import weights
 from bplcz_ref.encoders import prefixes, text
+from bplcz_ref.storage import weights
 
 torch = pytest.importorskip("torch")
 

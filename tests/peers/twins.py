@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from bplcz_ref import bands, paper, systems, weights
+from bplcz_ref import bands, paper, systems
 from bplcz_ref.encoders import exvit
+from bplcz_ref.storage import weights
 
 
 def tensors(*trees):

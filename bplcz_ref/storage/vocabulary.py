@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
-from bplcz_ref import files, schema
+from bplcz_ref.storage import files, schema
 from bplcz_ref.tokenizer import (
     CHARACTER_BYTES,
     END,

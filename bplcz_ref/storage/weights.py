@@ -15,7 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from bplcz_ref import files, layers
+from bplcz_ref import layers
+from bplcz_ref.storage import files
 
 COUNT = "num_batches_tracked"
 BUFFERS = ("running_mean", "running_var", COUNT)
