@@ -35,15 +35,16 @@ HDF5_FORMAT = ("v108", "v108")  # libver of h5py.File: HDF5 1.8 is the first who
 LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # in answer to a call
 WITHOUT = {
     "lock": "take care that no two processes write into one run folder",
-    "sync a file": (power := "after a power cut the last files may be incomplete"),
-    "sync a folder": power,
+    **dict.fromkeys(("sync a file", "sync a folder"), "after a power cut the last files may be incomplete"),
 }
 DAMAGED = "it may be cut short, damaged or of another kind"
 
 # What people have in a file's place, by its first bytes (in small letters) at a position.
+ZIP = "a ZIP archive: unpack it first, as `unzip {path}` does"
+WEB_PAGE = "a web page, as a server sends it for a login or an error: fetch the file again"
 KINDS = (
     (0, b"\x1f\x8b", "packed by gzip: unpack it first, as `gzip -dk {path}` does"),
-    (0, b"pk\x03\x04", ZIP := "a ZIP archive: unpack it first, as `unzip {path}` does"),
+    (0, b"pk\x03\x04", ZIP),
     (257, b"ustar", "a tar archive: unpack it first, as `tar -xf {path}` does"),
     (0, b"bzh", "packed by bzip2: unpack it first, as `bzip2 -dk {path}` does"),
     (0, b"\xfd7zxz", "packed by xz: unpack it first, as `xz -dk {path}` does"),
@@ -51,11 +52,7 @@ KINDS = (
     (0, b"7z\xbc\xaf", "a 7z archive: unpack it first, as `7z x {path}` does"),
     (0, b"rar!", "a RAR archive: unpack it first"),
     (0, b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file that it stands for"),
-    (
-        0,
-        b"<!doctype",
-        WEB_PAGE := "a web page, as a server sends it for a login or an error: fetch the file again",
-    ),
+    (0, b"<!doctype", WEB_PAGE),
     (0, b"<html", WEB_PAGE),
     (0, b"<?xml", WEB_PAGE),
 )
