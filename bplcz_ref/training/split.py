@@ -86,11 +86,12 @@ def label(origin: str, cities: int = 0, twins: int = 0) -> str:
     >>> label("random"), label("city", 9)
     ('random split', 'city split, 9 cities left out')
     """
+    copies = f", {twins} {'copy' if twins == 1 else 'copies'} of training rows left out" * (twins > 0)
     return {
-        "official": "official separate files" + f", {twins} copies of training rows left out" * (twins > 0),
+        "official": "official separate files" + copies,
         "file": "the subset's own random split",
         "random": "random split",
-        "city": f"city split, {cities} cities left out",
+        "city": f"city split, {cities} {'city' if cities == 1 else 'cities'} left out",
     }[origin]
 
 
