@@ -49,7 +49,7 @@ def run_subset(options: Namespace) -> None:
     files.refuse_existing(options, options.out)
     own = options.per_class, options.test, options.seed, options.geo, options.skip_bad
     if bad := so2sat.subset(options.file, options.out, *own):
-        warn(options, f"{len(bad)} rows were left out, the first: {bad[0]}")
+        warn(options, f"rows left out: {len(bad)}, the first: {bad[0]}")
     print(f"{options.out}: {17 * options.per_class} training and {options.test} test rows of {options.file}")
 
 
