@@ -168,7 +168,8 @@ def test_values_depend_on_seed_row_and_class_alone(simulated):
     parts = [simulate.patches(y[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 20), (20, 30))]
     for found, whole in zip(map(np.concatenate, zip(*parts, strict=True)), (sen1, sen2), strict=True):
         assert found.dtype == np.float64
-        assert np.abs(found - whole).max() < 1e-9  # NumPy 2.0 rounds by where an array lies in memory
+        # The BLAS of NumPy 2.0 rounds by where an array lies in memory; files are compared byte for byte below.
+        assert np.abs(found - whole).max() <= 1e-14 * np.abs(whole).max()
         assert np.isfinite(whole).all()
     other = simulate.patches(y[:3], seed=6)
     assert not np.isclose(other[0], sen1[:3]).any(axis=(0, 1, 2)).all()

@@ -34,12 +34,12 @@ class Trained(NamedTuple):
     config: dict
 
     def __reduce__(self) -> tuple:
-        """For pickle, as workers need it: the network's functions are made again from the config."""
-        return unpickled, tuple(self[1:])
+        """What travels to a worker process: all but the network, whose functions are made again there."""
+        return of_config, tuple(self[1:])
 
 
-def unpickled(*values: Any) -> Trained:
-    """What pickle makes a Trained from: its values after the network."""
+def of_config(*values: Any) -> Trained:
+    """A Trained from its values after the network, the last of which is the config."""
     config = values[-1]
     return Trained(systems.build(config["system"], runs.settings_of(config)), *values)
 
