@@ -1,15 +1,22 @@
 """The nine systems in PyTorch, as their users would write them for speed, with our weights by the same names.
 
 The networks are those of tests/peers/twins.py, which are compared with ours there. What is added here is a step,
-with fused SGD, and the memory layout. `Tree` also has the saving that is ours, the trees of common beginnings.
+with fused SGD, the memory layout, and a whole run. `Tree` also has the saving that is ours, the trees of common
+beginnings.
 """
 
 import sys
 from pathlib import Path
 
 import torch
+from ours import Ours
 
+from bplcz_ref.data import so2sat, standardise
+from bplcz_ref.data.streams import stream
 from bplcz_ref.encoders.prefixes import pack
+from bplcz_ref.kernels.threads import thread_count
+from bplcz_ref.training import split
+from bplcz_ref.training.evaluate import ROWS_AT_ONCE
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "peers"))
 import twins  # noqa: E402
@@ -40,8 +47,8 @@ class Peer:
         self.load(ours)
         kept = {"memory_format": torch.channels_last if layout == "NHWC" else torch.contiguous_format}
         self.module.to(**kept)
-        self.x = torch.from_numpy(ours.x).permute(0, 3, 1, 2).contiguous(**kept)
-        self.y = torch.from_numpy(ours.y)
+        self.kept = kept
+        self.take(ours.x, ours.y)
         rate, momentum, decay = ours.rule.values()
         self.optimiser = torch.optim.SGD(
             self.module.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=True
@@ -49,6 +56,11 @@ class Peer:
 
     def load(self, ours):
         twins.loaded(self.module, ours.params, ours.state)
+
+    def take(self, x, y):
+        """(B, 32, 32, 18), (B,): the batch that is next."""
+        self.x = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous(**self.kept)
+        self.y = torch.from_numpy(y)
 
     def compile(self):
         """From now on the loss runs as torch.compile makes it, and so does its backward pass."""
@@ -70,3 +82,26 @@ class Peer:
         self.module.eval()
         with torch.inference_mode():
             return self.module(self.x)
+
+
+def run(name, settings, data, layout="NHWC"):
+    """OA on the test part of a file after training as ours does: the same start, batches, rates and test rows."""
+    torch.set_num_threads(thread_count())
+    with so2sat.open_file(data) as patches:
+        rows, test = split.parts(patches, settings)
+        found = standardise.statistics(patches, rows, settings.clip_sen1)
+
+        def images(some):
+            return standardise.standardise(patches.images(some, "float32"), found), patches.labels[some]
+
+        peer = Peer(name, settings, Ours(name, settings, *images(rows[: settings.batch])), layout)
+        for epoch in range(settings.epochs):
+            order = stream(settings.seed, "shuffle", epoch).permutation(rows)
+            for some in so2sat.chunks(order, settings.batch):
+                peer.take(*images(some))
+                peer.step()
+        right = 0
+        for some in so2sat.chunks(test, ROWS_AT_ONCE):
+            peer.take(*images(some))
+            right += int((peer.logits().argmax(1) == peer.y).sum())
+    return right / len(test)

@@ -4,9 +4,10 @@
 
 Parts: `step` (paper preset, batch 32), `small` (the small preset), `inference` (evaluation, batch 64), `float64`
 (EB-CNN (BP-LCZ)), `tree` (the same in float32 against PyTorch given our tree of common beginnings), `side` (two
-runs at once, one thread each), `memory` (peak of a step), `compile` (a step of PyTorch by torch.compile, which
-needs a C++ compiler and minutes for each network), `profile` (our step and evaluation alone: parts on one thread,
-and the time in which no thread works on all). The peer is peers.py's, in NCHW and in channels-last, whichever is
+runs at once, one thread each, the small preset), `memory` (peak of a step), `work` (`run_small.py` as a whole, and
+a table of two systems and two seeds), `compile` (a step of PyTorch by torch.compile, which needs a C++ compiler
+and minutes for each network), `profile` (our step and evaluation alone: parts on one thread, and the time in which
+no thread works on all). The peer is peers.py's, in NCHW and in channels-last, whichever is
 faster. Before anything is timed, both sides must agree: in the logits, and, without dropout, in loss and gradient.
 
 Printed are medians in milliseconds with the 10th and 90th percentile of samples that other processes did not
@@ -16,9 +17,11 @@ memory grow with the size of a problem is asked by --set width=64, --set grid=1,
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import date
 from functools import partial
@@ -28,13 +31,15 @@ import numpy as np
 import timing
 import torch
 from ours import Ours, batch
-from peers import Peer
+from peers import Peer, run
 
 from bplcz_ref import systems
+from bplcz_ref.data import simulate
 from bplcz_ref.kernels.threads import thread_count
 from bplcz_ref.storage import weights
+from bplcz_ref.training import runs, tables
 
-PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "compile", "profile")
+PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "work", "compile", "profile")
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")
 LAYOUTS = ("NCHW", "NHWC")
 SIDE_SECONDS = 15.0
@@ -103,9 +108,9 @@ def profiled(name, settings, size, what):
 # ------------------------------------------------------------------------------------- processes of their own
 
 
-def child(side, name, size, seconds, *words):
+def child(side, preset, name, size, seconds, *words):
     """Prints what three steps took of memory, waits for a line, and prints steps per second."""
-    settings = systems.PAPER._replace(**systems.chosen(words))
+    settings = systems.PRESETS[preset]._replace(**systems.chosen(words))
     who = ours = Ours(name, settings, *batch(int(size)))
     if side != "ours":
         torch.set_num_threads(thread_count())
@@ -129,11 +134,11 @@ def started(*arguments, **environment):
 
 
 def side_by_side(name, size, words):
-    """Steps per second of two runs at once; for PyTorch the better of its layouts."""
+    """Steps per second of two runs at once, at the small preset; for PyTorch the better of its layouts."""
     rates = {}
     one = {"BPLCZ_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     for side in ("ours", *LAYOUTS):
-        pair = [started(side, name, size, SIDE_SECONDS, *words, **one) for _ in range(2)]
+        pair = [started(side, "small", name, size, SIDE_SECONDS, *words, **one) for _ in range(2)]
         for p in pair:  # both are warm before either is timed
             p.stdout.readline()
         for p in pair:
@@ -141,7 +146,7 @@ def side_by_side(name, size, words):
             p.stdin.flush()
         rates[side] = sum(float(p.communicate()[0]) for p in pair)
     best = max(LAYOUTS, key=rates.get)
-    label = f"two runs side by side, {name}, steps per second"
+    label = f"two runs side by side, small preset, {name}, steps per second"
     return f"| {label} | {rates['ours']:.2f} | {rates[best]:.2f} {best} | {rates[best] / rates['ours']:.2f} | | |"
 
 
@@ -149,10 +154,37 @@ def memory(name, size, words):
     """Megabytes that a step takes beyond what the process had before."""
     taken = {}
     for side in ("ours", *LAYOUTS):
-        taken[side] = float(started(side, name, size, 0, *words).communicate("go\n")[0].split()[0])
+        taken[side] = float(started(side, "paper", name, size, 0, *words).communicate("go\n")[0].split()[0])
     best = min(LAYOUTS, key=taken.get)
     label = f"peak memory of a step, {name}, MB"
     return f"| {label} | {taken['ours']:.0f} | {taken[best]:.0f} {best} | {taken['ours'] / taken[best]:.2f} | | |"
+
+
+def work(label, command, names, seeds):
+    """Seconds of a command that trains and tests these systems at the small preset, and of PyTorch's faster way.
+
+    PyTorch trains them one after the other on all threads, or in a process of one thread on each core. The wholes
+    are compared as they are: ours also writes checkpoints, tables and figures.
+    """
+    small, seconds = systems.SMALL, {}
+    jobs = [(name, small._replace(seed=seed)) for name, seed in itertools.product(names, seeds)]
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder) / "simulated.h5", Path(folder) / "runs"
+        simulate.write_file(data, per_class=small.per_class, rows=small.test, seed=small.seed)
+        began = time.perf_counter()
+        subprocess.run([sys.executable, *command, "--data", data, "--out", out], check=True, capture_output=True)
+        ours = time.perf_counter() - began
+        OA = np.mean([runs.read_metrics(path.parent)["overall_accuracy"] for path in out.rglob("metrics.json")])
+        for workers in (1, thread_count()):
+            began = time.perf_counter()
+            with tables.cores_shared_by(workers), tables.processes(workers) as pool:
+                theirs = [pool.submit(run, *job, data) for job in jobs]
+                theirs = np.mean([future.result() for future in theirs])
+            seconds[f"NHWC, {workers} process{'es' * (workers > 1)}"] = time.perf_counter() - began
+            if abs(OA - theirs) > 0.1:
+                raise SystemExit(f"{label}: mean OA {OA:.3f} and {theirs:.3f}: that was not the same work")
+    best = min(seconds, key=seconds.get)
+    return f"| {label}, s | {ours:.0f} | {seconds[best]:.0f} {best} | {ours / seconds[best]:.2f} | | |"
 
 
 # ---------------------------------------------------------------------------------------------------- the table
@@ -172,13 +204,18 @@ def rows(options):
             yield timed(f"inference, {name}", name, paper, 2 * size, "logits", options)
         if "compile" in options.parts:
             yield step(f"step, {name}, torch.compile", name, paper, size, compiled=True)
-        if "side" in options.parts:
+        if "side" in options.parts and name in SMALL:
             yield side_by_side(name, size, options.set)
         if "memory" in options.parts:
             yield memory(name, size, options.set)
         if "profile" in options.parts:
             yield profiled(name, paper, size, "step")
             yield profiled(name, paper, 2 * size, "logits")
+    if "work" in options.parts:
+        yield work("run_small.py", ["run_small.py"], systems.TABLE_III, [small.seed])
+        two, seeds = ("ebcnn-bplcz", "exvit"), (small.seed, small.seed + 1)
+        command = ["-m", "bplcz_ref", "tables", "--seeds", "2", "--systems", *two]
+        yield work(f"tables of {' and '.join(two)}, two seeds", command, two, seeds)
     if bplcz in names and "tree" in options.parts:
         yield step(f"step, {bplcz}, PyTorch with our tree", bplcz, paper, size, tree=True)
     if bplcz in names and "float64" in options.parts:
