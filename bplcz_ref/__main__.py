@@ -329,13 +329,9 @@ def tokenizer(c) -> None:
     encode "a photo of a lake"
     encode - --merges MERGES.txt
     """
-    actions = c.add_subparsers(dest="action", required=True, metavar="encode")
-    a = actions.add_parser("train")  # for maintainers, without a help: tokenizer_vocab/ anew from its corpus
-    a.add_argument("--out", required=True, type=files.path, metavar="DIR")
-    a = actions.add_parser("encode", help="token ids and pieces of a text", epilog=c.epilog,
-                           formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    a.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
-    a.add_argument("--merges", metavar="FILE", type=files.path,
+    c.add_argument("action", choices=("encode",))
+    c.add_argument("text", metavar="TEXT", help="a text, or '-' for the 119 prompts")
+    c.add_argument("--merges", metavar="FILE", type=files.path,
                    help="a merges file, such as CLIP's; default: the bundled one")  # fmt: skip
 
 

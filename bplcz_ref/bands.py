@@ -23,7 +23,7 @@ BANDS = SEN1_BANDS + SEN2_BANDS
 INDEX = {name: [band - 1 for band in group["bands"]] for name, group in GROUPS.items()}
 
 
-def split(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) -> {group: (..., C_i)}
+def grouped(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) -> {group: (..., C_i)}
     """II-A: {X_i}, i = 1..7, as a dict in the paper's order RGB, VRE, NIR, SWIR, VH, VV, PolSAR.
 
     X_i = the channels `paper.GROUPS[i]["bands"]` (1-based) of the group's sensor; every band is used once.
@@ -34,7 +34,7 @@ def split(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) ->
     >>> import numpy
     >>> sen1 = numpy.arange(1, 9) * numpy.ones((2, 32, 32, 1))     # every band filled with its 1-based number
     >>> sen2 = numpy.arange(1, 11) * numpy.ones((2, 32, 32, 1))
-    >>> {name: X_i[0, 0, 0].astype(int).tolist() for name, X_i in split(sen1, sen2).items()}
+    >>> {name: X_i[0, 0, 0].astype(int).tolist() for name, X_i in grouped(sen1, sen2).items()}
     {'RGB': [1, 2, 3], 'VRE': [4, 5, 6, 8], 'NIR': [7], 'SWIR': [9, 10],
      'VH': [1, 2, 5], 'VV': [3, 4, 6], 'PolSAR': [7, 8]}
     """
@@ -46,7 +46,7 @@ def split(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) ->
 def join(sen1: np.ndarray, sen2: np.ndarray) -> np.ndarray:  # (..., 8), (..., 10) -> (..., 18)
     """x, the form that networks take: sen1's 8 channels, then sen2's 10, named in `BANDS`. dtype: kept.
 
-    Errors: ValueError as for `split`, and for two different dtypes.
+    Errors: ValueError as for `grouped`, and for two different dtypes.
 
     >>> import numpy
     >>> join(numpy.zeros((2, 32, 32, 8)), numpy.zeros((2, 32, 32, 10))).shape
@@ -59,13 +59,13 @@ def join(sen1: np.ndarray, sen2: np.ndarray) -> np.ndarray:  # (..., 8), (..., 1
 
 
 def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (..., 8), (..., 10)
-    """sen1, sen2 of x, as views: the inverse of `join`. The groups of x are `split(*separate(x))`.
+    """sen1, sen2 of x, as views: the inverse of `join`. The groups of x are `grouped(*separate(x))`.
 
     Errors: ValueError if the last axis of x is not 18.
 
     >>> import numpy
     >>> sen1, sen2 = separate(numpy.arange(18.0))
-    >>> sen2[0], list(split(sen1, sen2)["VH"])
+    >>> sen2[0], list(grouped(sen1, sen2)["VH"])
     (np.float64(8.0), [np.float64(0.0), np.float64(1.0), np.float64(4.0)])
     """
     _last_axis("x", x, len(BANDS), ", sen1's 8 then sen2's 10")

@@ -11,7 +11,7 @@ from functools import partial
 from bplcz_ref import nn, paper, program, prompts, systems
 from bplcz_ref.data import inspection, simulate, so2sat
 from bplcz_ref.report import explain, figures, pages
-from bplcz_ref.storage import files, vocabulary, weights
+from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, runs, tables, train
 
 
@@ -161,10 +161,6 @@ def run_conform(options: Namespace) -> int | None:
 
 
 def run_tokenizer(options: Namespace) -> None:
-    if options.action == "train":
-        vocabulary.write_vocabulary(options.out)
-        print(f"{options.out}: the vocabulary, trained again")
-        return
     words = systems.tokenizer(options.merges)
     for phrase in prompts.prompts() if options.text == "-" else [options.text]:
         ids = words.encode(phrase)

@@ -44,7 +44,7 @@ NORM_EPS = 1e-5  # inside the root of batch norm and layer norm
 EPS = 1e-12  # the least length that a feature is divided by, outside the root
 
 
-def split(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) -> {group: (..., C_i)}
+def grouped(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) -> {group: (..., C_i)}
     """II-A: {X_i}, the bands of each group."""
     sensors = {"sen1": sen1, "sen2": sen2}
     return {i: sensors[sensor][..., np.array(bands) - 1] for i, (sensor, bands, _) in GROUPS.items()}
@@ -463,7 +463,7 @@ def main(steps: int = 50, heads: int = 2) -> None:
 
     def patches(y):  # (B,) -> {group: (B, 8, 8, C_i)}: simulated, each its class's spectrum and noise
         x = spectra[y][:, None, None] + rng.standard_normal((len(y), 8, 8, 18))
-        return split(x[..., :8], x[..., 8:])
+        return grouped(x[..., :8], x[..., 8:])
 
     y = np.repeat(np.arange(K), 2)
     X_i = patches(y)

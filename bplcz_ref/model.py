@@ -160,7 +160,7 @@ def bplcz(
 
 def image_jobs(encoders: dict, params: dict, state: dict, x: np.ndarray, rng: Generator | None) -> list[Job]:
     """Eq. (1) as jobs: the encoder of each group on its bands X_i of x (B, H, W, 18), with a stream of its own."""
-    X_i = bands.split(*bands.separate(bands.not_raw(x)))  # II-A
+    X_i = bands.grouped(*bands.separate(bands.not_raw(x)))  # II-A
     streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
     own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
     return [

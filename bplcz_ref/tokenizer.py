@@ -2,9 +2,9 @@
 
 The rules are those of `clip/simple_tokenizer.py` and `clip.tokenize` in github.com/openai/CLIP (d05afc4), written
 with the standard library alone. With CLIP's own merges file the ids are CLIP's; the bundled merges
-(tokenizer_vocab/) are our own, and vocabulary.py learns them. The file follows the way of a text: `clean` it, cut
-it into `pre_tokens`, merge the bytes of each piece (`Tokenizer.steps`), look up the ids (`encode`), pad the rows
-(`batch`).
+(tokenizer_vocab/) are our own; learn.py beside them learned them. The file follows the way of a text: `clean` it,
+cut it into `pre_tokens`, merge the bytes of each piece (`Tokenizer.steps`), look up the ids (`encode`), pad the
+rows (`batch`).
 
 One step of CLIP's is left out: `ftfy.fix_text`, a repair of damaged text, which changes nothing in the prompts.
 Outside plain ASCII it would straighten curly quotes, compose accents, narrow full-width letters, split ligatures

@@ -25,7 +25,6 @@ ORDER = (
     "guide",
     "conformance",
     "trace",
-    "implementations",
     "speed",
 )  # after the chapters
 

@@ -57,7 +57,7 @@ class EBCNN(nn.Module):
         self.classifier = nn.Linear(len(self.branches) * features, 17)
 
     def forward(self, x):  # (B, H, W, 18) -> (B, 17)
-        groups = bands.split(*bands.separate(x))  # plain indexing, so it takes tensors
+        groups = bands.grouped(*bands.separate(x))  # plain indexing, so it takes tensors
         return self.classifier(
             torch.cat([self.branches[k](X.permute(0, 3, 1, 2)) for k, X in groups.items()], dim=1)
         )

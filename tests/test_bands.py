@@ -25,7 +25,7 @@ def filled(shape=(2, 4, 5)):
 
 
 def test_every_group_by_hand():
-    X = bands.split(*filled())
+    X = bands.grouped(*filled())
     assert list(X) == list(BY_HAND)
     for name, (sensor, index) in BY_HAND.items():
         expected = np.array(index) + (100.0 if sensor == "sen1" else 0.0)
@@ -43,7 +43,7 @@ def test_names_of_the_bands():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_any_leading_axes_and_dtype_kept(shape, dtype):
     sen1, sen2 = (a.astype(dtype) for a in filled(shape))
-    X = bands.split(sen1, sen2)
+    X = bands.grouped(sen1, sen2)
     assert all(v.dtype == dtype and v.shape[:-1] == shape for v in X.values())
     x = bands.join(sen1, sen2)
     assert x.dtype == dtype
@@ -59,7 +59,7 @@ def test_gradients_pass_through():
 
     def f(sen1, sen2):
         x = bands.join(sen1, sen2)
-        return sum(weights[n] * anp.sum(X_i) for n, X_i in bands.split(*bands.separate(x)).items())
+        return sum(weights[n] * anp.sum(X_i) for n, X_i in bands.grouped(*bands.separate(x)).items())
 
     g1, g2 = autograd.grad(f, (0, 1))(sen1, sen2)
     # each channel's gradient is the number of its group, RGB 1 ... PolSAR 7
@@ -69,7 +69,7 @@ def test_gradients_pass_through():
 
 SEN1, SEN2 = filled()
 BAD = [
-    *[(f, given, message) for f in (bands.split, bands.join) for given, message in (
+    *[(f, given, message) for f in (bands.grouped, bands.join) for given, message in (
         ((SEN2, SEN1), "swapped"),
         ((SEN1[..., :7], SEN2), r"sen1 has shape \(2, 4, 5, 7\).*8 channels"),
         ((SEN1, np.moveaxis(SEN2, -1, -3)), "sen2 .*channels first"),

@@ -44,13 +44,6 @@ def test_every_command_has_a_help_with_an_example(capsys):
         assert f"examples:\n  {CALLED} {command} " in capsys.readouterr().out
 
 
-def test_the_help_of_the_tokenizer_has_examples_and_leaves_out_what_is_for_maintainers(capsys):
-    call("tokenizer", "--help")
-    assert "train" not in capsys.readouterr().out
-    call("tokenizer", "encode", "--help")
-    assert f'  {CALLED} tokenizer encode "a photo of a lake"\n' in capsys.readouterr().out
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "heavy"),

@@ -14,7 +14,7 @@ from autograd import make_vjp
 
 from bplcz_ref import conform, equations, nn
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import chain, command, exchange, numbers, scoreboard, verdict
+from bplcz_ref.conform import chain, command, exchange, numbers, verdict
 from bplcz_ref.conform.exchange import VERSION, Answers
 from bplcz_ref.conform.mistakes import LISTED, OTHERS, READINGS
 from bplcz_ref.conform.ops import OPS, is_float, worked_out
@@ -399,22 +399,3 @@ def test_explain_shows_every_case_and_the_answer_beside_it(right, path, capsys):
     assert (code, "agrees: error" in text) == (0, True)
     code, text = run(capsys, "explain", "bce/none")
     assert (code, "there are bce/ordinary" in text) == (2, True)
-
-
-def test_a_report_side_by_side(path, tmp_path, capsys):
-    (tmp_path / "wrong.json").write_text(as_json(answered(of("bce", "sgd"), bce=SUM)))
-    names = tmp_path / "ours.json", tmp_path / "a|b <script>.json"
-    for answers, name in zip((path, tmp_path / "wrong.json"), names, strict=True):
-        run(capsys, "check", answers, "--json", name)
-    code, text = run(capsys, "report", *names)
-    assert code == 1
-    rows = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines()]
-    assert rows[0] == [f"kit {VERSION}", "ours", "a&#124;b &lt;script&gt;"]
-    assert ["Eq. (7) bce", "8/8", "guilty: sum for mean"] in rows
-    assert ["III-A sgd", "8/8", "8/8"] in rows
-    names[1].write_text(path.read_text())
-    with pytest.raises(ValueError, match="no report of `conform check --json`"):
-        scoreboard.read([names[1]])
-    names[1].write_text(json.dumps(json.loads(names[0].read_text()) | {"kit": "2.0.0"}))
-    with pytest.raises(ValueError, match="different kits cannot be compared"):
-        scoreboard.read(list(names))

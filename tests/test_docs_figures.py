@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from docs_scripts import ROOT, script
+from scripts import DOCS, script
 
 from bplcz_ref import paper, systems
 from bplcz_ref.report import explain
@@ -16,19 +16,19 @@ from bplcz_ref.report import explain
 
 @pytest.fixture(scope="module")
 def figures():
-    return script("figures")
+    return script("docs/figures")
 
 
 @pytest.fixture(scope="module")
 def records():
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (ROOT / "recorded").iterdir()}
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in (DOCS / "recorded").iterdir()}
     assert found.keys() == {"small", "losses"}
     return found
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return json.loads((ROOT / "figures" / "data.json").read_text(encoding="utf-8"))
+    return json.loads((DOCS / "figures" / "data.json").read_text(encoding="utf-8"))
 
 
 def close(found, expected):
@@ -77,7 +77,7 @@ def test_recorded_losses_are_above_their_floors(records):
 
 
 def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
-    record = script("record")
+    record = script("docs/record")
     y, rng = np.array([4, 7, 4, 9]), np.random.default_rng(0)
     gradient = rng.normal(size=(2, 4, 3))
     assert np.sum(np.square(record.lengths(gradient, y))) == pytest.approx(np.sum(gradient**2), rel=1e-12)
@@ -89,7 +89,7 @@ def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
 
 
 def test_recorded_pulls_are_the_gradients_that_explain_prints():
-    record, made = script("record"), explain.batch()
+    record, made = script("docs/record"), explain.batch()
     x = {line.symbol: line.value for line in explain.trace(made)}
     g = {line.symbol: line.value for line in explain.trace(made, gradient=True)}
     trace = {"I_i": made.I_i, "T_i": made.T_i, "I": x["I"], "c_hat": x["c_hat"]}
@@ -105,7 +105,7 @@ def test_recorded_pulls_are_the_gradients_that_explain_prints():
 
 @pytest.mark.long
 def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records):
-    record = script("record")
+    record = script("docs/record")
     few = {"epochs": 1, "per_class": 2, "test": 20}
     monkeypatch.setattr(record, "FOLDER", tmp_path)
     monkeypatch.setattr(record, "SEEDS", (47,))
@@ -130,7 +130,7 @@ def test_the_script_records_what_the_figures_read(monkeypatch, tmp_path, records
 def test_the_script_draws_every_figure(figures, drawn, tmp_path):
     pytest.importorskip("matplotlib")
     figures.main(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (ROOT / "figures").iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in (DOCS / "figures").iterdir()}
     assert close(json.loads((tmp_path / "data.json").read_text(encoding="utf-8")), drawn)
     for name in drawn:
         assert (tmp_path / f"{name}.svg").read_text(encoding="utf-8").startswith("<?xml")

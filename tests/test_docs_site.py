@@ -6,7 +6,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
-from docs_scripts import ROOT, script
+from scripts import DOCS, script
 
 from bplcz_ref import paper, theory
 
@@ -17,7 +17,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def build():
-    return script("build")
+    return script("docs/build")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def pages(site):
 
 
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(pages):
-    texts = {path.stem for path in ROOT.rglob("*.md")}
+    texts = {path.stem for path in DOCS.rglob("*.md")}
     named = {name.removesuffix(".html") for name in pages if not name.startswith("source-")}
     assert named == texts - {"mathematics"} | {"index"}
     for name, page in pages.items():
@@ -78,7 +78,7 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(pages):
 
 
 def test_every_formula_is_mathml(pages):
-    for path in [ROOT / "mathematics.md", *(ROOT / "mathematics").glob("*.md")]:
+    for path in [DOCS / "mathematics.md", *(DOCS / "mathematics").glob("*.md")]:
         text = path.read_text(encoding="utf-8")
         blocks = len(re.findall(r"^```math$", text, re.MULTILINE))
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
@@ -95,7 +95,7 @@ def test_a_wrong_formula_or_link_is_refused(build):
         with pytest.raises(ValueError, match="which GitHub does not show here"):
             build.mathml(tex, display)
     with pytest.raises(ValueError, match="links to nowhere.md, which is not there"):
-        build.Site().link("nowhere.md", ROOT / "mathematics.md")
+        build.Site().link("nowhere.md", DOCS / "mathematics.md")
 
 
 @pytest.mark.slow

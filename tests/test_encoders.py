@@ -418,7 +418,7 @@ def test_readings_by_hand_and_b_by_differences():
     for reading, made in zip("AB", prompted(), strict=True):
         params, state = started(made)
         _, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, LABELS))
-        groups, I_i, tokens = bands.split(*bands.separate(x)), [], []
+        groups, I_i, tokens = bands.grouped(*bands.separate(x)), [], []
         for group, index in bands.INDEX.items():
             own = params["branches"][group] | params["shared"]
             body = exvit.tokens(len(index), PATCH, GRID, TINY)

@@ -42,7 +42,7 @@ def moved(name, dtype, **settings):
     x = np.random.default_rng(1).standard_normal((5, 32, 32, 18)).astype(dtype)
     for _ in range(3):
         state = made.loss(params, state, (x, np.arange(5)), rng=np.random.default_rng(2))[1]["state"]
-    return made, params, state, x, bands.split(*bands.separate(x))
+    return made, params, state, x, bands.grouped(*bands.separate(x))
 
 
 @pytest.mark.slow

@@ -68,10 +68,10 @@ def found(one):
     """The same by `one`, the file or a changed copy of it."""
     (params, state), velocity = start(), None
     for step in range(3):
-        X_i = one.split(batch(step)[..., :8], batch(step)[..., 8:])
+        X_i = one.grouped(batch(step)[..., :8], batch(step)[..., 8:])
         trace, gradients, state = one.loss_and_gradients(params, state, X_i, TOKENS, Y, HEADS)
         if step == 0:
-            c_hat = one.evaluate(params, state, one.split(batch(9)[..., :8], batch(9)[..., 8:]))
+            c_hat = one.evaluate(params, state, one.grouped(batch(9)[..., :8], batch(9)[..., 8:]))
             first = {"trace": trace, "gradients": gradients, "state": state, "evaluation": {"c_hat": c_hat}}
         params, velocity = one.sgd(params, velocity, gradients, eta=0.02)
     return first | {"params": params, "velocity": velocity}
@@ -137,7 +137,7 @@ def test_the_small_preset_has_the_same_loss_and_gradients():
     x, y = np.random.default_rng(3).standard_normal((4, 32, 32, 18)), np.array([16, 0, 16, 5])
     t = systems.prompt_tokens(systems.tokenizer(settings.vocabulary))
     value, gradients, _ = model.loss_and_gradients(made.loss, params, state, (x, y))
-    X_i = in_one_file.split(x[..., :8], x[..., 8:])
+    X_i = in_one_file.grouped(x[..., :8], x[..., 8:])
     trace, mine, _ = in_one_file.loss_and_gradients(params, state, X_i, t, y, settings.text_heads)
     assert agree(trace["L"], value)
     mine, gradients = weights.named(mine), weights.named(gradients)

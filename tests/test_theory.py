@@ -294,7 +294,7 @@ def test_L_con_collapses_at_no_cost_to_L_cls():
     """Texts without class, then proj.bias - M T in each branch, and D's bias takes back what that adds."""
     rng, y = np.random.default_rng(1), np.arange(6)
     params, state = in_one_file.initial(rng, 6, width=2, d=4, V=30, W=8, layers=1, context=5)
-    X_i = in_one_file.split(rng.normal(size=(6, 8, 8, 8)), rng.normal(size=(6, 8, 8, 10)))
+    X_i = in_one_file.grouped(rng.normal(size=(6, 8, 8, 8)), rng.normal(size=(6, 8, 8, 10)))
     t = rng.integers(1, 29, size=(6, n, 5))
     params["text"]["ln_final"] = {"weight": np.zeros(8), "bias": np.ones(8)}
     T = params["text"]["text_projection"].sum(axis=0)  # every text, of any class and group

@@ -39,7 +39,7 @@ Exit codes: 0 all that was declared is answered and passes; 1 divergence; 2 inco
 
 The modules, in the order in which they import each other: ops (the table of operations, worked out by this
 package), numbers (what rounding may change), cases (inputs and reasons), mistakes (other ways to run an
-operation), exchange (JSON), verdict (grade, locate, name, `check`), scoreboard (reports side by side), command.
+operation), exchange (JSON), verdict (grade, locate, name, `check`), command.
 For a real model and batch (docs/trace.md): tracing (what ours computes, by name), given (its weights and batch,
 from files), layouts and difference (where theirs parts from it); chain is the set's tiny model, which they judge.
 """

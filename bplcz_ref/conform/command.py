@@ -1,7 +1,6 @@
 """`python -m bplcz_ref conform export | check | explain | selftest | trace | diff`.
 
-The rest of the kit is imported when it is used. For maintainers: `regenerate` writes the public set anew, and
-`report` puts reports side by side.
+The rest of the kit is imported when it is used. For maintainers: `regenerate` writes the public set anew.
 """
 
 import argparse
@@ -44,7 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", **seed, help="the cases of this seed; by default those of the answers")
     action(selftest, "")("--seed", **seed, help="with the cases of this seed")
     action(regenerate)("folder", **path, metavar="DIR")
-    action(report)("reports", **path, nargs="+", metavar="REPORT.json", help="its name heads its column")
     add = action(trace, "WEIGHTS BATCH.npz OURS.npz")
     add(
         "weights",
@@ -157,15 +155,6 @@ def regenerate(options: argparse.Namespace) -> None:
     made = [numbers.solved(case) for case in cases.drawn()]
     exchange.write(target, exchange.set_of(made))
     print(f"{target}: {len(made)} cases of kit {exchange.VERSION}")
-
-
-def report(options: argparse.Namespace) -> int:
-    """reports of `check --json` side by side, as a table in Markdown"""
-    from bplcz_ref.conform import scoreboard
-
-    table = scoreboard.read(options.reports)
-    print(scoreboard.markdown(table))
-    return max(entry["exit_code"] for entry in table.values())
 
 
 # ---------------------------------------------------------------- the text of `explain`

@@ -236,7 +236,7 @@ OPS: dict[str, Op] = {
         lambda a: {f"sum_{axis}": np.sum(a, axis=axis) for axis in range(3)},
         "", "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"),
     "band_groups": Op(
-        lambda sen1, sen2: {f"X_{name}": x for name, x in bands.split(sen1, sen2).items()},
+        lambda sen1, sen2: {f"X_{name}": x for name, x in bands.grouped(sen1, sen2).items()},
         "II-A", "X_i", "X_i = the group's bands, 1-based as printed, channels last", READ, picks=True),
     "prompt": Op(
         lambda class_index, group: {"text": prompts.prompt(class_index, group)},

@@ -107,10 +107,10 @@ def count(params: dict) -> int:
     return sum(np.size(leaf) for leaf in named(params).values())
 
 
-def parts(params: dict) -> dict[str, int]:
+def sizes(params: dict) -> dict[str, int]:
     """{part: how many numbers it holds} of the first level of a nested dict.
 
-    >>> parts({"branches": {"RGB": {"weight": np.zeros((2, 3))}}, "classifier": {"bias": np.zeros(2)}})
+    >>> sizes({"branches": {"RGB": {"weight": np.zeros((2, 3))}}, "classifier": {"bias": np.zeros(2)}})
     {'branches': 6, 'classifier': 2}
     """
     return {name: count({name: tree}) for name, tree in params.items()}

@@ -168,7 +168,7 @@ def imported(run: str | Path, file: str | Path, out: str | Path) -> None:
 
 def beginning(config: dict, params: dict) -> str:
     """What is about to be trained, in a line: parameters, rows, split, cities left out."""
-    sizes = ", ".join(f"{name} {count:,}" for name, count in weights.parts(params).items())
+    sizes = ", ".join(f"{name} {count:,}" for name, count in weights.sizes(params).items())
     noted = config["data"]["split"]
     cities = f" ({', '.join(noted['cities'])})" if noted["cities"] else ""
     return (
