@@ -10,11 +10,10 @@ from collections import namedtuple
 from functools import partial
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from . import depthwise
 from .lines import add_per_channel
-from .pooling import framed
+from .pooling import framed, strided
 from .products import column_sums, products
 from .tape import on_tape
 from .threads import each, in_order, pieces, run
@@ -145,8 +144,9 @@ def by_columns(p, x, weight, wants_x):
 
     def windows(s):
         padded = framed(x[s], p.padding)
-        seen = sliding_window_view(padded.reshape(*padded.shape[:2], -1), (p.kh, p.kw * p.channels), (1, 2))
-        return seen[:, :: p.stride, :: p.stride * p.channels].reshape(-1, len(W))
+        (b, high, _, C), row = padded.shape, padded.shape[2] * p.channels
+        shape = b, p.rows, p.columns, p.kh, p.kw * C
+        return strided(padded, shape, (high * row, p.stride * row, p.stride * C, row, 1)).reshape(-1, len(W))
 
     each(lambda s: np.matmul(windows(s), W, out=y[s].reshape(-1, p.outputs)), parts)
 
@@ -270,10 +270,11 @@ def _padded(p, shape, dtype):  # zeros (blocks, H, b, W + 2 padding, c), and the
 def _cut(p, x, taps):  # (b, H, W, C) -> R (blocks, H, b, W', kw c), or by taps x as it is laid
     x = _laid(p, x, taps)
     if not taps:
-        c, (padded, pixels) = x.shape[4], _padded(p, x.shape, x.dtype)
+        (n, h, b, _, c), (padded, pixels) = x.shape, _padded(p, x.shape, x.dtype)
         pixels[...] = x
+        row = padded.shape[3] * c
         # kw pixels of c channels lie one after the other
-        x = sliding_window_view(padded.reshape(*x.shape[:3], -1), p.kw * c, 3)[..., :: p.stride * c, :]
+        x = strided(padded, (n, h, b, p.columns, p.kw * c), (h * b * row, b * row, row, p.stride * c, 1))
     return np.ascontiguousarray(x)
 
 

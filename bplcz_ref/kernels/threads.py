@@ -11,6 +11,7 @@ a copy of the caller's context (contextvars), so that np.errstate and the depth 
 import contextlib
 import contextvars
 import ctypes
+import functools
 import os
 import re
 import threading
@@ -34,12 +35,14 @@ def run(tasks: Sequence[Callable]) -> list:
 
     A last one that would leave all threads but one without work comes after the others and shares its own pieces.
     """
-    with one_blas_thread():
-        if len(tasks) < 2 or _inside.get() or thread_count() == 1:
-            return [task() for task in tasks]
-        if len(tasks) % thread_count() == 1:
-            return [*run(tasks[:-1]), tasks[-1]()]
-        return _side_by_side(tasks)
+    if not _single.get():
+        with one_blas_thread():
+            return run(tasks)
+    if len(tasks) < 2 or _inside.get() or thread_count() == 1:
+        return [task() for task in tasks]
+    if len(tasks) % thread_count() == 1:
+        return [*run(tasks[:-1]), tasks[-1]()]
+    return _side_by_side(tasks)
 
 
 def _side_by_side(tasks):
@@ -73,15 +76,16 @@ def _side_by_side(tasks):
     return results
 
 
-def pieces(n: int, least: int, most: int = 1 << 30) -> list[slice]:
+@functools.lru_cache(maxsize=4096)
+def pieces(n: int, least: int, most: int = 1 << 30) -> tuple[slice, ...]:
     """range(n) cut into `most` parts of about equal length, or fewer, so that none is below `least`.
 
-    >>> pieces(10, 3), pieces(2, 3), pieces(0, 3)
-    ([slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)], [slice(0, 2, None)], [slice(0, 0, None)])
+    >>> pieces(7, 3), pieces(2, 3), pieces(0, 3)
+    ((slice(0, 3, None), slice(3, 7, None)), (slice(0, 2, None),), (slice(0, 0, None),))
     """
     count = max(1, min(most, n // max(1, least)))
     edges = [n * k // count for k in range(count + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return tuple(map(slice, edges, edges[1:]))
 
 
 def each(work: Callable, parts: Sequence) -> list:

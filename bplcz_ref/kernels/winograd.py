@@ -11,9 +11,8 @@ Not for float64, which is the exact mode: convolution.py asks only for float32.
 import functools
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
-from .pooling import framed
+from .pooling import framed, strided
 from .threads import each, in_order, pieces
 
 TILES, NUMBERS = 256, 8192  # 6x6 tiles worked on at a time; of few channels, as many as have NUMBERS channels
@@ -93,11 +92,9 @@ def correlate(x: np.ndarray, weight: np.ndarray, pixels: np.ndarray | None = Non
         dU = []
         for s in pieces(len(x[part]), few):
             # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
-            d = (
-                sliding_window_view(framed(x[part][s], 1), (6, 6), (1, 2))[:, ::4, ::4]
-                .transpose(4, 5, 0, 1, 2, 3)
-                .reshape(36, -1)
-            )
+            padded, row = framed(x[part][s], 1), (W + 2) * C
+            shape, steps = (len(padded), H // 4, W // 4, C), ((H + 2) * row, 4 * row, 4 * C, 1)
+            d = strided(padded, (6, 6, *shape), (row, C, *steps)).reshape(36, -1)
             V, tiles = narrow(B, d).reshape(36, -1, C), _as_tiles(y[part][s])
             tiles[...] = narrow(A, np.matmul(V, U).reshape(36, -1)).reshape(tiles.shape)
             if pixels is not None:
