@@ -124,12 +124,12 @@ def pointwise(p, x, weight, wants_x):
         g = g.reshape(-1, p.outputs)
         dw, *dx = products((pixels.T, g), *[(g, weight[0, 0].T)] * wants_x)
         if not wants_x:
-            return None, dw[None, None]
+            return None, dw.reshape(weight.shape)
         dx = dx[0].reshape(p.batch, p.rows, p.columns, p.channels)
         if p.stride > 1:
             seen, dx = dx, np.zeros(x.shape, g.dtype)
             dx[:, :: p.stride, :: p.stride] = seen
-        return dx, dw[None, None]
+        return dx, dw.reshape(weight.shape)
 
     return products((pixels, weight[0, 0]))[0].reshape(p.batch, p.rows, p.columns, p.outputs), back
 

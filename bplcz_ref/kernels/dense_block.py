@@ -12,6 +12,8 @@ while layer by layer each of DenseNet121's 58 concatenations copies what it has,
 taken, and their gradient spread, up to 24 times. (In evaluation the layers one by one are as fast.)
 """
 
+import math
+
 import numpy as np
 
 from . import convolution, norm
@@ -35,7 +37,7 @@ def dense_block(x, layers, states, *, momentum=0.1, eps=1e-5):
             arrays += [p[norm_]["weight"], p[norm_]["bias"], p[conv]["weight"]]
         shape = (*shape[:3], shape[3] + plans[-1].outputs)
     measured: list[dict] = []  # {norm: (mean, var)} of each layer; the kernel fills it
-    y, n = _block(x, *arrays, plans=plans, eps=eps, measured=measured), int(np.prod(shape[:3]))
+    y, n = _block(x, *arrays, plans=plans, eps=eps, measured=measured), math.prod(shape[:3])
     return y, [
         {name: norm.moved(state[name], mean, var, n, momentum) for name, (mean, var) in found.items()}
         for state, found in zip(states, measured, strict=True)
@@ -107,7 +109,7 @@ def _kernel(x, *arrays, wanted, plans, eps, measured):
 
             each(backward, channels(c))
             sums[:, :c] += w1 * db, w1 * dw
-            dW1 = dW1[None, None].transpose(3, 2, 0, 1)
+            dW1 = dW1.reshape(1, 1, c, -1).transpose(3, 2, 0, 1)
             gradients |= dict(enumerate((dw, db, dW1, dw2, db2, dW2), 1 + PARTS * k))
         gradients[0] = finished(slice(0, shape[3])).reshape(shape)
         return [gradients[k] for k in wanted]

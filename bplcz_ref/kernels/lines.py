@@ -4,6 +4,8 @@ NumPy's loop over the channels of one pixel is short, and beginning it costs mor
 are cut into blocks, which the cores share.
 """
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from .threads import NUMBERS, each, pieces
@@ -34,10 +36,15 @@ def repeated(lines: np.ndarray, *values: np.ndarray) -> np.ndarray:  # (C,) each
     return wide.reshape(len(values), lines.shape[1])
 
 
-def per_channel(parts: list, channels: int) -> list[np.ndarray]:  # (k C,) each -> (C,) each in float64
-    """Sums along lines, a tuple of them for each block, added in the order of the blocks."""
-    totals = [sum(part.astype(np.float64) for part in sums) for sums in zip(*parts, strict=True)]
-    return [total.reshape(-1, channels).sum(0) for total in totals]
+def sums_per_channel(work: Callable, blocks: Sequence, lines: np.ndarray, channels: int) -> np.ndarray:
+    # -> (2, C) in float64
+    """Two sums along lines of all blocks, of which work(block, out (2, k C)) fills those of one.
+
+    The blocks share the cores; their sums are added in order.
+    """
+    parts = np.empty((len(blocks), 2, lines.shape[1]), lines.dtype)
+    each(lambda pair: work(*pair), list(zip(blocks, parts, strict=True)))
+    return parts.sum(0, np.float64).reshape(2, -1, channels).sum(1)
 
 
 def add_per_channel(y: np.ndarray, bias: np.ndarray) -> None:  # (..., C) contiguous, (C,)

@@ -8,10 +8,12 @@ gradient of that and z = (x - mean) / sqrt(var + eps),
 where batch norm takes its means over all pixels of a channel, and layer norm over the features of a row.
 """
 
+import math
+
 import numpy as np
 from autograd.tracer import getval
 
-from .lines import as_lines, per_channel, repeated
+from .lines import as_lines, repeated, sums_per_channel
 from .products import rows_of
 from .tape import on_tape
 from .threads import NUMBERS, each, in_order, pieces
@@ -27,7 +29,7 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
     check(np.shape(x), weight, bias, state, train)
     if train:
         mean, var = statistics(getval(x))
-        state = moved(state, mean, var, int(np.prod(np.shape(x)[:-1])), momentum)
+        state = moved(state, mean, var, math.prod(np.shape(x)[:-1]), momentum)
     else:
         mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
     options = {"mean": mean, "inverse": 1 / np.sqrt(var + eps), "train": train, "relu": relu}
@@ -36,7 +38,7 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
 
 def check(shape: tuple, weight: np.ndarray, bias: np.ndarray, state: dict, train: bool) -> None:
     """ValueError unless these belong to an x of this shape, and training has values enough."""
-    channels, n = shape[-1] if shape else 0, int(np.prod(shape[:-1]))
+    channels, n = shape[-1] if shape else 0, math.prod(shape[:-1])
     for name, value in (("weight", weight), ("bias", bias), *state.items()):
         if name != "num_batches_tracked" and np.shape(value) != (channels,):
             raise ValueError(f"batch_norm: {name} must be ({channels},) for x {shape}, found {np.shape(value)}")
@@ -61,14 +63,16 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., C) -> (
     """
     channels, n = x.shape[-1], x.size // x.shape[-1]
     (lines,), blocks = as_lines(np.ascontiguousarray(x))
-    shift = lines[:: -(-len(lines) // 8)].reshape(-1, channels).mean(0)
+    near = lines[:: -(-len(lines) // 8)].reshape(-1, channels)
+    shift = near.sum(0) / len(near)
     (shifts,) = repeated(lines, shift)
 
-    def sums(s):
+    def sums(s, out):
         d = lines[s] - shifts
-        return np.dot(np.ones(len(d), x.dtype), d), np.einsum("lk,lk->k", d, d)
+        np.dot(np.ones(len(d), x.dtype), d, out=out[0])
+        np.einsum("lk,lk->k", d, d, out=out[1])
 
-    off, square = (total / n for total in per_channel(each(sums, blocks), channels))
+    off, square = sums_per_channel(sums, blocks, lines, channels) / n
     return shift.astype(np.float64) + off, np.maximum(square - off**2, 0)
 
 
@@ -106,11 +110,12 @@ def kernel(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
         def centred(s):
             return lines[s] if near else lines[s] - shifts
 
-        def sums(s):
+        def sums(s, out):
             part = np.multiply(given[s], passed[s] > 0, out=ds[s]) if relu else ds[s]
-            return np.dot(np.ones(len(part), x.dtype), part), np.einsum("lk,lk->k", centred(s), part)
+            np.dot(np.ones(len(part), x.dtype), part, out=out[0])
+            np.einsum("lk,lk->k", centred(s), part, out=out[1])
 
-        total, moment = per_channel(each(sums, blocks), len(mean))
+        total, moment = sums_per_channel(sums, blocks, lines, len(mean))
         moment -= off * total  # sum of d * (x - mean)
         gradients = {1: moment * inverse, 2: total, 3: d}
         if 0 in wanted:
