@@ -38,14 +38,15 @@ def run(tasks: Sequence[Callable]) -> list:
     if not _single.get():
         with one_blas_thread():
             return run(tasks)
-    if len(tasks) < 2 or _inside.get() or thread_count() == 1:
+    threads = 1 if len(tasks) < 2 or _inside.get() else thread_count()
+    if threads == 1:
         return [task() for task in tasks]
-    if len(tasks) % thread_count() == 1:
+    if len(tasks) % threads == 1:
         return [*run(tasks[:-1]), tasks[-1]()]
-    return _side_by_side(tasks)
+    return _side_by_side(tasks, min(threads, len(tasks)) - 1)
 
 
-def _side_by_side(tasks):
+def _side_by_side(tasks, helpers):
     results: list = [None] * len(tasks)
     errors: dict[int, BaseException] = {}
     waiting = list(range(len(tasks)))[::-1]
@@ -62,7 +63,6 @@ def _side_by_side(tasks):
 
     context = contextvars.copy_context()
     context.run(_inside.set, True)
-    helpers = min(thread_count(), len(tasks)) - 1
     others = [_pool.submit(context.copy().run, work) for _ in range(helpers)]
     try:
         context.run(work)
