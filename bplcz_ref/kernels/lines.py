@@ -15,7 +15,7 @@ from .threads import NUMBERS, each, pieces
 LINE = 8192
 
 
-def as_lines(*arrays: np.ndarray) -> tuple[list[np.ndarray], list[slice]]:
+def as_lines(*arrays: np.ndarray) -> tuple[list[np.ndarray], Sequence[slice]]:
     """(..., C), contiguous -> views (n, k C), and slices of the n lines, each of about NUMBERS numbers.
 
     k pixels make a line: the largest power of 2 that divides their number and keeps to LINE.
