@@ -78,7 +78,7 @@ def draw_plane(data: dict, axes) -> None:
     path = data["path"]
     axes.plot([0, *path["a"]], [0, *path["b"]], ".-", color=PURPLE, linewidth=1, markersize=4)
     axes.plot(path["a"][-1], path["b"][-1], "*", color=PURPLE, markersize=10)
-    note(axes, "a run on SIMULATED data", (path["a"][1], path["b"][1]), PURPLE, (-12, 6), ha="right")
+    note(axes, "a run on\nSIMULATED data", (path["a"][1], path["b"][1]), PURPLE, (-12, 0), ha="right")
     axes.plot(0, 0, "+", color="black", markersize=10)
     note(axes, "start: ln 2", (0, 0), "black")
     axes.plot(*data["edge"][0], "s", color="black", markerfacecolor="white")

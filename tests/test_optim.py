@@ -28,11 +28,19 @@ def ordered(weight):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_the_fast_form_is_the_definition_to_the_bit_in_any_memory_order(in_place):
     rng = np.random.default_rng(3)
-    shapes = {"conv": (8, 5, 3, 3), "one": (6, 4, 1, 1), "large": (300, 701), "number": (), "none": (0, 3)}
+    shapes = {
+        "conv": (8, 5, 3, 3),
+        "wide": (64, 96, 3, 3),
+        "one": (6, 4, 1, 1),
+        "large": (300, 701),
+        "number": (),
+        "none": (0, 3),
+    }
 
     def tree(arrange):
         made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-        return made | {"conv": arrange(made["conv"]), "flipped": made["large"][::-1].copy()[::-1]}
+        made |= {name: arrange(made[name]) for name in ("conv", "wide")}
+        return made | {"flipped": made["large"][::-1].copy()[::-1]}
 
     w, v, gradients = tree(np.asarray), None, [tree(ordered), tree(np.asarray), tree(ordered)]
     u, m = {k: a.copy() for k, a in w.items()}, None
@@ -45,4 +53,4 @@ def test_the_fast_form_is_the_definition_to_the_bit_in_any_memory_order(in_place
         for ours, theirs in ((w, u), (v, m)):
             assert all((ours[k] == theirs[k]).all() for k in shapes)
             assert all(np.shape(ours[k]) == np.shape(theirs[k]) for k in shapes)
-    assert w["conv"].strides == gradients[-1]["conv"].strides
+    assert all(w[name].strides == gradients[-1][name].strides for name in ("conv", "wide"))

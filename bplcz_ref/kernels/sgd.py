@@ -35,7 +35,7 @@ def sgd(params, velocity, gradient, *, learning_rate, momentum=0.0, weight_decay
             pairs = {k: planned(w[k], v and v[k], g[k]) for k in w}
             return tuple({k: pair[n] for k, pair in pairs.items()} for n in (0, 1))
         w, g = np.asarray(w), np.asarray(g)
-        like = g if w.size < SMALL else np.empty_like(g)  # in the order of g's memory, without gaps
+        like = g if w.size < SMALL else np.empty_like(g, w.dtype)  # in the order of g's memory, without gaps
         new = tuple(
             a
             if in_place and a is not None and a.strides == like.strides and a.flags.writeable
