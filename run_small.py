@@ -1,6 +1,6 @@
 """The main job: train the three rows of the paper's ablation (Table III) and print them beside the paper's.
 
-    python run_small.py                        simulates a small So2Sat-like file first; about 1.5 minutes on 2 cores
+    python run_small.py                        simulates a small So2Sat-like file first; 1.5 minutes on 2 cores
     python run_small.py --data training.h5     the same on a file in So2Sat LCZ42's own layout
 
 Run it again to resume an interrupted run; a complete one is not repeated.
