@@ -7,8 +7,8 @@ Parts: `step` (paper preset, batch 32), `small` (the small preset), `inference` 
 runs at once, one thread each, the small preset), `memory` (peak of a step), `work` (`run_small.py` as a whole, and
 a table of two systems and two seeds), `compile` (a step of PyTorch by torch.compile, which needs a C++ compiler
 and minutes for each network), `profile` (our step and evaluation alone: parts on one thread, and the time in which
-no thread works on all). The peer is peers.py's, in NCHW and in channels-last, whichever is
-faster. Before anything is timed, both sides must agree: in the logits, and, without dropout, in loss and gradient.
+no thread works on all). The peer is peers.py's, in NCHW and in channels-last, whichever is faster. Before anything
+is timed, both sides must agree: in the logits, and, without dropout, in loss and gradient.
 
 Printed are medians in milliseconds with the 10th and 90th percentile of samples that other processes did not
 disturb; the ratio ours / peer, in which smaller is better; and what part of our time its matrix products would
@@ -43,6 +43,7 @@ PARTS = ("step", "small", "inference", "float64", "tree", "side", "memory", "wor
 SMALL = ("ebcnn", "ebcnn-bplcz", "exvit")
 LAYOUTS = ("NCHW", "NHWC")
 SIDE_SECONDS = 15.0
+ROOT = Path(__file__).parents[1]
 
 
 def agree(name, settings, size, tree, dtype):
@@ -212,7 +213,7 @@ def rows(options):
             yield profiled(name, paper, size, "step")
             yield profiled(name, paper, 2 * size, "logits")
     if "work" in options.parts:
-        yield work("run_small.py", ["run_small.py"], systems.TABLE_III, [small.seed])
+        yield work("run_small.py", [ROOT / "run_small.py"], systems.TABLE_III, [small.seed])
         two, seeds = ("ebcnn-bplcz", "exvit"), (small.seed, small.seed + 1)
         command = ["-m", "bplcz_ref", "tables", "--seeds", "2", "--systems", *two]
         yield work(f"tables of {' and '.join(two)}, two seeds", command, two, seeds)
