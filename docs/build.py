@@ -19,14 +19,7 @@ WIDGET = "<!-- widget -->"  # where site/widget.html goes
 BEFORE_A_SIGN = "<mo[^>]*>(?:&#x00028;|&#x0002C;|&#x0003D;|&#x02265;|&#x0005B;|\\(|,|=|\\[)</mo>"
 BARS = {"l": 'form="prefix" stretchy="false"', "r": 'form="postfix" stretchy="false"'}
 NAMES = {"mathematics": "index"}  # file name on the site, where it is not the Markdown's
-ORDER = (
-    "readings",
-    "equations",
-    "guide",
-    "conformance",
-    "trace",
-    "speed",
-)  # after the chapters
+ORDER = ("readings", "equations", "guide", "conformance", "trace", "speed")  # after the chapters
 
 
 class Page(NamedTuple):
