@@ -31,6 +31,7 @@ def test_the_fast_form_is_the_definition_to_the_bit_in_any_memory_order(in_place
     shapes = {
         "conv": (8, 5, 3, 3),
         "wide": (64, 96, 3, 3),
+        "depthwise": (384, 1, 7, 7),
         "one": (6, 4, 1, 1),
         "large": (300, 701),
         "number": (),
@@ -39,7 +40,7 @@ def test_the_fast_form_is_the_definition_to_the_bit_in_any_memory_order(in_place
 
     def tree(arrange):
         made = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-        made |= {name: arrange(made[name]) for name in ("conv", "wide")}
+        made |= {name: arrange(made[name]) for name in ("conv", "wide", "depthwise")}
         return made | {"flipped": made["large"][::-1].copy()[::-1]}
 
     w, v, gradients = tree(np.asarray), None, [tree(ordered), tree(np.asarray), tree(ordered)]

@@ -35,28 +35,20 @@ def sgd(params, velocity, gradient, *, learning_rate, momentum=0.0, weight_decay
             pairs = {k: planned(w[k], v and v[k], g[k]) for k in w}
             return tuple({k: pair[n] for k, pair in pairs.items()} for n in (0, 1))
         w, g = np.asarray(w), np.asarray(g)
-        like = g if w.size < SMALL else np.empty_like(g, w.dtype)  # in the order of g's memory, without gaps
-        new = tuple(
-            a
-            if in_place and a is not None and a.strides == like.strides and a.flags.writeable
-            else np.empty_like(like, w.dtype)
-            for a in (w, v)
-        )
         if w.size < SMALL:
+            free = [in_place and a is not None and a.flags.writeable and a.strides == g.strides for a in (w, v)]
+            new = tuple(a if own else np.empty_like(g, w.dtype) for a, own in zip((w, v), free, strict=True))
             tasks[0].append((w, v, g, *new))
-        else:
-            lines = [None if a is None else _line(a, like) for a in (w, v, g, *new)]
-            tasks.extend([[None if a is None else a[s] for a in lines]] for s in pieces(w.size, NUMBERS))
-        return new
+            return new
+        order = sorted(range(g.ndim), key=lambda k: -abs(g.strides[k]))  # from the longest step in memory
+        lines = [None if a is None else np.ascontiguousarray(a.transpose(order)).reshape(-1) for a in (w, v, g)]
+        for a, line in zip((w, v), lines[:2], strict=True):  # a line is a view of what lies as g does, else a copy
+            free = line is not None and (in_place and a.flags.writeable or not np.may_share_memory(line, a))
+            lines.append(line if free else np.empty(w.size, w.dtype))
+        tasks.extend([[None if a is None else a[s] for a in lines]] for s in pieces(w.size, NUMBERS))
+        shape, back = [g.shape[k] for k in order], np.argsort(order)
+        return tuple(line.reshape(shape).transpose(back) for line in lines[3:])
 
     new = planned(params, velocity, gradient)
     each(lambda task: [step(*arrays) for arrays in task], tasks)
     return new
-
-
-def _line(a, like):
-    """`a` as one run of numbers, in the order of like's memory: a view of what has that order."""
-    if a.strides != like.strides:
-        a, other = np.empty_like(like, a.dtype), a
-        a[...] = other
-    return a.ravel("K")
