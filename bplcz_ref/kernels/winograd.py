@@ -91,11 +91,7 @@ def correlate(x: np.ndarray, weight: np.ndarray, pixels: np.ndarray | None = Non
     def work(part):
         dU = []
         for s in pieces(len(x[part]), few):
-            # A 4x4 tile of outputs sees 6x6 pixels, and the next tile begins 4 pixels further.
-            padded, row = framed(x[part][s], 1), (W + 2) * C
-            shape, steps = (len(padded), H // 4, W // 4, C), ((H + 2) * row, 4 * row, 4 * C, 1)
-            d = strided(padded, (6, 6, *shape), (row, C, *steps)).reshape(36, -1)
-            V, tiles = narrow(B, d).reshape(36, -1, C), _as_tiles(y[part][s])
+            V, tiles = narrow(B, _windows(x[part][s])).reshape(36, -1, C), _as_tiles(y[part][s])
             tiles[...] = narrow(A, np.matmul(V, U).reshape(36, -1)).reshape(tiles.shape)
             if pixels is not None:
                 P = narrow(A.T, _as_tiles(pixels[part][s]).reshape(16, -1)).reshape(36, -1, O)
@@ -106,6 +102,13 @@ def correlate(x: np.ndarray, weight: np.ndarray, pixels: np.ndarray | None = Non
     if pixels is None:
         return y, None
     return y, np.matmul(G.T, in_order([dU for (dU,) in parts]).reshape(36, C * O)).reshape(3, 3, C, O)
+
+
+def _windows(x):  # (b, 4i, 4j, C) -> (36, b i j C)
+    """The 6x6 pixels that each 4x4 tile of outputs sees; the next tile begins 4 pixels further."""
+    (b, H, W, C), row = x.shape, (x.shape[2] + 2) * x.shape[3]
+    shape, steps = (b, H // 4, W // 4, C), ((H + 2) * row, 4 * row, 4 * C, 1)
+    return strided(framed(x, 1), (6, 6, *shape), (row, C, *steps)).reshape(36, -1)
 
 
 def _as_tiles(y):  # (b, 4i, 4j, O) -> a view (4, 4, b, i, j, O)
