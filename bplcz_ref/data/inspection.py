@@ -76,7 +76,7 @@ def inspect(path: str | Path, rows: int | None = ROWS, compare: bool = False) ->
 
 def _inspected(patches, rows, compare):
     index = so2sat.spread_rows(len(patches), rows or len(patches))
-    x = so2sat.spread(patches)
+    x = patches.stored(so2sat.spread_rows(len(patches), so2sat.SCALE_ROWS), np.float64)
     problems = layout.scale_problems(x)
     problems += filter(None, [layout.constant_channels(x)])
     sums, channels = comparison.Sums() if compare else Moments(), {}

@@ -1,8 +1,7 @@
 """So2Sat LCZ42's layout, and every check of rows, labels and data sets against it.
 
 `sen1` (N, 32, 32, 8), `sen2` (N, 32, 32, 10), `label` (N, 17) one-hot: float64 as published, float32 in copies.
-Rows that are read, written or classified pass `check_rows`; what a value may be is said in `bad_value` alone, and
-`faults` says of each row whether it can be used at all.
+What makes a row useless is decided in `faults` alone.
 
 Index letters: N rows of a file, b some of them, K = 17 classes.
 """
@@ -41,68 +40,60 @@ SLOW = 8  # times as many values unpacked as used, from which a file is worth a 
 # ------------------------------------------------------------------------------------------------ rows, labels
 
 
-def extremes(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (b, H, W, 18) -> (b, 18), (b, 18)
-    """Minimum and maximum of each channel of each row; NaN where there is one. Long lines first, which is fast."""
-    b, H, W, C = x.shape
-    lines = x.reshape(b, H, W * C)
-    return lines.min(1).reshape(b, W, C).min(1), lines.max(1).reshape(b, W, C).max(1)
+def faults(x: np.ndarray, rows: np.ndarray, padding: bool = True) -> list[str]:  # (b, H, W, 18), (b,) -> b texts
+    """For each row why it cannot be used: a value that is no measurement, or padding; "" for a sound row.
 
-
-def bad_value(x: np.ndarray, rows: np.ndarray) -> str | None:  # (b, H, W, 18), (b,)
-    """Words for the first value that is no measurement: not finite, or not in LEAST..MOST; None if there is none.
-
-    Neither is an intensity that is negative all over a row, or a row of sen2 that is darker than any water.
-    rows: their numbers in the file.
-
-    >>> x = np.zeros((2, 32, 32, 18))
-    >>> x[1, 4, 9, 15] = -9999
-    >>> bad_value(x, [7, 11])
-    'row 11, channel B8A, pixel (4, 9) is -9999.0'
-    """
-    least, most = extremes(x)
-    bad = ~((least >= LEAST) & (most <= MOST))  # NaN is neither
-    bad[:, INTENSITIES] |= most[:, INTENSITIES] < 0
-    brightest = most[:, SEN2].max(1, keepdims=True)
-    bad[:, SEN2] |= (brightest > 0) & (brightest < DARK)
-    if not bad.any():
-        return None
-    b, c = np.argwhere(bad)[0]
-    values = x[b, :, :, c]
-    odd = ~((values >= LEAST[c]) & (values <= MOST[c]))
-    if not odd.any():
-        return f"row {rows[b]}, channel {BANDS[c]} is {least[b, c]:.4g} to {most[b, c]:.4g} at all pixels"
-    i, j = np.argwhere(odd)[0]
-    return f"row {rows[b]}, channel {BANDS[c]}, pixel ({i}, {j}) is {values[i, j]}"
-
-
-def faults(x: np.ndarray, rows: np.ndarray) -> list[str]:  # (b, H, W, 18), (b,) -> b texts
-    """For each row why it has no answer: a bad value, or padding; "" for none.
-
-    Padding is a sensor that is constant in all its channels, and a pixel of which a sensor has zeros alone.
+    No measurement: a value that is not finite or not in LEAST..MOST, an intensity that is negative all over a row,
+    a row of sen2 that is darker than any water. Padding: a sensor that is constant in all its channels, a pixel of
+    which a sensor has zeros alone. rows: their numbers in the file.
 
     >>> x = np.linspace(0, 1, 3 * 32 * 32 * 18).reshape(3, 32, 32, 18)
     >>> x[1, ..., 8:], x[2, 5, 5, 12] = 0, np.nan
     >>> faults(x, [4, 5, 6])
     ['', 'row 5, each channel of sen2 is constant (0, ...): padding?', 'row 6, channel B6, pixel (5, 5) is nan']
     """
-    found, bad = [], bad_value(x, rows)
-    for some, row, least, most in zip(x, rows, *extremes(x), strict=True):
-        words = bad_value(some[None], np.array([row])) or "" if bad else ""
-        for sensor, own in (("sen1", SEN1), ("sen2", SEN2)):
-            if not words and (least[own] == most[own]).all():
-                words = f"row {row}, each channel of {sensor} is constant ({least[own][0]:.5g}, ...): padding?"
-            zero = ((least[own] <= 0) & (most[own] >= 0)).all()  # possibly
-            if not words and zero and (empty := (some[..., own] == 0).all(-1)).any():
-                words = f"row {row}, {sensor} is 0 in all channels of {empty.sum()} pixels: padding?"
-        found.append(words)
+    b, H, W, C = x.shape
+    lines = x.reshape(b, H, W * C)  # the extremes over long lines first, which is fast
+    least, most = lines.min(1).reshape(b, W, C).min(1), lines.max(1).reshape(b, W, C).max(1)
+    bad = ~((least >= LEAST) & (most <= MOST))  # a NaN is neither
+    bad[:, INTENSITIES] |= most[:, INTENSITIES] < 0
+    brightest = most[:, SEN2].max(1, keepdims=True)
+    bad[:, SEN2] |= (brightest > 0) & (brightest < DARK)
+    found = []
+    for patch, row, wrong, low, high in zip(x, rows, bad, least, most, strict=True):
+        words = ""
+        if wrong.any():
+            words = _bad_value(patch, int(wrong.argmax()))
+        elif padding:
+            words = _padding(patch, low, high)
+        found.append(f"row {row}, {words}" * bool(words))
     return found
+
+
+def _bad_value(patch, c):  # (H, W, 18), a channel
+    values = patch[..., c]
+    odd = ~((values >= LEAST[c]) & (values <= MOST[c]))
+    if not odd.any():
+        return f"channel {BANDS[c]} is {values.min():.4g} to {values.max():.4g} at all pixels"
+    i, j = np.argwhere(odd)[0]
+    return f"channel {BANDS[c]}, pixel ({i}, {j}) is {values[i, j]}"
+
+
+def _padding(patch, least, most):  # (H, W, 18), (18,), (18,)
+    for sensor, own in (("sen1", SEN1), ("sen2", SEN2)):
+        if (least[own] == most[own]).all():
+            return f"each channel of {sensor} is constant ({least[own][0]:.5g}, ...): padding?"
+        zero = ((least[own] <= 0) & (most[own] >= 0)).all()  # possibly
+        if zero and (empty := (patch[..., own] == 0).all(-1)).any():
+            return f"{sensor} is 0 in all channels of {empty.sum()} pixels: padding?"
+    return ""
 
 
 def check_rows(x: np.ndarray, rows: np.ndarray, where: object) -> None:  # (b, H, W, 18), (b,)
     """ValueError unless every value can be a measurement: of rows that are read, written or classified."""
-    if bad := bad_value(x, rows):
+    for words in filter(None, faults(x, rows, padding=False)):
         raise ValueError(
-            f"{where}: {bad}; {EXPECTED}: no data, or another unit (decibels, digital numbers)?"
+            f"{where}: {words}; {EXPECTED}: no data, or another unit (decibels, digital numbers)?"
             " `inspect` counts such rows, and `subset --skip-bad` leaves them out"
         )
 
@@ -138,18 +129,17 @@ def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
     >>> scale_problems(x), scale_problems(x * 1e4 / 255)
     ([], ["sen2's median is 3.922: digital numbers divided by 255; multiply sen2 by 255 / 10000"])
     """
-    reflectance = np.median(x[..., SEN2])
-    intensity = np.median(x[..., INTENSITIES].reshape(-1, 2), axis=0).min()
+    powers = {
+        "complex values": (x[..., :4] ** 2).reshape(-1, 2, 2).sum(-1),
+        "filtered intensities": x[..., INTENSITIES].reshape(-1, 2),
+    }
+    medians = {name: np.median(power, axis=0) for name, power in powers.items()}  # of VH and VV
+    found = np.median(x[..., SEN2]), medians["filtered intensities"].min()
     problems = []
-    for (subject, scales), median in zip(SCALES.items(), (reflectance, intensity), strict=True):
+    for (subject, scales), median in zip(SCALES.items(), found, strict=True):
         says = next((words for bound, words in scales if median <= bound), None)
         if says and median != 0:
             problems.append(f"{subject} {median:.4g}: {says}")
-    powers = {
-        "complex values": [(x[..., c : c + 2] ** 2).sum(-1) for c in (0, 2)],
-        "filtered intensities": [x[..., 4], x[..., 5]],
-    }
-    medians = {name: [np.median(power) for power in pair] for name, pair in powers.items()}
     if swapped := [name for name, (vh, vv) in medians.items() if vh > BRIGHTER * vv > 0]:
         problems.append(
             f"sen1's VH is brighter than its VV ({' and '.join(swapped)}), which is hardly ever so: is VV first?"
@@ -186,20 +176,21 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
     if found["sen1"][1:] == SHAPES["sen2"] and found["sen2"][1:] == SHAPES["sen1"]:
         raise ValueError(f"{path}: sen1 has 10 channels and sen2 has 8: the two are swapped")
     for key, shape in shapes.items():
-        if found[key][1:] != shape:
-            first = found[key][1:] == (shape[-1], *shape[:-1])
-            hint = "; channels are first: move axis 1 to the end" * first
-            hint += "; the axes are reversed (written column-major): reverse them" * (
-                found[key][:-1] == shape[::-1]
-            )
-            if key == "label" and found[key] in ((found["sen2"][0],), (found["sen2"][0], 1)):
+        given, dtype = found[key], sets[key].dtype
+        if given[1:] != shape:
+            hint = ""
+            if given[1:] == (shape[-1], *shape[:-1]):
+                hint = "; channels are first: move axis 1 to the end"
+            elif given[:-1] == shape[::-1]:
+                hint = "; the axes are reversed (written column-major): reverse them"
+            elif key == "label" and given in ((found["sen2"][0],), (found["sen2"][0], 1)):
                 hint = "; class numbers from 0 to 16 become one-hot rows by `np.eye(17)[label.ravel()]`"
             expected = ", ".join(map(str, shape))
-            raise ValueError(f"{path}: {key} has shape {found[key]}; expected (N, {expected}){hint}")
-        kind, size = sets[key].dtype.kind, sets[key].dtype.itemsize
-        if (kind, size) not in (("f", 4), ("f", 8)) and (key != "label" or kind not in "bfiu"):
+            raise ValueError(f"{path}: {key} has shape {given}; expected (N, {expected}){hint}")
+        usual = dtype.newbyteorder("=") in (np.float32, np.float64)
+        if not usual and (key != "label" or dtype.kind not in "bfiu"):
             raise ValueError(
-                f"{path}: {key} has dtype {sets[key].dtype}; expected float64 or float32: convert it with astype"
+                f"{path}: {key} has dtype {dtype}; expected float64 or float32: convert it with astype"
             )
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
@@ -215,12 +206,11 @@ def storage(data: h5py.Dataset) -> str:
         return ""
     touched = math.prod(-(-n // m) * m for n, m in zip(data.shape[1:], data.chunks[1:], strict=True))
     times = data.chunks[0] * touched / math.prod(data.shape[1:])
-    if times < SLOW:
-        return ""
-    return (
+    words = (
         f"is stored in chunks of {' x '.join(map(str, data.chunks))}: a row unpacks {times:.0f} times its values,"
         " which makes training slow; `subset` writes a copy that is read at once"
     )
+    return words if times >= SLOW else ""
 
 
 def class_numbers(path: Path, one_hot: h5py.Dataset, digest: str | None) -> np.ndarray:  # (N, 17) -> (N,)

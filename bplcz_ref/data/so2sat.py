@@ -57,7 +57,8 @@ class Patches:
         self._data = {name: sets[name] for name in SHAPES}
         self.path = path
         self._digests: dict[int, int] = {}
-        self.attributes = attributes(file)
+        values = {name: v.item() if isinstance(v, np.generic) else v for name, v in file.attrs.items()}
+        self.attributes = {n: v.decode(errors="replace") if isinstance(v, bytes) else v for n, v in values.items()}
         simulated, train = self.attributes.get("simulated", False), self.attributes.get("train_rows")
         schema.check(simulated, YES_OR_NO, f"{path}: attribute simulated")
         self.simulated = bool(simulated)
@@ -91,9 +92,10 @@ class Patches:
             self._digests |= zip(some.tolist(), digests(self.images(some)).tolist(), strict=True)
         return np.array([self._digests[row] for row in np.asarray(index).tolist()], np.uint64)
 
-    def faults(self, index: np.ndarray) -> list[str]:  # (b,) -> b texts
-        """Why each of the rows `index` is of no use, in float64: layout.faults."""
-        return layout.faults(self.stored(index, np.float64), index)
+    def faults(self) -> np.ndarray:  # -> (N,) text
+        """Why each row is of no use, in float64: layout.faults."""
+        pieces = chunks(np.arange(len(self)))
+        return np.array([words for rows in pieces for words in layout.faults(self.stored(rows, np.float64), rows)])
 
     def stored(self, index: np.ndarray, dtype: DTypeLike) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
         """As `images`, but values that cannot be are returned as they are."""
@@ -167,7 +169,7 @@ def open_file(
         if geo is not None:
             patches.cities = read_cities(Path(geo), len(patches))
         if scale:
-            x = spread(patches)
+            x = patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64)
             if problems := layout.scale_problems(x):
                 raise ValueError(f"{path}: {'; '.join(problems)}")
             if words := layout.constant_channels(x):
@@ -181,12 +183,6 @@ def opened(path: Path) -> h5py.File:
         if not h5py.is_hdf5(path):
             raise ValueError("it is not an HDF5 file; expected So2Sat's layout with sen1, sen2, label")
         return h5py.File(path, "r", locking="best-effort", rdcc_nbytes=CHUNK_CACHE)
-
-
-def attributes(file: h5py.File) -> dict:
-    """{name: value} of a file's attributes: text as str, single numbers as Python's."""
-    values = {name: v.item() if isinstance(v, np.generic) else v for name, v in file.attrs.items()}
-    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
 
 
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
@@ -206,11 +202,6 @@ def chunks(rows: np.ndarray, size: int = CHUNK) -> list[np.ndarray]:  # (N,) -> 
     [[0, 1], [2, 3], [4]]
     """
     return np.split(np.asarray(rows), range(size, len(rows), size))
-
-
-def spread(patches: Patches) -> np.ndarray:  # -> (b, 32, 32, 18)
-    """A few rows spread over the file, as they are, by which its scale is judged."""
-    return patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64)
 
 
 def spread_rows(N: int, count: int) -> np.ndarray:  # -> (min(N, count),)
@@ -290,12 +281,8 @@ def keep_apart(
 
 def write_attributes(file: h5py.File, values: dict) -> None:
     """Write attributes, text in a fixed length: that of variable length lies in a heap without checksum."""
-    file.attrs.update(
-        {
-            name: np.bytes_(v.encode(errors="surrogateescape")) if isinstance(v, str) else v
-            for name, v in values.items()
-        }
-    )
+    for name, v in values.items():
+        file.attrs[name] = np.bytes_(v.encode(errors="surrogateescape")) if isinstance(v, str) else v
 
 
 def write_file(
@@ -371,7 +358,7 @@ def subset(
     with open_file(path, geo=geo) as patches:
         usable, left_out = np.arange(len(patches)), []
         if skip_bad:
-            found = np.array([words for some in chunks(usable) for words in patches.faults(some)])
+            found = patches.faults()
             usable, left_out = np.flatnonzero(found == ""), found[found != ""].tolist()
         drawn = split(patches.labels[usable], per_class, test, seed, lambda rows: patches.digests(usable[rows]))
         parts = [usable[part] for part in drawn]

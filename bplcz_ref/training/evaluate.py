@@ -236,7 +236,7 @@ def predict(
     with so2sat.open_file(data, labels=False) as patches:
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         N = len(patches)
-        faults = np.array([words for some in so2sat.chunks(np.arange(N)) for words in patches.faults(some)])
+        faults = patches.faults()
         sound, bad = np.flatnonzero(faults == ""), faults[faults != ""]
         if len(bad):
             warn(f"{data}: {len(bad)} of {N} rows have no answer, the first: {bad[0]}; {layout.EXPECTED}")
