@@ -186,7 +186,6 @@ def test_write_refuses_and_leaves_nothing(plain, tmp_path):
         (5, [(sen1, sen2, y[:4])], "have 4 labels"),
         (10, [(sen1, sen2, y), (sen1, sen2, None)], "have no labels, from row 5 on"),
         (10, [(sen1, sen2, None), (sen1, sen2, y)], "have 5 labels, from row 5 on"),
-        (0, [(sen1, sen2, y)], "at least one"),
     ):
         with pytest.raises(ValueError, match=message):
             so2sat.write_file(path, rows, batches)

@@ -20,6 +20,7 @@ from bplcz_ref.storage import files
 from bplcz_ref.storage.schema import brief
 
 SHAPES = {name: (PATCH, PATCH, channels) for name, channels in CHANNELS.items()}
+ROW = PATCH, PATCH, len(BANDS)
 K = len(CLASSES)
 SEN1, SEN2 = slice(CHANNELS["sen1"]), slice(CHANNELS["sen1"], None)
 INTENSITIES = slice(4, 6)  # sen1's Lee-filtered intensities
@@ -89,13 +90,14 @@ def _padding(patch, least, most):  # (H, W, 18), (18,), (18,)
     return ""
 
 
-def check_rows(x: np.ndarray, rows: np.ndarray, where: object) -> None:  # (b, H, W, 18), (b,)
-    """ValueError unless every value can be a measurement: of rows that are read, written or classified."""
+def check_rows(x: np.ndarray, rows: np.ndarray, where: object) -> np.ndarray:  # (b, H, W, 18), (b,) -> x
+    """x as it is; ValueError unless every value can be a measurement: of rows that are read or written."""
     for words in filter(None, faults(x, rows, padding=False)):
         raise ValueError(
             f"{where}: {words}; {EXPECTED}: no data, or another unit (decibels, digital numbers)?"
             " `inspect` counts such rows, and `subset --skip-bad` leaves them out"
         )
+    return x
 
 
 def check_classes(name: str, y: np.ndarray) -> np.ndarray:  # (b,) -> (b,)

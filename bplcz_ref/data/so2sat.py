@@ -1,8 +1,7 @@
 """So2Sat LCZ42's HDF5 files: open one, read rows of it, split it, write one, and take a part of one.
 
-training.h5 is 52 GB: only the rows that are asked for enter memory. Contiguous, chunked and gzip files are read,
-float64 or float32. Nothing is repaired: what is missing, wrongly scaled or not finite is an error that names the
-place (layout.py has the checks, inspection.py reports all problems of a file at once).
+training.h5 is 52 GB: only the rows that are asked for enter memory. Nothing is repaired: what is missing, wrongly
+scaled or not finite is an error that names the place (layout.py has the checks).
 
 Index letters: N rows, b rows asked for, H W = 32, C channels (8 + 10 = 18, in the order of `bands.BANDS`).
 """
@@ -20,7 +19,7 @@ from numpy.typing import DTypeLike
 
 from bplcz_ref import bands, checks
 from bplcz_ref.data import layout
-from bplcz_ref.data.layout import SHAPES, K
+from bplcz_ref.data.layout import ROW, SHAPES, K
 from bplcz_ref.data.streams import stream
 from bplcz_ref.paper import CLASSES
 from bplcz_ref.storage import schema
@@ -40,7 +39,7 @@ class Patches:
     """The rows of one open file: `len()`, `images`, and
 
     labels      (N,) int64, or None where they were not read
-    parts       (train, test), two arrays of row numbers, if the file was written by `subset`; otherwise None
+    parts       (train, test), two arrays of row numbers, if `subset` wrote the file; otherwise None
     cities      (N,) text, the city of each row, from the file itself or its *_geo.h5; otherwise None
     simulated   whether the file says that it is simulated
     attributes  the file's attributes
@@ -78,15 +77,13 @@ class Patches:
     def images(self, index: np.ndarray, dtype: DTypeLike = np.float32) -> np.ndarray:  # (b,) -> (b, 32, 32, 18)
         """x of the rows `index`, in that order, duplicates allowed: sen1's 8 channels, then sen2's 10.
 
-        dtype: float32 or float64. Errors: ValueError for a bad row number, for a value that cannot be
-        (layout.bad_value; with its row and channel), and for a file that cannot be read.
+        dtype: float32 or float64. Errors: ValueError for a bad row number, for a value that cannot be (with its
+        row and channel), and for a file that cannot be read.
         """
-        x = self.stored(index, dtype)
-        layout.check_rows(x, index, self.path)
-        return x
+        return layout.check_rows(self.stored(index, dtype), index, self.path)
 
     def digests(self, index: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64
-        """`digests` of the rows `index`, each of which is read once. Errors: as `images`."""
+        """`digests` of the rows `index`, each of which is read once."""
         new = np.array([row for row in np.asarray(index).tolist() if row not in self._digests], int)
         for some in chunks(new):
             self._digests |= zip(some.tolist(), digests(self.images(some)).tolist(), strict=True)
@@ -109,7 +106,7 @@ class Patches:
             raise ValueError(f"index holds {outside[0]}; {self.path} has rows 0 to {len(self) - 1}")
         if np.dtype(dtype) not in (np.float32, np.float64):
             raise ValueError(f"dtype is {dtype}; expected float32 or float64")
-        x = np.empty((len(index), *SHAPES["sen1"][:2], len(bands.BANDS)), dtype)
+        x = np.empty((len(index), *ROW), dtype)
         # Values too large for float32 become inf, which `images` finds, like every nan.
         with np.errstate(over="ignore", invalid="ignore"), reading(self.path, ADVICE):
             for name, part in zip(SHAPES, bands.separate(x), strict=True):
@@ -151,9 +148,7 @@ def open_file(
 
     labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
     scale=False: the scale is not checked. geo: the *_geo.h5 beside the file, which has the city of each row.
-    Errors: ValueError that names the file and what is wrong: missing, a folder, empty, not HDF5, cut short, a key
-    missing, a shape (swapped sensors, channels first), labels not one-hot, digital numbers instead of reflectance,
-    decibels instead of linear values, VV before VH.
+    Errors: ValueError that names the file and what is wrong with it.
 
     >>> import tempfile
     >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])
@@ -186,7 +181,7 @@ def opened(path: Path) -> h5py.File:
 
 
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
-    """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it does not have N of them."""
+    """The city of each of N rows, of a *_geo.h5 file."""
     with opened(path) as file, reading(path, ADVICE):
         found, names = layout.cities(path, file, N), sorted(map(str, file))
     if found is None:
@@ -234,10 +229,10 @@ def split(
     counts = np.bincount(labels, minlength=K)
     if (most := int(counts.min())) < per_class:
         hint = f"per_class={most} would fit" if most else "every class needs at least one row"
+        few = ", ".join(CLASSES[k][0] for k in np.flatnonzero(counts < per_class))
         raise ValueError(
             f"class {' '.join(CLASSES[counts.argmin()])} has {most} rows, per_class asks for {per_class} of each"
-            f" class; {hint} (classes with too few:"
-            f" {', '.join(CLASSES[k][0] for k in np.flatnonzero(counts < per_class))})"
+            f" class; {hint} (classes with too few: {few})"
         )
     left = len(labels) - K * per_class
     if left < test:
@@ -295,27 +290,29 @@ def write_file(
     """A file in So2Sat's layout from `batches`, an iterable of (sen1, sen2, y) that adds up to `rows` rows.
 
     y (b,) class numbers become one-hot rows; with y None in every batch the file has no labels. Values are stored
-    exactly, in the dtype of the first batch (published files are float64). One batch is in memory at a time. The
-    file appears whole or not at all; an older one is replaced. Errors: ValueError for a batch of another shape or
-    dtype, with values that are not finite or beyond 1e10, or another number of rows.
-    cities (rows,): the city of each row, kept beside the values.
+    exactly, in the dtype of the first batch. One batch is in memory at a time. The file appears whole or not at
+    all; an older one is replaced. cities (rows,): the city of each row, kept beside the values.
+    Errors: ValueError for a batch of another shape or dtype, values that cannot be, another number of rows.
     """
     path = Path(path)
-    if rows < 1:
-        raise ValueError(f"{path}: {rows} rows to write; a file needs at least one")
     with whole(path) as part, h5py.File(part, "w", libver=HDF5_FORMAT) as file:
         write_attributes(file, attributes or {})
         if cities is not None:  # in a fixed length, as write_attributes says why
             file["city"] = np.char.encode(np.asarray(cities, str), "utf-8")
         done, labels = 0, []
         for sen1, sen2, y in batches:
-            x, own = bands.join(sen1, sen2), SHAPES if y is None else SHAPES | {"label": (K,)}
+            x, values = bands.join(sen1, sen2), {"sen1": sen1, "sen2": sen2}
+            if y is not None:
+                labels.append(layout.check_classes(f"{path}: y", y))
+                values["label"] = np.eye(K)[labels[-1]]
             if not done:
-                sets = {name: file.create_dataset(name, (rows, *shape), x.dtype) for name, shape in own.items()}
+                shapes = SHAPES | {"label": (K,)}
+                sets = {name: file.create_dataset(name, (rows, *shapes[name]), x.dtype) for name in values}
             start, done = done, done + len(x)
-            if x.shape[1:] != (*SHAPES["sen1"][:2], len(bands.BANDS)) or x.dtype not in (np.float32, np.float64):
+            if x.shape[1:] != ROW or x.dtype not in (np.float32, np.float64):
                 raise ValueError(f"{path}: sen1 is {x.dtype} {sen1.shape}; expected float64 (b, 32, 32, 8)")
-            if own.keys() != sets.keys() or (y is not None and len(y) != len(x)) or x.dtype != sets["sen1"].dtype:
+            of_all = {len(v) for v in values.values()} == {len(x)}
+            if not of_all or values.keys() != sets.keys() or x.dtype != sets["sen1"].dtype:
                 found = "no" if y is None else len(y)
                 raise ValueError(
                     f"{path}: {len(x)} rows of {x.dtype} have {found} labels, from row {start} on; expected one"
@@ -324,10 +321,8 @@ def write_file(
             if done > rows:
                 break
             layout.check_rows(x, np.arange(start, done), path)
-            sets["sen1"][start:done], sets["sen2"][start:done] = sen1, sen2
-            if y is not None:
-                labels.append(layout.check_classes(f"{path}: y", y))
-                sets["label"][start:done] = np.eye(K)[labels[-1]]
+            for name, own in values.items():
+                sets[name][start:done] = own
         if done != rows:
             raise ValueError(f"{path}: the batches hold {done} rows, {rows} were announced")
         file.attrs.pop(layout.LABELS_DIGEST, None)  # of the source of a subset
@@ -345,13 +340,11 @@ def subset(
     skip_bad: bool = False,
 ) -> list[str]:
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
-    Twins are in one of the parts alone.
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
-    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set
-    `city` has the cities, where the source or `geo`, its *_geo.h5, has them. Memory: one chunk.
-    Opened again, its `Patches.parts` gives the two parts. skip_bad: rows that `layout.faults` finds are not drawn,
-    and what is wrong with each is returned. Errors: as `open_file`, `split` and `write_file`.
+    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set `city` has
+    the cities, where the source or `geo`, its *_geo.h5, has them. Opened again, its `Patches.parts` gives the two
+    parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong with each is returned.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
         raise ValueError(f"{out} is the source itself; give another name for the subset")
