@@ -14,44 +14,18 @@ ROWS = 4096  # looked at, spread over a file, unless all are asked for
 
 
 class Inspection(NamedTuple):
-    """What `inspect` found; `print` shows it.
+    """What `inspect` found; `print` shows `text`. Of a file that cannot be opened there is a problem alone."""
 
-    counts is None for a file without labels, attributes for one that could not be opened.
-    """
-
-    path: str
+    text: str
     problems: tuple
     rows: int = 0
-    sampled: int = 0
-    counts: np.ndarray | None = None
     simulated: bool = False
-    attributes: dict | None = None
-    storage: dict = {}  # {sensor: words} where rows are slow to read
-    twins: tuple = ()  # words for each of the `sampled` rows that has the pixels of an earlier one
-    channels: dict = {}  # {"mean": (18,), ...} of the sound ones of the `sampled` rows
+    counts: np.ndarray | None = None  # rows of each class; None for a file without labels
+    twins: tuple = ()  # words for each row looked at that has the pixels of an earlier one
+    channels: dict = {}  # {"mean": (18,), ...} of the sound ones of the rows looked at
 
     def __str__(self) -> str:
-        problems = [f"PROBLEM {problem}" for problem in self.problems]
-        if self.attributes is None:
-            return "\n".join(problems)
-        lines = [f"{self.path}: {self.rows} rows, {'SIMULATED' if self.simulated else 'not marked as simulated'}"]
-        if self.counts is None:
-            lines.append("  no labels: `predict` takes such a file; `train` and `evaluate` need them")
-        else:
-            lines += [f"  class {' '.join(c):<24}{n:>8}" for c, n in zip(CLASSES, self.counts, strict=True)]
-        lines += [f"  {name}: {value}" for name, value in sorted(self.attributes.items())]
-        lines += [f"  {name} {words}" for name, words in self.storage.items()]
-        if self.twins:
-            lines.append(
-                f"  {len(self.twins)} of the {self.sampled} rows looked at are copies of others, the first:"
-                f" {self.twins[0]}; a split that is drawn here keeps copies on one side"
-            )
-        if self.channels:
-            head = "".join(f"{name:>14}" for name in self.channels)
-            lines.append(f"  {'channel':<8}{head}   {self.sampled} of {self.rows} rows looked at")
-            for name, values in zip(BANDS, np.transpose(list(self.channels.values())), strict=True):
-                lines.append(f"  {name:<8}" + "".join(f"{value:>14.5g}" for value in values))
-        return "\n".join([*lines, *(f"  {line}" for line in problems or ["no problem found"])])
+        return self.text
 
 
 def inspect(path: str | Path, rows: int | None = ROWS, compare: bool = False) -> Inspection:
@@ -71,14 +45,14 @@ def inspect(path: str | Path, rows: int | None = ROWS, compare: bool = False) ->
         with so2sat.open_file(path, labels=None, scale=False) as patches:
             return _inspected(patches, rows, compare)
     except ValueError as error:
-        return Inspection(str(path), (str(error),))
+        return Inspection(f"PROBLEM {error}", (str(error),))
 
 
 def _inspected(patches, rows, compare):
-    index = so2sat.spread_rows(len(patches), rows or len(patches))
-    x = patches.stored(so2sat.spread_rows(len(patches), so2sat.SCALE_ROWS), np.float64)
-    problems = layout.scale_problems(x)
-    problems += filter(None, [layout.constant_channels(x)])
+    N = len(patches)
+    x = patches.stored(so2sat.spread_rows(N, so2sat.SCALE_ROWS), np.float64)
+    problems = layout.scale_problems(x) + layout.constant_channels(x)
+    index = so2sat.spread_rows(N, rows or N)
     sums, channels = comparison.Sums() if compare else Moments(), {}
     faults, twins, first = [], [], {}  # words, words, {digest: row}
     for piece in so2sat.chunks(index):
@@ -103,15 +77,26 @@ def _inspected(patches, rows, compare):
         problems += sums.problems()
         channels = sums.quantiles() | {"mean": mean, "published": comparison.MEAN}
         channels |= {"std": std, "published std": comparison.STD}
-    return Inspection(
-        path=str(patches.path),
-        problems=tuple(problems),
-        rows=len(patches),
-        sampled=len(index),
-        counts=None if patches.labels is None else np.bincount(patches.labels, minlength=layout.K),
-        simulated=patches.simulated,
-        attributes=patches.attributes,
-        storage=patches.storage,
-        twins=tuple(twins),
-        channels=channels,
-    )
+
+    counts = None  # from here on, what is said of it
+    lines = [f"{patches.path}: {N} rows, {'SIMULATED' if patches.simulated else 'not marked as simulated'}"]
+    if patches.labels is None:
+        lines.append("  no labels: `predict` takes such a file; `train` and `evaluate` need them")
+    else:
+        counts = np.bincount(patches.labels, minlength=layout.K)
+        lines += [f"  class {' '.join(c):<24}{n:>8}" for c, n in zip(CLASSES, counts, strict=True)]
+    lines += [f"  {name}: {value}" for name, value in sorted(patches.attributes.items())]
+    lines += [f"  {name} {words}" for name, words in patches.storage.items()]
+    if twins:
+        lines.append(
+            f"  {len(twins)} of the {len(index)} rows looked at are copies of others, the first: {twins[0]};"
+            " a split that is drawn here keeps copies on one side"
+        )
+    if channels:
+        head = "".join(f"{name:>14}" for name in channels)
+        lines.append(f"  {'channel':<8}{head}   {len(index)} of {N} rows looked at")
+        for name, values in zip(BANDS, np.transpose(list(channels.values())), strict=True):
+            lines.append(f"  {name:<8}" + "".join(f"{value:>14.5g}" for value in values))
+    lines += [f"  PROBLEM {problem}" for problem in problems] or ["  no problem found"]
+    text = "\n".join(lines)
+    return Inspection(text, tuple(problems), N, patches.simulated, counts, tuple(twins), channels)

@@ -150,18 +150,18 @@ def scale_problems(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18) float64
     return problems
 
 
-def constant_channels(x: np.ndarray) -> str:  # (b, 32, 32, 18)
-    """A sentence on the channels that have one value at every pixel of these rows, or nothing.
+def constant_channels(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18)
+    """A sentence on the channels that have one value at every pixel of these rows, if there are any.
 
     >>> x = np.linspace(0, 1, 32 * 32 * 18).reshape(1, 32, 32, 18)
     >>> x[..., :2] = 0
     >>> constant_channels(x)
-    'constant at every pixel of the 1 rows looked at: VH re 0, VH im 0; possibly padding, or never written'
+    ['constant at every pixel of the 1 rows looked at: VH re 0, VH im 0; possibly padding, or never written']
     """
     least, most = x.min((0, 1, 2)), x.max((0, 1, 2))
     named = [f"{name} {a:.5g}" for name, a, b in zip(BANDS, least, most, strict=True) if a == b]
     found = f"constant at every pixel of the {len(x)} rows looked at: {', '.join(named)}"
-    return f"{found}; possibly padding, or never written" * bool(named)
+    return [f"{found}; possibly padding, or never written"] * bool(named)
 
 
 # --------------------------------------------------------------------------------------------------- data sets

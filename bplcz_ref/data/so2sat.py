@@ -167,7 +167,7 @@ def open_file(
             x = patches.stored(spread_rows(len(patches), SCALE_ROWS), np.float64)
             if problems := layout.scale_problems(x):
                 raise ValueError(f"{path}: {'; '.join(problems)}")
-            if words := layout.constant_channels(x):
+            for words in layout.constant_channels(x):
                 warnings.warn(f"{path}: {words}", stacklevel=1)  # one place, so once a file
         yield patches
 

@@ -162,10 +162,11 @@ def classify(run: str | Path | Trained, sen1: np.ndarray, sen2: np.ndarray) -> t
     found: list[np.ndarray] = []
     for rows in so2sat.chunks(np.arange(len(sen1)), ROWS_AT_ONCE):
         x = bands.join(sen1[rows].astype(trained.dtype), sen2[rows].astype(trained.dtype))
-        if not len(found) and (problems := layout.scale_problems(x)):
-            raise ValueError("; ".join(problems))
-        if not len(found) and (words := layout.constant_channels(x)):
-            warnings.warn(f"classify: {words}", stacklevel=3)
+        if not found:  # the first piece tells
+            if problems := layout.scale_problems(x):
+                raise ValueError("; ".join(problems))
+            for words in layout.constant_channels(x):
+                warnings.warn(f"classify: {words}", stacklevel=3)
         if faults := list(filter(None, layout.faults(x, rows))):
             raise ValueError(f"classify: {faults[0]}; {layout.EXPECTED}. Leave such rows out")
         x = standardise.standardise(x, trained.statistics)
