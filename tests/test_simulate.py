@@ -206,7 +206,7 @@ def test_what_the_disk_has_no_room_for_is_refused_before_any_is_drawn(tmp_path, 
     simulate.write_file(tmp_path / "x.h5", per_class=1, rows=1)
     assert 0 < (tmp_path / "x.h5").stat().st_size - Disk.free < 16384  # HDF5's own headers
     for asked in ({"per_class": 1, "rows": 2}, {"rows": 10**12}):
-        with pytest.raises(ValueError, match=r"y\.h5: .* rows of 147,592 bytes need .*room for 18 rows"):
+        with pytest.raises(ValueError, match=r"y\.h5: .* rows of 147,592 bytes; .*room for 18 rows"):
             simulate.write_file(tmp_path / "new" / "y.h5", **asked)
     assert [p.name for p in tmp_path.iterdir()] == ["x.h5"]
 

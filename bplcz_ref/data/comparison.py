@@ -12,9 +12,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from bplcz_ref.bands import BANDS
-from bplcz_ref.data.layout import SEN2
+from bplcz_ref.data.layout import SEN1, SEN2
 from bplcz_ref.data.standardise import Moments
-from bplcz_ref.paper import CHANNELS
 
 # Per channel in the order of BANDS; source: torchgeo's So2Sat data set, from training.h5.
 MEAN = np.array(
@@ -61,26 +60,27 @@ class Sums(Moments):
     def problems(self) -> list[str]:
         """What looks permuted or scaled, each with its remedy; silent on what few rows cannot tell."""
         mean, std, _ = self.statistics()
-        sen2 = [*_scaled(self, mean[SEN2])] or [*_permuted(self, mean[SEN2], std[SEN2])]
-        return [*sen2, *_exchanged(self)]
+        sen2 = _scaled(self, mean[SEN2]) or _permuted(self, mean[SEN2], std[SEN2])
+        return [problem for problem in (sen2, _exchanged(self)) if problem]
 
 
 def _scaled(sums, mean):  # (10,)
     """A factor or an offset, whichever fits the means better; an offset shows in the darkest pixels too."""
     if sums.rows < ROWS:
-        return
+        return ""
     dark = sums.quantiles()["1 %"][SEN2].min()
     factor, offset = float(np.median(mean / MEAN[SEN2])), float(np.median(mean - MEAN[SEN2]))
     scaled = not DARKEST < factor < BRIGHTEST
     multiplied, added = (np.square(fit).mean() for fit in (mean - factor * MEAN[SEN2], mean - offset - MEAN[SEN2]))
     if dark < DARK[0] or (dark > DARK[1] and (added < multiplied or not scaled)):
-        yield (
+        return (
             f"sen2 looks shifted: the darkest 1 % of its darkest band reach {dark:.3g}, expected about 0.01, and"
             f" its means are {offset:+.3g} beside the published ones; from processing baseline 04.00 on,"
             " reflectance is (DN - 1000) / 10000"
         )
-    elif scaled and factor > 0:
-        yield f"sen2 looks scaled: its means are {factor:.3g} times the published ones; reflectance is DN / 10000"
+    if scaled and factor > 0:
+        return f"sen2 looks scaled: its means are {factor:.3g} times the published ones; reflectance is DN / 10000"
+    return ""
 
 
 def _permuted(sums, mean, std):  # (10,), (10,)
@@ -89,44 +89,41 @@ def _permuted(sums, mean, std):  # (10,), (10,)
     An exchange of B11 and B12 changes too little to be told from another choice of scenes.
     """
     names = np.array(BANDS[SEN2])
+    order = f"; the order is {', '.join(names)}"
     coarse = sums.equal / sums.rows > EQUAL
     tells = coarse.sum() == COARSE.sum()  # otherwise the bands were resampled in another way
     if sums.rows < ROWS or (mean <= 0).any() or (std <= 0).any():
-        if tells and (coarse != COARSE).any():
-            yield (
-                "sen2 looks permuted: its 20 m bands, whose pixels come in equal pairs, are at the places of"
-                f" {', '.join(names[coarse])}; expected {', '.join(names[COARSE])}. The order is"
-                f" {', '.join(names)}"
-            )
-        return
+        if not tells or (coarse == COARSE).all():
+            return ""
+        return (
+            "sen2 looks permuted: its 20 m bands, whose pixels come in equal pairs, are at the places of"
+            f" {', '.join(names[coarse])}; expected {', '.join(names[COARSE])}{order}"
+        )
     scale = np.median(mean / MEAN[SEN2])
     cost = np.log(mean[:, None] / scale / MEAN[SEN2]) ** 2 + np.log(std[:, None] / scale / STD[SEN2]) ** 2
     cost = cost + tells * (coarse[:, None] != COARSE)
-    _, order = linear_sum_assignment(cost)
-    best, own = cost[np.arange(10), order].sum(), np.trace(cost)
+    _, fit = linear_sum_assignment(cost)
+    best, own = cost[np.arange(10), fit].sum(), np.trace(cost)
     if own - best > GAIN and best < FIT:
-        moved = [f"{names[order[k]]} at the place of {names[k]}" for k in range(10) if order[k] != k]
-        yield f"sen2 looks permuted: {', '.join(moved)}; the order is {', '.join(names)}"
-        return
+        moved = [f"{names[fit[k]]} at the place of {names[k]}" for k in range(10) if fit[k] != k]
+        return f"sen2 looks permuted: {', '.join(moved)}{order}"
     like_B7 = np.corrcoef(np.concatenate(sums.pixels)[:, SEN2].T)[5, 7:]
     best = like_B7.argmax()
     if best and like_B7[best] > max(FOLLOWS[0], like_B7[0] + FOLLOWS[1]):
-        yield (
-            f"sen2 looks permuted: what stands at the place of {names[7 + best]} follows B7 as B8A does; the order"
-            f" is {', '.join(names)}"
-        )
+        return f"sen2 looks permuted: what is at the place of {names[7 + best]} follows B7 as B8A does{order}"
+    return ""
 
 
 def _exchanged(sums):
     """VH and VV intensities against the squared amplitudes beside them."""
     if (sums.intensities <= 0).any() or (sums.amplitudes <= 0).any():
-        return
+        return ""
     ratios = sums.intensities / sums.amplitudes
     own = np.abs(np.log(ratios)).max()
     other = np.abs(np.log(sums.intensities[::-1] / sums.amplitudes)).max()
-    if own > np.log(3) and other > own / 2:  # otherwise VV is first in one of the two, which layout.py says
-        order = ", ".join(BANDS[: CHANNELS["sen1"]])
-        yield (
-            f"sen1 looks permuted or scaled: its intensities are {ratios[0]:.3g} (VH) and {ratios[1]:.3g} (VV)"
-            f" times the squared amplitudes; expected about 1. The order is {order}"
-        )
+    if own <= np.log(3) or other <= own / 2:  # the latter: VV is first in one of the two, which layout.py says
+        return ""
+    return (
+        f"sen1 looks permuted or scaled: its intensities are {ratios[0]:.3g} (VH) and {ratios[1]:.3g} (VV)"
+        f" times the squared amplitudes; expected about 1. The order is {', '.join(BANDS[SEN1])}"
+    )

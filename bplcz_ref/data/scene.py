@@ -1,7 +1,6 @@
 """A scene of 400 m x 400 m as simulated sensors see it: materials, brightness and walls at 3.3 m.
 
 What makes each of the 17 classes is in ZONES: sizes, spacings, heights, covers and materials, chosen by hand.
-`paint` draws one scene; all lengths, shares and heights are drawn anew around the zone's.
 
 Arrays are (120, 120): GRID pixels of 10 m, FINE x FINE points each. u, v are the scene's axes, turned at random.
 """
@@ -109,10 +108,8 @@ class Scene(NamedTuple):
 
 def paint(zone: Zone, city: City, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # -> (120, 120) material, light, wall
-    """The scene at 3.3 m: material numbers, brightness (shadow and texture), and walls that face the radar.
-
-    Painted in order: parcels, plants, streets and buildings, shadows, and in half of the patches another surface
-    that comes in from one side. The order of the draws from `rng` is part of the result.
+    """One scene, painted in order: parcels, plants, streets and buildings, shadows, and in half of the patches
+    another surface that comes in from one side. The order of the draws from `rng` is part of the result.
     """
     axis = ((np.arange(SIDE) + 0.5) * (PIXEL / FINE)).astype(np.float32)
     turn = rng.uniform(0, np.pi / 2)
@@ -179,8 +176,7 @@ def _buildings(scene, plants, zone, city, u, v, rng):
 
 def _another_surface(scene, east, south, rng):
     """Beyond a line at a random bearing and reach, something else covers everything."""
-    bearing = rng.uniform(0, 2 * np.pi)
-    middle = GRID * PIXEL / 2
+    bearing, middle = rng.uniform(0, 2 * np.pi), GRID * PIXEL / 2
     reach = np.cos(bearing) * (east - middle) + np.sin(bearing) * (south - middle)
     over = reach > 160 * (1 - 0.9 * rng.random())
     kind = rng.choice([NAMES.index(n) for n in ("grass", "crown", "soil", "water", "paved")])
@@ -204,9 +200,7 @@ def _cells(u, v, width, depth, rng):
 
 def _shift(mask, east, south):
     """The mask moved by this many points, fewer than SIDE; what comes in from outside is False."""
-    wide = np.zeros((3 * SIDE, 3 * SIDE), mask.dtype)
-    wide[SIDE : 2 * SIDE, SIDE : 2 * SIDE] = mask
-    return wide[SIDE - south : 2 * SIDE - south, SIDE - east : 2 * SIDE - east]
+    return np.pad(mask, SIDE)[SIDE - south : 2 * SIDE - south, SIDE - east : 2 * SIDE - east]
 
 
 def _cast(mask, sun, height):

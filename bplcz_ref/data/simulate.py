@@ -30,7 +30,7 @@ NATURAL = np.array(
 )
 
 ROW_BYTES = 8 * (PATCH * PATCH * sum(CHANNELS.values()) + len(CLASSES))  # float64: sen1, sen2, label
-MARGIN = (GRID - PATCH) // 2  # pixels cut away at each side
+CUT = slice((GRID - PATCH) // 2, (GRID + PATCH) // 2)  # of GRID, at each side
 LEE_WINDOW, LOOKS = 7, 1  # pixels; single-look complex data
 AZIMUTH = 0.18  # share of a neighbour in azimuth (rows): correlation .34 and .03 at lags 1 and 2, as measured
 
@@ -41,9 +41,6 @@ DRY = np.array([1.4, 1.3, 1.9, 1.5, 0.9, 0.85, 0.85, 0.85, 1.35, 1.6])  # dry ve
 PATH = np.array([0.085, 0.056, 0.037, 0.032, 0.027, 0.023, 0.020, 0.017, 0.006, 0.003])
 TRANSMISSION = np.array([0.75, 0.80, 0.85, 0.87, 0.89, 0.91, 0.90, 0.93, 0.95, 0.95])
 COARSE = [3, 4, 5, 7, 8, 9]  # B5 B6 B7 B8A B11 B12: 20 m bands
-
-
-# ------------------------------------------------------------------------------------------- classes and files
 
 
 def classes(per_class: int, rows: int, seed: int) -> np.ndarray:  # -> (17 per_class + rows,)
@@ -61,32 +58,24 @@ def classes(per_class: int, rows: int, seed: int) -> np.ndarray:  # -> (17 per_c
 
 
 def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = SEED) -> None:
-    """A file of simulated patches in So2Sat's layout (float64, contiguous), marked as simulated.
+    """A file of simulated patches in So2Sat's layout (float64), marked as simulated; whole or not at all.
 
-    `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. Attributes:
-    `simulated` True, `generator`, `seed`. Written in batches of `so2sat.CHUNK` rows, whole or not at all; the same
-    arguments give the same values. Errors: ValueError for neither of the two, a number that is not whole, or more
-    rows than the disk has room for.
+    `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. The same arguments
+    give the same values. Errors: ValueError for neither of the two, or for more rows than the disk has room for.
     """
     schema.check(per_class, schema.whole(0), "per_class")
     schema.check(rows, schema.whole(0), "rows")
     if not per_class and not rows:
         raise ValueError("per_class and rows are both 0: give one of them, or both")
-    N = len(CLASSES) * int(per_class) + int(rows)
+    N = len(CLASSES) * per_class + rows
     place = next(place for place in Path(path).absolute().parents if place.exists())
-    free = shutil.disk_usage(place).free
-    if N * ROW_BYTES > free:  # said before hours of work, not after
-        raise ValueError(
-            f"{path}: {N:,} rows of {ROW_BYTES:,} bytes need {-(-N * ROW_BYTES // 10**6):,} MB;"
-            f" {place} has {free // 10**6:,} MB free, room for {free // ROW_BYTES:,} rows"
-        )
+    room = shutil.disk_usage(place).free // ROW_BYTES
+    if N > room:  # said before hours of work, not after
+        raise ValueError(f"{path}: {N:,} rows of {ROW_BYTES:,} bytes; {place} has room for {room:,} rows")
     y = classes(per_class, rows, seed)
     batches = ((*patches(y[some], seed, some[0]), y[some]) for some in so2sat.chunks(np.arange(N), so2sat.CHUNK))
     attributes = {"simulated": True, "generator": f"bplcz_ref.simulate {VERSION}", "seed": seed}
     so2sat.write_file(path, N, batches, attributes)
-
-
-# ----------------------------------------------------------------------------------------------------- patches
 
 
 def patches(y: np.ndarray, seed: int, first: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +83,6 @@ def patches(y: np.ndarray, seed: int, first: int = 0) -> tuple[np.ndarray, np.nd
     """sen1, sen2, float64: row i shows class y[i] and depends on (seed, first + i, y[i]) alone.
 
     So any chunking gives the same values, bit for bit: rows 100 to 109 are `patches(y[100:110], seed, first=100)`.
-    Errors: ValueError for y outside 0..16.
 
     >>> y = np.array([0, 16])
     >>> sen1, sen2 = patches(y, seed=47)
@@ -128,7 +116,7 @@ def optical(material: np.ndarray, light: np.ndarray, city: City, rng: np.random.
     rows, columns = (slice(start, start + GRID - 2) for start in city.corner)
     blocks = toa[rows, columns, COARSE].reshape(GRID // 2 - 1, 2, GRID // 2 - 1, 2, len(COARSE))
     toa[rows, columns, COARSE] = blocks.mean((1, 3)).repeat(2, 0).repeat(2, 1)
-    return np.round(np.maximum(_cut(toa), 1e-4), 4)  # digital numbers / 10000
+    return np.round(np.maximum(toa[CUT, CUT], 1e-4), 4)  # digital numbers / 10000
 
 
 def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +126,8 @@ def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: n
     The covariance term is VH times conjugate VV. (Other reading: its conjugate, which turns the sign of 'C im';
     the real sample in tests/data agrees with this one.)
     """
-    bounce = _average(wall)[..., None] * np.exp(0.6 * rng.standard_normal()) * np.array([0.02, 0.25])
+    walls = wall.reshape(GRID, FINE, GRID, FINE).mean((1, 3))
+    bounce = walls[..., None] * np.exp(0.6 * rng.standard_normal()) * np.array([0.02, 0.25])
     sigma = _cover(material) @ (SIGMA * np.exp(0.30 * rng.standard_normal((len(SIGMA), 1)))) + bounce
     sigma *= 10 ** ((city.db + 1.5 * rng.standard_normal()) / 10)
     # Correlation of VH and VV: near none over natural surfaces, more where walls are at an angle to the look.
@@ -148,7 +137,7 @@ def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: n
     s = np.stack((rho * a + np.sqrt(1 - abs(rho) ** 2) * b, a), -1)
     s = _azimuth(s) / np.sqrt(1 + 2 * AZIMUTH**2) * np.sqrt(sigma)
     vh, vv = np.moveaxis(s + _azimuth(_points(zone, rng)), -1, 0)
-    return _cut(np.stack((vh.real, vh.imag, vv.real, vv.imag, *lee(vh, vv)), -1))
+    return np.stack((vh.real, vh.imag, vv.real, vv.imag, *lee(vh, vv)), -1)[CUT, CUT]
 
 
 def lee(vh: np.ndarray, vv: np.ndarray) -> np.ndarray:  # (H, W), (H, W) complex -> (4, H, W)
@@ -167,10 +156,6 @@ def lee(vh: np.ndarray, vv: np.ndarray) -> np.ndarray:  # (H, W), (H, W) complex
     variation = np.maximum(square / first**2 - 1, 1e-12)
     weight = np.clip((1 - 1 / (LOOKS * variation)) / (1 + 1 / LOOKS), 0, 1)
     return mean + weight * (values - mean)
-
-
-def _average(fine):  # (120, 120) -> (40, 40)
-    return fine.reshape(GRID, FINE, GRID, FINE).mean((1, 3))
 
 
 # Of each fine point, the number of its 10 m pixel times the number of materials.
@@ -200,7 +185,3 @@ def _points(zone, rng):
     vh = vv * 10 ** (-rng.uniform(3, 15, n) / 10)
     out[place] = np.sqrt(np.stack((vh, vv), -1)) * np.exp(2j * np.pi * rng.random((n, 2)))
     return out
-
-
-def _cut(image):
-    return image[MARGIN:-MARGIN, MARGIN:-MARGIN]
