@@ -3,7 +3,6 @@
 import bz2
 import errno
 import gzip
-import lzma
 import os
 import stat
 import subprocess
@@ -26,12 +25,11 @@ FAULTS = [
     ('{"a": 1}'.encode("utf-16"), "cannot be read .UnicodeDecodeError"),
     (b'{"a": NaN}', "NaN is no number of JSON"),
     (gzip.compress(b"{}", mtime=0), "a.json is packed by gzip: unpack it first, as `gzip -dk .*a.json` does"),
-    (bz2.compress(b"{}"), "a.json is packed by bzip2"),
-    (lzma.compress(b"{}"), "a.json is packed by xz"),
+    (bz2.compress(b"{}"), "a.json is packed by bzip2, xz or zstd: unpack it first"),
     (b"PK\x03\x04 and more", "a.json is a ZIP archive: unpack it first, as `unzip .*a.json` does"),
     (bytes(257) + b"ustar", "a.json is a tar archive"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "a pointer of Git LFS: `git lfs pull`"),
-    (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a.json is a web page, as a server sends it for a login or an error"),
+    (b"\xef\xbb\xbf\n<!DOCTYPE html>", "a.json is a web page, such as a login or an error"),
     (b"<?xml version='1.0'?><Error><Code>AccessDenied", "a.json is a web page"),
 ]
 

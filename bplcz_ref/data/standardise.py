@@ -29,9 +29,6 @@ def statistics(patches: Patches, index: np.ndarray, clip_sen1: float | None = No
     std divides by the number of values. (Other reading: by one less; the relative difference is under 1e-3 from
     one patch on.) clip_sen1: bounds sen1's channels to +-clip_sen1 first, since a few pixels in the thousands
     otherwise carry the whole deviation; `standardise` then does the same.
-    float64: sums of squares about each chunk's own mean, merged by Chan's rule; values are shifted by the first
-    pixel, so a constant channel has std exactly 0. Memory: one chunk of rows.
-    Source: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
     """
     if len(index) == 0:
         raise ValueError("index is empty: statistics need at least one row")
@@ -54,14 +51,17 @@ def standardise(x: np.ndarray, statistics: Statistics) -> np.ndarray:  # (..., 1
     if x.shape[-1:] != (len(BANDS),) or x.dtype.kind != "f":
         raise ValueError(f"x has shape {x.shape} ({x.dtype}); expected floating point (..., {len(BANDS)})")
     std = np.where(statistics.std > 0, statistics.std, 1.0)
-    y = _clipped(x, statistics.clip_sen1)
-    y = y - statistics.mean.astype(x.dtype)
+    y = _clipped(x, statistics.clip_sen1) - statistics.mean.astype(x.dtype)
     y /= std.astype(x.dtype)
     return y
 
 
 class Moments:
-    """Running count, mean, sum of squares about the mean (Chan), minimum and maximum of each channel."""
+    """Running count, mean, sum of squares about the mean, minimum and maximum of each channel, in float64.
+
+    Values are shifted by the first pixel, so a constant channel has std exactly 0; sums of squares about each
+    chunk's own mean are merged by Chan's rule: Chan, Golub, LeVeque, The American Statistician 37(3), 1983.
+    """
 
     def __init__(self, clip_sen1: float | None = None) -> None:
         if clip_sen1 is not None and not 0 < clip_sen1 < np.inf:
@@ -72,8 +72,8 @@ class Moments:
         """Take in b more rows."""
         v = _clipped(x, self.clip_sen1).reshape(-1, len(BANDS))
         if self.n == 0:
-            self.shift, self.mean, self.m2 = v[0].copy(), np.zeros(len(BANDS)), np.zeros(len(BANDS))
-            self.min, self.max = v.min(0), v.max(0)
+            self.shift, self.min, self.max = v[0].copy(), v[0], v[0]
+            self.mean, self.m2 = np.zeros(len(BANDS)), np.zeros(len(BANDS))
         self.min, self.max = np.minimum(self.min, v.min(0)), np.maximum(self.max, v.max(0))
         v = v - self.shift  # a constant channel becomes exactly 0
         n, mean = len(v), v.mean(0)
@@ -92,4 +92,4 @@ def _clipped(x, clip_sen1):
         return x
     bound = np.full(len(BANDS), np.inf, x.dtype)
     bound[: CHANNELS["sen1"]] = clip_sen1
-    return np.minimum(np.maximum(x, -bound), bound)
+    return np.clip(x, -bound, bound)

@@ -33,28 +33,18 @@ except ImportError:  # on Windows
 LOCK_SECONDS = 3.0  # a folder's last process may need this long to end after it was killed
 HDF5_FORMAT = ("v108", "v108")  # libver of h5py.File: HDF5 1.8 is the first whose metadata has checksums
 LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # in answer to a call
-WITHOUT = {
-    "lock": "take care that no two processes write into one run folder",
-    **dict.fromkeys(("sync a file", "sync a folder"), "after a power cut the last files may be incomplete"),
-}
 DAMAGED = "it may be cut short, damaged or of another kind"
 
 # What people have in a file's place, by its first bytes (in small letters) at a position.
-ZIP = "a ZIP archive: unpack it first, as `unzip {path}` does"
-WEB_PAGE = "a web page, as a server sends it for a login or an error: fetch the file again"
+ZIP = b"pk\x03\x04"
 KINDS = (
     (0, b"\x1f\x8b", "packed by gzip: unpack it first, as `gzip -dk {path}` does"),
-    (0, b"pk\x03\x04", ZIP),
+    (0, ZIP, "a ZIP archive: unpack it first, as `unzip {path}` does"),
     (257, b"ustar", "a tar archive: unpack it first, as `tar -xf {path}` does"),
-    (0, b"bzh", "packed by bzip2: unpack it first, as `bzip2 -dk {path}` does"),
-    (0, b"\xfd7zxz", "packed by xz: unpack it first, as `xz -dk {path}` does"),
-    (0, b"(\xb5/\xfd", "packed by zstd: unpack it first, as `zstd -dk {path}` does"),
-    (0, b"7z\xbc\xaf", "a 7z archive: unpack it first, as `7z x {path}` does"),
-    (0, b"rar!", "a RAR archive: unpack it first"),
+    (0, (b"bzh", b"\xfd7zxz", b"(\xb5/\xfd"), "packed by bzip2, xz or zstd: unpack it first"),
+    (0, (b"7z\xbc\xaf", b"rar!"), "a 7z or RAR archive: unpack it first"),
     (0, b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file that it stands for"),
-    (0, b"<!doctype", WEB_PAGE),
-    (0, b"<html", WEB_PAGE),
-    (0, b"<?xml", WEB_PAGE),
+    (0, (b"<!doctype", b"<html", b"<?xml"), "a web page, such as a login or an error: fetch the file again"),
 )
 # What HDF5 says of files that are not damaged.
 OF_HDF5 = {
@@ -62,7 +52,6 @@ OF_HDF5 = {
     "already open for write": "another process has it open for writing, or a killed one had it: wait for the one,"
     " or clear the other's mark by `h5clear -s {path}`",
     "truncated file": "it is cut short: its download, copy or writer was stopped; fetch it, or write it, again",
-    "already open for read": "another process reads it; wait until that has ended",
 }
 
 # ------------------------------------------------------------------------------------------------------ reading
@@ -102,7 +91,7 @@ def _why(path, error, advice):
         head = file.read(512)
         head = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower() or head
         for at, beginning, says in KINDS:
-            if head[at:].startswith(beginning) and not (says is ZIP and str(path).endswith(".npz")):
+            if head[at:].startswith(beginning) and not (beginning is ZIP and str(path).endswith(".npz")):
                 return f"{path} is {says.format(path=path)}"
     for sign, says in OF_HDF5.items():
         if sign in str(error):
@@ -150,9 +139,7 @@ def check_stored(data: Any, where: str) -> None:
     or not all of them; write the file again
     """
     if data.is_virtual or data.external:
-        raise ValueError(
-            f"{where} has its values in other files; copy them into a plain data set, such as with h5py"
-        )
+        raise ValueError(f"{where} has its values in other files; copy them into a plain data set, as with h5py")
     filters = data.id.get_create_plist()
     for code, *_, name in map(filters.get_filter, range(filters.get_nfilters())):
         if not h5z.filter_avail(code):
@@ -161,9 +148,8 @@ def check_stored(data: Any, where: str) -> None:
                 " write a copy where it is, such as by `h5repack -f GZIP=4`, or `pip install hdf5plugin` and set"
                 " HDF5_PLUGIN_PATH in the environment to hdf5plugin.PLUGIN_PATH"
             )
-    if data.chunks is None:
-        expected, stored, unit = data.nbytes, data.id.get_storage_size(), "bytes"
-    else:
+    expected, stored, unit = data.nbytes, data.id.get_storage_size(), "bytes"
+    if data.chunks is not None:
         expected = math.prod(-(-n // m) for n, m in zip(data.shape, data.chunks, strict=True))
         stored, unit = data.id.get_num_chunks(), "chunks"
     if stored < expected:
@@ -216,8 +202,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         of_hdf5 = re.search("error message = '(.*?)'", str(error))  # h5py's text has many lines
         cause = of_hdf5[1] if of_hdf5 else error.strerror or str(error)
         raise ValueError(
-            f"{path} cannot be written ({cause}); nothing of it was kept: make room or choose another place, and "
-            "run the command again"
+            f"{path} cannot be written ({cause}); nothing of it was kept: make room, or choose another place"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # the error that led here says more
@@ -238,7 +223,11 @@ def offered(what: str, call: Callable, *arguments: Any) -> None:
     except OSError as error:
         if error.errno not in LACKING:
             raise
-        warnings.warn(f"the file system cannot {what} ({error.strerror}): {WITHOUT[what]}", stacklevel=1)
+        warnings.warn(
+            f"the file system cannot {what} ({error.strerror}): take care that no two processes write into one"
+            " folder; after a power cut the last files may be incomplete",
+            stacklevel=1,
+        )
 
 
 def replaceable(path: str | Path) -> Path:
@@ -298,14 +287,12 @@ def alone(folder: str | Path) -> Iterator[None]:
         while fcntl is not None:
             try:
                 offered("lock", fcntl.flock, lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ValueError(
-                        f"{folder}: another process is at work there; wait, or name another folder"
-                    ) from None
+                    busy = f"{folder}: another process is at work there; wait, or name another folder"
+                    raise ValueError(busy) from None
                 time.sleep(0.05)
-                continue
-            break
         for left in folder.glob(".*.part"):
             left.unlink(missing_ok=True)
         yield
