@@ -15,7 +15,9 @@ from bplcz_ref.variants import VARIANTS
 
 SIZE, COUNT = schema.whole(1, 2**16), schema.whole(1, 10**9)
 SEED = schema.whole(0, 2**63 - 1)  # an HDF5 file notes its seed as a signed number of 64 bits
-POSITIVE, NOT_NEGATIVE = schema.number(above=0), schema.number(0)
+POSITIVE = schema.number("above 0", lambda x: x > 0)
+NOT_NEGATIVE = schema.number("0 or more", lambda x: x >= 0)
+SHARE = schema.number("0 or more, below 1", lambda x: 0 <= x < 1)
 LATER = schema.whole(0, 10**9)
 MANY, PATH = schema.optional(COUNT), schema.optional(schema.PATH)
 
@@ -64,7 +66,7 @@ class Settings(NamedTuple):
                                         " schedule", "lr eta")]
     schedule: Annotated[str, Row("constant", ..., ("constant", "cosine"), "the rate by step; cosine falls to 0")]
     warmup: Annotated[int, Row(0, ..., LATER, "epochs in which the rate first rises by equal steps")]
-    momentum: Annotated[float, Row(paper.MOMENTUM, ..., schema.number(0, below=1), "SGD: momentum", "mu")]
+    momentum: Annotated[float, Row(paper.MOMENTUM, ..., SHARE, "SGD: momentum", "mu")]
     weight_decay: Annotated[float, Row(paper.WEIGHT_DECAY, ..., NOT_NEGATIVE, "SGD: weight decay, added to the"
                                        " gradient", "wd l2")]
     batch: Annotated[int, Row(paper.BATCH, ..., COUNT, "batch size: the samples in each step of SGD", "bs")]
@@ -101,16 +103,6 @@ def words(name: str) -> list[str]:
     return [] if isinstance(found, schema.Rule) else list(found() if callable(found) else found)
 
 
-def rule(name: str) -> schema.Rule:
-    """What a setting may be."""
-    if known := words(name):
-        return schema.Rule(f"one of {', '.join(known)}", lambda x: x in words(name))
-    return TABLE[name].rule
-
-
-SETTINGS = {name: rule(name) for name in TABLE}
-
-
 def check(settings: Settings) -> None:
     """Raises ValueError for the first invalid setting.
 
@@ -128,12 +120,13 @@ def check(settings: Settings) -> None:
 
 def check_value(name: str, found: Any) -> None:
     """Raises ValueError unless a setting may have this value."""
-    try:
-        schema.check(found, rule(name), name)
-    except ValueError as error:
-        hint = meant(str(found), words(name))
-        own = "; a loss of your own is registered first, by --import FILE.py" * (name == "contrastive")
-        raise ValueError(f"{error}{f'; {hint.rstrip()}' if hint else own}") from None
+    known = words(name)
+    rule = schema.one_of(known) if known else TABLE[name].rule
+    if not rule.holds(found):
+        hint = meant(str(found), known).rstrip()
+        if not hint and name == "contrastive":
+            hint = "a loss of your own is registered first, by --import FILE.py"
+        raise ValueError(f"{name} is {schema.brief(found)}; expected {rule.expected}{'; ' * bool(hint)}{hint}")
 
 
 def meant(typed: str, names: Iterable[str], also: dict[str, str] | None = None) -> str:
@@ -148,7 +141,7 @@ def meant(typed: str, names: Iterable[str], also: dict[str, str] | None = None) 
 
 
 def chosen(given: Iterable[str]) -> dict[str, Any]:
-    """{name: value} of settings in the words of the command line, "name=value", each checked.
+    """{name: value} of settings in the words of the command line, "name=value", each checked; "none" may be None.
 
     >>> chosen(["alpha=0.5", "clip_sen1=none", "contrastive=unicl"])
     {'alpha': 0.5, 'clip_sen1': None, 'contrastive': 'unicl'}
@@ -167,7 +160,13 @@ def chosen(given: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"there is no setting {name!r}; {hint}All: {program()} train --settings")
         if not equals:
             raise ValueError(f"{name} has no value; expected {name}=VALUE, such as {name}={said(name, PAPER)}")
-        found[name] = value(name, typed)
+        value: Any = {"true": True, "false": False, "none": None}.get(typed.lower(), typed)
+        if type(value) not in KINDS[name]:
+            kind, value = KINDS[name][0], typed
+            with contextlib.suppress(ValueError):
+                value = kind(typed) if kind in (int, float) else typed
+        check_value(name, value)
+        found[name] = value
     return found
 
 
@@ -182,23 +181,6 @@ def varied(given: str) -> tuple[str, list]:
     if len(set(found)) < max(2, len(found)):
         raise ValueError(f"{given}: expected two values or more, each once, such as contrastive=paper,none")
     return name, found
-
-
-def value(name: str, given: str) -> Any:
-    """The value of a setting from text, checked; "none" is None where a setting may be None.
-
-    >>> value("epochs", "1.5")
-    Traceback (most recent call last):
-      ...
-    ValueError: epochs is '1.5'; expected a whole number, 1 to 1000000000
-    """
-    found: Any = {"true": True, "false": False, "none": None}.get(given.lower(), given)
-    if type(found) not in KINDS[name]:
-        kind, found = KINDS[name][0], given
-        with contextlib.suppress(ValueError):
-            found = kind(given) if kind in (int, float) else given
-    check_value(name, found)
-    return found
 
 
 def said(name: str, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from bplcz_ref import bands, layers, model, paper, prompts
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 
 # Beside the systems, since `settings` is what a variable is called nearly everywhere.
-from bplcz_ref.settings import PAPER, PRESETS, SETTINGS, SMALL, Settings, changed, chosen, losses, meant, varied  # noqa: F401
+from bplcz_ref.settings import PAPER, PRESETS, SMALL, Settings, changed, chosen, losses, meant, varied  # noqa: F401
 from bplcz_ref.settings import check as check_settings
 from bplcz_ref.storage import schema
 from bplcz_ref.tokenizer import Tokenizer

@@ -78,7 +78,7 @@ def reading(path: str | Path, advice: str = DAMAGED) -> Iterator[None]:
 
 
 def _why(path, error, advice):
-    """The sentence for an error of reading `path`: what a person can see of the file comes first."""
+    """The sentence for an error: what a person can see of the file comes first."""
     if not os.path.exists(path):
         return f"{path}: there is no such file"
     if os.path.isdir(path):
@@ -112,14 +112,7 @@ def _no_constant(name):
 
 
 def read_npz(path: str | Path, advice: str = DAMAGED) -> dict:
-    """{name: array} of an .npz file. Each entry is read to its end, where its checksum is compared.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "a.npz"
-    >>> np.savez(path, w=np.ones((2, 3)))
-    >>> read_npz(path)["w"].shape
-    (2, 3)
-    """
+    """{name: array} of an .npz file. Each entry is read to its end, where its checksum is compared."""
     with reading(path, advice), zipfile.ZipFile(path) as archive:
         return {
             name.removesuffix(".npy"): np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False)
@@ -128,16 +121,7 @@ def read_npz(path: str | Path, advice: str = DAMAGED) -> dict:
 
 
 def check_stored(data: Any, where: str) -> None:
-    """ValueError unless the values of an h5py.Dataset are in its file: for those that are not, HDF5 gives zeros.
-
-    >>> import h5py
-    >>> with h5py.File("memory.h5", "w", driver="core", backing_store=False) as file:
-    ...     check_stored(file.create_dataset("sen1", (20, 32, 32, 8), "f4"), "memory.h5: sen1")
-    Traceback (most recent call last):
-      ...
-    ValueError: memory.h5: sen1 declares 655,360 bytes and 0 are stored: its values were never written,
-    or not all of them; write the file again
-    """
+    """ValueError unless an h5py.Dataset has its values in its file: in place of others HDF5 gives zeros."""
     if data.is_virtual or data.external:
         raise ValueError(f"{where} has its values in other files; copy them into a plain data set, as with h5py")
     filters = data.id.get_create_plist()
@@ -160,11 +144,7 @@ def check_stored(data: Any, where: str) -> None:
 
 
 def digest(array: np.ndarray) -> str:
-    """The SHA-256 of an array's dtype, shape and bytes, as hexadecimal text.
-
-    >>> digest(np.arange(3)) == digest(np.arange(3)), digest(np.arange(3)) == digest(np.arange(4))
-    (True, False)
-    """
+    """The SHA-256 of an array's dtype, shape and bytes, as hexadecimal text."""
     head = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(head + array.tobytes()).hexdigest()
 

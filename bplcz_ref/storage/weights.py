@@ -141,17 +141,16 @@ def load(
     if dtype is not None:
         with np.errstate(over="ignore"):  # a value too large for dtype becomes infinite, which is found below
             arrays = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in arrays.items()}
-    if network is None:
-        check_finite_floats(arrays, where)
-        state = {name: leaf for name, leaf in arrays.items() if name.split(".")[-1] in BUFFERS}
-        params = {name: leaf for name, leaf in arrays.items() if name not in state}
-        return nested(params), nested(state)
-    params, state = map(named, network.init(np.random.default_rng(0), np.dtype(dtype or "float32")))
-    # Older files lack the count of batches, which is 0 then.
-    arrays = {name: np.array(0) for name in state if name.endswith(COUNT)} | arrays
-    check_like(params | state, arrays, where)
+    buffers = [name for name in arrays if name.split(".")[-1] in BUFFERS]
+    if network is not None:
+        params, state = map(named, network.init(np.random.default_rng(0), np.dtype(dtype or "float32")))
+        # Older files lack the count of batches, which is 0 then.
+        arrays = {name: np.array(0) for name in state if name.endswith(COUNT)} | arrays
+        check_like(params | state, arrays, where)
+        arrays, buffers = {name: placed(arrays[name]) for name in params | state}, list(state)
     check_finite_floats(arrays, where)
-    return nested({name: placed(arrays[name]) for name in params}), nested({name: arrays[name] for name in state})
+    state = {name: arrays.pop(name) for name in buffers}
+    return nested(arrays), nested(state)
 
 
 def check_finite_floats(arrays: dict, where: str) -> None:
@@ -200,12 +199,6 @@ def save(path: str | Path, params: dict, state: dict | None = None) -> None:
 
     In PyTorch: module.load_state_dict(safetensors.torch.load_file(path)), or from the .npz by torch.from_numpy.
     Errors: ValueError for values that are no numbers, and for a name with a slash, which .h5 files take for two.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "w.npz"
-    >>> save(path, {"weight": np.ones(2)})
-    >>> load(path)
-    ({'weight': array([1., 1.])}, {})
     """
     path = check_ending(path)
     # safetensors writes memory in the order it has, so the arrays must be in C order
