@@ -9,7 +9,7 @@ REAL = Path(__file__).parent / "data" / "so2sat_validation0.h5"
 N = 340
 
 
-def make(path, rows=N, dtype="f8", change=None, **storage):
+def make(path, rows=N, dtype="f8", change=None, attributes=(), **storage):
     """A file by h5py alone. Row i: sen1's channel c is (i + c / 8) / 1000, sen2's .1 + (i + c / 10) / 1000."""
     i = np.arange(rows)[:, None, None, None]
     data = {
@@ -24,6 +24,7 @@ def make(path, rows=N, dtype="f8", change=None, **storage):
     with h5py.File(path, "w") as file:
         for name, values in data.items():
             file.create_dataset(name, data=values.astype(dtype), **storage)
+        file.attrs.update(attributes)
     return data
 
 

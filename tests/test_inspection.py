@@ -94,12 +94,16 @@ def test_a_file_without_labels_is_no_problem_and_one_that_is_not_there_is(tmp_pa
 
 
 def test_chunks_that_make_training_slow_are_said(tmp_path):
-    """A chunk of 16 rows and a quarter of each way: a row unpacks 16 times its values."""
     data = make(tmp_path / "x.h5", rows=32)
-    with h5py.File(path := tmp_path / "y.h5", "w") as file:
-        file["sen1"], file["label"] = data["sen1"], data["label"]
-        file.create_dataset("sen2", data=data["sen2"], chunks=(16, 8, 8, 2), compression="gzip")
-    text = str(inspection.inspect(path))
-    assert "  sen2 is stored in chunks of 16 x 8 x 8 x 2: a row unpacks 16 times its values" in text
-    assert "sen1 is stored" not in text
-    assert "no problem found" in text
+    for chunks, words in (
+        ((16, 32, 32, 10), "sen2 is stored in chunks of 16 x 32 x 32 x 10: a row unpacks 16 times its values"),
+        ((10, 20, 32, 10), "10 x 20 x 32 x 10: a row unpacks 12 times"),  # 2 chunks of 20 lines for 32
+        ((7, 32, 32, 10), None),
+        (None, None),
+    ):
+        with h5py.File(path := tmp_path / "y.h5", "w") as file:
+            file["sen1"], file["label"] = data["sen1"], data["label"]
+            file.create_dataset("sen2", data=data["sen2"], chunks=chunks)
+        text = str(inspection.inspect(path))
+        assert ("in chunks of" not in text) if words is None else words in text
+        assert "no problem found" in text

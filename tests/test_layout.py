@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 
@@ -30,9 +31,7 @@ from bplcz_ref.data import inspection, layout, so2sat
         (setting("label", 4, 0), "label row 4"),
         (setting("label", (3, 4), np.nan), "label row 3"),
         (replacing("sen2", lambda a: np.round(a * 1e4)), "digital numbers.*divide sen2 by 10000"),
-        (replacing("sen2", lambda a: (a - a.mean()) / a.std() - 0.1), "sen2.*standardised already"),
         (replacing("sen1", lambda a: 10 * np.log10(abs(a) + 1e-3)), r"decibels.*10 \*\* \(dB / 10\)"),
-        (replacing("sen1", lambda a: (a - a.mean()) / 10 - 0.1), "sen1.*standardised already"),
     ],
 )  # fmt: skip
 def test_bad_content_is_named_with_its_remedy(tmp_path, change, message):
@@ -77,9 +76,8 @@ def test_a_sensor_without_values_is_named(tmp_path, change, message):
     make(path := tmp_path / "x.h5", rows=20, change=lambda d: d.pop("sen2"))
     with h5py.File(path, "a") as file:
         change(file)
-    with pytest.raises(ValueError, match=rf"x\.h5.*{message}") as error, so2sat.open_file(path):
-        pass
-    assert str(error.value) in inspection.inspect(path).problems
+    (problem,) = inspection.inspect(path).problems
+    assert re.search(rf"x\.h5.*{message}", problem)
 
 
 def test_a_scale_is_named_with_its_remedy():
@@ -88,6 +86,7 @@ def test_a_scale_is_named_with_its_remedy():
         (slice(8, 18), 0.0, None),
         (slice(8, 18), 5.1, "multiply sen2 by 255"),
         (slice(8, 18), 5e-4, "divided by 255"),
+        (slice(8, 18), -0.1, "standardised already"),
         (4, -17.0, "decibels"),  # one of the two is enough
         (slice(4, 6), 0.0, None),
         (slice(4, 6), -0.5, "cannot be negative"),
@@ -139,16 +138,3 @@ def test_a_file_with_a_writer_is_not_called_damaged(tmp_path):
     (left,) = inspection.inspect(path).problems
     assert open_elsewhere == f"{path}: another process has it open for writing; wait until that has ended"
     assert left.endswith(f"killed one had it: wait for the one, or clear the other's mark by `h5clear -s {path}`")
-
-
-def test_chunks_that_hold_many_rows_are_slow(tmp_path):
-    for chunks, words in (
-        ((16, 32, 32, 10), "16 x 32 x 32 x 10: a row unpacks 16 times"),
-        ((7, 32, 32, 10), ""),
-        ((10, 20, 32, 10), "10 x 20 x 32 x 10: a row unpacks 12 times"),  # 2 chunks of 20 lines for 32
-        (None, ""),
-    ):
-        with h5py.File(tmp_path / "x.h5", "w") as file:
-            found = layout.storage(file.create_dataset("sen2", (40, 32, 32, 10), "f4", chunks=chunks))
-        assert words in found
-        assert bool(words) == bool(found)
