@@ -33,8 +33,7 @@ def answers(path):
 def rows(path):
     with so2sat.open_file(path, scale=False) as patches:
         patches.stored(range(17), np.float64)
-        parts = None if patches.parts is None else [part.tolist() for part in patches.parts]
-        return patches.labels.tolist(), parts, patches.simulated
+        return patches.labels.tolist(), str(patches.parts), patches.simulated
 
 
 def seventeen(path):
@@ -74,8 +73,6 @@ READERS = {
     "metrics.json": (None, lambda path: runs.read_metrics(path.parent), False),
     "confusion.csv": (None, lambda path: runs.read_confusion(path.parent).tolist(), False),
 }
-
-
 SLOW = ("checkpoint.npz", "config.json")  # which build the network each time
 
 

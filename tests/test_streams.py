@@ -12,8 +12,8 @@ def test_a_stream_depends_on_seed_name_and_numbers_alone():
     assert stream(np.int64(1), "a").integers(2**62) == draws[0]
 
 
-@pytest.mark.parametrize("seed", [-1, 2**63, 1.0, True, "1", None])
-def test_a_seed_that_cannot_be_noted_is_refused(seed):
+def test_a_seed_that_cannot_be_noted_is_refused():
     stream(2**63 - 1, "a")  # the largest
-    with pytest.raises(ValueError, match=r"seed is .*below 2\*\*63"):
-        stream(seed, "a")
+    for seed in (-1, 2**63, 1.0, True, "1", None):
+        with pytest.raises(ValueError, match=r"seed is .*below 2\*\*63"):
+            stream(seed, "a")
