@@ -170,9 +170,7 @@ def fuses(name: str) -> bool:
     return find(name).prompting or SYSTEMS[name].images in ENCODERS
 
 
-def exvit_bplcz(
-    reading="A", features=512, patch=paper.PATCH, grid=4, classes=exvit.CLASSES, size=exvit.SIZE, **options
-) -> model.Model:
+def exvit_bplcz(reading="A", features=512, patch=paper.PATCH, grid=4, size=exvit.SIZE, **options) -> model.Model:
     """Two readings of "BP-LCZ is adopted in ExViT" (III-B1), which says no more; options as of model.bplcz.
 
     In both, each band group has an ExViT branch up to its tokens, and all share one position table, as in ExViT.
@@ -183,9 +181,9 @@ def exvit_bplcz(
     """
     make: Callable
     if reading == "A":
-        make, D, vector = partial(exvit.encoder, features=features), exvit.head(7 * features, classes), None
+        make, D, vector = partial(exvit.encoder, features=features), exvit.head(7 * features, exvit.CLASSES), None
     else:
-        make, D, vector = exvit.tokens, exvit.joint(classes, size), exvit.vector(features, size)
+        make, D, vector = exvit.tokens, exvit.joint(exvit.CLASSES, size), exvit.vector(features, size)
     branches = {group: make(len(index), patch=patch, grid=grid, size=size) for group, index in bands.INDEX.items()}
     return model.sharing(model.bplcz(branches, D, vector=vector, **options), "pos_embedding")
 

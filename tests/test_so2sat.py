@@ -55,7 +55,7 @@ def test_errors_within_the_block(plain):
             ([0, 340], "f4", "index holds 340"),
             (np.ones(N, bool), "f4", "flatnonzero"),
             ([0.0, 1.0], "f4", "float64"),
-            (3, "f4", r"\[row\]"),
+            (3, "f4", r"\[row, ...\]"),
             ([0], "i4", "float32 or float64"),
         ):
             with pytest.raises(ValueError, match=message):

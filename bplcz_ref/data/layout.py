@@ -30,15 +30,10 @@ LABELS_DIGEST = "labels_sha256"  # attribute of files that so2sat.py writes: a d
 # 0.0001 to 2.8, and a processing offset adds or takes 0.1: -9999 and 65535 are out, divided by 10000 or not.
 LEAST = np.array([-9998.0] * CHANNELS["sen1"] + [-0.5] * CHANNELS["sen2"])
 MOST = np.array([1e10] * CHANNELS["sen1"] + [5.0] * CHANNELS["sen2"])
-EXPECTED = (
-    f"expected finite values: sen1 above -9999, at most 1e10; sen2 {LEAST[-1]:g} to {MOST[-1]:g} (reflectance)"
-)
+EXPECTED = "expected finite values: sen1 above -9999, at most 1e10; sen2 -0.5 to 5 (reflectance)"
 DARK = 3e-3  # of sen2: haze alone gives 0.05 in B2
 BRIGHTER = 1.25  # VH over VV, from which on they are exchanged: training.h5's means are 0.044 and 0.258
 SLOW = 8  # times as many values unpacked as used, from which a file is worth a copy
-
-
-# ------------------------------------------------------------------------------------------------ rows, labels
 
 
 def faults(x: np.ndarray, rows: np.ndarray, padding: bool = True) -> list[str]:  # (b, H, W, 18), (b,) -> b texts
@@ -164,9 +159,6 @@ def constant_channels(x: np.ndarray) -> list[str]:  # (b, 32, 32, 18)
     return [f"{found}; possibly padding, or never written"] * bool(named)
 
 
-# --------------------------------------------------------------------------------------------------- data sets
-
-
 def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Dataset]:
     """The file's data sets; ValueError unless names, shapes and dtypes are So2Sat's and all values are stored."""
     shapes: dict[str, tuple] = SHAPES | {"label": (K,)} if labels else SHAPES
@@ -191,14 +183,11 @@ def datasets(path: Path, file: h5py.File, labels: bool) -> dict[str, h5py.Datase
             raise ValueError(f"{path}: {key} has shape {given}; expected (N, {expected}){hint}")
         usual = dtype.newbyteorder("=") in (np.float32, np.float64)
         if not usual and (key != "label" or dtype.kind not in "bfiu"):
-            raise ValueError(
-                f"{path}: {key} has dtype {dtype}; expected float64 or float32: convert it with astype"
-            )
+            raise ValueError(f"{path}: {key} has dtype {dtype}; expected float64 or float32: use astype")
+        files.check_stored(sets[key], f"{path}: {key}")
     if len({shape[0] for shape in found.values()}) != 1 or found["sen1"][0] == 0:
         rows = ", ".join(f"{key} {shape[0]}" for key, shape in found.items())
         raise ValueError(f"{path}: rows are {rows}; expected the same number, 1 or more, in each")
-    for key, data in sets.items():
-        files.check_stored(data, f"{path}: {key}")
     return sets
 
 

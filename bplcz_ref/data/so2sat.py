@@ -99,8 +99,7 @@ class Patches:
         index = checks.array("index", index)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise ValueError(
-                f"index is {index.dtype} {index.shape}; expected a list of row numbers (for one row, [row]; for a"
-                " mask, numpy.flatnonzero(mask))"
+                f"index is {index.dtype} {index.shape}; expected [row, ...] or numpy.flatnonzero(mask)"
             )
         if (outside := index[(index < 0) | (index >= len(self))]).size:
             raise ValueError(f"index holds {outside[0]}; {self.path} has rows 0 to {len(self) - 1}")
@@ -121,8 +120,7 @@ def digests(x: np.ndarray) -> np.ndarray:  # (b, 32, 32, 18) -> (b,) uint64
     a copy in float32 of a file in float64.
     """
     with np.errstate(over="ignore"):
-        pixels = x.astype("<f4")
-    found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in pixels]
+        found = [hashlib.blake2b(row.tobytes(), digest_size=8).digest() for row in x.astype("<f4")]
     return np.frombuffer(b"".join(found), "<u8").astype(np.uint64)
 
 

@@ -22,8 +22,6 @@ COUNT = "num_batches_tracked"
 BUFFERS = ("running_mean", "running_var", COUNT)
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 
-# --------------------------------------------------------------------------------- names: nested and flat dicts
-
 
 def named(tree: dict, prefix: str = "") -> dict:
     """{dotted name: leaf} of a nested dict, in order; it serves parameters and their gradients.
@@ -114,9 +112,6 @@ def sizes(params: dict) -> dict[str, int]:
     {'branches': 6, 'classifier': 2}
     """
     return {name: count({name: tree}) for name, tree in params.items()}
-
-
-# -------------------------------------------------------------------------------------------- load and save
 
 
 def load(
@@ -238,8 +233,6 @@ def safetensors_numpy(path: Path) -> Any:
     except ImportError:
         raise ValueError(f"{path} needs the library safetensors: python -m pip install safetensors") from None
 
-
-# ---------------------------------------------------------------------------------- a trained run for others
 
 INPUT = ("input.mean", "input.std", "input.clip_sen1")  # beside the weights in an exported file
 
