@@ -159,13 +159,6 @@ def whole(path: str | Path) -> Iterator[Path]:
     The rename is atomic and happens after fsync, so a reader, or a restart after a kill at any moment, finds
     either the old file or the complete new one.
     Errors: ValueError that names `path` if it cannot be written (no room, no permission, a device, a folder).
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-    >>> with whole(target) as path:
-    ...     _ = path.write_text("all of it")
-    >>> target.read_text(), [p.name for p in target.parent.iterdir()]
-    ('all of it', ['a.txt'])
     """
     target = replaceable(path)
     if not target.parent.is_dir():
@@ -254,8 +247,7 @@ def alone(folder: str | Path) -> Iterator[None]:
     """Hold `folder` for this process: a second process that asks for it gets a ValueError.
 
     Removes partial files left by a killed process. The lock is the system's: it ends with the process, however
-    that ends, and a process that is just ending is waited for. On Windows, and on file systems without locks (some
-    network folders, with a warning), nothing is locked.
+    that ends. On Windows, and on file systems without locks (with a warning), nothing is locked.
     """
     folder = make_folder(folder)
     try:
@@ -279,13 +271,7 @@ def alone(folder: str | Path) -> Iterator[None]:
 
 
 def path(text: str) -> Path:
-    """A path option of the command line: an empty one would mean the folder that the command is called from.
-
-    >>> path("")
-    Traceback (most recent call last):
-      ...
-    argparse.ArgumentTypeError: the path is empty
-    """
+    """A path option of the command line: an empty one would mean the folder that the command is called from."""
     if not text:
         raise argparse.ArgumentTypeError("the path is empty")
     return Path(text)
