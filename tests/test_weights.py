@@ -15,20 +15,10 @@ PARAMS, STATE = NETWORK.init(np.random.default_rng(1), np.dtype("float32"))
 FLAT = weights.named(PARAMS) | weights.named(STATE)
 
 
-def test_named_and_nested_are_inverse():
-    assert weights.nested(weights.named(PARAMS)) == PARAMS  # the same arrays
-    assert "bn1.running_mean" in FLAT
-
-
-def test_like_takes_the_dtype_of_its_place_and_names_all_differences_at_once():
-    tree = {"a": np.zeros(2, np.float32), "b": np.zeros(1), "c": np.zeros((1, 2))}
-    assert weights.like(tree, {n: leaf.astype(float) for n, leaf in tree.items()}, "x")["a"].dtype == np.float32
-    with pytest.raises(ValueError, match="missing: b") as error:
-        weights.like(tree, {"a": np.zeros(3), "c": np.zeros((2, 1)), "z": np.zeros(1)}, "run/checkpoint.npz")
-    assert str(error.value).split("\n  ") == [
-        "run/checkpoint.npz does not fit this network:", "missing: b", "unexpected: z",
-        "a: shape (3,), expected (2,)", "c: shape (2, 1), expected (1, 2)",
-    ]  # fmt: skip
+def test_like_takes_the_dtype_of_its_place():
+    again = weights.like(PARAMS, {name: leaf.astype(float) for name, leaf in weights.named(PARAMS).items()}, "x")
+    assert {leaf.dtype for leaf in weights.named(again).values()} == {np.dtype("f4")}
+    assert again["conv1"]["weight"].transpose(2, 3, 1, 0).flags.c_contiguous  # as convolutions multiply
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
