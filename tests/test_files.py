@@ -1,5 +1,6 @@
 """files.py: an error of reading is one line that names the file; a file that is written is whole or not there."""
 
+import argparse
 import bz2
 import errno
 import gzip
@@ -203,6 +204,8 @@ def test_a_path_that_cannot_be_written_is_named_as_it_was_given(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "kept")]
     with pytest.raises(ValueError, match="is the root folder of the system; name a folder of its own"):
         files.make_folder(os.sep)
+    with pytest.raises(argparse.ArgumentTypeError, match="the path is empty"):
+        files.path("")
 
 
 def test_text_has_the_same_line_ends_on_every_system(tmp_path):

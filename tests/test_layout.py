@@ -1,6 +1,5 @@
 """layout.py: an error names what is wrong with a file or an argument, and the remedy."""
 
-import os
 import re
 import subprocess
 import sys
@@ -109,28 +108,19 @@ def test_one_hot_labels_of_any_dtype_are_taken(tmp_path, dtype):
         assert len(part.labels) == 20
 
 
-WRITER = """
-import sys, h5py
-file = h5py.File(sys.argv[1], "r+", libver="latest")
-file.attrs["mark"] = 1
-file.flush()
-print(flush=True)
-sys.stdin.read()
-"""
+KILLED = "import os, sys, h5py; f = h5py.File(sys.argv[1], 'r+', libver='latest'); f.flush(); os._exit(0)"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="locks and kills of POSIX")
 def test_a_file_with_a_writer_is_not_called_damaged(tmp_path):
-    """Open elsewhere, then left by a writer that was killed."""
-    path = tmp_path / "x.h5"
-    with h5py.File(path, "w", libver="latest") as file:
+    """Locked by another writer, then left open by one that was killed."""
+    fcntl = pytest.importorskip("fcntl", reason="locks of POSIX")
+    with h5py.File(path := tmp_path / "x.h5", "w", libver="latest") as file:
         file["w"] = 1
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], **pipes) as writer:
-        writer.stdout.readline()
+    with open(path, "rb") as writer:
+        fcntl.flock(writer, fcntl.LOCK_EX)
         (open_elsewhere,) = inspection.inspect(path).problems
-        writer.kill()
+    subprocess.run([sys.executable, "-c", KILLED, path], check=True)
     (left,) = inspection.inspect(path).problems
     assert open_elsewhere == f"{path}: another process has it open for writing; wait until that has ended"
     assert left.endswith(f"killed one had it: wait for the one, or clear the other's mark by `h5clear -s {path}`")
