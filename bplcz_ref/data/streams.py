@@ -5,6 +5,9 @@ A stream of an epoch, a step or a row is made afresh from its number, so nothing
 
 import numpy as np
 
+from bplcz_ref.settings import SEED
+from bplcz_ref.storage import schema
+
 
 def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
     """The random stream `name` of `seed`, for the epoch, step or row `numbers`; always the same.
@@ -15,8 +18,5 @@ def stream(seed: int, name: str, *numbers: int) -> np.random.Generator:
     >>> a.integers(100, size=3).tolist() == b.integers(100, size=3).tolist()
     False
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**63:
-        raise ValueError(  # HDF5 files store the seed as a signed 64-bit number
-            f"seed is {seed!r}; expected a whole number, 0 or more, below 2**63 = {2**63}"
-        )
+    schema.check(seed, SEED, "seed")
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=(*name.encode(), *numbers)))
