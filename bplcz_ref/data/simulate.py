@@ -61,7 +61,8 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
     """A file of simulated patches in So2Sat's layout (float64), marked as simulated; whole or not at all.
 
     `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. The same arguments
-    give the same values. Errors: ValueError for neither of the two, or for more rows than the disk has room for.
+    give the same values. Errors: ValueError for neither of the two, a number that is not whole, or more rows than
+    the disk has room for.
     """
     schema.check(per_class, schema.whole(0), "per_class")
     schema.check(rows, schema.whole(0), "rows")
@@ -83,6 +84,7 @@ def patches(y: np.ndarray, seed: int, first: int = 0) -> tuple[np.ndarray, np.nd
     """sen1, sen2, float64: row i shows class y[i] and depends on (seed, first + i, y[i]) alone.
 
     So any chunking gives the same values, bit for bit: rows 100 to 109 are `patches(y[100:110], seed, first=100)`.
+    Errors: ValueError for y outside 0..16.
 
     >>> y = np.array([0, 16])
     >>> sen1, sen2 = patches(y, seed=47)

@@ -83,7 +83,7 @@ class Patches:
         return layout.check_rows(self.stored(index, dtype), index, self.path)
 
     def digests(self, index: np.ndarray) -> np.ndarray:  # (b,) -> (b,) uint64
-        """`digests` of the rows `index`, each of which is read once."""
+        """`digests` of the rows `index`, each of which is read once. Errors: as `images`."""
         new = np.array([row for row in np.asarray(index).tolist() if row not in self._digests], int)
         for some in chunks(new):
             self._digests |= zip(some.tolist(), digests(self.images(some)).tolist(), strict=True)
@@ -146,7 +146,8 @@ def open_file(
 
     labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
     scale=False: the scale is not checked. geo: the *_geo.h5 beside the file, which has the city of each row.
-    Errors: ValueError that names the file and what is wrong with it.
+    Errors: ValueError that names the file and what is wrong: cut short or not HDF5, a missing key, a shape (swapped
+    sensors, channels first), labels not one-hot, digital numbers, decibels, VV before VH.
 
     >>> import tempfile
     >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])
@@ -179,7 +180,7 @@ def opened(path: Path) -> h5py.File:
 
 
 def read_cities(path: Path, N: int) -> np.ndarray:  # -> (N,) text
-    """The city of each of N rows, of a *_geo.h5 file."""
+    """The city of each of N rows, of a *_geo.h5 file. Errors: ValueError if it does not have N of them."""
     with opened(path) as file, reading(path, ADVICE):
         found, names = layout.cities(path, file, N), sorted(map(str, file))
     if found is None:
@@ -343,6 +344,7 @@ def subset(
     those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set `city` has
     the cities, where the source or `geo`, its *_geo.h5, has them. Opened again, its `Patches.parts` gives the two
     parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong with each is returned.
+    Errors: as `open_file`, `split` and `write_file`; for the source itself as `out`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
         raise ValueError(f"{out} is the source itself; give another name for the subset")
