@@ -146,8 +146,8 @@ def open_file(
 
     labels=False: `label` is neither needed nor read (patches yet to be classified); None: read if it is there.
     scale=False: the scale is not checked. geo: the *_geo.h5 beside the file, which has the city of each row.
-    Errors: ValueError that names the file and what is wrong: cut short or not HDF5, a missing key, a shape (swapped
-    sensors, channels first), labels not one-hot, digital numbers, decibels, VV before VH.
+    Errors: ValueError that names the file and what is wrong: cut short or not HDF5, a missing key, another shape
+    (sensors swapped, channels first), labels not one-hot, digital numbers, decibels, VV before VH.
 
     >>> import tempfile
     >>> path, y = Path(tempfile.mkdtemp()) / "x.h5", np.array([3, 16])

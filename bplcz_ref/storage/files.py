@@ -33,6 +33,10 @@ except ImportError:  # on Windows
 LOCK_SECONDS = 3.0  # a folder's last process may need this long to end after it was killed
 HDF5_FORMAT = ("v108", "v108")  # libver of h5py.File: HDF5 1.8 is the first whose metadata has checksums
 LACKING = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}  # in answer to a call
+WITHOUT = {
+    "lock": "take care that no two processes write into one run folder",
+    **dict.fromkeys(("sync a file", "sync a folder"), "after a power cut the last files may be incomplete"),
+}
 DAMAGED = "it may be cut short, damaged or of another kind"
 
 # What people have in a file's place, by its first bytes (in small letters) at a position.
@@ -196,11 +200,7 @@ def offered(what: str, call: Callable, *arguments: Any) -> None:
     except OSError as error:
         if error.errno not in LACKING:
             raise
-        warnings.warn(
-            f"the file system cannot {what} ({error.strerror}): take care that no two processes write into one"
-            " folder; after a power cut the last files may be incomplete",
-            stacklevel=1,
-        )
+        warnings.warn(f"the file system cannot {what} ({error.strerror}): {WITHOUT[what]}", stacklevel=1)
 
 
 def replaceable(path: str | Path) -> Path:
