@@ -67,9 +67,10 @@ def test_one_row_that_cannot_be_used_is_named_and_left_out_of_the_statistics(tmp
     assert problem.startswith(f"1 of 20 rows read cannot be used, the first: {words}; expected")
     with so2sat.open_file(path) as patches:
         if "padding" in words:
-            return
-        with pytest.raises(ValueError, match=r"x\.h5: row 11, .*; expected .*`subset --skip-bad` leaves"):
-            patches.images([3, 11], np.float64)
+            assert len(patches.images([3, 11])) == 2  # a network may be trained on it
+        else:
+            with pytest.raises(ValueError, match=r"x\.h5: row 11, .*; expected .*`subset --skip-bad` leaves"):
+                patches.images([3, 11], np.float64)
 
 
 def test_rows_with_the_same_pixels_are_counted(tmp_path):

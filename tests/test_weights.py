@@ -32,6 +32,7 @@ def test_save_and_load_are_inverse(tmp_path, ending):
             for name, leaf in old.items():
                 assert np.array_equal(tree[name], leaf)
                 assert tree[name].dtype == np.asarray(leaf).dtype
+    assert weights.load(path, NETWORK)[0]["conv1"]["weight"].transpose(2, 3, 1, 0).flags.c_contiguous
     strided = np.arange(6.0).reshape(2, 3).T
     weights.save(path, {"scale": np.array(2.5), "w": strided}, {"running_mean": np.ones(4)[::2]})
     again, measured = weights.load(path)
