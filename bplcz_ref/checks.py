@@ -126,8 +126,7 @@ def labels(name: str, y: np.ndarray, axes: str, seen: dict) -> np.ndarray:
     axes, _, classes = axes.partition(" < ")
     one_hot = "one class number per sample; for one-hot labels take argmax(axis=1)"
     require(y.ndim == 1 and y.size, f"{name}: found shape {y.shape}, expected ({axes},), {one_hot}")
-    whole = y.dtype.kind in "iu"
-    require(whole, f"{name}: found dtype {y.dtype}, expected integer class numbers; use astype(int)")
+    require(y.dtype.kind in "iu", f"{name}: found dtype {y.dtype}, expected class numbers; use astype(int)")
     fit(name, y.shape, axes, seen)
     if classes:
         K, where = seen[classes]

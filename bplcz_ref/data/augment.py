@@ -1,11 +1,7 @@
 """Flips and quarter turns of training patches: one of the square's eight symmetries for each, drawn at random.
 
-Pixels move, their values stay. That is sound for reflectances and for intensities. It is a simplification for what
-depends on direction: shadows (the sun) and bright walls (the radar's look) may then come from any side, speckle is
-correlated along rows as well as columns, and a mirrored patch keeps the phases of its complex SAR channels and of
-the covariance, which a sensor that looks at a mirrored scene would not measure so. docs/readings.md names it.
-
-Index letters: b patches, H W = 32, C channels.
+Pixels move, their values stay: a simplification for what depends on direction, such as shadows, bright walls, the
+correlation of speckle, and the phases of the complex SAR channels (docs/readings.md, "turns").
 """
 
 import numpy as np

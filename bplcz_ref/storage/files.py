@@ -1,9 +1,7 @@
 """Files: what goes wrong in reading one is said in one line, and what is written appears whole or not at all.
 
-Reading is left to the libraries (json, NumPy, h5py, safetensors); `reading` turns whatever they raise into one
-line that names the file. Nothing is unpickled.
-Writing: under a temporary name, synced, then renamed into place. If the path is a link, the file that it leads to
-is replaced, and the link stays.
+Reading is left to the libraries (json, NumPy, h5py, safetensors). Nothing is unpickled. What is written has a
+temporary name until it is complete; if the path is a link, the file that it leads to is replaced.
 """
 
 import argparse
