@@ -79,8 +79,8 @@ def _padding(patch, least, most):  # (H, W, 18), (18,), (18,)
     for sensor, own in (("sen1", SEN1), ("sen2", SEN2)):
         if (least[own] == most[own]).all():
             return f"each channel of {sensor} is constant ({least[own][0]:.5g}, ...): padding?"
-        zero = ((least[own] <= 0) & (most[own] >= 0)).all()  # possibly
-        if zero and (empty := (patch[..., own] == 0).all(-1)).any():
+        possible = ((least[own] <= 0) & (most[own] >= 0)).all()  # which is known at once
+        if possible and (empty := (patch[..., own] == 0).all(-1)).any():
             return f"{sensor} is 0 in all channels of {empty.sum()} pixels: padding?"
     return ""
 

@@ -30,7 +30,7 @@ NATURAL = np.array(
 )
 
 ROW_BYTES = 8 * (PATCH * PATCH * sum(CHANNELS.values()) + len(CLASSES))  # float64: sen1, sen2, label
-CUT = slice((GRID - PATCH) // 2, (GRID + PATCH) // 2)  # of GRID, at each side
+CUT = slice((GRID - PATCH) // 2, (GRID + PATCH) // 2)  # what is kept of GRID pixels
 LEE_WINDOW, LOOKS = 7, 1  # pixels; single-look complex data
 AZIMUTH = 0.18  # share of a neighbour in azimuth (rows): correlation .34 and .03 at lags 1 and 2, as measured
 
@@ -61,8 +61,8 @@ def write_file(path: str | Path, per_class: int = 0, rows: int = 0, seed: int = 
     """A file of simulated patches in So2Sat's layout (float64), marked as simulated; whole or not at all.
 
     `per_class` rows of each class, then `rows` more with the class frequencies of training.h5. The same arguments
-    give the same values. Errors: ValueError for neither of the two, a number that is not whole, or more rows than
-    the disk has room for.
+    give the same values. Attributes: `simulated` True, `generator`, `seed`. Errors: ValueError for neither of the
+    two, a number that is not whole, or more rows than the disk has room for.
     """
     schema.check(per_class, schema.whole(0), "per_class")
     schema.check(rows, schema.whole(0), "rows")

@@ -42,7 +42,7 @@ class Patches:
     parts       (train, test), two arrays of row numbers, if `subset` wrote the file; otherwise None
     cities      (N,) text, the city of each row, from the file itself or its *_geo.h5; otherwise None
     simulated   whether the file says that it is simulated
-    attributes  the file's attributes
+    attributes  {name: value}: text as str, single numbers as Python's
     storage     {sensor: words} where rows are slow to read at random
     dtype       float32 if both sensors are stored so, otherwise float64
     """
@@ -340,11 +340,11 @@ def subset(
 ) -> list[str]:
     """A smaller file in the same layout: the paper's split of `path`, training rows first, then the test rows.
 
-    Values and the width of storage are kept exactly; rows keep the source's order within each part. Attributes:
-    those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`, `seed`; the data set `city` has
-    the cities, where the source or `geo`, its *_geo.h5, has them. Opened again, its `Patches.parts` gives the two
-    parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong with each is returned.
-    Errors: as `open_file`, `split` and `write_file`; for the source itself as `out`.
+    Values and the width of storage are kept exactly; rows keep the source's order within each part, and twins are
+    in one part alone. Attributes: those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`,
+    `seed`; the data set `city` has the cities, where the source or `geo`, its *_geo.h5, has them. Opened again, its
+    `Patches.parts` gives the two parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong
+    with each is returned. Errors: as `open_file`, `split` and `write_file`; for the source itself as `out`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
         raise ValueError(f"{out} is the source itself; give another name for the subset")
