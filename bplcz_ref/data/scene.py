@@ -106,8 +106,7 @@ class Scene(NamedTuple):
     wall: np.ndarray  # strength of a wall that faces the radar
 
 
-def paint(zone: Zone, city: City, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # -> (120, 120) material, light, wall
+def paint(zone: Zone, city: City, rng: np.random.Generator) -> Scene:
     """One scene, painted in order: parcels, plants, streets and buildings, shadows, and in half of the patches
     another surface that comes in from one side. The order of the draws from `rng` is part of the result.
     """
@@ -124,7 +123,7 @@ def paint(zone: Zone, city: City, rng: np.random.Generator) -> tuple[np.ndarray,
     scene = scene._replace(light=np.where(scene.dark, SHADE * scene.light, scene.light))
     if rng.random() < 0.5:
         scene = _another_surface(scene, east, south, rng)
-    return scene.material, scene.light, scene.wall
+    return scene
 
 
 def _parcels(zone, u, v, rng):

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 
 from bplcz_ref.data import layout, so2sat
-from bplcz_ref.data.scene import FINE, GRID, MATERIALS, NAMES, ZONES, City, Zone, city, paint
+from bplcz_ref.data.scene import FINE, GRID, MATERIALS, NAMES, ZONES, City, Scene, Zone, city, paint
 from bplcz_ref.data.streams import stream
 from bplcz_ref.paper import CHANNELS, CLASSES, PATCH, SEED
 from bplcz_ref.storage import schema
@@ -98,21 +98,20 @@ def patches(y: np.ndarray, seed: int, first: int = 0) -> tuple[np.ndarray, np.nd
     for i, k in enumerate(y):
         rng = stream(seed, "simulate patch", first + i)
         here = cities[rng.integers(CITIES)]
-        material, light, wall = paint(ZONES[k], here, rng)
-        sen1[i] = radar(material, wall, ZONES[k], here, rng)
-        sen2[i] = optical(material, light, here, rng)
+        scene = paint(ZONES[k], here, rng)
+        sen1[i] = radar(scene, ZONES[k], here, rng)
+        sen2[i] = optical(scene, here, rng)
     return sen1, sen2
 
 
-def optical(material: np.ndarray, light: np.ndarray, city: City, rng: np.random.Generator) -> np.ndarray:
-    # (120, 120), (120, 120) -> (32, 32, 10)
+def optical(scene: Scene, city: City, rng: np.random.Generator) -> np.ndarray:  # -> (32, 32, 10)
     """sen2: mean reflectance over each pixel, under the city's light and haze; 20 m bands as copies."""
     spectra = SPECTRA * np.exp(0.18 * rng.standard_normal((len(SPECTRA), 1)))
     for name in ("grass", "crown", "scrub"):
         spectra[NAMES.index(name)] *= 1 + np.clip(city.dry + 0.2 * rng.standard_normal(), 0, 1) * (DRY - 1)
     spectra[[NAMES.index(name) for name in ("soil", "sand", "rock")]] *= city.soil
     spectra[NAMES.index("water")] *= np.exp(0.5 * rng.standard_normal())
-    ground = _cover(material, light) @ spectra
+    ground = _cover(scene.material, scene.light) @ spectra
     ground *= np.exp(0.03 * rng.standard_normal((GRID, GRID, 1)))
     toa = city.haze * PATH + TRANSMISSION * city.light * ground + 0.0015 * rng.standard_normal((GRID, GRID, 10))
     rows, columns = (slice(start, start + GRID - 2) for start in city.corner)
@@ -121,16 +120,15 @@ def optical(material: np.ndarray, light: np.ndarray, city: City, rng: np.random.
     return np.round(np.maximum(toa[CUT, CUT], 1e-4), 4)  # digital numbers / 10000
 
 
-def radar(material: np.ndarray, wall: np.ndarray, zone: Zone, city: City, rng: np.random.Generator) -> np.ndarray:
-    # (120, 120), (120, 120) -> (32, 32, 8)
+def radar(scene: Scene, zone: Zone, city: City, rng: np.random.Generator) -> np.ndarray:  # -> (32, 32, 8)
     """sen1: S_VH, S_VV with the pixel's covariance, then Lee-filtered |S_VH|^2, |S_VV|^2 and S_VH conj(S_VV).
 
     The covariance term is VH times conjugate VV. (Other reading: its conjugate, which turns the sign of 'C im';
     the real sample in tests/data agrees with this one.)
     """
-    walls = wall.reshape(GRID, FINE, GRID, FINE).mean((1, 3))
+    walls = scene.wall.reshape(GRID, FINE, GRID, FINE).mean((1, 3))
     bounce = walls[..., None] * np.exp(0.6 * rng.standard_normal()) * np.array([0.02, 0.25])
-    sigma = _cover(material) @ (SIGMA * np.exp(0.30 * rng.standard_normal((len(SIGMA), 1)))) + bounce
+    sigma = _cover(scene.material) @ (SIGMA * np.exp(0.30 * rng.standard_normal((len(SIGMA), 1)))) + bounce
     sigma *= 10 ** ((city.db + 1.5 * rng.standard_normal()) / 10)
     # Correlation of VH and VV: near none over natural surfaces, more where walls are at an angle to the look.
     rho = (0.05 + 0.25 * (zone.size > 0) * rng.random()) * np.exp(2j * np.pi * rng.random())
