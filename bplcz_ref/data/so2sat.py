@@ -342,8 +342,8 @@ def subset(
 
     Values and the width of storage are kept exactly; rows keep the source's order within each part, and twins are
     in one part alone. Attributes: those of the source, and `subset_of`, `train_rows`, `test_rows`, `per_class`,
-    `seed`; the data set `city` has the cities, where the source or `geo`, its *_geo.h5, has them. Opened again, its
-    `Patches.parts` gives the two parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong
+    `seed`; the data set `city` has the cities, where the source or `geo`, its *_geo.h5, has them. `Patches.parts`
+    of the new file gives the two parts. skip_bad: rows that `layout.faults` finds are not drawn, and what is wrong
     with each is returned. Errors: as `open_file`, `split` and `write_file`; for the source itself as `out`.
     """
     if Path(out).exists() and Path(path).exists() and os.path.samefile(path, out):
