@@ -90,7 +90,7 @@ def serial(*parts: Part | Network, first: str | None = None) -> Network:
     def apply(params, state, x, *, train, rng=None):
         new: dict = {}
         for name, layer in named if watched() else steps:
-            x, own = call(name, layer, inside(name, params), inside(name, state), x, train=train, rng=rng)
+            x, own = Call(name, layer, inside(name, params), inside(name, state), x, train, rng).answer()
             new |= outside(name, own)
         return x, new
 
@@ -140,29 +140,6 @@ def dense(*body: Part | Network) -> Network:  # (..., C) -> (..., C + O)
     return Network(F.init, apply, "dense", F.parts)
 
 
-class Job(NamedTuple):
-    """A network to be run, under the name that its parameters have."""
-
-    name: str
-    network: Network
-    params: Any
-    state: dict
-    x: Any
-    rng: Generator | None = None
-
-
-def side_by_side(jobs: Sequence[Job], *, train: bool) -> tuple[list, list]:  # -> every y, every new state
-    """Networks that share nothing, on as many cores as there are; the same bits as one after the other."""
-    if watched():
-        results = [call(*job[:-1], train=train, rng=job.rng) for job in jobs]
-        return [y for y, _ in results], [state for _, state in results]
-
-    def function(job):
-        return lambda given: job.network.apply(given[0], job.state, given[1], train=train, rng=job.rng)
-
-    return nn.concurrently([function(job) for job in jobs], [(job.params, job.x) for job in jobs])
-
-
 def inside(name: str, tree: Any) -> Any:
     """What `tree` has under a part's name."""
     if not name:
@@ -183,7 +160,7 @@ def outside(name: str, own: Any) -> dict:
 
 
 class Call(NamedTuple):
-    """A layer at work: its dotted name, what it is, and what it was given."""
+    """A layer at work: its name, what it is, and what it is given. Those who watch see the dotted name."""
 
     name: str
     layer: Network
@@ -191,7 +168,15 @@ class Call(NamedTuple):
     state: dict
     x: Any
     train: bool
-    rng: Generator | None
+    rng: Generator | None = None
+
+    def answer(self) -> tuple[Any, dict]:
+        """(y, new state), by whoever watches; a list without a name is not shown, only the layers inside it."""
+        seen = WATCH.get()
+        if seen is None or (self.layer.parts and not self.name):
+            return self.layer.apply(self.params, self.state, self.x, train=self.train, rng=self.rng)
+        watch, path = seen
+        return watch(self._replace(name=".".join(filter(None, (path, self.name.rstrip("_"))))))
 
     def run(self, x: Any = None) -> tuple[Any, dict]:
         """(y, new state) of the layer as it is, for its x or another; the layers inside it are seen in turn."""
@@ -199,6 +184,18 @@ class Call(NamedTuple):
         with watching(watch, self.name):
             x = self.x if x is None else x
             return self.layer.apply(self.params, self.state, x, train=self.train, rng=self.rng)
+
+
+def side_by_side(calls: Sequence[Call]) -> tuple[list, list]:  # -> every y, every new state
+    """Networks that share nothing, on as many cores as there are; the same bits as one after the other."""
+    if watched():
+        results = [call.answer() for call in calls]
+        return [y for y, _ in results], [state for _, state in results]
+
+    def function(call):
+        return lambda given: call.layer.apply(given[0], call.state, given[1], train=call.train, rng=call.rng)
+
+    return nn.concurrently([function(call) for call in calls], [(call.params, call.x) for call in calls])
 
 
 WATCH: ContextVar[tuple[Callable, str] | None] = ContextVar("WATCH", default=None)  # (the function, where it is)
@@ -234,17 +231,6 @@ def watching(watch: Callable[[Call], tuple[Any, dict]], under: str = "") -> Iter
 def watched() -> bool:
     """Whether somebody watches in this context."""
     return WATCH.get() is not None
-
-
-def call(name: str, layer: Network, params: Any, state: dict, x: Any, *, train: bool, rng: Any = None) -> tuple:
-    # -> y, new state
-    """layer.apply, under a name: what `watching` shows."""
-    seen = WATCH.get()
-    if seen is None or (layer.parts and not name):
-        return layer.apply(params, state, x, train=train, rng=rng)
-    watch, path = seen
-    name = ".".join(filter(None, (path, name.rstrip("_"))))
-    return watch(Call(name, layer, params, state, x, train, rng))
 
 
 # ------------------------------------------------------------------------------------------- initial values

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import autograd.numpy as np
 from numpy.random import Generator
 
-from bplcz_ref import bands, equations, layers, nn, paper
+from bplcz_ref import bands, equations, nn, paper
 from bplcz_ref.encoders import prefixes
-from bplcz_ref.layers import Job, Network, side_by_side
+from bplcz_ref.layers import Call, Network, side_by_side
 from bplcz_ref.variants import VARIANTS
 
 
@@ -65,8 +65,9 @@ def bplcz(
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
+    >>> from bplcz_ref.layers import linear
     >>> small = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
-    >>> network = bplcz(small, layers.linear(7 * 3, 17))
+    >>> network = bplcz(small, linear(7 * 3, 17))
     >>> params, state = network.init(numpy.random.default_rng(0), numpy.float64)
     >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
     >>> c_hat.shape
@@ -89,63 +90,66 @@ def bplcz(
 
     def init(rng, dtype):
         # Each part draws from a stream of its own; text comes last, so that without it the image side is the same.
-        streams = rng.spawn(len(encoders) + 2)
-        starts = zip(encoders.items(), streams, strict=False)
-        made = {group: network.init(stream, dtype) for (group, network), stream in starts}
-        params, state = ({"branches": {group: pair[k] for group, pair in made.items()}} for k in (0, 1))
-        params["classifier"], _ = classifier.init(streams[-2], dtype)
+        *streams, stream_D, stream_t = rng.spawn(n + 2)
+        made = [E_m.init(stream, dtype) for E_m, stream in zip(encoders.values(), streams, strict=True)]
+        params, state = (
+            {"branches": dict(zip(encoders, trees, strict=True))} for trees in zip(*made, strict=True)
+        )
+        params["classifier"], _ = classifier.init(stream_D, dtype)
         if text is not None:
-            params["text"], _ = text.init(streams[-1], dtype)
+            params["text"], _ = text.init(stream_t, dtype)
             learnt = variant.init(dtype)
             params |= {"contrastive": learnt} if learnt else {}
         if vector is not None and text is not None:
-            starts = zip(encoders, rng.spawn(len(encoders)), strict=True)
+            starts = zip(encoders, rng.spawn(n), strict=True)
             params["vectors"] = {group: vector.init(stream, dtype)[0] for group, stream in starts}
         return params, state
 
-    def encode(params, state, x, y=None, *, train, rng=None):
-        """Eqs. (1) and (2): I_i, T_i (None without prompts) and the new state.
+    def images(params, state, x, train, rng=None):  # (B, H, W, 18) -> {group: (B, d)}, new state
+        """Eq. (1), the encoders of all groups side by side, each with a random stream of its own."""
+        X_i = bands.grouped(*bands.separate(bands.not_raw(x)))  # II-A
+        streams = [None] * n if rng is None else rng.spawn(n)
+        own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
+        calls = [
+            Call(f"branches.{i}", E_m, own.get(i, {}), measured.get(i, {}), X_i[i], train, stream)
+            for (i, E_m), stream in zip(encoders.items(), streams, strict=True)
+        ]
+        features, states = side_by_side(calls)
+        return dict(zip(encoders, features, strict=True)), {"branches": dict(zip(encoders, states, strict=True))}
 
-        The encoders of the groups run side by side; then the text, whose products are large enough to be shared.
-        """
-        features, states = side_by_side(image_jobs(encoders, params, state, x, rng), train=train)
-        T_i = None
-        if text is not None and y is not None:
-            classes, place = np.unique(y, return_inverse=True)
-            job = Job("text", tower, params["text"], {}, trees.of(classes))
-            (T,), _ = side_by_side([job], train=train)
-            T_i = texts_of_samples(T, place, list(encoders))
-        new = {"branches": dict(zip(encoders, states, strict=True))}
-        return dict(zip(encoders, features, strict=True)), T_i, new
+    def texts(params, y):  # (B,) -> {group: (B, d)}
+        """Eq. (2) for the classes in the batch; sample j takes the texts of its class, number place[j]."""
+        classes, place = np.unique(y, return_inverse=True)
+        (T,), _ = side_by_side([Call("text", tower, params["text"], {}, trees.of(classes), True)])
+        T_j = np.reshape(nn.embedding(np.reshape(T, (len(T), -1)), place), (len(place), n, -1))
+        return {group: T_j[:, i] for i, group in enumerate(encoders)}
 
-    def decide(params, features, train, rng=None):  # {group: (B, d)} -> I (B, n d), c_hat (B, K)
+    def decide(params, features, train, rng):  # {group: (B, d)} -> I (B, n d), c_hat (B, K)
         I = np.concatenate(list(features.values()), axis=axis)
-        return I, layers.call("classifier", classifier, params["classifier"], {}, I, train=train, rng=rng)[0]
+        return I, Call("classifier", classifier, params["classifier"], {}, I, train, rng).answer()[0]
 
     def vectors(params, features, train):  # {group: what its encoder gives} -> {group: I_i (B, d)}
         if vector is None:
             return features
         own = params["vectors"]
-        return {
-            group: layers.call(f"vectors.{group}", vector, own[group], {}, Z, train=train)[0]
-            for group, Z in features.items()
-        }
+        return {i: Call(f"vectors.{i}", vector, own[i], {}, Z, train).answer()[0] for i, Z in features.items()}
 
     @nn.one_blas_thread()
     def apply(params, state, x, *, train, rng=None):
-        features, _, state = encode(params, state, x, train=train, rng=rng)
+        features, state = images(params, state, x, train, rng)
         return decide(params, features, train, rng)[1], state
 
     @nn.one_blas_thread()
     def fused(params, state, x):
         if vector is not None and text is None:
             raise ValueError("reading B without prompts has no I_i to fuse: its classifier takes tokens")
-        features, _, _ = encode(params, state, x, train=False)
+        features, _ = images(params, state, x, False)
         return equations.concat(list(vectors(params, features, False).values()))
 
     def loss(params, state, batch, *, rng=None):
         x, y = batch
-        features, T_i, state = encode(params, state, x, y, train=True, rng=rng)  # Eqs. (1), (2)
+        features, state = images(params, state, x, True, rng)  # Eq. (1)
+        T_i = None if text is None else texts(params, y)  # Eq. (2)
         I_i = vectors(params, features, True) if vector is None or T_i is not None else {}
         I, c_hat = decide(params, features, True, rng)  # Eq. (9), D
         compare = partial(variant.loss, params.get("contrastive", {}), alpha_n=alpha * n)
@@ -156,24 +160,6 @@ def bplcz(
         return trace["L"], named | trace | {"state": state}
 
     return Model(init, apply, loss, fused)
-
-
-def image_jobs(encoders: dict, params: dict, state: dict, x: np.ndarray, rng: Generator | None) -> list[Job]:
-    """Eq. (1) as jobs: the encoder of each group on its bands X_i of x (B, H, W, 18), with a stream of its own."""
-    X_i = bands.grouped(*bands.separate(bands.not_raw(x)))  # II-A
-    streams = [None] * len(encoders) if rng is None else rng.spawn(len(encoders))
-    own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
-    return [
-        Job(f"branches.{group}", network, own.get(group, {}), measured.get(group, {}), X_i[group], stream)
-        for (group, network), stream in zip(encoders.items(), streams, strict=True)
-    ]
-
-
-def texts_of_samples(T: np.ndarray, place: np.ndarray, groups: list) -> dict:  # (K, n, d), (B,) -> {group: (B, d)}
-    """Eq. (2) from the texts of the classes in the batch: sample j takes those of its class, number place[j]."""
-    rows = nn.embedding(np.reshape(T, (len(T), -1)), place)
-    T_j = np.reshape(rows, (len(place), len(groups), -1))
-    return {group: T_j[:, i] for i, group in enumerate(groups)}
 
 
 def classification(network: Network) -> Model:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import autograd.numpy as np
 
 from bplcz_ref import bands, layers, nn, paper
-from bplcz_ref.layers import Job, Network, add, batch_norm, conv, dropout, gelu, layer_norm, linear, plain, serial
+from bplcz_ref.layers import Call, Network, add, batch_norm, conv, dropout, gelu, layer_norm, linear, plain, serial
 
 
 class Size(NamedTuple):
@@ -102,11 +102,11 @@ def two_modalities(
 
     def apply(params, state, x, *, train, rng=None):
         streams = [None] * 3 if rng is None else rng.spawn(3)
-        jobs = []
+        calls = []
         for k, names in enumerate((FIRST, SECOND)):
             own = {name: params[name] for name in ("pos_embedding", *names)}
-            jobs.append(Job("", modalities[k], own, state, x[k], streams[k]))
-        Z, (first_state, second_state) = layers.side_by_side(jobs, train=train)
+            calls.append(Call("", modalities[k], own, state, x[k], train, streams[k]))
+        Z, (first_state, second_state) = layers.side_by_side(calls)
         c_hat, _ = over_all.apply(params, {}, np.concatenate(Z, axis=1), train=train, rng=streams[2])
         return c_hat, first_state | second_state
 
@@ -223,8 +223,10 @@ def joint(outputs: int, size: Size = SIZE) -> Network:  # (B, n N, w) -> (B, out
         own = {name: params[name] for name in ("transformer", "mlp_head0", "mlp_head1")}
         parts = np.split(x, range(PART, len(x), PART))  # no layer here mixes samples
         streams = [None] * len(parts) if rng is None else rng.spawn(len(parts))
-        jobs = [Job("", network, own, {}, part, stream) for part, stream in zip(parts, streams, strict=True)]
-        return np.concatenate(layers.side_by_side(jobs, train=train)[0], axis=0), state
+        calls = [
+            Call("", network, own, {}, part, train, stream) for part, stream in zip(parts, streams, strict=True)
+        ]
+        return np.concatenate(layers.side_by_side(calls)[0], axis=0), state
 
     return Network(network.init, apply)
 
