@@ -235,44 +235,52 @@ def watched() -> bool:
 
 # ------------------------------------------------------------------------------------------- initial values
 #
-# A rule is a function of (rng, the shape of a weight, dtype) -> (weight, bias). Numbers are drawn in float64, so
-# that both dtypes start from the same ones. A weight's shape is (outputs, inputs, ...); with groups, the inputs of
-# one group.
+# A rule is a function of (rng, the shape of a weight) -> (weight, bias) in float64, so that both dtypes start from
+# the same numbers. A weight's shape is (outputs, inputs, ...); with groups, the inputs of one group.
 
 
 def normal(std: float) -> Callable:
     """Weights normal with this standard deviation, biases 0."""
 
-    def rule(rng, shape, dtype):
-        return (rng.standard_normal(shape) * std).astype(dtype), np.zeros(shape[0], dtype)
+    def rule(rng, shape):
+        return rng.standard_normal(shape) * std, np.zeros(shape[0])
 
     return rule
 
 
-def fan_out(rng: Generator, shape: tuple, dtype: DTypeLike) -> tuple:
+def fan_out(rng: Generator, shape: tuple) -> tuple:
     """He et al. (2015): normal with standard deviation sqrt(2 / n), n the weights that leave one input.
 
     n = outputs * kh * kw counts all groups, as in torchvision; the other reading is what one input reaches.
     """
-    return normal((2 / (shape[0] * math.prod(shape[2:]))) ** 0.5)(rng, shape, dtype)
+    return normal((2 / (shape[0] * math.prod(shape[2:]))) ** 0.5)(rng, shape)
 
 
-def fan_in(rng: Generator, shape: tuple, dtype: DTypeLike) -> tuple:
+def fan_in(rng: Generator, shape: tuple) -> tuple:
     """He et al. (2015): normal with standard deviation sqrt(2 / n), n the weights that enter one output."""
-    return normal((2 / math.prod(shape[1:])) ** 0.5)(rng, shape, dtype)
+    return normal((2 / math.prod(shape[1:])) ** 0.5)(rng, shape)
 
 
-def uniform(rng: Generator, shape: tuple, dtype: DTypeLike) -> tuple:
+def uniform(rng: Generator, shape: tuple) -> tuple:
     """PyTorch's default: weights and biases uniform within 1 / sqrt(n), n the weights that enter one output."""
     bound = math.prod(shape[1:]) ** -0.5
-    return rng.uniform(-bound, bound, shape).astype(dtype), rng.uniform(-bound, bound, shape[0]).astype(dtype)
+    return rng.uniform(-bound, bound, shape), rng.uniform(-bound, bound, shape[0])
 
 
-def pair(rule: Callable, rng: Generator, shape: tuple, dtype: DTypeLike, bias: bool) -> dict:
-    """{"weight": ..., "bias": ...} by a rule; a bias that is not wanted is drawn all the same."""
-    weight, offset = rule(rng, shape, dtype)
-    weight = kernel_order(weight) if weight.ndim == 4 else weight
-    return {"weight": weight} | ({"bias": offset} if bias else {})
+def neutral(rng: Generator, shape: tuple) -> tuple:
+    """Weights 1, biases 0."""
+    return np.ones(shape), np.zeros(shape)
+
+
+def starting(rule: Callable, shape: tuple, bias: bool = True) -> Callable:
+    """The init of a layer with "weight" and "bias"; a bias that is not wanted is drawn all the same."""
+
+    def init(rng, dtype):
+        weight, offset = (array.astype(dtype) for array in rule(rng, shape))
+        weight = kernel_order(weight) if len(shape) == 4 else weight
+        return {"weight": weight} | ({"bias": offset} if bias else {}), {}
+
+    return init
 
 
 def kernel_order(weight: np.ndarray) -> np.ndarray:  # (O, C, kh, kw) -> the same
@@ -309,7 +317,7 @@ def plain(
 def parameter(op: Callable, shape: tuple, start: Callable) -> Network:
     """A layer whose only parameter is an array, under the name of the layer itself: op(x, array)."""
     return Network(
-        lambda rng, dtype: (start(rng, shape, dtype)[0], {}),
+        lambda rng, dtype: (start(rng, shape)[0].astype(dtype), {}),
         lambda params, state, x, *, train, rng=None: (op(x, params), {}),
         "parameter",
     )
@@ -328,7 +336,7 @@ def linear(inputs: int, outputs: int, *, bias: bool = True, start: Callable = un
     ((2, 3), (2,))
     """
     kind = "linear" if bias else "linear without bias"
-    return plain(nn.linear, lambda rng, dtype: (pair(start, rng, (outputs, inputs), dtype, bias), {}), kind)
+    return plain(nn.linear, starting(start, (outputs, inputs), bias), kind)
 
 
 def conv(
@@ -343,14 +351,9 @@ def conv(
     start: Callable = fan_out,
 ) -> Network:  # (B, H, W, inputs) -> (B, H', W', outputs)
     """nn.conv2d; padding defaults to kernel // 2, which keeps H and W of an odd kernel at stride 1."""
-    shape = (outputs, inputs // groups, kernel, kernel)
+    init = starting(start, (outputs, inputs // groups, kernel, kernel), bias)
     options: dict = {"stride": stride, "padding": kernel // 2 if padding is None else padding, "groups": groups}
-    return plain(
-        nn.conv2d,
-        lambda rng, dtype: (pair(start, rng, shape, dtype, bias), {}),
-        f"conv2d {kernel}x{kernel} {options}{' with bias' * bias}",
-        **options,
-    )
+    return plain(nn.conv2d, init, f"conv2d {kernel}x{kernel} {options}{' with bias' * bias}", **options)
 
 
 def batch_norm(channels: int) -> Network:
@@ -362,27 +365,21 @@ def batch_norm(channels: int) -> Network:
             "running_var": np.ones(channels, dtype),
             "num_batches_tracked": np.array(0),
         }
-        return {"weight": np.ones(channels, dtype), "bias": np.zeros(channels, dtype)}, state
+        return starting(neutral, (channels,))(rng, dtype)[0], state
 
     return plain(nn.batch_norm, init, needs=("state", "train"))
 
 
 def layer_norm(features: int, eps: float = 1e-5) -> Network:
     """nn.layer_norm over the last axis. Weight 1, bias 0."""
-
-    def init(rng, dtype):
-        return {"weight": np.ones(features, dtype), "bias": np.zeros(features, dtype)}, {}
-
-    return plain(nn.layer_norm, init, "layer_norm" if eps == 1e-5 else f"layer_norm {eps}", eps=eps)
+    kind = "layer_norm" if eps == 1e-5 else f"layer_norm {eps}"
+    return plain(nn.layer_norm, starting(neutral, (features,)), kind, eps=eps)
 
 
 def embedding(rows: int, width: int, start: Callable) -> Network:  # ints (...) -> (..., width)
     """nn.embedding: rows of a table by their numbers."""
-    return plain(
-        lambda ids, weight: nn.embedding(weight, ids),
-        lambda rng, dtype: (pair(start, rng, (rows, width), dtype, bias=False), {}),
-        "embedding",
-    )
+    init = starting(start, (rows, width), bias=False)
+    return plain(lambda ids, weight: nn.embedding(weight, ids), init, "embedding")
 
 
 def max_pool(size: int, stride: int | None = None, padding: int = 0) -> Network:
@@ -545,12 +542,10 @@ DENSE = dense(
 def dense_layers(parts: list[Part]) -> int:
     """Fits as many layers of a dense block as come next, under torchvision's names."""
 
-    def fits(part):
-        return like(DENSE)([part]) and all(
-            a == b for (a, _), (b, _) in zip(part[1].parts, DENSE.parts, strict=True)
-        )
+    def outline(layer):
+        return layer.kind, [(name, part.kind) for name, part in layer.parts]
 
-    return len([*takewhile(fits, parts)])
+    return len([*takewhile(lambda part: outline(part[1]) == outline(DENSE), parts)])
 
 
 FUSED += [

@@ -91,10 +91,10 @@ def bplcz(
     def init(rng, dtype):
         # Each part draws from a stream of its own; text comes last, so that without it the image side is the same.
         *streams, stream_D, stream_t = rng.spawn(n + 2)
-        made = [E_m.init(stream, dtype) for E_m, stream in zip(encoders.values(), streams, strict=True)]
-        params, state = (
-            {"branches": dict(zip(encoders, trees, strict=True))} for trees in zip(*made, strict=True)
-        )
+        params: dict = {"branches": {}}
+        state: dict = {"branches": {}}
+        for (i, E_m), stream in zip(encoders.items(), streams, strict=True):
+            params["branches"][i], state["branches"][i] = E_m.init(stream, dtype)
         params["classifier"], _ = classifier.init(stream_D, dtype)
         if text is not None:
             params["text"], _ = text.init(stream_t, dtype)
@@ -102,7 +102,7 @@ def bplcz(
             params |= {"contrastive": learnt} if learnt else {}
         if vector is not None and text is not None:
             starts = zip(encoders, rng.spawn(n), strict=True)
-            params["vectors"] = {group: vector.init(stream, dtype)[0] for group, stream in starts}
+            params["vectors"] = {i: vector.init(stream, dtype)[0] for i, stream in starts}
         return params, state
 
     def images(params, state, x, train, rng=None):  # (B, H, W, 18) -> {group: (B, d)}, new state
@@ -118,7 +118,10 @@ def bplcz(
         return dict(zip(encoders, features, strict=True)), {"branches": dict(zip(encoders, states, strict=True))}
 
     def texts(params, y):  # (B,) -> {group: (B, d)}
-        """Eq. (2) for the classes in the batch; sample j takes the texts of its class, number place[j]."""
+        """Eq. (2) for the classes in the batch, whose products are large enough to be shared by all cores.
+
+        Sample j takes the texts of its class, number place[j].
+        """
         classes, place = np.unique(y, return_inverse=True)
         (T,), _ = side_by_side([Call("text", tower, params["text"], {}, trees.of(classes), True)])
         T_j = np.reshape(nn.embedding(np.reshape(T, (len(T), -1)), place), (len(place), n, -1))

@@ -138,7 +138,7 @@ def test_a_layer_is_answered_by_whoever_watches():
 
 
 def test_names_and_initial_values_come_from_the_list():
-    three = layers.parameter(lambda x, s: x * s, (2,), lambda rng, shape, dtype: (np.full(shape, 3, dtype), None))
+    three = layers.parameter(lambda x, s: x * s, (2,), lambda rng, shape: (np.full(shape, 3), None))
     network = serial(
         ("in_proj_", linear(2, 6)), ("out", linear(6, 2, bias=False)), ("scale", three), first="scale"
     )

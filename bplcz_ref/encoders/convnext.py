@@ -79,7 +79,7 @@ def block(d: int, layer_scale: float) -> Network:  # (B, H, W, d) -> (B, H, W, d
     def scaled(y, gamma):
         return np.reshape(gamma, (-1,)) * y  # stored as (d, 1, 1), for channels-first images
 
-    gamma = parameter(scaled, (d, 1, 1), lambda rng, shape, dtype: (np.full(shape, layer_scale, dtype), None))
+    gamma = parameter(scaled, (d, 1, 1), lambda rng, shape: (np.full(shape, layer_scale), None))
     return add(("block", body), ("layer_scale", gamma), first="layer_scale")
 
 

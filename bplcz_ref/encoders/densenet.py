@@ -74,9 +74,9 @@ def densenet(
     return serial(("features", features), spatial_mean, ("classifier", linear(c, classes, start=bias_0)))
 
 
-def bias_0(rng: np.random.Generator, shape: tuple, dtype: np.dtype) -> tuple:
+def bias_0(rng: np.random.Generator, shape: tuple) -> tuple:
     """Weight uniform within 1 / sqrt(fan_in), bias 0."""
-    return layers.uniform(rng, shape, dtype)[0], np.zeros(shape[0], dtype)
+    return layers.uniform(rng, shape)[0], np.zeros(shape[0])
 
 
 def densenet121(in_channels: int = 18, classes: int = 17) -> Network:

@@ -96,7 +96,7 @@ def block(width: int, heads: int, layers: int = 1, **seen) -> Network:  # (N, L,
     def init(rng, dtype):
         p, _ = second.init(rng, dtype)
         for name, std in (("c_fc", (2 * width) ** -0.5), ("c_proj", residual)):  # CLIP draws these weights anew
-            p["mlp"][name]["weight"], _ = normal(std)(rng, p["mlp"][name]["weight"].shape, dtype)
+            p["mlp"][name]["weight"] = normal(std)(rng, p["mlp"][name]["weight"].shape)[0].astype(dtype)
         p |= first.init(rng, dtype)[0]
         return {name: p[name] for name in ("attn", "ln_1", "mlp", "ln_2")}, {}
 
