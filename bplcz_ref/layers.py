@@ -106,7 +106,7 @@ def fused(parts: list[Part]) -> list[Part]:
     while parts:
         found = ((fits(parts), runs) for fits, runs in FUSED)
         n, runs = next(((n, runs) for n, runs in found if n), (1, None))
-        steps.append(("", Network(nothing, runs(parts[:n]))) if runs else parts[0])
+        steps.append(runs(parts[:n]) if runs else parts[0])
         parts = parts[n:]
     return steps
 
@@ -421,22 +421,17 @@ def in_heads(x: np.ndarray, heads: int) -> np.ndarray:  # (N, L, I) -> (N, heads
 # -------------------------------------------------------------------- what kernels compute at once: the table
 #
 # A row is (fits, runs). fits(parts) says how many of the next parts of a list the kernel takes, 0 for none;
-# runs(parts) is the `apply` of what computes them at once, from the same parameters. Value and gradients are those
-# of the parts one by one: tests/test_layers.py compares every row with the same list under `watching`.
+# runs(parts) is one part that computes them at once, from the same parameters. Value and gradients are those of
+# the parts one by one: tests/test_layers.py compares every row with the same list under `watching`.
 
 
-def norm_relu(parts: list[Part]) -> Callable:
+def norm_relu(parts: list[Part]) -> Part:
     """relu(batch_norm(x))."""
-    name, _ = parts[0]
-
-    def apply(params, state, x, *, train, rng=None):
-        y, new = batch_norm_kernel(x, **inside(name, params), state=inside(name, state), train=train, relu=True)
-        return y, outside(name, new)
-
-    return apply
+    name, norm = parts[0]
+    return name, plain(batch_norm_kernel, norm.init, needs=("state", "train"), relu=True)
 
 
-def norm_sum_relu(parts: list[Part]) -> Callable:
+def norm_sum_relu(parts: list[Part]) -> Part:
     """relu(x + F(x)), or with shortcut(x): the batch norm at the end of F also adds and takes the relu."""
     name, residual = parts[0]
     (_, F), (_, shortcut) = residual.parts
@@ -444,17 +439,16 @@ def norm_sum_relu(parts: list[Part]) -> Callable:
     start = serial(*inner)
 
     def apply(params, state, x, *, train, rng=None):
-        params, state = inside(name, params), inside(name, state)
         y, new = start.apply(params, state, x, train=train, rng=rng)
         x, measured = shortcut.apply(params, state, x, train=train, rng=rng)
         own, moving = inside(last, params), inside(last, state)
         y, moved = batch_norm_kernel(y, **own, state=moving, train=train, plus=x, relu=True)
-        return y, outside(name, new | outside(last, moved) | measured)
+        return y, new | outside(last, moved) | measured
 
-    return apply
+    return name, Network(nothing, apply)
 
 
-def dense_block(parts: list[Part]) -> Callable:
+def dense_block(parts: list[Part]) -> Part:
     """x <- [x, conv2(relu(norm2(conv1(relu(norm1(x))))))], once or more, under these names."""
     names = [name for name, _ in parts]
 
@@ -466,15 +460,15 @@ def dense_block(parts: list[Part]) -> Callable:
         y, new = dense_block_kernel(x, *([tree[name] for name in names] for tree in (params, state)))
         return y, dict(zip(names, new, strict=True))
 
-    return apply
+    return "", Network(nothing, apply)
 
 
-def transformer_block(parts: list[Part]) -> Callable:
+def transformer_block(parts: list[Part]) -> Part:
     """x <- x + attention(LN(x)), then x + perceptron(LN(x)), with or without dropout."""
-    plain = [layer for layer, _ in leaves(parts, {})]
-    seen = next(layer.options for layer in plain if layer.kind == "attention")
-    activation = next(layer.kind for layer in plain if layer.kind in ("gelu", "quick_gelu"))
-    rates = [layer.options["rate"] for layer in plain if layer.kind == "dropout"]
+    inner = [layer for layer, _ in leaves(parts, {})]
+    seen = next(layer.options for layer in inner if layer.kind == "attention")
+    activation = next(layer.kind for layer in inner if layer.kind in ("gelu", "quick_gelu"))
+    rates = [layer.options["rate"] for layer in inner if layer.kind == "dropout"]
 
     def apply(params, state, x, *, train, rng=None):
         pairs = [(own["weight"], own.get("bias")) for _, own in leaves(parts, params) if own]
@@ -486,7 +480,7 @@ def transformer_block(parts: list[Part]) -> Callable:
             keep = [nn.dropout_factors(rng, shape, rate, x.dtype) for shape, rate in shapes]
         return transformer_block_kernel(x, *pairs, activation=activation, keep=keep, **seen), {}
 
-    return apply
+    return "", Network(nothing, apply)
 
 
 def leaves(parts: Sequence[Part], tree: Any) -> list[tuple[Network, Any]]:
