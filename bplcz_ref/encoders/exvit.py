@@ -57,13 +57,8 @@ def exvit(
 ) -> Network:  # (B, P, P, 18) -> (B, K)
     """ExViT on So2Sat's patches: `two_modalities` with sen2's 10 channels first and sen1's 8 second.
 
-    We chose this order; only the names of the weights depend on it. Parameters: 291,462 at grid=1 (1024 tokens
-    per modality), 242,310 at grid=2, 230,022 at grid=4 (64 tokens).
-
-    >>> import numpy
-    >>> from bplcz_ref.storage import weights
-    >>> weights.count(exvit().init(numpy.random.default_rng(0), numpy.float32)[0])
-    230022
+    We chose this order; only the names of the weights depend on it. Parameters (tests/test_encoders.py counts
+    them): 291,462 at grid=1 (1024 tokens per modality), 242,310 at grid=2, 230,022 at grid=4 (64 tokens).
     """
     pair = two_modalities(paper.CHANNELS["sen2"], paper.CHANNELS["sen1"], patch, grid, classes, size)
 
@@ -211,11 +206,6 @@ def joint(outputs: int, size: Size = SIZE) -> Network:  # (B, n N, w) -> (B, out
     This is plain self-attention over the union, as in the public code; there is no cross-attention between single
     modalities. In reading B of ExViT (BP-LCZ) it is the classifier, over the 7 N tokens of seven groups.
     Dropout draws from one stream spawned from rng for every `PART` samples.
-
-    >>> import numpy
-    >>> params, _ = joint(17).init(numpy.random.default_rng(0), numpy.float32)
-    >>> joint(17).apply(params, {}, numpy.zeros((2, 3 * 4, 64), "f"), train=False)[0].shape
-    (2, 17)
     """
     network = serial(("transformer", transformer(size.joint, size)), vector(outputs, size))
 
@@ -235,33 +225,18 @@ def vector(outputs: int, size: Size = SIZE) -> Network:  # (B, N, w) -> (B, outp
     """Token fusion and head: z = sum_t a_t x_t with a = softmax over the tokens of Linear(LN(x_t)); Linear(LN(z)).
 
     At the end of ExViT `outputs` is K; in the encoder of a band group it is d, and the result is I_i.
-
-    >>> import numpy
-    >>> params, _ = vector(5).init(numpy.random.default_rng(0), numpy.float32)
-    >>> vector(5).apply(params, {}, numpy.zeros((1, 7, 64), "f"), train=False)[0].shape
-    (1, 5)
     """
-    return serial(weighted_mean(("mlp_head0", head(size.width, 1))), ("mlp_head1", head(size.width, outputs)))
+    score = serial(("mlp_head0", head(size.width, 1)))
 
-
-def weighted_mean(score: layers.Part) -> Network:  # (B, N, w) -> (B, w)
-    """sum_t a_t x_t, a = softmax over the tokens of what `score` gives for each."""
-    scoring = serial(score)
-
-    def apply(params, state, x, *, train, rng=None):
-        scores, state = scoring.apply(params, state, x, train=train, rng=rng)  # (B, N, 1)
+    def fuse(params, state, x, *, train, rng=None):  # (B, N, w) -> (B, w)
+        scores, state = score.apply(params, state, x, train=train, rng=rng)  # (B, N, 1)
         a = nn.softmax(np.swapaxes(scores, 1, 2))  # (B, 1, N)
         return np.matmul(a, x)[:, 0], state
 
-    return Network(scoring.init, apply, "weighted mean", scoring.parts)
+    mean = Network(score.init, fuse, "weighted mean", score.parts)
+    return serial(mean, ("mlp_head1", head(size.width, outputs)))
 
 
 def head(inputs: int, outputs: int) -> Network:  # (..., inputs) -> (..., outputs)
-    """Linear(LN(x)): in both heads of ExViT, and D of reading A on the concatenated I_i of Eq. (9).
-
-    >>> import numpy
-    >>> from bplcz_ref.storage import weights
-    >>> weights.count(head(7 * 512, 17).init(numpy.random.default_rng(0), numpy.float32)[0])
-    68113
-    """
+    """Linear(LN(x)): in both heads of ExViT, and D of reading A on the concatenated I_i of Eq. (9)."""
     return serial(("0", layer_norm(inputs)), ("1", linear(inputs, outputs)))

@@ -103,7 +103,10 @@ def pack(ids: onp.ndarray) -> Packed:  # ints (K, n, L)
         raise ValueError(f"token ids: found {ids.dtype} of shape {ids.shape}, expected integers (K, n, L)")
     lengths = ids.argmax(axis=2) + 1
     rows = [[tuple(row[: row.index(max(row)) + 1]) for row in sequences] for sequences in ids.tolist()]
-    trees = [slots(sequences) for sequences in rows]
+    trees = []  # of each class {beginning: its slot}, in the order in which the beginnings come
+    for sequences in rows:
+        beginnings = (sequence[: n + 1] for sequence in sequences for n in range(len(sequence)))
+        trees.append({beginning: slot for slot, beginning in enumerate(dict.fromkeys(beginnings))})
     K, S, L = len(ids), max(map(len, trees)), lengths.max()
     packed = Packed(
         ids=onp.zeros((K, S), int),
@@ -117,9 +120,3 @@ def pack(ids: onp.ndarray) -> Packed:  # ints (K, n, L)
             packed.ids[k, slot], packed.position[k, slot] = beginning[-1], len(beginning) - 1
             packed.seen[k, slot, [tree[beginning[: n + 1]] for n in range(len(beginning))]] = True
     return packed
-
-
-def slots(sequences: list[tuple]) -> dict[tuple, int]:
-    """{beginning: its slot} of all beginnings of the sequences, in the order in which they come."""
-    beginnings = (sequence[: n + 1] for sequence in sequences for n in range(len(sequence)))
-    return {beginning: slot for slot, beginning in enumerate(dict.fromkeys(beginnings))}
