@@ -71,6 +71,8 @@ COUNTS = [  # network, its parameters; of 3 channels and 1000 classes the publis
     (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), 239914),  # the released checkpoint
     *((systems.exvit_bplcz("A", 512, 32, g), n) for g, n in ((1, 1007164), (4, 945724))),
     (systems.exvit_bplcz("B", 512, 32, 4), 685622),
+    # with prompts, reading B has a head for vectors in each group; the small text tower has 2,436
+    (exvit_bplcz("B", 512, 32, 4), 685622 + 7 * (193 + 33408) + 2436),
 ]
 
 
@@ -79,34 +81,19 @@ def test_parameter_counts(network, count):
     assert weights.count(outline(network)[0]) == count
 
 
-def test_reading_b_adds_a_head_for_vectors_to_each_group():
-    params = outline(exvit_bplcz("B", 512, 32, 4))[0]
-    assert weights.count(params) - weights.count(params["text"]) == 685622 + 7 * (193 + 33408)
-
-
-NAMES = [  # some names of each, and their shapes
+NAMES = [  # some names of each, and their shapes; tests/peers compares all with the twins
     (resnet.resnext50_32x4d(), """
-        layer1.0.conv1.weight 128,64,1,1         layer1.0.conv2.weight 128,4,3,3    fc.weight 17,2048
-        layer1.0.downsample.0.weight 256,64,1,1  layer1.0.downsample.1.running_mean 256
-        layer4.2.bn3.running_var 2048"""),
+        layer1.0.conv2.weight 128,4,3,3          layer1.0.downsample.1.running_mean 256"""),
     (convnext.convnext_tiny(), """
-        features.0.0.weight 96,18,4,4            features.1.0.block.0.weight 96,1,7,7
-        features.1.0.layer_scale 96,1,1          features.7.2.block.3.weight 3072,768
-        classifier.2.weight 17,768"""),
+        features.1.0.layer_scale 96,1,1          features.7.2.block.3.weight 3072,768"""),
     (densenet.densenet121(), """
-        features.denseblock1.denselayer1.norm1.weight 64       features.norm5.running_var 1024
-        features.denseblock4.denselayer16.conv1.weight 128,992,1,1
-        features.transition3.conv.weight 512,1024,1,1"""),
+        features.norm5.running_var 1024          features.denseblock4.denselayer16.conv1.weight 128,992,1,1"""),
     (text.encoder(vocabulary=49408), """
-        transformer.resblocks.11.attn.in_proj_weight 1536,512  text_projection 512,512
-        transformer.resblocks.0.mlp.c_fc.bias 2048"""),
+        text_projection 512,512                  transformer.resblocks.11.attn.in_proj_weight 1536,512"""),
     (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), """
         pos_embedding 1,169,64                   separable1.0.weight 144,1,3,3      mlp_head0.1.weight 1,64
-        separable1.1.weight 16,144,1,1           separable2.9.bias 64               mlp_head1.1.bias 15
-        separable2.10.running_var 64             to_patch_embedding2c.weight 64,64
+        separable2.10.running_var 64             to_patch_embedding2c.weight 64,64  mlp_head1.1.bias 15
         transformer.layers.1.0.fn.fn.to_qkv.weight 192,64
-        transformer1.layers.3.0.fn.fn.to_out.0.bias 64
-        transformer2.layers.3.1.fn.norm.weight 64
         transformer2.layers.3.1.fn.fn.net.3.weight 64,32"""),
 ]  # fmt: skip
 
@@ -120,12 +107,12 @@ def test_names_and_shapes_are_the_published_ones():
         assert {name: found.get(name) for name in words[::2]} == dict(zip(words[::2], words[1::2], strict=True))
         tensors.append(len(found))
     assert tensors[-1] == 177  # in ExViT's released checkpoint
-    made = {reading: list(weights.named(outline(one)[0])) for reading, one in zip("AB", prompted(), strict=True)}
-    for names in made.values():
+    own = (["branches.RGB.mlp_head1.1.weight", "classifier.1.weight"],
+           ["vectors.RGB.mlp_head1.1.weight", "classifier.mlp_head0.1.weight"])  # fmt: skip
+    for made, of_reading in zip(prompted(), own, strict=True):
+        names = list(weights.named(outline(made)[0]))
         assert [name for name in names if name.endswith("pos_embedding")] == ["shared.pos_embedding"]
-    both = ["branches.RGB.transformer1.layers.1.1.fn.fn.net.3.bias", "branches.PolSAR.separable1.0.weight"]
-    assert {*both, "branches.RGB.mlp_head1.1.weight", "classifier.1.weight"} <= set(made["A"])
-    assert {*both, "vectors.RGB.mlp_head1.1.weight", "classifier.mlp_head0.1.weight"} <= set(made["B"])
+        assert {"branches.PolSAR.separable1.0.weight", *of_reading} <= set(names)
 
 
 @pytest.mark.slow
@@ -169,7 +156,7 @@ def test_every_gradient_by_differences(name):
 
 # ---------------------------------------------------------------------------------------------- initial values
 
-W = 64  # the text's width, of 3 layers
+# test_in_one_file.py compares those of EB-CNN and of the text tower, bit by bit.
 STARTS = [  # network; names, how they are drawn, standard deviation, bound or value
     (resnet.resnet(depths=(1, 2), widths=(64, 128), groups=8, width_per_group=8), [
         ("conv1.weight", "normal", (2 / (64 * 49)) ** 0.5),
@@ -192,17 +179,6 @@ STARTS = [  # network; names, how they are drawn, standard deviation, bound or v
         ("features.transition1.conv.weight", "normal", (2 / 128) ** 0.5),
         ("classifier.weight", "uniform", 128**-0.5),
         ("*bias", "equal", 0),
-    ]),
-    (text.encoder(vocabulary=500, width=W, layers=3, heads=2, features=80), [  # CLIP's rules
-        ("token_embedding.weight", "normal", 0.02),
-        ("positional_embedding", "normal", 0.01),
-        ("text_projection *in_proj_weight", "normal", W**-0.5),
-        ("*out_proj.weight *c_proj.weight", "normal", (W * 2 * 3) ** -0.5),
-        ("*c_fc.weight", "normal", (2 * W) ** -0.5),
-        ("*c_fc.bias", "uniform", W**-0.5),
-        ("*c_proj.bias", "uniform", (4 * W) ** -0.5),
-        ("*ln_*.weight", "equal", 1),
-        ("*ln_*.bias *in_proj_bias *out_proj.bias", "equal", 0),
     ]),
     (exvit.exvit(), [
         ("pos_embedding", "normal", 1),
@@ -231,7 +207,7 @@ def drawn_as(values, how, size):
     )
 
 
-@pytest.mark.parametrize(("network", "rules"), STARTS, ids=["resnet", "convnext", "densenet", "text", "exvit"])
+@pytest.mark.parametrize(("network", "rules"), STARTS, ids=["resnet", "convnext", "densenet", "exvit"])
 def test_initial_values(network, rules):
     """In float32 they are the same numbers, rounded."""
     found, rounded = (
@@ -300,35 +276,31 @@ def test_exvit_trains_on_a_batch_of_one_which_equals_its_row_in_evaluation():
     assert np.abs(row - network.apply(params, state, x, train=False)[0][1:2]).max() < 1e-13
 
 
-WRONG = [  # network, x, what the error says
-    ("ebcnn", np.zeros((1, 6, 6, 3)), "divisible by 4"),
-    ("convnext", np.zeros((1, 8, 7, 18)), r"each must be 8 or more, got \(1, 8, 7, 18\)"),
-    ("convnext", np.zeros((1, 8, 8, 10)), "18"),
-    ("text", np.arange(10)[None], "context is 9 tokens, found 10"),
-    ("text", np.arange(3), r"found shape \(3,\), expected \(N, L\)"),
-    ("exvit", pair_images()[::-1], r"expects images \(B, 4, 4, 3\), as it was built, got \(3, 4, 4, 2\)"),
-    ("exvit", (np.zeros((3, 6, 4, 3)), pair_images()[1]), r"got \(3, 6, 4, 3\)"),
-]
+def run(name, x):
+    network = prefixes.encoder(SMALL["text"][0]) if name == "trees" else SMALL[name][0]
+    return network.apply(*started(network), x, train=False)
 
 
-@pytest.mark.parametrize(("name", "x", "message"), WRONG, ids=[message for *_, message in WRONG])
-def test_a_wrong_input_is_named(name, x, message):
-    network, _ = SMALL[name]
+WRONG = [  # call, arguments, what the error says
+    (run, ("ebcnn", np.zeros((1, 6, 6, 3))), "divisible by 4"),
+    (run, ("convnext", np.zeros((1, 8, 7, 18))), r"each must be 8 or more, got \(1, 8, 7, 18\)"),
+    (run, ("convnext", np.zeros((1, 8, 8, 10))), "18"),
+    (run, ("text", np.arange(10)[None]), "context is 9 tokens, found 10"),
+    (run, ("text", np.arange(3)), r"found shape \(3,\), expected \(N, L\)"),
+    (run, ("trees", prefixes.pack(np.arange(10)[None, None])), "context is 9 tokens, found 10"),
+    (run, ("exvit", pair_images()[::-1]), r"images \(B, 4, 4, 3\), as it was built, got \(3, 4, 4, 2\)"),
+    (run, ("exvit", (np.zeros((3, 6, 4, 3)), pair_images()[1])), r"got \(3, 6, 4, 3\)"),
+    (text.encoder, (10, 10, 12, 3), "multiple of heads"),
+    (exvit.exvit, (32, 3), "grid=3, patch=32"),
+    *((prefixes.pack, (ids,), r"expected integers \(K, n, L\)")
+      for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "given", "message"), WRONG)
+def test_a_wrong_input_is_named(call, given, message):
     with pytest.raises(ValueError, match=message):
-        network.apply(*started(network), x, train=False)
-
-
-def test_wrong_sizes_and_wrong_prompts_are_named():
-    with pytest.raises(ValueError, match="multiple of heads"):
-        text.encoder(10, width=10, heads=3)
-    with pytest.raises(ValueError, match="grid=3, patch=32"):
-        exvit.exvit(grid=3)
-    for ids in (np.zeros((1, 2, 3)), np.zeros((2, 3), int), np.zeros((1, 0, 3), int)):
-        with pytest.raises(ValueError, match=r"expected integers \(K, n, L\)"):
-            prefixes.pack(ids)
-    packed = prefixes.encoder(SMALL["text"][0])
-    with pytest.raises(ValueError, match="context is 9 tokens, found 10"):
-        packed.apply(*started(packed), prefixes.pack(np.arange(10)[None, None]), train=False)
+        call(*given)
 
 
 # ------------------------------------------------------------------------------------------ texts and prefix trees

@@ -41,16 +41,6 @@ def test_without_text_the_loss_is_cross_entropy_and_the_start_is_the_same():
     assert list(trace) == ["I_i", "I", "c_hat", "L_cls", "L", "state"]
 
 
-def test_prediction_needs_no_text_and_moves_no_state():
-    made = network()
-    params, state = start(made)
-    c_hat, _ = made.apply(params, state, batch()[0], train=False)
-    del params["text"]
-    again, same = made.apply(params, state, batch()[0], train=False)
-    assert np.array_equal(c_hat, again)
-    assert np.array_equal(same["branches"]["NIR"]["bn1"]["running_mean"], np.zeros(2))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"contrastive": "clip"}, "'clip'; expected one of paper, identity"),
