@@ -328,13 +328,7 @@ identity = plain(lambda x: x, kind="identity")
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True, start: Callable = uniform) -> Network:
-    """nn.linear over the last axis.
-
-    >>> import numpy
-    >>> params, _ = linear(3, 2).init(numpy.random.default_rng(0), numpy.float32)
-    >>> params["weight"].shape, params["bias"].shape
-    ((2, 3), (2,))
-    """
+    """nn.linear over the last axis; weight (outputs, inputs), bias (outputs,)."""
     kind = "linear" if bias else "linear without bias"
     return plain(nn.linear, starting(start, (outputs, inputs), bias), kind)
 

@@ -50,6 +50,7 @@ def bplcz(
     alpha: float = paper.ALPHA,
     beta: float = paper.BETA,
     contrastive: str = "paper",
+    shared: str | None = None,
 ) -> Model:
     """Fig. 1: seven group encoders, a classifier on their concatenation, and text prompts in training.
 
@@ -62,6 +63,7 @@ def bplcz(
                  first row)
     tokens       (K, n, L) token ids of the prompt of every class and group
     contrastive  "paper", or another name in variants.VARIANTS ("identity" is Table III's "without MSM")
+    shared       the name of an array that all branches have in common: params["shared"], at first the first one's
 
     >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
@@ -103,17 +105,22 @@ def bplcz(
         if vector is not None and text is not None:
             starts = zip(encoders, rng.spawn(n), strict=True)
             params["vectors"] = {i: vector.init(stream, dtype)[0] for i, stream in starts}
+        if shared:
+            first, *_ = [own.pop(shared) for own in params["branches"].values()]
+            params["shared"] = {shared: first}
         return params, state
 
     def images(params, state, x, train, rng=None):  # (B, H, W, 18) -> {group: (B, d)}, new state
         """Eq. (1), the encoders of all groups side by side, each with a random stream of its own."""
         X_i = bands.grouped(*bands.separate(bands.not_raw(x)))  # II-A
         streams = [None] * n if rng is None else rng.spawn(n)
-        own, measured = params.get("branches", {}), state.get("branches", {})  # a file keeps no empty ones
-        calls = [
-            Call(f"branches.{i}", E_m, own.get(i, {}), measured.get(i, {}), X_i[i], train, stream)
-            for (i, E_m), stream in zip(encoders.items(), streams, strict=True)
-        ]
+        calls = []
+        for (i, E_m), stream in zip(encoders.items(), streams, strict=True):
+            own = params.get("branches", {}).get(i, {})  # a file keeps no empty ones
+            measured = state.get("branches", {}).get(i, {})
+            if shared:
+                own = own | params["shared"]  # the one array, so on the tape its gradients add up
+            calls.append(Call(f"branches.{i}", E_m, own, measured, X_i[i], train, stream))
         features, states = side_by_side(calls)
         return dict(zip(encoders, features, strict=True)), {"branches": dict(zip(encoders, states, strict=True))}
 
@@ -179,29 +186,6 @@ def classification(network: Network) -> Model:
         return L, {"c_hat": c_hat, "L_cls": L, "L": L, "state": state}
 
     return Model(network.init, apply, loss)
-
-
-def sharing(network: Model, leaf: str) -> Model:
-    """The same model with one array `leaf` for all branches, params["shared"], which starts as the first's.
-
-    Every branch is handed the one array, so on the tape its gradients add up.
-    """
-
-    def spread(params):  # the one array into every branch
-        branches = {group: own | params["shared"] for group, own in params["branches"].items()}
-        return params | {"branches": branches}
-
-    def init(rng, dtype):
-        params, state = network.init(rng, dtype)
-        arrays = [own.pop(leaf) for own in params["branches"].values()]
-        return params | {"shared": {leaf: arrays[0]}}, state
-
-    return Model(
-        init,
-        lambda params, state, x, *, train, rng=None: network.apply(spread(params), state, x, train=train, rng=rng),
-        lambda params, state, batch, *, rng=None: network.loss(spread(params), state, batch, rng=rng),
-        lambda params, state, x: network.fused(spread(params), state, x),
-    )
 
 
 def loss_and_gradients(

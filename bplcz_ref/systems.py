@@ -185,7 +185,7 @@ def exvit_bplcz(reading="A", features=512, patch=paper.PATCH, grid=4, size=exvit
     else:
         make, D, vector = exvit.tokens, exvit.joint(exvit.CLASSES, size), exvit.vector(features, size)
     branches = {group: make(len(index), patch=patch, grid=grid, size=size) for group, index in bands.INDEX.items()}
-    return model.sharing(model.bplcz(branches, D, vector=vector, **options), "pos_embedding")
+    return model.bplcz(branches, D, vector=vector, shared="pos_embedding", **options)
 
 
 def prompting(system: System, settings: Settings) -> dict:
