@@ -190,11 +190,6 @@ def test_bad_input_is_named():
 # ---------------------------------------------------------------- collapse of a batch
 
 
-def collapse(y, msm):
-    p = sum(np.diag(theory.pair_weights(y, msm)[0]))
-    return theory.softplus(-R) + p * R
-
-
 @pytest.mark.slow
 def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
     threshold, met = 1 / (1 + math.exp(R)) / 2, []
@@ -204,19 +199,11 @@ def test_the_criterion_of_a_batch_says_where_the_floor_is_at_collapse():
     for y in batches:
         share = np.unique(y, return_counts=True)[1] / len(y)
         met.append(optimal := theory.collapse_is_optimal(y, R))
-        above = collapse(y, True) - theory.batch_floor(y, R).attained
+        above = theory.softplus(-R) + R * sum(share**2) - theory.batch_floor(y, R).attained
         assert abs(above) < 1e-12 if optimal else above > 1e-7
         assert optimal or max(share) > threshold
         assert not optimal or sum(share > threshold) < 2
     assert 3 < sum(met) < len(met) - 3
-
-
-def test_without_msm_every_batch_of_14_or_more_wants_collapse():
-    for size, classes in itertools.product((12, 13, 14, 15, 32), (2, 4, 12)):
-        y = np.arange(size) % classes
-        assert theory.collapse_is_optimal(y, R, msm=False) is (size >= 14)
-        at_collapse = theory.batch_floor(y, R, msm=False).attained > collapse(y, False) - 1e-9
-        assert bool(at_collapse) is (size >= 14)
 
 
 # ---------------------------------------------------------------- the number of dimensions
