@@ -31,9 +31,8 @@ def grouped(sen1: np.ndarray, sen2: np.ndarray) -> dict:  # (..., 8), (..., 10) 
     Errors: ValueError for a wrong number of channels or for leading axes that differ.
     Source: II-A and II-B1 of the paper.
 
-    >>> import numpy
-    >>> sen1 = numpy.arange(1, 9) * numpy.ones((2, 32, 32, 1))     # every band filled with its 1-based number
-    >>> sen2 = numpy.arange(1, 11) * numpy.ones((2, 32, 32, 1))
+    >>> sen1 = np.arange(1, 9) * np.ones((2, 32, 32, 1))     # every band filled with its 1-based number
+    >>> sen2 = np.arange(1, 11) * np.ones((2, 32, 32, 1))
     >>> {name: X_i[0, 0, 0].astype(int).tolist() for name, X_i in grouped(sen1, sen2).items()}
     {'RGB': [1, 2, 3], 'VRE': [4, 5, 6, 8], 'NIR': [7], 'SWIR': [9, 10],
      'VH': [1, 2, 5], 'VV': [3, 4, 6], 'PolSAR': [7, 8]}
@@ -48,8 +47,7 @@ def join(sen1: np.ndarray, sen2: np.ndarray) -> np.ndarray:  # (..., 8), (..., 1
 
     Errors: ValueError as for `grouped`, and for two different dtypes.
 
-    >>> import numpy
-    >>> join(numpy.zeros((2, 32, 32, 8)), numpy.zeros((2, 32, 32, 10))).shape
+    >>> join(np.zeros((2, 32, 32, 8)), np.zeros((2, 32, 32, 10))).shape
     (2, 32, 32, 18)
     """
     _check(sen1, sen2)
@@ -63,8 +61,7 @@ def separate(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., 18) -> (.
 
     Errors: ValueError if the last axis of x is not 18.
 
-    >>> import numpy
-    >>> sen1, sen2 = separate(numpy.arange(18.0))
+    >>> sen1, sen2 = separate(np.arange(18.0))
     >>> sen2[0], list(grouped(sen1, sen2)["VH"])
     (np.float64(8.0), [np.float64(0.0), np.float64(1.0), np.float64(4.0)])
     """

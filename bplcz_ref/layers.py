@@ -67,12 +67,11 @@ def serial(*parts: Part | Network, first: str | None = None) -> Network:
     `first` is the part whose initial values are drawn first and whose names come first, where the public
     state_dict has them so.
 
-    >>> import numpy
     >>> network = serial(("conv1", conv(3, 4)), ("bn1", batch_norm(4)), relu, spatial_mean, ("fc", linear(4, 2)))
-    >>> params, state = network.init(numpy.random.default_rng(0), "float32")
+    >>> params, state = network.init(np.random.default_rng(0), "float32")
     >>> {name: list(own) for name, own in params.items()}
     {'conv1': ['weight'], 'bn1': ['weight', 'bias'], 'fc': ['weight', 'bias']}
-    >>> y, state = network.apply(params, state, numpy.ones((5, 8, 8, 3), "f"), train=True)
+    >>> y, state = network.apply(params, state, np.ones((5, 8, 8, 3), "f"), train=True)
     >>> y.shape, list(state)
     ((5, 2), ['bn1'])
     """
@@ -208,15 +207,14 @@ def watching(watch: Callable[[Call], tuple[Any, dict]], under: str = "") -> Iter
     The plain answer is call.run(). Lists that have a name are shown before the layers inside them; a layer without
     a name has that of its list. Nothing is fused, and everything runs in one thread. `under` precedes all names.
 
-    >>> import numpy
     >>> def watch(call):
     ...     y, state = call.run()
     ...     print(call.name, call.layer.kind, call.x.shape, "->", y.shape)
     ...     return y, state
     >>> head = serial(("norm", layer_norm(4)), ("fc", linear(4, 2)), gelu)
-    >>> params, _ = head.init(numpy.random.default_rng(0), "float32")
+    >>> params, _ = head.init(np.random.default_rng(0), "float32")
     >>> with watching(watch):
-    ...     y, _ = head.apply(params, {}, numpy.ones((3, 4), "f"), train=True)
+    ...     y, _ = head.apply(params, {}, np.ones((3, 4), "f"), train=True)
     norm layer_norm (3, 4) -> (3, 4)
     fc linear (3, 4) -> (3, 2)
      gelu (3, 2) -> (3, 2)

@@ -65,16 +65,15 @@ def bplcz(
     contrastive  "paper", or another name in variants.VARIANTS ("identity" is Table III's "without MSM")
     shared       the name of an array that all branches have in common: params["shared"], at first the first one's
 
-    >>> import numpy
     >>> from bplcz_ref.encoders import ebcnn
     >>> from bplcz_ref.layers import linear
     >>> small = {group: ebcnn.encoder(len(i), width=1, features=3) for group, i in bands.INDEX.items()}
     >>> network = bplcz(small, linear(7 * 3, 17))
-    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float64)
-    >>> c_hat, _ = network.apply(params, state, numpy.zeros((2, 8, 8, 18)), train=False)
+    >>> params, state = network.init(np.random.default_rng(0), np.float64)
+    >>> c_hat, _ = network.apply(params, state, np.zeros((2, 8, 8, 18)), train=False)
     >>> c_hat.shape
     (2, 17)
-    >>> network.fused(params, state, numpy.zeros((2, 8, 8, 18))).shape
+    >>> network.fused(params, state, np.zeros((2, 8, 8, 18))).shape
     (2, 21)
     """
     n = len(encoders)
@@ -193,9 +192,8 @@ def loss_and_gradients(
 ) -> tuple[np.ndarray, dict, dict]:
     """-> (L, gradients in the shape of params, trace); the trace holds plain arrays.
 
-    >>> import numpy
     >>> quadratic = lambda params, state, batch: (np.sum(params["w"] ** 2), {"w": params["w"]})
-    >>> L, gradients, trace = loss_and_gradients(quadratic, {"w": numpy.array([3.0])}, {}, None)
+    >>> L, gradients, trace = loss_and_gradients(quadratic, {"w": np.array([3.0])}, {}, None)
     >>> float(L), gradients["w"].tolist(), trace["w"].tolist()
     (9.0, [6.0], [3.0])
     """

@@ -370,8 +370,7 @@ def value_and_gradients(function: Callable, params: Any) -> tuple[Any, Any, Any]
 def dropout(x: np.ndarray, rate: float, *, train: bool, rng: Generator | None = None) -> np.ndarray:
     """Training: each value is 0 with probability `rate`, otherwise divided by 1 - rate. Evaluation: x.
 
-    >>> import numpy
-    >>> dropout(np.ones(4), 0.5, train=True, rng=numpy.random.default_rng(0)).tolist()
+    >>> dropout(np.ones(4), 0.5, train=True, rng=np.random.default_rng(0)).tolist()
     [2.0, 2.0, 2.0, 0.0]
     """
     return x if not train or rate == 0 else x * dropout_factors(rng, x.shape, rate, x.dtype)

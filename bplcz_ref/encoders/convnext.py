@@ -42,10 +42,9 @@ def convnext(
 
     Source: torchvision/models/convnext.py; names, shapes and order of its state_dict.
 
-    >>> import numpy
     >>> convnext_base = convnext(depths=(3, 3, 27, 3), widths=(128, 256, 512, 1024))
     >>> network = convnext(3, 5, depths=(1, 1), widths=(4, 8))
-    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
+    >>> params, state = network.init(np.random.default_rng(0), np.float32)
     >>> list(params["features"]), list(params["features"]["1"]["0"]), state
     (['0', '1', '2', '3'], ['layer_scale', 'block'], {})
     """

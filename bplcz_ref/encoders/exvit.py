@@ -80,10 +80,9 @@ def two_modalities(
 
     Houston 2013, as published (144 hyperspectral bands, one of elevation, patches of 13 x 13, 15 classes):
 
-    >>> import numpy
     >>> network = two_modalities(144, 1, patch=13, grid=1, classes=15)  # 239,914 parameters
-    >>> params, state = network.init(numpy.random.default_rng(0), numpy.float32)
-    >>> images = numpy.zeros((1, 13, 13, 144)), numpy.zeros((1, 13, 13, 1))
+    >>> params, state = network.init(np.random.default_rng(0), np.float32)
+    >>> images = np.zeros((1, 13, 13, 144)), np.zeros((1, 13, 13, 1))
     >>> network.apply(params, state, images, train=False)[0].shape
     (1, 15)
     """
@@ -117,8 +116,7 @@ def encoder(
     26 C_i + 3,376 stem, 4,160 projection, 64 N positions, 83,584 transformer, 193 weighting, 33,408 vector at
     d = 512. With one position table for all seven groups, they have 873,515 and the table 64 N.
 
-    >>> import numpy
-    >>> params, state = encoder(3, patch=8, features=5).init(numpy.random.default_rng(0), numpy.float32)
+    >>> params, state = encoder(3, patch=8, features=5).init(np.random.default_rng(0), np.float32)
     >>> list(params)
     ['pos_embedding', 'separable1', 'to_patch_embedding2', 'transformer1', 'mlp_head0', 'mlp_head1']
     """
