@@ -101,15 +101,11 @@ def test_the_comparison_sees_nan_and_shapes():
 # ---------------------------------------------------------------- gradients, three ways
 
 
-def dot(found, weights):
-    return sum(anp.sum(a * b) for a, b in zip(found, weights, strict=True))
-
-
 def weighed(found, weights):
-    """The sum of products of two nested lists of Decimals."""
+    """The sum of products of two results: arrays, Decimals, or sequences of them."""
     if isinstance(found, (list, tuple)):
         return sum(weighed(a, b) for a, b in zip(found, weights, strict=True))
-    return found * weights
+    return anp.sum(found * weights)
 
 
 def replaced(given, place, x):
@@ -147,8 +143,7 @@ def test_gradient_by_autograd_by_hand_and_by_differences_in_50_digits(name):
     x = given[place[0]] if len(place) == 1 else given[place[0]][place[1]]
 
     def by_arrays(x):
-        found = getattr(equations, function)(*replaced(given, place, x))
-        return dot(found, weights) if isinstance(weights, tuple) else anp.sum(found * weights)
+        return weighed(getattr(equations, function)(*replaced(given, place, x)), weights)
 
     def by_loops(x):
         found = getattr(loops, function)(*replaced(decimals(given), place, x.tolist()))
