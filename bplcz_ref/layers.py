@@ -46,14 +46,13 @@ class Network(NamedTuple):
     apply(params, state, x, *, train, rng=None) -> (y, new state): rng is needed only for dropout in training.
 
     The rest is for networks made in this file: kind is what FUSED goes by, parts are the named layers of a list,
-    op is the function of nn.py that a plain layer calls, options are its arguments beside arrays.
+    options are the arguments of a plain layer beside arrays.
     """
 
     init: Callable
     apply: Callable
     kind: str = "network"
     parts: tuple[Part, ...] = ()
-    op: Callable | None = None
     options: dict = {}
 
 
@@ -309,7 +308,7 @@ def plain(
         return y if isinstance(y, tuple) else (y, {})
 
     kind = kind or f"{getattr(op, '__name__', 'layer')} {options or ''}".rstrip()
-    return Network(init or nothing, apply, kind, op=op, options=options)
+    return Network(init or nothing, apply, kind, options=options)
 
 
 def parameter(op: Callable, shape: tuple, start: Callable) -> Network:
