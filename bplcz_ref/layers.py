@@ -186,14 +186,12 @@ class Call(NamedTuple):
 
 def side_by_side(calls: Sequence[Call]) -> tuple[list, list]:  # -> every y, every new state
     """Networks that share nothing, on as many cores as there are; the same bits as one after the other."""
-    if watched():
-        results = [call.answer() for call in calls]
-        return [y for y, _ in results], [state for _, state in results]
 
     def function(call):
-        return lambda given: call.layer.apply(given[0], call.state, given[1], train=call.train, rng=call.rng)
+        return lambda given: call._replace(params=given[0], x=given[1]).answer()
 
-    return nn.concurrently([function(call) for call in calls], [(call.params, call.x) for call in calls])
+    run = nn.concurrently.definition if watched() else nn.concurrently  # whoever watches does so in one thread
+    return run([function(call) for call in calls], [(call.params, call.x) for call in calls])
 
 
 WATCH: ContextVar[tuple[Callable, str] | None] = ContextVar("WATCH", default=None)  # (the function, where it is)
