@@ -177,18 +177,14 @@ class Tokenizer:
         try:
             data = Path(path).read_bytes()
             text = (gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data).decode()
-        except (OSError, EOFError, zlib.error, ValueError) as error:
-            raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip ({error})") from None
-        header, *lines = text.rstrip().splitlines() or [""]
-        found = repr(header[:80])
-        if "#version" not in header:
-            raise ValueError(f"{path}: line 1 is {found}; expected a line with '#version', then the merges")
-        if header.startswith(OWN_HEADER) and header != f"{OWN_HEADER}{len(lines)}":
-            raise ValueError(f"{path}: found {len(lines)} merges after {found}; is the file cut?")
-        try:
+            header, *lines = text.rstrip().splitlines() or [""]
+            if "#version" not in header:
+                raise ValueError(f"line 1 is {header[:80]!r}; expected a line with '#version', then the merges")
+            if header.startswith(OWN_HEADER) and header != f"{OWN_HEADER}{len(lines)}":
+                raise ValueError(f"found {len(lines)} merges after {header[:80]!r}; is the file cut?")
             return cls(line.split() for line in lines[:LARGEST])
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        except (OSError, EOFError, zlib.error, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read as a merges file, plain or gzip: {error}") from None
 
     def steps(self, piece: str) -> Iterator[tuple[str, ...]]:
         """Step 6: the symbols of a pre-token before any merge, and after each one.
