@@ -267,7 +267,7 @@ def neutral(rng: Generator, shape: tuple) -> tuple:
     return np.ones(shape), np.zeros(shape)
 
 
-def starting(rule: Callable, shape: tuple, bias: bool = True) -> Callable:
+def weight_and_bias(rule: Callable, shape: tuple, bias: bool = True) -> Callable:
     """The init of a layer with "weight" and "bias"; a bias that is not wanted is drawn all the same."""
 
     def init(rng, dtype):
@@ -325,7 +325,7 @@ identity = plain(lambda x: x, kind="identity")
 def linear(inputs: int, outputs: int, *, bias: bool = True, start: Callable = uniform) -> Network:
     """nn.linear over the last axis; weight (outputs, inputs), bias (outputs,)."""
     kind = "linear" if bias else "linear without bias"
-    return plain(nn.linear, starting(start, (outputs, inputs), bias), kind)
+    return plain(nn.linear, weight_and_bias(start, (outputs, inputs), bias), kind)
 
 
 def conv(
@@ -340,7 +340,7 @@ def conv(
     start: Callable = fan_out,
 ) -> Network:  # (B, H, W, inputs) -> (B, H', W', outputs)
     """nn.conv2d; padding defaults to kernel // 2, which keeps H and W of an odd kernel at stride 1."""
-    init = starting(start, (outputs, inputs // groups, kernel, kernel), bias)
+    init = weight_and_bias(start, (outputs, inputs // groups, kernel, kernel), bias)
     options: dict = {"stride": stride, "padding": kernel // 2 if padding is None else padding, "groups": groups}
     return plain(nn.conv2d, init, f"conv2d {kernel}x{kernel} {options}{' with bias' * bias}", **options)
 
@@ -354,7 +354,7 @@ def batch_norm(channels: int) -> Network:
             "running_var": np.ones(channels, dtype),
             "num_batches_tracked": np.array(0),
         }
-        return starting(neutral, (channels,))(rng, dtype)[0], state
+        return weight_and_bias(neutral, (channels,))(rng, dtype)[0], state
 
     return plain(nn.batch_norm, init, needs=("state", "train"))
 
@@ -362,12 +362,12 @@ def batch_norm(channels: int) -> Network:
 def layer_norm(features: int, eps: float = 1e-5) -> Network:
     """nn.layer_norm over the last axis. Weight 1, bias 0."""
     kind = "layer_norm" if eps == 1e-5 else f"layer_norm {eps}"
-    return plain(nn.layer_norm, starting(neutral, (features,)), kind, eps=eps)
+    return plain(nn.layer_norm, weight_and_bias(neutral, (features,)), kind, eps=eps)
 
 
 def embedding(rows: int, width: int, start: Callable) -> Network:  # ints (...) -> (..., width)
     """nn.embedding: rows of a table by their numbers."""
-    init = starting(start, (rows, width), bias=False)
+    init = weight_and_bias(start, (rows, width), bias=False)
     return plain(lambda ids, weight: nn.embedding(weight, ids), init, "embedding")
 
 
