@@ -90,3 +90,17 @@ def test_the_classifier_trains_in_training_alone():
     made.loss(params, state, batch())
     made.apply(params, state, batch()[0], train=False)
     assert seen == [True, False]
+
+
+def test_what_branches_share_starts_as_the_first_ones_and_its_gradients_add():
+    plain, made = network(prompted=False), network(prompted=False, shared="proj")
+    (params, state), (common, _) = start(plain), start(made)
+    first = params["branches"]["RGB"]["proj"]
+    assert all(np.array_equal(leaf, first[name]) for name, leaf in common["shared"]["proj"].items())
+    for own in params["branches"].values():
+        own["proj"] = first
+    L, gradients, _ = model.loss_and_gradients(plain.loss, params, state, batch())
+    L_shared, found, _ = model.loss_and_gradients(made.loss, common, state, batch())
+    assert L == L_shared
+    total = sum(own["proj"]["weight"] for own in gradients["branches"].values())
+    np.testing.assert_allclose(found["shared"]["proj"]["weight"], total, rtol=1e-12)
