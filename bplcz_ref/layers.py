@@ -95,16 +95,16 @@ def serial(*parts: Part | Network, first: str | None = None) -> Network:
     return Network(init, apply, "serial", tuple(named))
 
 
-FUSED: list[tuple[Callable, Callable]] = []  # (fits, runs): the table, at the end of this file
+FUSED: list[Callable] = []  # the table, at the end of this file
 
 
 def fused(parts: list[Part]) -> list[Part]:
     """The parts, those that a kernel computes at once as one."""
     steps = []
     while parts:
-        found = ((fits(parts), runs) for fits, runs in FUSED)
-        n, runs = next(((n, runs) for n, runs in found if n), (1, None))
-        steps.append(runs(parts[:n]) if runs else parts[0])
+        found = (row(parts) for row in FUSED)
+        n, step = next(filter(None, found), (1, parts[0]))
+        steps.append(step)
         parts = parts[n:]
     return steps
 
@@ -409,22 +409,43 @@ def in_heads(x: np.ndarray, heads: int) -> np.ndarray:  # (N, L, I) -> (N, heads
 
 # -------------------------------------------------------------------- what kernels compute at once: the table
 #
-# A row is (fits, runs). fits(parts) says how many of the next parts of a list the kernel takes, 0 for none;
-# runs(parts) is one part that computes them at once, from the same parameters. Value and gradients are those of
-# the parts one by one: tests/test_layers.py compares every row with the same list under `watching`.
+# A row is a function of the next parts of a list -> (n, part): the part computes the first n of them at once, from
+# the same parameters; None where its kernel does not take them. Value and gradients are those of the parts one by
+# one: tests/test_layers.py compares every row with the same list under `watching`.
+
+Found = tuple[int, Part] | None
+NORM_RELU = batch_norm(1), relu
+DENSE = dense(
+    ("norm1", batch_norm(1)), relu, ("conv1", conv(1, 1, 1)),
+    ("norm2", batch_norm(1)), relu, ("conv2", conv(1, 1, 3)),
+)  # fmt: skip
+CLIPS_BLOCK = (
+    add(layer_norm(1), linear(1, 3), attend(1), linear(1, 1)),
+    add(layer_norm(1), linear(1, 1), quick_gelu, linear(1, 1)),
+)
+EXVITS_BLOCK = (
+    add(layer_norm(1), linear(1, 3, bias=False), attend(1), linear(1, 1), dropout(0.1)),
+    add(layer_norm(1), linear(1, 1), gelu, dropout(0.1), linear(1, 1), dropout(0.1)),
+)
 
 
-def norm_relu(parts: list[Part]) -> Part:
+def norm_relu(parts: list[Part]) -> Found:
     """relu(batch_norm(x))."""
+    if not like(parts, NORM_RELU):
+        return None
     name, norm = parts[0]
-    return name, plain(batch_norm_kernel, norm.init, needs=("state", "train"), relu=True)
+    return 2, (name, plain(batch_norm_kernel, norm.init, needs=("state", "train"), relu=True))
 
 
-def norm_sum_relu(parts: list[Part]) -> Part:
-    """relu(x + F(x)), or with shortcut(x): the batch norm at the end of F also adds and takes the relu."""
+def norm_sum_relu(parts: list[Part]) -> Found:
+    """relu(x + F(x)), or with shortcut(x), where F ends in a batch norm: this also adds and takes the relu."""
+    if [layer.kind for _, layer in parts[:2]] != ["add", "relu"]:
+        return None
     name, residual = parts[0]
     (_, F), (_, shortcut) = residual.parts
-    *inner, (last, _) = F.parts
+    *inner, (last, norm) = F.parts
+    if norm.kind != "batch_norm":
+        return None
     start = serial(*inner)
 
     def apply(params, state, x, *, train, rng=None):
@@ -434,33 +455,41 @@ def norm_sum_relu(parts: list[Part]) -> Part:
         y, moved = batch_norm_kernel(y, **own, state=moving, train=train, plus=x, relu=True)
         return y, new | outside(last, moved) | measured
 
-    return name, Network(nothing, apply)
+    return 2, (name, Network(nothing, apply))
 
 
-def dense_block(parts: list[Part]) -> Part:
-    """x <- [x, conv2(relu(norm2(conv1(relu(norm1(x))))))], once or more, under these names."""
-    names = [name for name, _ in parts]
+def dense_block(parts: list[Part]) -> Found:
+    """x <- [x, conv2(relu(norm2(conv1(relu(norm1(x))))))], as often as it comes, under torchvision's names."""
+
+    def outline(layer):
+        return layer.kind, [(name, part.kind) for name, part in layer.parts]
+
+    block = [*takewhile(lambda part: outline(part[1]) == outline(DENSE), parts)]
+    names = [name for name, _ in block]
 
     def apply(params, state, x, *, train, rng=None):
         if not train:
-            for name, layer in parts:
+            for name, layer in block:
                 x, _ = layer.apply(params[name], state[name], x, train=False)
             return x, {name: state[name] for name in names}
         y, new = dense_block_kernel(x, *([tree[name] for name in names] for tree in (params, state)))
         return y, dict(zip(names, new, strict=True))
 
-    return "", Network(nothing, apply)
+    return (len(block), ("", Network(nothing, apply))) if block else None
 
 
-def transformer_block(parts: list[Part]) -> Part:
+def transformer_block(parts: list[Part]) -> Found:
     """x <- x + attention(LN(x)), then x + perceptron(LN(x)), with or without dropout."""
-    inner = [layer for layer, _ in leaves(parts, {})]
+    if not (like(parts, CLIPS_BLOCK) or like(parts, EXVITS_BLOCK)):
+        return None
+    block = parts[:2]
+    inner = [layer for layer, _ in leaves(block, {})]
     seen = next(layer.options for layer in inner if layer.kind == "attention")
     activation = next(layer.kind for layer in inner if layer.kind in ("gelu", "quick_gelu"))
     rates = [layer.options["rate"] for layer in inner if layer.kind == "dropout"]
 
     def apply(params, state, x, *, train, rng=None):
-        pairs = [(own["weight"], own.get("bias")) for _, own in leaves(parts, params) if own]
+        pairs = [(own["weight"], own.get("bias")) for _, own in leaves(block, params) if own]
         keep = None
         if train and any(rates):
             N, L, width = x.shape
@@ -469,7 +498,7 @@ def transformer_block(parts: list[Part]) -> Part:
             keep = [nn.dropout_factors(rng, shape, rate, x.dtype) for shape, rate in shapes]
         return transformer_block_kernel(x, *pairs, activation=activation, keep=keep, **seen), {}
 
-    return "", Network(nothing, apply)
+    return 2, ("", Network(nothing, apply))
 
 
 def leaves(parts: Sequence[Part], tree: Any) -> list[tuple[Network, Any]]:
@@ -479,6 +508,11 @@ def leaves(parts: Sequence[Part], tree: Any) -> list[tuple[Network, Any]]:
         own = {} if layer.init is nothing else inside(name, tree)
         found += leaves(layer.parts, own) if layer.parts else [(layer, own)]
     return found
+
+
+def like(parts: list[Part], layers: Sequence[Network]) -> bool:
+    """Whether the parts begin with such layers, of any sizes."""
+    return [structure(layer) for _, layer in parts[: len(layers)]] == [structure(layer) for layer in layers]
 
 
 def structure(layer: Network) -> Any:
@@ -496,57 +530,4 @@ def structure(layer: Network) -> Any:
     return (layer.kind, *found)
 
 
-def like(*layers: Network) -> Callable[[list[Part]], int]:
-    """Fits parts that are made as these layers are."""
-    wanted = [structure(layer) for layer in layers]
-
-    def fits(parts):
-        found = [structure(layer) for _, layer in parts[: len(wanted)]]
-        return len(wanted) if found == wanted else 0
-
-    return fits
-
-
-def sum_and_relu(parts: list[Part]) -> int:
-    """Fits x + F(x), F ending in a batch norm, and a relu."""
-    kinds = [layer.kind for _, layer in parts[:2]]
-    if kinds != ["add", "relu"]:
-        return 0
-    _, F = parts[0][1].parts[0]
-    return 2 if F.parts[-1][1].kind == "batch_norm" else 0
-
-
-DENSE = dense(
-    ("norm1", batch_norm(1)), relu, ("conv1", conv(1, 1, 1)),
-    ("norm2", batch_norm(1)), relu, ("conv2", conv(1, 1, 3)),
-)  # fmt: skip
-
-
-def dense_layers(parts: list[Part]) -> int:
-    """Fits as many layers of a dense block as come next, under torchvision's names."""
-
-    def outline(layer):
-        return layer.kind, [(name, part.kind) for name, part in layer.parts]
-
-    return len([*takewhile(lambda part: outline(part[1]) == outline(DENSE), parts)])
-
-
-FUSED += [
-    (like(batch_norm(1), relu), norm_relu),
-    (sum_and_relu, norm_sum_relu),
-    (dense_layers, dense_block),
-    (
-        like(
-            add(layer_norm(1), linear(1, 3), attend(1), linear(1, 1)),
-            add(layer_norm(1), linear(1, 1), quick_gelu, linear(1, 1)),
-        ),
-        transformer_block,
-    ),
-    (
-        like(
-            add(layer_norm(1), linear(1, 3, bias=False), attend(1), linear(1, 1), dropout(0.1)),
-            add(layer_norm(1), linear(1, 1), gelu, dropout(0.1), linear(1, 1), dropout(0.1)),
-        ),
-        transformer_block,
-    ),
-]
+FUSED += [norm_relu, norm_sum_relu, dense_block, transformer_block]
