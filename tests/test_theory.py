@@ -67,6 +67,17 @@ def test_no_unit_features_are_below_the_segment_and_some_are_on_it():
         assert abs(descend(height, 2 * groups * classes * classes, seed=classes) - best) < 1e-7
 
 
+def test_the_segments_inequality_holds_for_random_features_in_the_unit_ball():
+    rng = np.random.default_rng(0)
+    for classes, d in itertools.product((2, 3, 9), (1, 2, 5)):
+        u = directions(rng.normal(size=(1, classes, d)))
+        for closeness in (-1, -0.9, 0, 1):  # v near u, or near its opposite
+            v = directions(closeness * u + 0.2 * rng.normal(size=u.shape)) * rng.uniform(0.5, 1)
+            M, own = mean_cosines(u, v), np.eye(classes) == 1
+            t = (1 - M[own].mean()) / 2
+            assert M[~own].mean() >= theory.segment(1, classes, t)[1] - 1e-12
+
+
 OPTIMA = [
     (17, 1 / 17, 0.2632, -1.75, -1.75, True),
     (17, EXPECTED_P, 0.3128, -1.444, -1.607, False),
