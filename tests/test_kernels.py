@@ -28,8 +28,7 @@ def state_of(channels):
 
 def normed(train, relu=False):
     def call(f, x, w, b, plus=None):
-        more = {"relu": relu, "plus": plus} if f in (batch_norm, batch_norm.definition) else {}
-        return f(x, w, b, state_of(x.shape[-1]), train=train, **more)[0]
+        return f(x, w, b, state_of(x.shape[-1]), train=train, relu=relu, plus=plus)[0]
 
     return call
 
@@ -102,9 +101,9 @@ CASES = {
     "avg_pool2d, overlapping": (lambda f, x: f(x, 3, 2), nn.avg_pool2d, [(3, 6, 7, 4)]),
     "avg_pool2d, of one": (lambda f, x: f(x, 1, 3), nn.avg_pool2d, [(2, 5, 6, 3)]),
     "spatial_mean": (lambda f, x: f(x), nn.spatial_mean, [(3, 6, 8, 4)]),
-    "batch_norm": (normed(True), nn.batch_norm, [(3, 5, 7, 3), (3,), (3,)]),
-    "batch_norm, evaluation": (normed(False), nn.batch_norm, [(3, 5, 7, 3), (3,), (3,)]),
-    "batch_norm, two values": (normed(True), nn.batch_norm, [(2, 1), (1,), (1,)]),
+    "batch_norm": (normed(True), batch_norm, [(3, 5, 7, 3), (3,), (3,)]),
+    "batch_norm, evaluation": (normed(False), batch_norm, [(3, 5, 7, 3), (3,), (3,)]),
+    "batch_norm, two values": (normed(True), batch_norm, [(2, 1), (1,), (1,)]),
     "batch_norm, lines": (normed(True, True), batch_norm, [(40, 16, 16, 24), (24,), (24,)]),
     "batch_norm, relu": (normed(True, True), batch_norm, [(1, 3, 1, 5), (5,), (5,)]),
     "batch_norm, relu, evaluation": (normed(False, True), batch_norm, [(2, 3000), (3000,), (3000,)]),
