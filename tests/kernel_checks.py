@@ -16,6 +16,11 @@ def by_hand(f, args, g):
     return [f(*args), *alone]
 
 
+def largest(a):
+    """The largest entry's size; 0 of none."""
+    return np.max(abs(a), initial=0)
+
+
 def gap(f, definition, *args, seed=1):
     """The largest difference in value and gradients, each relative to the largest entry of the definition's."""
     g = np.random.default_rng(seed).standard_normal(np.shape(definition(*args)))[()]
@@ -23,7 +28,7 @@ def gap(f, definition, *args, seed=1):
     for ours, theirs in zip(by_hand(f, args, g), by_hand(definition, args, g), strict=True):
         if np.shape(ours) != np.shape(theirs):
             return np.inf
-        worst = max(worst, np.max(abs(ours - theirs), initial=0) / (np.max(abs(theirs), initial=0) or 1.0))
+        worst = max(worst, largest(ours - theirs) / (largest(theirs) or 1.0))
     return worst
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from autograd import grad
 from autograd.core import make_vjp
-from kernel_checks import batch_norm, by_hand, dense_block, gap, transformer_block
+from kernel_checks import batch_norm, by_hand, dense_block, gap, largest, transformer_block
 from scipy.special import ndtr
 
 from bplcz_ref import nn
@@ -118,6 +118,12 @@ CASES = {
     "a tree each": (
         block(heads=1, mask=np.stack([TREE, TREE | TREE.T])[:, None], **CLIP),
         transformer_block, blocks(2, 5, 4, 4, 3)),
+    "linear, empty": (lambda f, *a: f(*a), nn.linear, [(0, 3, 7), (4, 7), (4,)]),
+    "linear, no features": (lambda f, *a: f(*a), nn.linear, [(2, 0), (4, 0)]),
+    "layer_norm, empty": (lambda f, *a: f(*a), nn.layer_norm, [(0, 4), (4,), (4,)]),
+    "gelu, empty": (lambda f, x: f(x), nn.gelu, [(0, 4)]),
+    "attention, empty": (lambda f, *a: f(*a), nn.attention, [(0, 2, 5, 4), (0, 2, 5, 4), (0, 2, 5, 2)]),
+    "attention, no query": (lambda f, *a: f(*a), nn.attention, [(3, 0, 4), (3, 5, 4), (3, 5, 2)]),
     "a block of ones": (block(True, 1, activation="gelu"), transformer_block, blocks(1, 1, 1, 1, 1)),
 }
 # fmt: on
@@ -157,12 +163,12 @@ def test_any_memory_order_gives_the_same_and_nothing_is_changed(name):
     g = np.array(value)
     g.setflags(write=False)
     for a, b in zip(by_hand(kernel, args, g), by_hand(kernel, strided, np.asfortranarray(g)), strict=True):
-        assert np.max(abs(a - b)) <= EXACT * np.max(abs(a))
+        assert largest(a - b) <= EXACT * largest(a)
     vjp, y = make_vjp(lambda a: kernel(*a), tuple(args))
     first, kept = vjp(g), np.array(y)
     again = [np.array(a) for a in first]
     for a, alone in zip(first, by_hand(kernel, args, g)[1:], strict=True):
-        assert np.max(abs(a - alone)) <= EXACT * np.max(abs(alone))
+        assert largest(a - alone) <= EXACT * largest(alone)
         if np.ndim(a):
             assert not any(np.shares_memory(a, b) for b in (*args, y, g))
             a[...] = 0  # as autograd may, adding to it
@@ -180,7 +186,7 @@ def test_float32_stays_float32_and_is_as_accurate_as_the_definition(name):
     for k, d, t in zip(ours, theirs, true, strict=True):
         assert k.dtype == np.float32
         roundings = 64 if "block" in name or "tree each" in name else 8  # in a chain of layers each adds its own
-        assert np.max(abs(k - t)) <= 3 * np.max(abs(d - t)) + roundings * 2**-24 * np.max(abs(t))
+        assert largest(k - t) <= 3 * largest(d - t) + roundings * 2**-24 * largest(t)
     value = np.asarray(ours[0], np.float64)
     assert all(d.dtype == np.float32 for d in make_vjp(lambda a: kernel(*a), tuple(single))[0](value))
     if len(shapes) > 1:  # float32 by float64 gives float64, as NumPy does; the gradient keeps its argument's
@@ -245,6 +251,53 @@ def test_a_layer_runs_its_kernel_and_keeps_its_definition():
     assert (layer(1), layer.definition(1), called) == (5, 6, [(1,)])
     for layer in {id(f): f for _, f, _ in CASES.values()}.values():
         assert layer.definition is not layer
+
+
+# -------------------------------------------------------------------------------------------------- messages
+
+Z = np.zeros
+X, W = Z((1, 4, 4, 6)), Z((4, 3, 3, 3))
+# fmt: off
+MESSAGES = [
+    (lambda: nn.linear(Z((2, 3)), Z((4, 5))), r"weight \(O, C\).*got \(2, 3\), \(4, 5\)"),
+    (lambda: nn.linear(Z((2, 3)), Z((4, 3)), Z(3)), r"bias \(O,\), got .*, \(3,\)"),
+    (lambda: nn.embedding(Z((3, 2)), [0, 3]), r"ids in 0\.\.2.*got 0\.\.3"),
+    (lambda: nn.embedding(Z((3, 2)), [0.0]), "integer ids, got float64"),
+    (lambda: nn.embedding(Z((3, 2)), [-1]), r"ids in 0\.\.2.*got -1\.\.-1"),
+    (lambda: nn.layer_norm(Z((2, 3)), Z(2), Z(3)), r"weight \(d,\).*got \(2, 3\), \(2,\), \(3,\)"),
+    (lambda: nn.layer_norm(Z((2, 0)), Z(0), Z(0)), r"d 1 or more.*got \(2, 0\)"),
+    (lambda: nn.attention(Z((2, 3)), Z((4, 2)), Z((4, 3))), r"got q \(2, 3\), k \(4, 2\), v \(4, 3\)"),
+    (lambda: nn.attention(Z((2, 2, 3)), Z((1, 4, 3)), Z((1, 4, 3))), "equal leading axes"),
+    (lambda: nn.attention(Z((2, 3)), Z((0, 3)), Z((0, 3))), "one key"),
+    (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), causal=True), "2 queries and 4 keys"),
+    (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), mask=Z((2, 4))), "boolean.*float64"),
+    (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), mask=Z((3, 4), bool)), r"\(2, 4\).*\(3, 4\)"),
+    (lambda: nn.attention(Z((2, 3)), Z((4, 3)), Z((4, 3)), mask=Z((2, 4), bool)), "without a key"),
+    (lambda: nn.attention(*[Z((2, 3))] * 3, mask=~np.eye(2, dtype=bool), causal=True), "without a key"),
+    (lambda: nn.conv2d(X, W), r"6 channels .* 3 channels each in 1 groups"),
+    (lambda: nn.conv2d(Z((1, 4, 4, 9)), W, groups=3), "O divisible by groups"),
+    (lambda: nn.conv2d(X[:, :2], W, groups=2), "3 x 3 kernel does not fit into 2 x 4 pixels with padding 0"),
+    (lambda: nn.conv2d(X, W, Z(3), groups=2), r"bias must be \(4,\)"),
+    (lambda: nn.conv2d(X, W, groups=2, stride=0), "stride"),
+    (lambda: nn.conv2d(X[0], W), r"x must be \(B, H, W, C\)"),
+    (lambda: nn.batch_norm(Z((1, 3)), *Z((2, 3)), STATE, train=True), "2 or more values per channel, got 1"),
+    (lambda: nn.batch_norm(Z((4, 3)), Z(2), Z(3), STATE, train=True), r"weight must be \(3,\)"),
+    (lambda: nn.batch_norm(Z((4, 2)), *Z((2, 2)), STATE, train=False), r"running_mean must be \(2,\)"),
+    (lambda: batch_norm(Z((4, 3)), *Z((2, 3)), STATE, train=False, plus=Z((4, 1))), "plus must have the shape"),
+    (lambda: dense(dense_block, Z((2, 4, 4, 5)), *map(Z, layer(4, 3, 2))), "x has 5 channels"),
+    (lambda: dense(dense_block, Z((1, 1, 1, 4)), *map(Z, layer(4, 3, 2))), "2 or more values per channel"),
+    (lambda: nn.max_pool2d(Z((1, 2, 5, 1)), 3), "3 x 3 window does not fit into 2 x 5"),
+    (lambda: nn.max_pool2d(Z((1, 8, 8, 1)), 2, 2, 2), "padding at most"),
+    (lambda: nn.avg_pool2d(Z((8, 8, 1)), 2), r"avg_pool2d: x must be \(B, H, W, C\)"),
+    (lambda: nn.spatial_mean(Z((2, 0, 3, 1))), "spatial_mean"),
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("call", "words"), MESSAGES)
+def test_errors_name_the_shapes(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
 
 
 # ----------------------------------------------------------------------------------------------- wrong code
