@@ -18,7 +18,7 @@ from bplcz_ref.kernels.threads import thread_count
 from bplcz_ref.training import split
 from bplcz_ref.training.evaluate import ROWS_AT_ONCE
 
-sys.path.append(str(Path(__file__).parents[1] / "tests" / "peers"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("tests/peers", "examples")]
 import twins  # noqa: E402
 
 

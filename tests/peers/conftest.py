@@ -1,11 +1,13 @@
 """What the comparisons with other libraries share."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from bplcz_ref import nn
 
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
 collect_ignore = ["twins.py"]  # no tests, and it needs PyTorch as it is imported
 
 

@@ -1,8 +1,5 @@
 """encoders/text.py beside the CLIP classes of transformers, with the weights they start from; no download."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 from networks import errors, everything, hashed, relative, worst
@@ -12,13 +9,8 @@ from bplcz_ref.storage import weights
 
 torch = pytest.importorskip("torch")
 
+import hugging_face_names as example  # noqa: E402
 import twins  # noqa: E402
-
-spec = importlib.util.spec_from_file_location(
-    "names", Path(__file__).parents[2] / "examples/hugging_face_names.py"
-)
-example = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(example)
 
 SMALL = (30, 24, 3, 3, 10, 13)
 

@@ -1,7 +1,7 @@
 """The networks in PyTorch, written from their publications, which take our weights by the same names.
 
-The comparisons of this folder judge our values and gradients by them, and benchmarks/ times them. Images are
-(B, C, H, W).
+The comparisons of this folder judge our values and gradients by them, and benchmarks/ times them. EB-CNN's is that of
+examples/pytorch_round_trip.py. Images are (B, C, H, W).
 """
 
 from functools import partial
@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pytorch_round_trip import BandEncoder
 from torch import nn
 
 from bplcz_ref import bands, paper, systems
@@ -153,26 +154,7 @@ class DenseNet(nn.Module):
         return self.classifier(F.relu(self.features(x)).mean((2, 3)))
 
 
-# ---------------------------------------------------------------------------------------------- EB-CNN, ExViT
-
-
-class BandEncoder(nn.Module):
-    """E_m of one group, EB-CNN: six 3x3 convolutions, pooled after the second and the fourth."""
-
-    def __init__(self, channels, width, features):
-        super().__init__()
-        for k, outputs in enumerate((width, width, 2 * width, 2 * width, 4 * width, 4 * width), 1):
-            conv, norm = conv_bn(channels, outputs, 3)
-            self.add_module(f"conv{k}", conv)
-            self.add_module(f"bn{k}", norm)
-            channels = outputs
-        self.proj = nn.Linear(channels, features)
-
-    def forward(self, x):
-        for k in range(1, 7):
-            x = F.relu(self.get_submodule(f"bn{k}")(self.get_submodule(f"conv{k}")(x)))
-            x = F.max_pool2d(x, 2) if k in (2, 4) else x
-        return self.proj(x.mean((2, 3)))
+# ------------------------------------------------------------------------------------------------------ ExViT
 
 
 def stem(c, outputs):
