@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch")
 tnn = torch.nn
 F = torch.nn.functional
 
-from networks import relative, worst  # noqa: E402
-from twins import BandEncoder, Tower  # noqa: E402
+from networks import relative, started, worst  # noqa: E402
+from twins import BandEncoder, Tower, loaded  # noqa: E402
 
 ROWS = ("ebcnn", "ebcnn-bgp", "ebcnn-bplcz")
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=12, text_layers=2, text_heads=3)
@@ -90,12 +90,8 @@ class BPLCZ(tnn.Module):
 
 def start(row):
     """A row of systems.py in float64, its parameters and statistics off their initial values."""
-    network, rng = systems.build(row, SMALL), np.random.default_rng(11)
-    params, state = (weights.named(tree) for tree in network.init(rng, np.float64))
-    shift = {n: 0.2 if a.ndim == 1 else 0.2 * a.std() for n, a in params.items()}
-    params = {n: a + shift[n] * rng.standard_normal(a.shape) for n, a in params.items()}
-    state = {n: a + 3 if n.endswith("tracked") else a + rng.uniform(0.1, 0.5, a.shape) for n, a in state.items()}
-    return network, params, state
+    network = systems.build(row, SMALL)
+    return network, *started(network)
 
 
 def batches():
@@ -105,51 +101,45 @@ def batches():
     return [(rng.standard_normal((len(y), 12, 8, 18)), np.array(y)) for y in labels]
 
 
-def ours(row, params, state, data):
-    """{quantity: array} over the steps."""
-    network, begin, found, velocity = systems.build(row, SMALL), params, {}, None
-    params, state = weights.nested(params), weights.nested(state)
-    for t, batch in enumerate(data):
-        L, gradients, trace = model.loss_and_gradients(network.loss, params, state, batch)
-        params, velocity = optim.sgd(params, velocity, gradients, **RULE)
-        state = trace["state"]
-        found |= record(t, L, gradients, state, params, begin)
-    found["logits"] = network.apply(params, state, data[0][0], train=False)[0]
-    return found
-
-
-def record(t, L, gradients, state, params, begin):
-    moved = {name: a - begin[name] for name, a in weights.named(params).items()}
-    parts = {"gradient": weights.named(gradients), "state": weights.named(state), "moved": moved}
+def record(t, L, **parts):
+    """{quantity: array} of step t."""
     named = {f"{t} {part} {name}": np.array(a) for part, flat in parts.items() for name, a in flat.items()}
     return {f"{t} loss": np.asarray(L), **named}
 
 
-def theirs(row, params, state, data):
-    module, found = BPLCZ(row).double().train(), {}
-    module.load_state_dict({n: torch.tensor(a) for n, a in {**params, **state}.items()}, strict=True)
+def ours(network, params, state):
+    begin, found, velocity = weights.named(params), {}, None
+    for t, batch in enumerate(batches()):
+        L, gradients, trace = model.loss_and_gradients(network.loss, params, state, batch)
+        params, velocity = optim.sgd(params, velocity, gradients, **RULE)
+        state = trace["state"]
+        moved = {name: a - begin[name] for name, a in weights.named(params).items()}
+        found |= record(t, L, gradient=weights.named(gradients), state=weights.named(state), moved=moved)
+    return found | {"logits": network.apply(params, state, batches()[0][0], train=False)[0]}
+
+
+def theirs(row, params, state):
+    module, begin, found = loaded(BPLCZ(row), params, state).train(), weights.named(params), {}
     optimiser = torch.optim.SGD(module.parameters(), lr=RULE["learning_rate"], momentum=0.9, weight_decay=0.002)
-    for t, (x, y) in enumerate(data):
+    for t, (x, y) in enumerate(batches()):
         optimiser.zero_grad()
         L = module.loss(torch.tensor(x), torch.tensor(y))
         L.backward()
         optimiser.step()
-        gradients = {n: p.grad.numpy() for n, p in module.named_parameters()}
-        buffers = {n: b.numpy() for n, b in module.named_buffers()}
-        now = {n: p.detach().numpy() for n, p in module.named_parameters()}
-        found |= record(t, L.item(), gradients, buffers, now, params)
+        gradient = {n: p.grad.numpy() for n, p in module.named_parameters()}
+        moved = {n: p.detach().numpy() - begin[n] for n, p in module.named_parameters()}
+        state = {n: b.numpy() for n, b in module.named_buffers()}
+        found |= record(t, L.item(), gradient=gradient, state=state, moved=moved)
     with torch.no_grad():
-        found["logits"] = module.eval()(torch.tensor(data[0][0])).numpy()
-    return found
+        return found | {"logits": module.eval()(torch.tensor(batches()[0][0])).numpy()}
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_three_steps_in_float64(row):
-    _, params, state = start(row)
-    expected = theirs(row, params, state, batches())
+    network, *trees = start(row)
+    found, expected = ours(network, *trees), theirs(row, *trees)
     nothing = [n for n, b in expected.items() if "gradient" in n and np.linalg.norm(b) < 1e-9]
     assert not nothing, "a comparison of rounding errors shows nothing"
-    found = ours(row, params, state, batches())
     assert set(found) == set(expected)
     error = worst({name: relative(found[name], expected[name]) for name in expected})
     assert error[0] < 1e-10, error

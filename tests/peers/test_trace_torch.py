@@ -50,8 +50,8 @@ SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.002}
 def ours():
     """{model: (trace, parameters and buffers, x)} in float32."""
     rng, found, made = np.random.default_rng(3), {}, {}
-    network, params, state = bplcz.start("ebcnn-bplcz")
-    found["text"] = network, params, state, rng.standard_normal((6, 12, 8, 18))
+    network, *trees = bplcz.start("ebcnn-bplcz")
+    found["text"] = network, *map(weights.named, trees), rng.standard_normal((6, 12, 8, 18))
     network = classification(resnet.resnet(18, 17, depths=(2, 1), widths=(4, 8)))
     params, state = (weights.named(tree) for tree in network.init(rng, np.float64))
     shift = {n: 0.2 if a.ndim == 1 else 0.2 * a.std() for n, a in params.items()}

@@ -1,7 +1,7 @@
 """The networks in PyTorch, written from their publications, which take our weights by the same names.
 
-The comparisons of this folder judge our values and gradients by them, and benchmarks/ times them. EB-CNN's is that of
-examples/pytorch_round_trip.py. Images are (B, C, H, W).
+The comparisons of this folder judge our values and gradients by them, and benchmarks/ times them. EB-CNN's is that
+of examples/pytorch_round_trip.py. Images are (B, C, H, W).
 """
 
 from functools import partial
