@@ -304,7 +304,7 @@ def test_errors_name_the_shapes(call, words):
 
 
 def without_density(x):  # GELU with the slope Phi(x) alone
-    return on_tape("wrong", lambda x, *, wanted: (x * ndtr(x), lambda g: [g * ndtr(x)]))(3 * x)
+    return on_tape("wrong")(lambda x, *, wanted: (x * ndtr(x), lambda g: [g * ndtr(x)]))(3 * x)
 
 
 def one_sided(x, w, b):  # all padding above and to the left

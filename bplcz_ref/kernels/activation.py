@@ -20,7 +20,8 @@ A, B, C = -2.36663118433296, -0.03627599064916148, 5.3338275224799485
 D, E, F = -23.59191320964863, 1382.4723688972058, 45.31028368393051
 
 
-def _relu_kernel(x, *, wanted):
+@on_tape("relu")
+def _relu(x, *, wanted):
     y = np.maximum(x, 0)
     return y, lambda g: [g * (y > 0)]  # the slope is y > 0 exactly where x > 0; the next layer keeps y anyway
 
@@ -83,7 +84,7 @@ def kernel(x, *, wanted, fill):
     return y.reshape(shape), back
 
 
-_relu, _gelu, _quick_gelu = on_tape("relu", _relu_kernel), on_tape("gelu", kernel), on_tape("quick_gelu", kernel)
+_gelu, _quick_gelu = on_tape("gelu")(kernel), on_tape("quick_gelu")(kernel)
 
 
 def relu(x: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def conv2d(x, weight, bias=None, *, stride=1, padding=0, groups=1):
     p = plan_of(np.shape(x), np.shape(weight), stride, padding, groups)
     if bias is not None and np.shape(bias) != (p.outputs,):
         raise ValueError(f"conv2d: bias must be ({p.outputs},) for {p.outputs} outputs, found {np.shape(bias)}")
-    return _conv2d(x, weight, plan=p) if bias is None else _conv2d(x, weight, bias, plan=p)
+    return convolve(x, weight, plan=p) if bias is None else convolve(x, weight, bias, plan=p)
 
 
 def choose(p, dtype, wants_x):
@@ -86,7 +86,8 @@ def choose(p, dtype, wants_x):
     return by_rows if wants_x or p.groups > 1 or p.kw * p.channels > SHORT else by_columns
 
 
-def kernel(x, weight, bias=None, *, wanted, plan):
+@on_tape("conv2d")
+def convolve(x, weight, bias=None, *, wanted, plan):
     x, w = np.ascontiguousarray(x), in_kernel_order(weight)
     y, back_way = choose(plan, x.dtype, 0 in wanted)(plan, x, w, 0 in wanted)
     if bias is not None:
@@ -99,9 +100,6 @@ def kernel(x, weight, bias=None, *, wanted, plan):
         return [gradients[n] for n in wanted]
 
     return y, back
-
-
-_conv2d = on_tape("conv2d", kernel)
 
 
 def in_kernel_order(weight: np.ndarray) -> np.ndarray:

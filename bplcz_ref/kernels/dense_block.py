@@ -44,7 +44,8 @@ def dense_block(x, layers, states, *, momentum=0.1, eps=1e-5):
     ]
 
 
-def _kernel(x, *arrays, wanted, plans, eps, measured):
+@on_tape("dense_block")
+def _block(x, *arrays, wanted, plans, eps, measured):
     B, h, w, c = shape = x.shape
     n, layers = B * h * w, [arrays[i : i + PARTS] for i in range(0, len(arrays), PARTS)]
     total = c + sum(p.outputs for p in plans)
@@ -73,8 +74,8 @@ def _kernel(x, *arrays, wanted, plans, eps, measured):
         z = product(A.T, convolution.in_kernel_order(W1)[0, 0]).reshape(B, h, w, -1)
         mean2, var2 = norm.statistics(z)
         options = {"mean": mean2, "inverse": 1 / np.sqrt(var2 + eps), "train": True, "relu": True}
-        a, back_norm = norm.kernel(z, w2, b2, wanted=(0, 1, 2), **options)
-        grown, back_conv = convolution.kernel(a, W2, wanted=(0, 1) if wanted else (), plan=plans[k])
+        a, back_norm = norm.normalise.kernel(z, w2, b2, wanted=(0, 1, 2), **options)
+        grown, back_conv = convolution.convolve.kernel(a, W2, wanted=(0, 1) if wanted else (), plan=plans[k])
         measured.append({"norm1": (mean[:c].copy(), var[:c].copy()), "norm2": (mean2, var2)})
         if wanted:
             kept.append((c, A, w1, W1, back_norm, back_conv))
@@ -127,6 +128,3 @@ def _normalise(X, eps):  # (k, n) -> (k,), (k,) in float64
     X -= off.astype(X.dtype)[:, None]
     X *= (1 / np.sqrt(var + eps)).astype(X.dtype)[:, None]
     return shift.astype(np.float64) + off, var
-
-
-_block = on_tape("dense_block", _kernel)

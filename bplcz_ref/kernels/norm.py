@@ -33,7 +33,7 @@ def batch_norm(x, weight, bias, state, *, train, momentum=0.1, eps=1e-5, relu=Fa
     else:
         mean, var = (np.asarray(getval(state[k]), np.float64) for k in ("running_mean", "running_var"))
     options = {"mean": mean, "inverse": 1 / np.sqrt(var + eps), "train": train, "relu": relu}
-    return _batch_norm(x, weight, bias, *([] if plus is None else [plus]), **options), state
+    return normalise(x, weight, bias, *([] if plus is None else [plus]), **options), state
 
 
 def check(shape: tuple, weight: np.ndarray, bias: np.ndarray, state: dict, train: bool) -> None:
@@ -76,7 +76,8 @@ def statistics(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (..., C) -> (
     return shift.astype(np.float64) + off, np.maximum(square - off**2, 0)
 
 
-def kernel(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
+@on_tape("batch_norm")
+def normalise(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     """x * scale + offset; `train` says whether mean and inverse = 1 / sqrt(var + eps) move with x.
 
     That rounds x * scale, so x is first reduced by its mean in the dtype of x, unless all means are less than NEAR
@@ -137,9 +138,6 @@ def kernel(x, weight, bias, plus=None, *, wanted, mean, inverse, train, relu):
     return y, back
 
 
-_batch_norm = on_tape("batch_norm", kernel)
-
-
 # -------------------------------------------------------------------------------------------------- layer norm
 
 
@@ -150,10 +148,11 @@ def layer_norm(x, weight, bias, eps=1e-5):  # (..., d), (d,), (d,) -> (..., d)
         raise ValueError(
             "layer_norm needs x (..., d), d 1 or more, weight (d,), bias (d,), got {}, {}, {}".format(*shapes)
         )
-    return _layer_norm(x, weight, bias, eps=eps)
+    return normalise_rows(x, weight, bias, eps=eps)
 
 
-def layer_kernel(x, weight, bias, *, wanted, eps):
+@on_tape("layer_norm")
+def normalise_rows(x, weight, bias, *, wanted, eps):
     """z and 1 / sqrt(var + eps) are kept; x is not."""
     rows, shape = rows_of(x), x.shape
     y, r = np.empty(rows.shape, x.dtype), np.empty((len(rows), 1), x.dtype)
@@ -189,6 +188,3 @@ def layer_kernel(x, weight, bias, *, wanted, eps):
         return [(dx.reshape(shape), dweight, dbias)[n] for n in wanted]
 
     return y.reshape(shape), back
-
-
-_layer_norm = on_tape("layer_norm", layer_kernel)

@@ -72,7 +72,8 @@ def _images(x):
     return pieces(len(x), max(1, NUMBERS * len(x) // max(1, x.size)))
 
 
-def _max_kernel(x, *, wanted, size, stride, padding):
+@on_tape("max_pool2d")
+def _max_pool2d(x, *, wanted, size, stride, padding):
     inner = np.s_[:, padding : padding + x.shape[1], padding : padding + x.shape[2]]
     x = framed(x, padding, -np.inf) if padding else x
     y = _taps(x, size, stride)[0].copy()
@@ -106,7 +107,8 @@ def _max_kernel(x, *, wanted, size, stride, padding):
     return y, back
 
 
-def _avg_kernel(x, *, wanted, size, stride):
+@on_tape("avg_pool2d")
+def _avg_pool2d(x, *, wanted, size, stride):
     share, shape = x.dtype.type(1 / size**2), x.shape
 
     def back(g):
@@ -118,13 +120,9 @@ def _avg_kernel(x, *, wanted, size, stride):
     return sum(_taps(x, size, stride)) * share, back
 
 
-def _mean_kernel(x, *, wanted):
+@on_tape("spatial_mean")
+def _spatial_mean(x, *, wanted):
     b, h, w, c = shape = x.shape
     share = x.dtype.type(1 / (h * w))
     pixels = np.ascontiguousarray(x).reshape(b, h * w, c)  # one order of summing, whatever the memory's
     return pixels.sum(1) * share, lambda g: [np.repeat((g * share)[:, None], h * w, axis=1).reshape(shape)]
-
-
-_max_pool2d = on_tape("max_pool2d", _max_kernel)
-_avg_pool2d = on_tape("avg_pool2d", _avg_kernel)
-_spatial_mean = on_tape("spatial_mean", _mean_kernel)

@@ -71,7 +71,8 @@ def linear(x, weight, bias=None):  # (..., C), (O, C), (O,) -> (..., O)
     return _linear(*arrays)
 
 
-def _linear_kernel(x, weight, bias=None, *, wanted):
+@on_tape("linear")
+def _linear(x, weight, bias=None, *, wanted):
     rows = rows_of(x)
 
     def back(g):
@@ -81,6 +82,3 @@ def _linear_kernel(x, weight, bias=None, *, wanted):
         return [d.reshape(shapes[n]) for n, d in zip(wanted, products(*(factors[n] for n in wanted)), strict=True)]
 
     return product(rows, weight.T, bias).reshape(*x.shape[:-1], len(weight)), back
-
-
-_linear = on_tape("linear", _linear_kernel)

@@ -31,21 +31,26 @@ from autograd.tracer import getval, isbox, new_box, toposort
 from .threads import one_blas_thread, run
 
 
-def on_tape(name: str, kernel: Callable) -> Callable:
-    """The kernel as an autograd primitive, called as layer(*arrays, **options)."""
+def on_tape(name: str) -> Callable:
+    """Make a kernel an autograd primitive, called as layer(*arrays, **options); `layer.kernel` is the kernel."""
 
-    def cast(*arrays, wanted, **options):
-        dtype, dtypes = np.result_type(*arrays), [np.asarray(a).dtype for a in arrays]
-        dtype = dtype if dtype.kind in "fc" else np.dtype(float)  # of integers
-        y, way_back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
+    def decorate(kernel):
+        def cast(*arrays, wanted, **options):
+            dtype, dtypes = np.result_type(*arrays), [np.asarray(a).dtype for a in arrays]
+            dtype = dtype if dtype.kind in "fc" else np.dtype(float)  # of integers
+            y, way_back = kernel(*(np.asarray(a, dtype) for a in arrays), wanted=wanted, **options)
 
-        def back(g):
-            found = way_back(np.asarray(g, dtype))
-            return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, found, strict=True)]
+            def back(g):
+                found = way_back(np.asarray(g, dtype))
+                return [np.asarray(d, dtypes[n])[()] for n, d in zip(wanted, found, strict=True)]
 
-        return y[()], back  # 0-d arrays become scalars, as everywhere in NumPy
+            return y[()], back  # 0-d arrays become scalars, as everywhere in NumPy
 
-    return _as_primitive(name, cast)
+        layer = _as_primitive(name, cast)
+        layer.kernel = kernel
+        return layer
+
+    return decorate
 
 
 def _as_primitive(name, kernel):

@@ -29,7 +29,7 @@ SAFE = 16.0  # e^16 and e^-16 are far from float32's ends, times millions of key
 
 def attention(q, k, v, *, causal=False, mask=None):  # (..., Q, d), (..., L, d), (..., L, e) -> (..., Q, e)
     """softmax(q k^T / sqrt(d)) v. `causal`: query i sees keys 0..i, Q = L. `mask` (..., Q, L): True is seen."""
-    return _attention(q, k, v, mask=checked(np.shape(q), np.shape(k), np.shape(v), causal, mask))
+    return attend(q, k, v, mask=checked(np.shape(q), np.shape(k), np.shape(v), causal, mask))
 
 
 def checked(Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None) -> np.ndarray | None:
@@ -61,7 +61,8 @@ def checked(Q: tuple, K: tuple, V: tuple, causal: bool, mask: np.ndarray | None)
     return mask
 
 
-def kernel(q, k, v, *, wanted, mask):
+@on_tape("attention")
+def attend(q, k, v, *, wanted, mask):
     """With E = exp(scores - row maximum), or exp(scores) where that is safe, and n = row sum of E, the weights are
     P = E / n and y = (E v) / n. Backward, with h = g / n: dv = E^T h; dS = E * (h v^T - rowsum(h * y));
     dq = dS k / sqrt(d); dk = dS^T q / sqrt(d). P itself is never formed.
@@ -128,9 +129,6 @@ def kernel(q, k, v, *, wanted, mask):
     return y.reshape(*lead, Q, e), back
 
 
-_attention = on_tape("attention", kernel)
-
-
 # ------------------------------------------------------------------------------------------ a transformer's block
 #
 # Node by node, a block takes some 25 operations of the tape with 10 to 20 us each, and as many arrays for the sums
@@ -156,18 +154,19 @@ def transformer_block(
     return _block(x, *arrays, heads=heads, fill=ACTIVATIONS[activation], mask=mask, keep=keep or (None,) * 3)
 
 
-def _block_kernel(x, *arrays, wanted, heads, fill, mask, keep):
+@on_tape("transformer_block")
+def _block(x, *arrays, wanted, heads, fill, mask, keep):
     """The chain of these kernels, and of their ways back in reverse; at each sum the gradient goes both ways."""
     w1, b1, W_qkv, W_out, b_out, w2, b2, W_up, b_up, W_down, b_down, b_qkv = (*arrays, None)[:12]
     (N, L, width), every = x.shape, ALL if wanted else ()
     rows = x.reshape(N * L, width)
-    h1, back_norm1 = norm.layer_kernel(rows, w1, b1, wanted=every, eps=1e-5)
+    h1, back_norm1 = norm.normalise_rows.kernel(rows, w1, b1, wanted=every, eps=1e-5)
     qkv = product(h1, W_qkv.T, b_qkv).reshape(N, L, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    a, back_attention = kernel(*qkv, wanted=every, mask=mask)
+    a, back_attention = attend.kernel(*qkv, wanted=every, mask=mask)
     a = a.transpose(0, 2, 1, 3).reshape(N * L, -1)
     y = _times(product(a, W_out.T, b_out), keep[0])
     y += rows
-    h2, back_norm2 = norm.layer_kernel(y, w2, b2, wanted=every, eps=1e-5)
+    h2, back_norm2 = norm.normalise_rows.kernel(y, w2, b2, wanted=every, eps=1e-5)
     u, back_fill = activation.kernel(product(h2, W_up.T, b_up), wanted=wanted, fill=fill)
     u = _times(u, keep[1])
     z = _times(product(u, W_down.T, b_down), keep[2])
@@ -201,6 +200,3 @@ def _times(y, keep):
 def _back_linear(g, weight, rows):
     """dx, dW and db of rows W^T + b."""
     return *products((g, weight), (g.T, rows)), column_sums(g)
-
-
-_block = on_tape("transformer_block", _block_kernel)
