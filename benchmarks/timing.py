@@ -18,6 +18,8 @@ from unittest import mock
 
 import numpy as np
 
+from bplcz_ref.kernels.threads import openblas
+
 PRODUCTS = ("matmul", "dot", "einsum")
 SLOWING = {  # environment variables that make one side slower than it is by itself
     "OPENBLAS_CORETYPE": "NumPy's products run with the kernels of that processor",
@@ -177,15 +179,9 @@ def machine():
 def blas():
     """The BLAS that NumPy calls, and for OpenBLAS the processor whose kernels it runs."""
     built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    with contextlib.suppress(OSError, ImportError):
-        from numpy._core import _multiarray_umath
-
-        library = ctypes.CDLL(_multiarray_umath.__file__)  # its symbols include those of the BLAS it links to
-        for name in ("scipy_openblas_get_corename64_", "scipy_openblas_get_corename", "openblas_get_corename"):
-            if hasattr(library, name):
-                asked = getattr(library, name)
-                asked.restype = ctypes.c_char_p
-                return f"OpenBLAS {built['version']}, kernels of {asked().decode()}"
+    if corename := openblas("get_corename"):
+        corename.restype = ctypes.c_char_p
+        return f"OpenBLAS {built['version']}, kernels of {corename().decode()}"
     return f"{built['name']} {built['version']}"
 
 

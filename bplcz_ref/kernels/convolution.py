@@ -112,10 +112,11 @@ def in_kernel_order(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
 
 
-# ----------------------------------------------------------------------------- 1 x 1: one matrix product
+# ------------------------------------------------------------------------------------------------- the ways
 
 
 def pointwise(p, x, weight, wants_x):
+    """1 x 1: one product of all pixels with the weight."""
     pixels = x[:, :: p.stride, :: p.stride].reshape(-1, p.channels)
 
     def back(g):
@@ -132,11 +133,8 @@ def pointwise(p, x, weight, wants_x):
     return products((pixels, weight[0, 0]))[0].reshape(p.batch, p.rows, p.columns, p.outputs), back
 
 
-# ----------------------------------------------------------------------------- few channels: whole windows
-
-
 def by_columns(p, x, weight, wants_x):
-    """One product with whole windows, kh kw copies of x, where its gradient is not wanted."""
+    """Few channels: one product with whole windows, kh kw copies of x, where its gradient is not wanted."""
     W, y = weight.reshape(-1, p.outputs), np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
     parts = pieces(p.batch, max(1, NUMBERS // (p.rows * p.columns * len(W))))
 
@@ -155,27 +153,21 @@ def by_columns(p, x, weight, wants_x):
     return y, back
 
 
-# ----------------------------------------------------------------------------- any other: by rows, or by taps
-#
-# By rows, windows are cut along the rows of pixels, and there is one product for each row u of the kernel:
-#
-#     R[h, j] = what output column j sees of row h, kw C numbers       (kw copies of x)
-#     y[i] = sum over u of R[i s + u - padding] W[u]   dW[u] = R[h]^T g[i]   dR[h] += g[i] W[u]^T, and dx folds dR
-#
-# By taps, where pixels are few and channels many, R is x itself, and there is a product for each tap (u, v): on a
-# 2x2 map a 3x3 kernel's taps meet 16 pixels, where rows have room for 24. Rows, or pixels, come before images, so
-# that what a product meets is one matrix, and padding above and below (by taps: all of it) is not multiplied.
-#
-# With groups there is one product for each. Small groups are merged: several of them make one block, whose weight
-# is block-diagonal, with zeros between the channels of different groups. The zeros cost multiplications, but a few
-# larger products are faster than many small ones.
-
-
-def by_taps(p, x, weight, wants_x):
-    return by_rows(p, x, weight, wants_x, taps=True)
-
-
 def by_rows(p, x, weight, wants_x, taps=False):
+    """Any other convolution. Windows are cut along the rows of pixels, one product for each row u of the kernel:
+
+        R[h, j] = what output column j sees of row h, kw C numbers       (kw copies of x)
+        y[i] = sum over u of R[i s + u - padding] W[u]
+        dW[u] = R[h]^T g[i]    dR[h] += g[i] W[u]^T, and dx folds dR
+
+    By taps, where pixels are few and channels many, R is x itself, and there is a product for each tap (u, v): on
+    a 2x2 map a 3x3 kernel's taps meet 16 pixels, where rows have room for 24. Rows, or pixels, come before images,
+    so that what a product meets is one matrix, and padding above and below (by taps: all of it) is not multiplied.
+
+    With groups there is one product for each. Small groups are merged: several of them make one block, whose
+    weight is block-diagonal, with zeros between the channels of different groups. The zeros cost multiplications,
+    but a few larger products are faster than many small ones.
+    """
     matrix, met = block_matrices(p, weight), _meetings(p, taps)
     W = matrix.reshape(p.blocks, p.kh * p.kw if taps else p.kh, -1, p.outputs // p.blocks)
     y = np.empty((p.batch, p.rows, p.columns, p.outputs), x.dtype)
@@ -218,9 +210,13 @@ def by_rows(p, x, weight, wants_x, taps=False):
 
         # The gradients of the parts are added, so a part should have as many numbers as the weight.
         parts = each(work, pieces(p.batch, max(least, -(-W.size // numbers)), 8))
-        return dx, from_block_matrices(p, in_order(parts).reshape(matrix.shape))
+        return dx, _within_groups(p, in_order(parts)).reshape(weight.shape)  # the transpose of block_matrices
 
     return y, back
+
+
+def by_taps(p, x, weight, wants_x):
+    return by_rows(p, x, weight, wants_x, taps=True)
 
 
 def _add_product(sums, a, w):
@@ -296,11 +292,6 @@ def block_matrices(p, weight):
     inner = _within_groups(p, matrix)
     inner[...] = weight.reshape(inner.shape)
     return matrix
-
-
-def from_block_matrices(p, matrix):
-    """(blocks, kh, kw, C/blocks, O/blocks) -> (kh, kw, C/groups, O): the transpose of `block_matrices`."""
-    return _within_groups(p, matrix).reshape(p.kh, p.kw, -1, p.outputs)
 
 
 def _within_groups(p, matrix):  # -> a view (kh, kw, C/groups, blocks, groups of a block, O/groups)

@@ -67,22 +67,18 @@ def strided(x: np.ndarray, shape: tuple, steps: tuple) -> np.ndarray:
     return np.ndarray(shape, x.dtype, x, strides=[n * x.itemsize for n in steps])
 
 
-def _images(x):
-    """Slices of whole images, of about NUMBERS numbers of x, which the cores share."""
-    return pieces(len(x), max(1, NUMBERS * len(x) // max(1, x.size)))
-
-
 @on_tape("max_pool2d")
 def _max_pool2d(x, *, wanted, size, stride, padding):
     inner = np.s_[:, padding : padding + x.shape[1], padding : padding + x.shape[2]]
     x = framed(x, padding, -np.inf) if padding else x
     y = _taps(x, size, stride)[0].copy()
+    parts = pieces(len(x), max(1, NUMBERS * len(x) // max(1, x.size)))  # whole images, which the cores share
 
     def forward(s):
         for tap in _taps(x[s], size, stride)[1:]:
             np.maximum(y[s], tap, out=y[s])
 
-    each(forward, _images(x))
+    each(forward, parts)
 
     def back(g):
         """Tap by tap: g goes where x equals the window's maximum, unless an earlier tap has taken it."""
@@ -101,7 +97,7 @@ def _max_pool2d(x, *, wanted, size, stride, padding):
                 else:
                     dtap += g[s] * hit
 
-        each(work, _images(x))
+        each(work, parts)
         return [np.ascontiguousarray(dx[inner])]
 
     return y, back

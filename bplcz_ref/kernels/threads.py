@@ -134,23 +134,21 @@ _blas = {"users": 0, "before": 0}  # contexts that are open; the user's number, 
 _single = contextvars.ContextVar("single", default=False)  # this thread is inside of `one_blas_thread`
 
 
-def _openblas():
-    """Two functions that get and set the number of threads of NumPy's OpenBLAS; with another BLAS it is 0."""
-    try:
+def openblas(name: str) -> Any:
+    """The function openblas_NAME of NumPy's OpenBLAS; None where NumPy has another BLAS."""
+    with contextlib.suppress(ImportError, OSError):
         from numpy._core import _multiarray_umath
 
         library = ctypes.CDLL(_multiarray_umath.__file__)  # its symbols include those of the BLAS it links to
-    except (ImportError, OSError):
-        library = None
-    for name in ("scipy_openblas_{}64_", "scipy_openblas_{}", "openblas_{}64_", "openblas_{}"):
-        with contextlib.suppress(AttributeError):
-            get, put = (getattr(library, name.format(f"{verb}_num_threads")) for verb in ("get", "set"))
-            get.restype, put.restype, put.argtypes = ctypes.c_int, None, [ctypes.c_int]
-            return get, put
-    return lambda: 0, lambda n: None
+        for symbol in (f"{prefix}openblas_{name}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")):
+            if hasattr(library, symbol):
+                return getattr(library, symbol)
+    return None
 
 
-blas_threads, set_blas_threads = _openblas()
+# The number of BLAS threads, and how to set it; with another BLAS it is 0.
+blas_threads: Callable[[], int] = openblas("get_num_threads") or (lambda: 0)
+set_blas_threads: Callable[[int], None] = openblas("set_num_threads") or (lambda n: None)
 
 
 @contextlib.contextmanager
