@@ -44,18 +44,14 @@ class Peer:
     def __init__(self, name, settings, ours, layout="NCHW", tree=False):
         self.module = twins.system(name, settings, Tree if tree else twins.FastTower)
         self.loss_of = twins.loss_of
-        self.load(ours)
-        kept = {"memory_format": torch.channels_last if layout == "NHWC" else torch.contiguous_format}
-        self.module.to(**kept)
-        self.kept = kept
+        twins.loaded(self.module, ours.params, ours.state)
+        self.kept = {"memory_format": torch.channels_last if layout == "NHWC" else torch.contiguous_format}
+        self.module.to(**self.kept)
         self.take(ours.x, ours.y)
         rate, momentum, decay = ours.rule.values()
         self.optimiser = torch.optim.SGD(
             self.module.parameters(), lr=rate, momentum=momentum, weight_decay=decay, fused=True
         )
-
-    def load(self, ours):
-        twins.loaded(self.module, ours.params, ours.state)
 
     def take(self, x, y):
         """(B, 32, 32, 18), (B,): the batch that is next."""

@@ -31,7 +31,7 @@ import numpy as np
 import timing
 import torch
 from ours import Ours, batch
-from peers import Peer, run
+from peers import Peer, run, twins
 
 from bplcz_ref import systems
 from bplcz_ref.data import simulate
@@ -61,10 +61,10 @@ def agree(name, settings, size, tree, dtype):
         L, gradients, _ = ours.gradients()
         L_peer, flat = peer.loss(), weights.named(gradients)
         g = {k: p.grad.numpy() for k, p in peer.module.named_parameters()}
-        far, length = (np.linalg.norm(np.concatenate([d.ravel() for d in of])) for of in (
-            [flat[k] - g[k] for k in g], g.values()))  # fmt: skip
-        apart = max(apart, abs(float(L) - L_peer) / abs(L_peer), far / length)
-        peer.load(ours)  # the loss has moved running statistics
+        whole, whole_peer = (np.concatenate([of[k].ravel() for k in g]) for of in (flat, g))
+        far = np.linalg.norm(whole - whole_peer) / np.linalg.norm(whole_peer)
+        apart = max(apart, abs(float(L) - L_peer) / abs(L_peer), far)
+        twins.loaded(peer.module, ours.params, ours.state)  # the loss has moved running statistics
     bound = 1e-9 if exact else 1e-3
     if not apart < bound:
         raise SystemExit(f"{name}: the two sides compute different things, {apart:.1e} apart, expected < {bound}")
@@ -72,25 +72,25 @@ def agree(name, settings, size, tree, dtype):
 
 
 def timed(label, name, settings, size, call, options, compiled=False, tree=False, dtype="float32"):
-    """A row of the table."""
+    """A row of the table: the calls timed in turns."""
     agree(name, settings, size, tree, "float64")
     ours, peers = agree(name, settings, size, tree, dtype)
     if compiled:
         peers = {f"{layout}, compiled": p for layout, p in peers.items()}
         for p in peers.values():
             p.compile()
-    return row(label, {side: getattr(who, call) for side, who in [("ours", ours), *peers.items()]}, dtype, options)
+    calls = {side: getattr(who, call) for side, who in [("ours", ours), *peers.items()]}
+    times, kept = timing.in_turns(calls, options.samples, options.seconds)
+    found = {side: np.median(of) for side, of in times.items()}
+    share = f"{timing.profile(calls['ours'])[1] / options.rate / found['ours']:.0%}" if dtype == "float32" else ""
+    return row(label, found, {side: timing.spread(of) for side, of in times.items()}, f" {share} | {kept} |")
 
 
-def row(label, calls, dtype, options):
-    """The calls timed in turns: ours, and the fastest of the others."""
-    found = timing.in_turns(calls, options.samples, options.seconds)
-    best = min((name for name in calls if name != "ours"), key=lambda name: found[name].median)
-    ours = found["ours"].median
-    kept = min(len(f.kept) for f in found.values())
-    share = f"{timing.profile(calls['ours'])[1] / options.rate / ours:.0%}" if dtype == "float32" else ""
-    ratio = ours / found[best].median
-    return f"| {label} | {found['ours']} | {found[best]} {best} | {ratio:.2f} | {share} | {kept} |"
+def row(label, found, said, rest=" | |", best=min):
+    """A row: ours and the best of the others, as they are said; a ratio below 1 says that ours is better."""
+    side = best((name for name in found if name != "ours"), key=found.get)
+    ratio = found["ours"] / found[side] if best is min else found[side] / found["ours"]
+    return f"| {label} | {said['ours']} | {said[side]} {side} | {ratio:.2f} |{rest}"
 
 
 def profiled(name, settings, size, what):
@@ -146,9 +146,8 @@ def side_by_side(name, size, words):
             p.stdin.write("go\n")
             p.stdin.flush()
         rates[side] = sum(float(p.communicate()[0]) for p in pair)
-    best = max(LAYOUTS, key=rates.get)
-    label = f"two runs side by side, small preset, {name}, steps per second"
-    return f"| {label} | {rates['ours']:.2f} | {rates[best]:.2f} {best} | {rates[best] / rates['ours']:.2f} | | |"
+    said = {side: f"{rate:.2f}" for side, rate in rates.items()}
+    return row(f"two runs side by side, small preset, {name}, steps per second", rates, said, best=max)
 
 
 def memory(name, size, words):
@@ -156,9 +155,7 @@ def memory(name, size, words):
     taken = {}
     for side in ("ours", *LAYOUTS):
         taken[side] = float(started(side, "paper", name, size, 0, *words).communicate("go\n")[0].split()[0])
-    best = min(LAYOUTS, key=taken.get)
-    label = f"peak memory of a step, {name}, MB"
-    return f"| {label} | {taken['ours']:.0f} | {taken[best]:.0f} {best} | {taken['ours'] / taken[best]:.2f} | | |"
+    return row(f"peak memory of a step, {name}, MB", taken, {side: f"{MB:.0f}" for side, MB in taken.items()})
 
 
 def work(label, command, names, seeds):
@@ -174,7 +171,7 @@ def work(label, command, names, seeds):
         simulate.write_file(data, per_class=small.per_class, rows=small.test, seed=small.seed)
         began = time.perf_counter()
         subprocess.run([sys.executable, *command, "--data", data, "--out", out], check=True, capture_output=True)
-        ours = time.perf_counter() - began
+        seconds["ours"] = time.perf_counter() - began
         OA = np.mean([runs.read_metrics(path.parent)["overall_accuracy"] for path in out.rglob("metrics.json")])
         for workers in (1, thread_count()):
             began = time.perf_counter()
@@ -184,8 +181,7 @@ def work(label, command, names, seeds):
             seconds[f"NHWC, {workers} process{'es' * (workers > 1)}"] = time.perf_counter() - began
             if abs(OA - theirs) > 0.1:
                 raise SystemExit(f"{label}: mean OA {OA:.3f} and {theirs:.3f}: that was not the same work")
-    best = min(seconds, key=seconds.get)
-    return f"| {label}, s | {ours:.0f} | {seconds[best]:.0f} {best} | {ours / seconds[best]:.2f} | | |"
+    return row(f"{label}, s", seconds, {side: f"{taken:.0f}" for side, taken in seconds.items()})
 
 
 # ---------------------------------------------------------------------------------------------------- the table

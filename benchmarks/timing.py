@@ -32,23 +32,10 @@ SLOWING = {  # environment variables that make one side slower than it is by its
 }
 
 
-class Sampled:
-    """Seconds of the samples that count, and of all of them."""
-
-    def __init__(self):
-        self.kept, self.all = [], []
-
-    @property
-    def times(self):
-        return np.array(self.kept if len(self.kept) >= 3 else self.all)  # a busy machine leaves too few
-
-    @property
-    def median(self):
-        return float(np.median(self.times))
-
-    def __str__(self):
-        low, mid, high = np.percentile(self.times, [10, 50, 90]) * 1e3
-        return f"{mid:.1f} ({low:.1f} to {high:.1f})"
+def spread(times):
+    """The median in milliseconds with the 10th and the 90th percentile."""
+    low, middle, high = np.percentile(times, [10, 50, 90]) * 1e3
+    return f"{middle:.1f} ({low:.1f} to {high:.1f})"
 
 
 def others():
@@ -65,23 +52,25 @@ def others():
 
 
 def in_turns(calls, samples, seconds, tolerance=0.05):
-    """{name: Sampled} of the calls, one after the other, until each has `samples` that count or time is up."""
-    found = {name: Sampled() for name in calls}
+    """({name: seconds of its samples}, how many of each count) of the calls, one after the other.
+
+    It ends when each has `samples` that count, or time is up. Where fewer than three count, all are taken.
+    """
+    kept, every = ({name: [] for name in calls} for _ in range(2))
     for call in list(calls.values()) * 2:
         call()
     end = time.perf_counter() + seconds
-    while min(len(f.kept) for f in found.values()) < samples:
+    while min(map(len, kept.values())) < samples and time.perf_counter() < end:
         for name, call in calls.items():
             time.sleep(0.02)  # the other side's threads stop spinning
             before, start = others(), time.perf_counter()
             call()
             took = time.perf_counter() - start
-            found[name].all.append(took)
+            every[name].append(took)
             if others() - before <= tolerance * took + 0.02:  # /proc/stat counts in hundredths of a second
-                found[name].kept.append(took)
-        if time.perf_counter() > end:
-            break
-    return found
+                kept[name].append(took)
+    least = min(map(len, kept.values()))
+    return (kept if least >= 3 else every), least
 
 
 def resident(field):
@@ -162,13 +151,14 @@ def sgemm(n=2048, samples=5):
 
 def machine():
     """The processor, its cores and instructions, NumPy and the kernels that its BLAS has chosen."""
-    name, flags = platform.processor() or platform.machine(), ""
+    name, cpuinfo = platform.processor() or platform.machine(), ""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        flags = next((line for line in lines if line.startswith("flags")), "")
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        cpuinfo = Path("/proc/cpuinfo").read_text()
+        name = next(
+            line.split(":", 1)[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")
+        )
     used = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
-    has = "avx512f" in flags or any("AVX512" in found or found == "X86_V4" for found in used)
+    has = "avx512f" in cpuinfo or any("AVX512" in found or found == "X86_V4" for found in used)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return (
         f"{name}, {cores} cores, {'with' if has else 'without'} AVX-512; Python {platform.python_version()}, "
