@@ -42,9 +42,6 @@ def note(axes, text: str, at: tuple, color: str, shift: tuple = (7, 4), **how) -
     axes.annotate(text, at, xytext=shift, textcoords="offset points", color=color, **how)
 
 
-# ---------------------------------------------------------------- the (a, b)-plane
-
-
 def plane() -> dict:
     """The edge, the expected optimum by batch size, the optima of chapter 4's batches, the run `small`."""
     steps = recorded("small")["steps"]
@@ -89,9 +86,6 @@ def draw_plane(data: dict, axes) -> None:
     axes.set(xlim=(-1.95, 1.9), ylim=(-1.9, 0.25))
 
 
-# ---------------------------------------------------------------- samples of a class
-
-
 def samples() -> dict:
     """Over random batches, by the samples of a class: the cosine of its images and text at the batch's optimum.
 
@@ -123,9 +117,6 @@ def draw_samples(data: dict, axes) -> None:
     axes.legend(loc="lower right", frameon=False)
 
 
-# ---------------------------------------------------------------- what needs no class
-
-
 def share() -> dict:
     """The share of the fall of L_con, from ln 2 to its expected optimum, that one logit for all pairs reaches."""
     p, n = expected_p(paper.BATCH), len(paper.GROUPS)
@@ -143,13 +134,9 @@ def draw_share(data: dict, axes) -> None:
     for alpha, color in ((0.25, RED), (0.5, GREY), (1.0, GREY)):
         value = 100 * data["share"][data["alpha"].index(alpha)]
         axes.plot(alpha, value, "o", color=color)
-        note(
-            axes, f"alpha = {alpha:g}{', the paper' if color == RED else ''}: {value:.1f} %", (alpha, value), color
-        )
+        paper_s = ", the paper" if color == RED else ""
+        note(axes, f"alpha = {alpha:g}{paper_s}: {value:.1f} %", (alpha, value), color)
     axes.set(xlabel="alpha", ylabel="% of the fall of L_con\nthat needs no class", ylim=(0, 110), xlim=(0, 2))
-
-
-# ---------------------------------------------------------------- one batch of six
 
 
 def batch() -> dict:
@@ -179,9 +166,6 @@ def draw_batch(data: dict, axes) -> None:
     axes[0].set_ylabel("image, by its class")
 
 
-# ---------------------------------------------------------------- pulls on the features, texts by loss
-
-
 def pulls() -> dict:
     """Lengths of the gradients at the features of a batch: means of 4 steps of the run `small`."""
     steps = recorded("small")["steps"]
@@ -189,17 +173,15 @@ def pulls() -> dict:
 
 
 def draw_pulls(data: dict, axes) -> None:
-    labels = {"cls": ("L_cls", 60, 6), "con_common": ("beta L_con, common to all images", 8, 6)}
-    labels |= {
-        "con_by_class": ("beta L_con, by class", 80, 6),
-        "con_within": ("beta L_con, within classes", 80, -14),
+    lines = {  # name: (colour, line, label, the step where it is written, points above)
+        "cls": (BLUE, "-", "L_cls", 60, 6),
+        "con_common": (RED, "-", "beta L_con, common to all images", 8, 6),
+        "con_by_class": (ORANGE, "--", "beta L_con, by class", 80, 6),
+        "con_within": (GREY, ":", "beta L_con, within classes", 80, -14),
     }
-    for (name, values), color, line in zip(
-        data.items(), (BLUE, RED, ORANGE, GREY), ("-", "-", "--", ":"), strict=True
-    ):
-        axes.semilogy(np.arange(len(values)) * 4 + 1.5, values, line, color=color, linewidth=1.8)
-        label, step, above = labels[name]
-        note(axes, label, (step, values[step // 4]), color, (6, above))
+    for name, (color, line, label, step, above) in lines.items():
+        axes.semilogy(np.arange(len(data[name])) * 4 + 1.5, data[name], line, color=color, linewidth=1.8)
+        note(axes, label, (step, data[name][step // 4]), color, (6, above))
     axes.set(xlabel="step", ylabel="length of the gradient at I", xlim=(0, 128), ylim=(1e-3, 0.3))
     axes.set_title("preset small, SIMULATED data", fontsize=10)
 
@@ -215,16 +197,17 @@ def texts() -> dict:
 
 
 def draw_texts(data: dict, axes) -> None:
-    lines = {"identity": (GREY, ":", "W = I", 5), "paper": (RED, "-", "paper", -13)}
-    lines |= {"paper, alpha = 1": (ORANGE, "--", "alpha = 1", 0), "infonce": (BLUE, "-.", "InfoNCE, UniCL", 6)}
+    lines = {
+        "identity": (GREY, ":", "W = I", 5),
+        "paper": (RED, "-", "paper", -13),
+        "paper, alpha = 1": (ORANGE, "--", "alpha = 1", 0),
+        "infonce": (BLUE, "-.", "InfoNCE, UniCL", 6),
+    }
     for name, (color, line, label, above) in lines.items():
         axes.plot(data["step"], data[name], line, color=color, linewidth=1.8)
         note(axes, label, (data["step"][-1], data[name][-1]), color, (4, above), annotation_clip=False)
     axes.set(xlabel="step", ylabel="cosine between two classes' texts", ylim=(0, 1.05), xlim=(0, 245))
     axes.set_title("three seeds each, SIMULATED data", fontsize=10)
-
-
-# ---------------------------------------------------------------- the gradient of a cosine
 
 
 def cosine() -> dict:
