@@ -18,8 +18,10 @@ ROOT = DOCS.parent
 WIDGET = "<!-- widget -->"  # where site/widget.html goes
 BEFORE_A_SIGN = "<mo[^>]*>(?:&#x00028;|&#x0002C;|&#x0003D;|&#x02265;|&#x0005B;|\\(|,|=|\\[)</mo>"
 BARS = {"l": 'form="prefix" stretchy="false"', "r": 'form="postfix" stretchy="false"'}
-NAMES = {"mathematics": "index"}  # file name on the site, where it is not the Markdown's
-ORDER = ("readings", "equations", "guide", "conformance", "trace", "speed")  # after the chapters
+CHAPTERS = sorted((DOCS / "mathematics").glob("*.md"))
+OTHERS = [DOCS / f"{name}.md" for name in ("readings", "equations", "guide", "conformance", "trace", "speed")]
+# {Markdown file: its page}, in the order of the contents
+TEXTS = {DOCS / "mathematics.md": "index.html"} | {path: f"{path.stem}.html" for path in (*CHAPTERS, *OTHERS)}
 
 
 class Page(NamedTuple):
@@ -31,33 +33,26 @@ class Page(NamedTuple):
     body: str
 
 
-class Site:
-    """What the pages of one build share: where each Markdown file goes, and which files are shown as they are."""
+def link(target: str, text: Path, shown: dict[Path, str]) -> str:
+    """A link of `text` as it is on the site; a file of the checkout gets a page, which is noted in `shown`.
 
-    def __init__(self) -> None:
-        chapters = sorted((DOCS / "mathematics").glob("*.md"))
-        others = [DOCS / f"{name}.md" for name in ORDER]
-        self.texts = [DOCS / "mathematics.md", *chapters, *others]
-        self.names = {path: f"{NAMES.get(path.stem, path.stem)}.html" for path in self.texts}
-        self.shown: dict[Path, str] = {}
-
-    def link(self, target: str, text: Path) -> str:
-        """A link of `text` as it is on the site. Errors: ValueError for a file that is not there."""
-        if target.startswith(("https://", "#")):
-            return target
-        place, _, anchor = target.partition("#")
-        path = (text.parent / place).resolve()
-        if path in self.names:
-            return self.names[path] + (f"#{anchor}" if anchor else "")
-        if not path.exists():
-            raise ValueError(f"{text}: links to {target}, which is not there")
-        return self.shown.setdefault(path, f"source-{'-'.join(path.relative_to(ROOT).parts)}.html")
+    Errors: ValueError for a file that is not there.
+    """
+    if target.startswith(("https://", "#")):
+        return target
+    place, _, anchor = target.partition("#")
+    path = (text.parent / place).resolve()
+    if path in TEXTS:
+        return TEXTS[path] + (f"#{anchor}" if anchor else "")
+    if not path.exists():
+        raise ValueError(f"{text}: links to {target}, which is not there")
+    return shown.setdefault(path, f"source-{'-'.join(path.relative_to(ROOT).parts)}.html")
 
 
 # ---------------------------------------------------------------- from Markdown to HTML
 
 
-def page(text: Path, site: Site) -> Page:
+def page(text: Path, shown: dict[Path, str]) -> Page:
     """A Markdown file as a page."""
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     markdown.inline.ruler.before("escape", "math", inline_math)
@@ -72,7 +67,7 @@ def page(text: Path, site: Site) -> Page:
         return f'<{tokens[at].tag} id="{anchor}">'
 
     def link_open(tokens, at, options, env):
-        return f'<a href="{html.escape(site.link(tokens[at].attrs["href"], text))}">'
+        return f'<a href="{html.escape(link(tokens[at].attrs["href"], text, shown))}">'
 
     def image(tokens, at, options, env):
         return figure(text.parent / tokens[at].attrs["src"], tokens[at].content)
@@ -86,7 +81,7 @@ def page(text: Path, site: Site) -> Page:
     body = re.sub(r"<p>(<figure.*?</figure>)</p>", r"\1", body, flags=re.DOTALL)
     body = re.sub(r"<h\d.*?</h\d>", lambda found: subscripts(found[0]), body)
     body = body.replace(WIDGET, (DOCS / "site" / "widget.html").read_text(encoding="utf-8"))
-    return Page(site.names[text], sections[0][1], sections[1:], body)
+    return Page(TEXTS[text], sections[0][1], sections[1:], body)
 
 
 def subscripts(text: str) -> str:
@@ -151,7 +146,7 @@ def figure(path: Path, alt: str) -> str:
     return f'<figure class="wide">{head}>{rest}</figure>'
 
 
-def shown(path: Path, name: str) -> Page:
+def source(path: Path, name: str) -> Page:
     """A file of the checkout as it is; of a folder, its files."""
     place = path.relative_to(ROOT).as_posix()
     body = [f"<h1>{place}</h1>\n"]
@@ -170,18 +165,15 @@ def whole(made: Page, pages: list[Page]) -> str:
     for other in pages:
         here = other.name == made.name
         title = lambda words: subscripts(html.escape(words))
-        link = f'<a href="{other.name}"{" aria-current=page" if here else ""}>{title(other.title)}</a>'
+        name = f'<a href="{other.name}"{" aria-current=page" if here else ""}>{title(other.title)}</a>'
         inner = "".join(f'<li><a href="#{anchor}">{title(words)}</a></li>' for anchor, words in made.sections)
-        entries.append(f"<li>{link}{f'<ul>{inner}</ul>' if here and inner else ''}</li>")
-    names = [other.name for other in pages]
+        entries.append(f"<li>{name}{f'<ul>{inner}</ul>' if here and inner else ''}</li>")
     beside = ""
-    if made.name in names:
-        at = names.index(made.name)
-        before = f'<a href="{names[at - 1]}">← {html.escape(pages[at - 1].title)}</a>' if at else "<span></span>"
-        after = ""
-        if at + 1 < len(pages):
-            after = f'<a href="{names[at + 1]}">{html.escape(pages[at + 1].title)} →</a>'
-        beside = f'<p class="beside">{before}{after}</p>'
+    if made in pages:
+        at = pages.index(made)
+        before = [f'<a href="{other.name}">← {html.escape(other.title)}</a>' for other in pages[:at][-1:]]
+        after = [f'<a href="{other.name}">{html.escape(other.title)} →</a>' for other in pages[at + 1 :][:1]]
+        beside = f'<p class="beside">{"".join((before or ["<span></span>"]) + after)}</p>'
     style = (DOCS / "site" / "style.css").read_text(encoding="utf-8")
     return f"""<!doctype html>
 <html lang="en">
@@ -207,9 +199,9 @@ def whole(made: Page, pages: list[Page]) -> str:
 
 
 def main(out: Path) -> None:
-    site = Site()
-    pages = [page(text, site) for text in site.texts]
-    files = [shown(path, name) for path, name in site.shown.items()]
+    shown: dict[Path, str] = {}
+    pages = [page(text, shown) for text in TEXTS]
+    files = [source(path, name) for path, name in shown.items()]
     out.mkdir(parents=True, exist_ok=True)
     for made in pages + files:
         (out / made.name).write_text(whole(made, pages), encoding="utf-8")

@@ -56,9 +56,8 @@ def lengths(gradient: np.ndarray, y: np.ndarray) -> list[float]:  # (n, B, d) ->
     """The lengths of three parts at right angles: common to all images, differing by class, within classes."""
     common = gradient.mean(axis=1, keepdims=True)
     by_class = of_classes(gradient, y)[:, np.unique(y, return_inverse=True)[1]]
-    return [
-        float(np.linalg.norm(part)) for part in (common + 0 * gradient, by_class - common, gradient - by_class)
-    ]
+    parts = common + 0 * gradient, by_class - common, gradient - by_class
+    return [float(np.linalg.norm(part)) for part in parts]
 
 
 def pulls(params: dict, trace: dict, y: np.ndarray, settings: systems.Settings) -> dict:
@@ -103,14 +102,13 @@ def data(settings: systems.Settings, pool: int) -> tuple:
 
 def trained(system: str, settings: systems.Settings, x: np.ndarray, y: np.ndarray, watch) -> tuple:
     """(network, params, state) after all epochs; `watch(step, params, trace, labels)` sees each batch first."""
-    network, config = systems.build(system, settings), {"system": system, "settings": settings._asdict()}
-    in_place = {"images": lambda rows, dtype: x[rows], "digests": lambda rows: rows}  # of an open file
-    prepared = SimpleNamespace(labels=y, **in_place)
+    network = systems.build(system, settings)
+    config = {"system": system, "settings": settings._asdict(), "dtype": "float32"}
+    # In the place of an open file:
+    patches = SimpleNamespace(labels=y, images=lambda rows, dtype: x[rows], digests=lambda rows: rows)
     as_it_is = standardise.Statistics(np.zeros(x.shape[-1]), np.ones(x.shape[-1]))
     with tempfile.TemporaryDirectory() as folder:
-        run = train.Run(
-            Path(folder), config | {"dtype": "float32"}, prepared, np.arange(len(y)), network, settings
-        )
+        run = train.Run(Path(folder), config, patches, np.arange(len(y)), network, settings)
         at = train.start(run, None, np.arange(0))._replace(statistics=as_it_is)
         at = train.fit(run, at, Reporter(say=lambda line: None), watch)
     return network, at.params, at.state

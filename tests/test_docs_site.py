@@ -95,7 +95,7 @@ def test_a_wrong_formula_or_link_is_refused(build):
         with pytest.raises(ValueError, match="which GitHub does not show here"):
             build.mathml(tex, display)
     with pytest.raises(ValueError, match="links to nowhere.md, which is not there"):
-        build.Site().link("nowhere.md", DOCS / "mathematics.md")
+        build.link("nowhere.md", DOCS / "mathematics.md", {})
 
 
 @pytest.mark.slow
