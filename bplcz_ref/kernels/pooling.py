@@ -33,15 +33,11 @@ def spatial_mean(x):  # (B, H, W, C) -> (B, C)
 def _check(name, shape, size, stride, padding):
     if len(shape) != 4:
         raise ValueError(f"{name}: x must be (B, H, W, C), found shape {shape}")
-    if size < 1 or stride < 1 or not 0 <= padding <= size // 2:
+    if size < 1 or stride < 1 or not 0 <= padding <= size // 2 or min(shape[1:3]) + 2 * padding < size:
         raise ValueError(
-            f"{name}: size and stride must be 1 or more and padding at most size // 2, found size {size}, "
-            f"stride {stride}, padding {padding}"
-        )
-    if min(shape[1:3]) + 2 * padding < size:
-        raise ValueError(
-            f"{name}: a {size} x {size} window does not fit into {shape[1]} x {shape[2]} pixels "
-            f"with padding {padding}"
+            f"{name}: size and stride must be 1 or more, padding at most size // 2, and a window must fit into "
+            f"the padded pixels; found {shape[1]} x {shape[2]} pixels, size {size}, stride {stride}, "
+            f"padding {padding}"
         )
 
 

@@ -4,10 +4,11 @@ A kernel is a function of plain arrays that returns its value and the way back:
 
     kernel(*arrays, wanted, **options) -> y, back        back(g) -> the gradients by the arguments in `wanted`
 
-`wanted` numbers the arguments that carry a gradient; it is empty when nothing is traced, and then `back` is
-dropped at once. What `back` needs lives in its closure, which ends with this call's node of the tape. All arrays
-reach a kernel in one floating dtype; each gradient leaves in the dtype of its argument. Kernels write to no
-argument, can go back twice, and have first derivatives only: a second one raises an error.
+`@on_tape(name)` above it makes it a node of the tape. `wanted` numbers the arguments that carry a gradient; it is
+empty when nothing is traced, and then `back` is dropped at once. What `back` needs lives in its closure, which
+ends with this call's node. All arrays reach a kernel in one floating dtype; each gradient leaves in the dtype of
+its argument. Kernels write to no argument, can go back twice, and have first derivatives only: a second one raises
+an error.
 
 autograd's tape is not made for several threads. `concurrently` traces each branch in its own thread on a private
 tape: every traced value in the branch's parameters enters as a plain array that is traced anew. To the outer tape,
