@@ -136,7 +136,6 @@ def attend(q, k, v, *, wanted, mask):
 # from one product, and sums, dropout's factors and biases are added in place.
 
 ACTIVATIONS = {"gelu": activation.fill_gelu, "quick_gelu": activation.fill_quick_gelu}
-ALL = (0, 1, 2)  # layer_norm's and attention's arguments, each of which carries a gradient here
 
 
 def transformer_block(
@@ -158,7 +157,7 @@ def transformer_block(
 def _block(x, *arrays, wanted, heads, fill, mask, keep):
     """The chain of these kernels, and of their ways back in reverse; at each sum the gradient goes both ways."""
     w1, b1, W_qkv, W_out, b_out, w2, b2, W_up, b_up, W_down, b_down, b_qkv = (*arrays, None)[:12]
-    (N, L, width), every = x.shape, ALL if wanted else ()
+    (N, L, width), every = x.shape, (0, 1, 2) if wanted else ()  # layer_norm's and attention's arguments
     rows = x.reshape(N * L, width)
     h1, back_norm1 = norm.normalise_rows.kernel(rows, w1, b1, wanted=every, eps=1e-5)
     qkv = product(h1, W_qkv.T, b_qkv).reshape(N, L, 3, heads, -1).transpose(2, 0, 3, 1, 4)
