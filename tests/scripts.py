@@ -1,4 +1,4 @@
-"""The scripts of docs/ and tokenizer_vocab/, which are no packages, as modules."""
+"""The scripts of docs/, examples/ and tokenizer_vocab/, which are no packages, as modules."""
 
 import importlib.util
 from pathlib import Path

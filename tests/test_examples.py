@@ -2,21 +2,17 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
+from scripts import ROOT, script
 
 
 @pytest.mark.slow
 def test_windows_are_where_they_should_be(whole, tmp_path, monkeypatch, capsys):
     """With a classifier that names the zone of a window's first pixel, at a stride of a whole window."""
     pytest.importorskip("matplotlib")
-    monkeypatch.syspath_prepend(str(EXAMPLES))
-    import map_scene as example
-
+    example = script("examples/map_scene")
     sen1, sen2, truth = example.simulated_scene(2, 2)
     zones = {sen2[i, j].tobytes(): truth[i, j] for i in range(0, 128, 32) for j in range(0, 128, 32)}
 
@@ -36,5 +32,6 @@ def test_windows_are_where_they_should_be(whole, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_without_arguments_the_usage_is_printed():
-    done = subprocess.run([sys.executable, EXAMPLES / "map_scene.py"], capture_output=True, text=True, check=False)
+    command = [sys.executable, ROOT / "examples" / "map_scene.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr.startswith("usage: python examples/map_scene.py RUN scene.png")
