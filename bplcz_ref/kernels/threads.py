@@ -137,7 +137,7 @@ _single = contextvars.ContextVar("single", default=False)  # this thread is insi
 def openblas(name: str) -> Any:
     """The function openblas_NAME of NumPy's OpenBLAS; None where NumPy has another BLAS."""
     with contextlib.suppress(ImportError, OSError):
-        from numpy._core import _multiarray_umath
+        from numpy._core import _multiarray_umath  # type: ignore[attr-defined]
 
         library = ctypes.CDLL(_multiarray_umath.__file__)  # its symbols include those of the BLAS it links to
         for symbol in (f"{prefix}openblas_{name}{suffix}" for prefix in ("scipy_", "") for suffix in ("64_", "")):
