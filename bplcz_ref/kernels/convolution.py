@@ -154,7 +154,7 @@ def by_columns(p, x, weight, wants_x):
 
 
 def by_rows(p, x, weight, wants_x, taps=False):
-    """Any other convolution. Windows are cut along the rows of pixels, one product for each row u of the kernel:
+    """Any other convolution: windows are cut along the rows of pixels, and each row u of the kernel has a product.
 
         R[h, j] = what output column j sees of row h, kw C numbers       (kw copies of x)
         y[i] = sum over u of R[i s + u - padding] W[u]
