@@ -23,8 +23,7 @@ class Ours:
         self.network = systems.build(name, settings)
         self.params, self.state = self.network.init(stream(settings.seed, "init"), x.dtype)
         self.velocity, self.x, self.y, self.steps, self.seed = None, x, y, 0, settings.seed
-        names = ("learning_rate", "momentum", "weight_decay")
-        self.rule = {name: getattr(settings, name) for name in names}
+        self.rule = {name: getattr(settings, name) for name in ("learning_rate", "momentum", "weight_decay")}
 
     def gradients(self):
         rng = stream(self.seed, "dropout", self.steps)

@@ -10,21 +10,18 @@ from .threads import NUMBERS, each, pieces
 
 
 def max_pool2d(x, size, stride=None, padding=0):  # (B, H, W, C) -> (B, H', W', C)
-    """The largest value of each window; the first of equal values takes the gradient."""
     stride = size if stride is None else stride
     _check("max_pool2d", np.shape(x), size, stride, padding)
     return _max_pool2d(x, size=size, stride=stride, padding=padding)
 
 
 def avg_pool2d(x, size, stride=None):  # (B, H, W, C) -> (B, H', W', C)
-    """The mean of each window; every pixel of it takes an equal share of the gradient."""
     stride = size if stride is None else stride
     _check("avg_pool2d", np.shape(x), size, stride, 0)
     return _avg_pool2d(x, size=size, stride=stride)
 
 
 def spatial_mean(x):  # (B, H, W, C) -> (B, C)
-    """The mean over rows and columns; every pixel takes an equal share of the gradient."""
     if np.ndim(x) != 4 or 0 in np.shape(x)[1:3]:
         raise ValueError(f"spatial_mean: x must be (B, H, W, C) with pixels, found shape {np.shape(x)}")
     return _spatial_mean(x)
