@@ -284,7 +284,8 @@ def test_a_number_of_blas_threads_that_the_user_sets_meanwhile_is_kept():
 
 @needs_openblas
 @pytest.mark.usefixtures("two_blas_threads")
-def test_contexts_that_overlap_in_threads_set_the_users_number_back_once():
+@pytest.mark.parametrize("number", [2, 3])  # what it is before; what the user sets beside running work
+def test_contexts_that_overlap_in_threads_set_the_users_number_back_once(number):
     inside, leave = threading.Event(), threading.Event()
 
     def work():
@@ -292,19 +293,17 @@ def test_contexts_that_overlap_in_threads_set_the_users_number_back_once():
             inside.set()
             leave.wait(60)
 
-    for number in (2, 3):  # what it is before; what the user sets beside running work
-        other = threading.Thread(target=work)
-        other.start()
-        inside.wait(60)
-        set_blas_threads(number) if number == 3 else None
-        with one_blas_thread():
-            assert blas_threads() == 1
+    other = threading.Thread(target=work)
+    other.start()
+    inside.wait(60)
+    if number == 3:
+        set_blas_threads(3)
+    with one_blas_thread():
         assert blas_threads() == 1
-        leave.set()
-        other.join()
-        assert blas_threads() == number
-        inside.clear()
-        leave.clear()
+    assert blas_threads() == 1
+    leave.set()
+    other.join()
+    assert blas_threads() == number
 
 
 def in_child(queue):
