@@ -84,7 +84,7 @@ def run(name, settings, data, layout="NHWC"):
     """OA on the test part of a file after training as ours does: the same start, batches, rates and test rows."""
     torch.set_num_threads(thread_count())
     with so2sat.open_file(data) as patches:
-        rows, test = split.parts(patches, settings)
+        rows, test, *_ = split.decide(patches, settings)
         found = standardise.statistics(patches, rows, settings.clip_sen1)
 
         def images(some):

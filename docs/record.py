@@ -91,7 +91,7 @@ def data(settings: systems.Settings, pool: int) -> tuple:
         path = Path(folder) / "simulated.h5"
         simulate.write_file(path, per_class=settings.per_class, rows=settings.test, seed=paper.SEED)
         with so2sat.open_file(path) as patches:
-            rows = split.parts(patches, settings)
+            rows = split.decide(patches, settings)[:2]
             statistics = standardise.statistics(patches, rows[0], settings.clip_sen1)
             x = [standardise.standardise(patches.images(some), statistics) for some in rows]
             y = [patches.labels[some] for some in rows]

@@ -29,7 +29,7 @@ def test_evaluation_is_in_evaluation_mode_and_gives_the_reported_metrics(whole, 
         many = np.concatenate([c_hat for _, c_hat in evaluate.logits(trained, patches, rows, size=12)])
         x = standardise.standardise(patches.images(rows), trained.statistics)
         I = evaluate.fused(trained, patches, rows)
-        C = evaluate.confusion(trained, patches, split.parts(patches, TINY)[1])
+        C = evaluate.confusion(trained, patches, split.decide(patches, TINY).test)
     plain, _ = trained.network.apply(trained.params, trained.state, x, train=False)
     expected = trained.network.fused(trained.params, trained.state, x)
     for found, right in ((one, many), (plain, many), (I, expected)):

@@ -231,7 +231,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypa
     monkeypatch.setattr(manifold.TSNE, "fit_transform", noted)
     figure = figures.tsne(runs, small_file, per_class=3, seed=5)
     with so2sat.open_file(small_file) as patches:
-        rows = figures.sample(patches.labels, split.parts(patches, TINY)[1], 3, 5)
+        rows = figures.sample(patches.labels, split.decide(patches, TINY).test, 3, 5)
         expected = [evaluate.fused(evaluate.load(run), patches, rows) for run in runs]
         y = patches.labels[rows]
     for axes, own, (I, points) in zip(figure.axes, expected, seen, strict=True):
@@ -249,7 +249,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypa
 
 def test_samples_are_of_the_test_part_and_no_more_than_asked(small_file):
     with so2sat.open_file(small_file) as patches:
-        test, y = split.parts(patches, TINY)[1], patches.labels
+        test, y = split.decide(patches, TINY).test, patches.labels
     rows, available = figures.sample(y, test, 3, 47), np.bincount(y[test], minlength=17)
     assert set(rows) <= set(test)
     assert len(set(rows)) == len(rows)

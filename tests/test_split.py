@@ -19,34 +19,33 @@ CITY = TINY._replace(split="city", per_class=1, test=10)
 
 def test_no_test_sample_is_trained_on(small_file):
     with so2sat.open_file(small_file) as patches:
-        rows, test = split.parts(patches, TINY)
+        rows, test, *_ = split.decide(patches, TINY)
         assert not set(rows) & set(test)
         with pytest.raises(ValueError, match="for separate files"):
-            split.settle(patches, TINY._replace(test=None))
+            split.decide(patches, TINY._replace(test=None))
 
 
 def test_the_split_of_a_subset_is_its_own(subset):
     """Whatever the preset says; what was chosen must agree, and split "random" draws anew."""
     small, own = systems.SMALL, {"per_class": 2, "test": 30}
     with so2sat.open_file(subset) as patches:
-        settings = split.settle(patches, small)
-        assert settings == small._replace(**own)
-        assert split.parts(patches, settings) is patches.parts
-        assert split.settle(patches, small._replace(**own), given=own) == settings
+        found = split.decide(patches, small)
+        assert found.settings == small._replace(**own)
+        assert found[:2] == patches.parts
+        assert split.decide(patches, small._replace(**own), given=own).settings == found.settings
         own_split = r"its own split, per_class 2 and test 30; (test 1000|per_class 60)"
-        for given in (["test"], ["per_class", "epochs"]):
+        for given in (["test"], ["per_class", "epochs"], ["per_class", "test"]):
             with pytest.raises(ValueError, match=own_split):
-                split.settle(patches, small, given)
+                split.decide(patches, small, given)
         with pytest.raises(ValueError, match="per_class 2 and test 40 asked for: leave that out"):
-            split.settle(patches, TINY)  # what differs from the preset was chosen
-        with pytest.raises(ValueError, match="its own split"):
-            split.parts(patches, small)
+            split.decide(patches, TINY)  # what differs from the preset was chosen
         drawn = TINY._replace(per_class=1, test=40, split="random")
-        assert split.settle(patches, drawn) == drawn
-        assert set(split.parts(patches, drawn)[1]) & set(patches.parts[0])
+        found = split.decide(patches, drawn)
+        assert found.settings == drawn
+        assert set(found.test) & set(patches.parts[0])
         patches.parts = np.arange(33), np.arange(33, 64)
         with pytest.raises(ValueError, match="has 1 to 2 rows per class; expected the same number of each"):
-            split.settle(patches, small)
+            split.decide(patches, small)
 
 
 @pytest.mark.slow
@@ -90,7 +89,7 @@ def test_copies_are_on_one_side_of_every_split(doubled, tmp_path, kind):
             so2sat.subset(doubled, path := tmp_path / f"{seed}.h5", per_class=3, test=20, seed=seed)
             settings = settings._replace(split="file")
         with so2sat.open_file(path) as patches:
-            training, test = split.parts(patches, settings)
+            training, test, *_ = split.decide(patches, settings)
             assert len(test) == len(set(test)) == 20
             assert not set(patches.digests(training)) & set(patches.digests(test))
             if kind == "random":
@@ -99,7 +98,7 @@ def test_copies_are_on_one_side_of_every_split(doubled, tmp_path, kind):
                 assert set(training % 136) & set(plain[1] % 136)  # as it was drawn before
                 too_many = r"test asks for 221 rows; \d+ have no copy in the training part"
                 with pytest.raises(ValueError, match=too_many):
-                    split.parts(patches, settings._replace(test=221))
+                    split.decide(patches, settings._replace(test=221))
 
 
 @pytest.mark.slow
@@ -157,13 +156,12 @@ def test_separate_files_are_trained_and_tested_as_wholes(small_file, subset, tmp
             (other, patches, systems.SMALL, [], (2, None, 34, 136)),  # a subset's training part
             (training, other, systems.SMALL, [], (2, None, 34, 64)),
         ):
-            settled = split.settle(file, settings, given, tested)
-            rows, test = split.parts(file, settled, tested)
+            rows, test, settled, *_ = split.decide(file, settings, given, tested)
             assert (settled.per_class, settled.test, len(rows), len(test)) == sizes
         with pytest.raises(ValueError, match="split is 'city', and the test part is"):
-            split.settle(patches, CITY, tested=other)
+            split.decide(patches, CITY, tested=other)
         with pytest.raises(ValueError, match="has no test rows: name a file with --test-data FILE"):
-            split.settle(training, systems.SMALL, [])
+            split.decide(training, systems.SMALL, [])
     seen = "{} of its 64 rows are in the training part, the first is row 0"
     with pytest.raises(ValueError, match=seen.format(64)):
         train.train(tmp_path / "a", small_file, "ebcnn", TINY, test_data=subset, given=[], say=quiet)
@@ -209,19 +207,19 @@ def geo(small_file, tmp_path_factory):
 
 def test_a_city_split_leaves_whole_cities_out(small_file, geo):
     with so2sat.open_file(small_file, geo=geo) as patches:
-        out = split.held_out(patches, CITY)
-        rows, test = split.parts(patches, CITY)
+        found = split.decide(patches, CITY)
+        rows, test, out = found.training, found.test, found.cities
         cities, labels = patches.cities, patches.labels
         assert out != split.held_out(patches, CITY._replace(seed=50))
         with pytest.raises(ValueError, match="test asks for 130 rows; the cities left out together has"):
-            split.parts(patches, CITY._replace(test=130))
+            split.decide(patches, CITY._replace(test=130))
     assert set(cities[test]) <= set(out)
     assert not set(cities[rows]) & set(out)
     assert np.bincount(labels[rows], minlength=17).tolist() == [1] * 17
     assert len(set(test)) == 10
     without = pytest.raises(ValueError, match="name its .*_geo.h5 with --geo FILE")
     with so2sat.open_file(small_file) as patches, without:
-        split.parts(patches, CITY)
+        split.decide(patches, CITY)
 
 
 @pytest.mark.parametrize(("cities", "left_out"), [(2, 1), (5, 1), (6, 2), (7, 2), (42, 9)])

@@ -89,7 +89,7 @@ def test_the_floor_is_that_of_the_very_batches(small_file, tmp_path):
     """Of the labels in each batch, with W = I without MSM, weighted by the samples; none for another loss."""
     settings = TINY._replace(epochs=1)
     with so2sat.open_file(small_file) as patches:
-        rows, _ = split.parts(patches, settings)
+        rows = split.decide(patches, settings).training
         order = stream(47, "shuffle", 0).permutation(rows)
         labels = [patches.labels[order[start : start + 16]] for start in (0, 16, 32)]
     for system, msm in (("ebcnn-bgp", False), ("ebcnn-bplcz", True)):
@@ -243,7 +243,7 @@ def test_an_update_that_is_not_finite_is_found_before_it_is_saved(small_file, tm
 def test_a_bad_value_of_either_part_is_named_before_training(small_file, tmp_path, part, bad):
     data, said = shutil.copy(small_file, tmp_path / "bad.h5"), []
     with so2sat.open_file(small_file) as patches:
-        row = split.parts(patches, TINY)[part][3]
+        row = split.decide(patches, TINY)[part][3]
     with h5py.File(data, "a") as file:
         file["sen2"][row, 1, 2, 4] = bad
     for dtype in ("float32", "float64"):

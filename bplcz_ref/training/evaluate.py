@@ -107,7 +107,7 @@ def test_rows(config: dict, patches: Patches) -> np.ndarray:
     else:
         if settings.split == "city" and patches.cities is None and noted["geo"] is not None:
             patches.cities = so2sat.read_cities(Path(noted["geo"]), len(patches))
-        _, rows = split.parts(patches, settings)
+        rows = split.decide(patches, settings, ("per_class", "test")).test
     if files.digest(rows) != noted["split"]["test_rows"]:
         raise ValueError(
             f"{patches.path}: its test part is another now than in training; restore the file, or its attribute"

@@ -13,7 +13,7 @@ config.json that was edited, are refused.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,8 @@ from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.data.streams import stream
 from bplcz_ref.storage import files, weights
-from bplcz_ref.training import split
 from bplcz_ref.training.progress import SUMS
+from bplcz_ref.training.split import Split
 
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
 # Another version, or place of a file, is no other run.
@@ -48,35 +48,30 @@ class Checkpoint(NamedTuple):
 
 
 def describe(
-    patches: Patches, system: str, settings: systems.Settings, dtype: str, geo: str | Path | None, **others: Any
+    patches: Patches, system: str, parts: Split, dtype: str, geo: str | Path | None, **others: Patches | None
 ) -> dict:
     """What config.json holds: enough to see whether a run folder belongs to what is asked now.
 
     others: the open files `test` and `validation`, or None.
     """
-    training, test = split.parts(patches, settings, tested := others["test"])
-    twins: list = []  # rows of the test file that are left out
-    if tested is not None:
-        new = split.new_rows(tested, patches, training, settings)
-        twins = np.setdiff1d(np.arange(len(tested)), new).tolist()
     return {
         "bplcz_ref": __version__,
         "system": system,
-        "settings": settings._asdict(),
+        "settings": parts.settings._asdict(),
         "dtype": str(np.dtype(dtype)),
-        "vocabulary": systems.vocabulary_digest(system, settings),
+        "vocabulary": systems.vocabulary_digest(system, parts.settings),
         "data": {
             **one_file(patches),
             **{name: None if file is None else one_file(file) for name, file in others.items()},
             "geo": None if geo is None else str(Path(geo).resolve()),
             "split": {
-                "from": split.origin(patches, settings, tested),
-                "cities": split.held_out(patches, settings),
-                "twins": twins,
-                "training": len(training),
-                "test": len(test),
-                "training_rows": files.digest(training),
-                "test_rows": files.digest(test),
+                "from": parts.origin,
+                "cities": parts.cities,
+                "twins": parts.twins,
+                "training": len(parts.training),
+                "test": len(parts.test),
+                "training_rows": files.digest(parts.training),
+                "test_rows": files.digest(parts.test),
             },
             "simulated": any(file.simulated for file in (patches, *others.values()) if file is not None),
         },
@@ -102,9 +97,19 @@ def test_file(config: dict) -> dict:
 
 
 def split_label(config: dict) -> str:
-    """What a run's split is called beside its accuracies."""
-    found = config["data"]["split"]
-    return split.label(found["from"], len(found["cities"]), len(found["twins"]))
+    """What a run's split is called beside every accuracy, since those of different splits do not compare.
+
+    >>> split_label({"data": {"split": {"from": "city", "cities": ["Jena", "Ulm"], "twins": []}}})
+    'city split, 2 cities left out'
+    """
+    origin, cities, twins = (config["data"]["split"][name] for name in ("from", "cities", "twins"))
+    copies = f", {len(twins)} {'copy' if len(twins) == 1 else 'copies'} of training rows left out" * bool(twins)
+    return {
+        "official": "official separate files" + copies,
+        "file": "the subset's own random split",
+        "random": "random split",
+        "city": f"city split, {len(cities)} {'city' if len(cities) == 1 else 'cities'} left out",
+    }[origin]
 
 
 def counted(config: dict) -> dict:

@@ -96,12 +96,12 @@ def tables(
         for kind in kinds.values():
             systems.check(kind, *names)
         for seed, name, words in itertools.product(seeds, names, kinds):
-            own = split.settle(patches, kinds[words], given, tested)._replace(seed=seed)
-            training, _ = split.parts(patches, own, tested)  # a file that is too small is an error at once
+            # A file that is too small is an error at once.
+            parts = split.decide(patches, kinds[words]._replace(seed=seed), given, tested)
             row, run = f"{name}, {words}" if words else name, out / name / words.replace(" ", "=")
             run = run / f"seed-{seed}" if by_seed else run
             others = test, geo_, tuple(register.imported)
-            jobs.append(Job(row, str(run), str(data), name, own, len(training), *others))
+            jobs.append(Job(row, str(run), str(data), name, parts.settings, len(parts.training), *others))
     files.make_folder(out)
     left = [job for job in jobs if not runs.complete(job.run)]
     workers = 1 if executor else max(1, min(workers, len(left)))

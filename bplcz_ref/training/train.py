@@ -85,15 +85,15 @@ def train(
             for path in (test_data, validation)
         )
         opened.callback(report.end)
-        settings = split.settle(patches, settings, given, tested)
-        config = runs.describe(patches, system, settings, dtype, geo, test=tested, validation=watched)
+        parts = split.decide(patches, settings, given, tested)
+        rows, test_rows, settings, *_ = parts
+        config = runs.describe(patches, system, parts, dtype, geo, test=tested, validation=watched)
         opened.enter_context(files.alone(folder))
         found = runs.claim(folder, config, resume)
         if found is not None:
             report.line(f"{folder}: complete already, not trained again")
             return found
         nn.keep_memory()
-        rows, test_rows = split.parts(patches, settings, tested)
         if system in systems.NEED_TWO and (settings.batch == 1 or len(rows) % settings.batch == 1):
             raise ValueError(
                 f"{len(rows)} samples in batches of {settings.batch} leave a last batch of one, which "
@@ -102,11 +102,8 @@ def train(
         if settings.batch > len(rows):
             report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
         network = systems.build(system, settings)
-        fixed = folder, config, patches, rows, network, settings
-        training = Run(*fixed, checkpoint_seconds=checkpoint_seconds)
-        if watched is not None:
-            own = split.new_rows(watched, patches, rows, settings)
-            training = training._replace(validation=watched, validation_rows=own)
+        own = np.arange(0) if watched is None else split.new_rows(watched, patches, rows, settings)
+        training = Run(folder, config, patches, rows, network, settings, watched, own, checkpoint_seconds)
         at = runs.load_checkpoint(folder, network, config)
         if at is None:
             at = start(training, tested, test_rows)
