@@ -3,6 +3,7 @@
 import io
 import multiprocessing
 import re
+import sys
 import time
 
 import numpy as np
@@ -75,7 +76,8 @@ def reporter(monkeypatch, terminal, say=None):
     monkeypatch.setenv("COLUMNS", "20")
     out = io.StringIO()
     out.isatty = lambda: terminal
-    return Reporter(out, say), out
+    monkeypatch.setattr(sys, "stderr", out)
+    return Reporter(say), out
 
 
 def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_or_a_worker_it_is_a_line(monkeypatch):

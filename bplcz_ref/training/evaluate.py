@@ -3,6 +3,8 @@
 Index letters: b rows of a chunk, K = 17 classes, n d = the length of I.
 """
 
+import csv
+import io
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -231,9 +233,7 @@ def predict(
     if embeddings is not None:
         weights.check_ending(embeddings)
     trained = load(run)
-    lines = [
-        "row,class,number,name,simulated" + "".join(f",p_{k}" for k, _ in paper.CLASSES if with_probabilities)
-    ]
+    columns = [f"p_{name}" for name, _ in paper.CLASSES]
     with so2sat.open_file(data, labels=False) as patches:
         simulated = str(patches.simulated or trained.config["data"]["simulated"]).lower()
         N = len(patches)
@@ -241,26 +241,27 @@ def predict(
         sound, bad = np.flatnonzero(faults == ""), faults[faults != ""]
         if len(bad):
             warn(f"{data}: {len(bad)} of {N} rows have no answer, the first: {bad[0]}; {layout.EXPECTED}")
-        answers: dict[int, np.ndarray] = {}
+        p = np.full((N, len(columns)), np.nan)
         for rows, c_hat in logits(trained, patches, sound) if len(sound) else ():
-            answers |= dict(zip(rows.tolist(), probabilities(c_hat), strict=True))
-        for row in range(N):
-            answer, p = ["", "", ""], [""] * len(paper.CLASSES)
-            if row in answers:
-                k = int(np.argmax(answers[row]))
-                answer, p = (
-                    [paper.CLASSES[k][0], str(k + 1), paper.CLASSES[k][1]],
-                    [f"{x:.6f}" for x in answers[row]],
-                )
-            lines.append(",".join([str(row), *answer, simulated, *(p if with_probabilities else [])]))
+            p[rows] = probabilities(c_hat)
         if embeddings is not None and not len(sound):
             raise ValueError(f"{data}: no row can be used, so there is no feature I: {bad[0]}")
         if embeddings is not None:
             of_sound = fused(trained, patches, sound)
             I = np.full((N, of_sound.shape[1]), np.nan, of_sound.dtype)
             I[sound] = of_sound
-    done = [origin(run, trained), f"{out}: the classes of {len(answers)} rows"]
-    files.write_text(out, "\n".join(lines) + "\n")
+    head, text = ["row", "class", "number", "name", "simulated"], io.StringIO()
+    table = csv.DictWriter(text, head + columns * with_probabilities, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    for row, shares in enumerate(p):
+        cells = {"row": row, "simulated": simulated}
+        if not np.isnan(shares).any():
+            k = np.argmax(shares)
+            cells |= {"class": paper.CLASSES[k][0], "number": k + 1, "name": paper.CLASSES[k][1]}
+            cells |= {column: f"{share:.6f}" for column, share in zip(columns, shares, strict=True)}
+        table.writerow(cells)
+    done = [origin(run, trained), f"{out}: the classes of {len(sound)} rows"]
+    files.write_text(out, text.getvalue())
     if embeddings is not None:
         weights.save(embeddings, {"I": I})
         done.append(f"{embeddings}: I {I.shape}")

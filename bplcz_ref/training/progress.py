@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
 
 import numpy as np
 
@@ -140,14 +139,14 @@ def duration(seconds: float) -> str:
 class Reporter:
     """`line` says a whole line, `step` where an epoch is, `end` leaves the terminal at the start of a line.
 
-    stream: default stderr. A `say` function takes the whole lines in the stream's place, and no steps.
+    A `say` function takes the whole lines in the place of stderr, and no steps.
     """
 
-    def __init__(self, stream: TextIO | None = None, say: Callable[[str], None] | None = None) -> None:
-        self.stream = sys.stderr if stream is None else stream
+    def __init__(self, say: Callable[[str], None] | None = None) -> None:
+        self.write = functools.partial(print, file=sys.stderr, flush=True)
         self.say = say
         several = multiprocessing.parent_process() is not None  # they do not share a terminal's one line
-        self.terminal = say is None and self.stream.isatty() and not several
+        self.terminal = say is None and sys.stderr.isatty() and not several
         self.wait = ON_A_TERMINAL if self.terminal else ELSEWHERE
         self.last, self.open = time.perf_counter(), False
 
@@ -155,10 +154,7 @@ class Reporter:
         """A whole line."""
         self.end()
         self.last = time.perf_counter()
-        if self.say is not None:
-            self.say(words)
-        else:
-            print(words, file=self.stream, flush=True)
+        (self.say or self.write)(words)
 
     def step(self, words: Callable[[], str]) -> None:
         """Where an epoch is, unless something was said a moment ago; `words` is called only if it is needed."""
@@ -168,16 +164,11 @@ class Reporter:
             self.line(words())
             return
         width = shutil.get_terminal_size().columns - 1
-        print(ERASE + words()[:width], end="", file=self.stream, flush=True)
+        self.write(ERASE + words()[:width], end="")
         self.last, self.open = time.perf_counter(), True
 
     def end(self) -> None:
         """Remove the line of a step, if there is one."""
         if self.open:
-            print(ERASE, end="", file=self.stream, flush=True)
+            self.write(ERASE, end="")
             self.open = False
-
-
-def to_stderr(words: str) -> None:
-    """Print a line of progress."""
-    print(words, file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ from bplcz_ref.data import so2sat
 from bplcz_ref.data.streams import stream
 from bplcz_ref.storage import files
 from bplcz_ref.training import runs, split
-from bplcz_ref.training.progress import duration, to_stderr
+from bplcz_ref.training.progress import Reporter, duration
 from bplcz_ref.training.train import train
 
 THREAD_LIMITS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "BPLCZ_THREADS")
@@ -85,7 +85,7 @@ def tables(
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # in a worker that imports the script
         sys.exit("each worker imports this script: put what it does under\nif __name__ == '__main__':")
-    line = say or to_stderr
+    line = Reporter(say=say).line
     place = os.path.realpath if executor else os.fspath  # workers elsewhere need whole paths
     out, data = Path(place(out)), Path(place(data))
     test, geo_ = (None if path is None else place(path) for path in (test_data, geo))
@@ -157,7 +157,7 @@ def run_all(jobs: list[Job], pool: Executor | None, say: Callable[[str], None] |
     """The metrics of all jobs, on the pool or one after the other; a ValueError names those that failed."""
     results: dict[Job, dict] = {}
     failed: list[str] = []
-    line, began = say or to_stderr, time.perf_counter()
+    line, began = Reporter(say=say).line, time.perf_counter()
     outcomes: Iterable[tuple[Job, Callable]] = ((job, partial(one_run, job, say)) for job in jobs)
     if pool is not None:
         futures = {pool.submit(one_run, job): job for job in jobs}
