@@ -208,12 +208,12 @@ def test_curves_of_an_interrupted_run_and_of_none(runs, tmp_path):
 
 def test_runs_of_one_system_are_told_apart(runs, tmp_path):
     other, same = copied(runs[0], tmp_path / "other", seed=48), copied(runs[0], tmp_path / "same")
-    assert figures.labels([runs[0], other, same]) == [
+    assert [run.label for run in figures.known([runs[0], other, same])] == [
         f"EB-CNN, run {name}, {SIMULATED}" for name in ("seed-47", "other", "same")
     ]
     reduced = copied(runs[0], tmp_path / "seed-47", system="resnet50")
     name = f"{tmp_path.name}-seed-47"
-    assert figures.labels([runs[0], reduced])[1] == f"ResNet50, reduced, run {name}, {SIMULATED}"
+    assert figures.known([runs[0], reduced])[1].label == f"ResNet50, reduced, run {name}, {SIMULATED}"
 
 
 # ------------------------------------------------------------------------------------------------------- t-SNE

@@ -10,7 +10,7 @@ Index letters: N samples of a file, M of a test part, m of a figure; n d = the l
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -28,6 +28,29 @@ if TYPE_CHECKING:
 PER_CLASS = 70  # III-B: "we randomly selected 70 samples per class for t-SNE visualization"
 PERPLEXITY = 30  # scikit-learn's default; the paper states none
 DPI = 200
+
+
+class Known(NamedTuple):
+    """A run folder, and what it is called in figures."""
+
+    folder: Path
+    config: dict
+    name: str  # of the folder, with as many folders above it as tell all apart
+    title: str  # the system in the paper's words, and the name
+    label: str  # the title, and the data and the split that the run's figures are of
+
+
+def known(folders: list) -> list[Known]:
+    """Run folders with their names. Errors: ValueError if one holds no run."""
+    paths = [Path(run).resolve().parts[1:] for run in folders]
+    n = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len({*paths}))
+    found = []
+    for run, path in zip(folders, paths, strict=True):
+        config, name = runs.read_config(run), "-".join(path[-n:])
+        title = f"{systems.SYSTEMS[config['system']].label}{systems.reduced(config)}, run {name}"
+        label = f"{title}, {'SIMULATED data, ' * config['data']['simulated']}{runs.split_label(config)}"
+        found.append(Known(run, config, name, title, label))
+    return found
 
 
 def write_figures(
@@ -48,20 +71,20 @@ def write_figures(
     Errors: ValueError if a folder holds no run, for another file than the one that the runs were trained on, and
     for the root folder as `out`.
     """
-    folders, out = list({Path(run).resolve(): Path(run) for run in folders}.values()), Path(out)
-    configs = [runs.read_config(run) for run in folders]
+    found, out = known(list({Path(run).resolve(): Path(run) for run in folders}.values())), Path(out)
     if data is not None:
-        check_data(folders, configs, data)
+        check_data(found, data)
     try:
         plots.canvas(1, 1)
     except ValueError as error:
         return [str(error)]
+    folders = [run.folder for run in found]
     jobs: dict[str, Callable[[], Figure]] = {
-        f"confusion-{name}": partial(confusion, run) for name, run in zip(names(folders), folders, strict=True)
+        f"confusion-{run.name}": partial(confusion, run.folder) for run in found
     }
     jobs["curves"] = partial(curves, folders)
-    without = without_I(folders)
-    if len(without) < len(folders):
+    without = [run.title for run in found if not fuses(run)]
+    if len(without) < len(found):
         jobs["tsne"] = partial(tsne, folders, data)
     if check is not None:
         check(*(out / f"{name}.{ending}" for name in jobs))
@@ -73,7 +96,7 @@ def write_figures(
         except ValueError as error:
             missing.append(f"no {name}.{ending}: {error}")
     if without:  # nothing failed
-        say(f"not in tsne.{ending}: {'; '.join(without.values())} (no fused feature I of Eq. (9))")
+        say(f"not in tsne.{ending}: {'; '.join(without)} (no fused feature I of Eq. (9))")
     return missing
 
 
@@ -89,8 +112,8 @@ def confusion(run: str | Path, C: np.ndarray | None = None, samples: str = "test
 
     Errors: ValueError without matplotlib, for a run that is not complete.
     """
-    (label,) = labels([run])
-    return plots.confusion(runs.read_confusion(run) if C is None else C, label, samples)
+    (found,) = known([run])
+    return plots.confusion(runs.read_confusion(run) if C is None else C, found.label, samples)
 
 
 def curves(folders: list) -> "Figure":
@@ -102,7 +125,7 @@ def curves(folders: list) -> "Figure":
     for run, rows in zip(folders, logs, strict=True):
         if not rows:
             raise ValueError(f"{Path(run) / 'log.jsonl'} has no epoch yet: train the run further")
-    return plots.curves(logs, labels(folders))
+    return plots.curves(logs, [run.label for run in known(folders)])
 
 
 def tsne(
@@ -123,33 +146,33 @@ def tsne(
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ValueError(f"t-SNE needs scikit-learn ({error}): {plots.EXTRA}") from None
-    called = dict(zip(folders, labels(folders), strict=True))
-    without = without_I(folders)
-    folders, left_out = [run for run in folders if run not in without], "; ".join(without.values())
-    if not folders:
+    every = known(folders)
+    found, left_out = list(filter(fuses, every)), "; ".join(run.title for run in every if not fuses(run))
+    if not found:
         raise ValueError(f"{left_out}: no fused feature I of Eq. (9)")
-    configs = [runs.read_config(run) for run in folders]
+    first = found[0]
     if data is None:
-        data = runs.test_file(configs[0])["path"]
+        data = runs.test_file(first.config)["path"]
         if not Path(data).exists():
             raise ValueError(
-                f"{data}, on which {folders[0]} was tested, is not there now: name it with --data FILE.h5"
+                f"{data}, on which {first.folder} was tested, is not there now: name it with --data FILE.h5"
             )
-    check_data(folders, configs, data)
-    for run, config in zip(folders, configs, strict=True):
-        if config["data"]["split"]["test_rows"] != configs[0]["data"]["split"]["test_rows"]:
+    check_data(found, data)
+    for run in found:
+        if run.config["data"]["split"]["test_rows"] != first.config["data"]["split"]["test_rows"]:
             raise ValueError(
-                f"{run} has another test part than {folders[0]}: compare runs of one seed, per_class and test"
+                f"{run.folder} has another test part than {first.folder}: compare runs of one seed, per_class and"
+                " test"
             )
     with so2sat.open_file(data) as patches:
-        rows = sample(patches.labels, evaluate.test_rows(configs[0], patches), per_class, seed)
-        features = [evaluate.fused(evaluate.load(run), patches, rows) for run in folders]
+        rows = sample(patches.labels, evaluate.test_rows(first.config, patches), per_class, seed)
+        features = [evaluate.fused(evaluate.load(run.folder), patches, rows) for run in found]
         y = patches.labels[rows]
     # t-SNE looks three times as far as the perplexity, so few samples need a smaller one.
     method = TSNE(perplexity=min(PERPLEXITY, (len(y) - 1) / 3), init="pca", random_state=seed)
     with threadpool_limits(1):  # its threads wait for each other busily: 10 times slower on a busy machine
         points = [method.fit_transform(I) for I in features]
-    same = ", of the same samples in each panel" if len(folders) > 1 else ""
+    same = ", of the same samples in each panel" if len(found) > 1 else ""
     fewer = ", or all where there are fewer" if np.bincount(y, minlength=plots.K).min() < per_class else ""
     note = (
         f"t-SNE (perplexity {method.perplexity:.0f}, seed {seed}) of the fused feature I, Eq. (9){same}.\n"
@@ -157,7 +180,7 @@ def tsne(
     )
     if left_out:
         note += "\n" + plots.wrapped(f"Not shown, since they have no I: {left_out}.", 90)
-    return plots.tsne(points, y, [called[run] for run in folders], [neighbours(I, y) for I in features], note)
+    return plots.tsne(points, y, [run.label for run in found], [neighbours(I, y) for I in features], note)
 
 
 # ----------------------------------------------------------------------------------------------------- features
@@ -194,44 +217,18 @@ def neighbours(I: np.ndarray, y: np.ndarray, k: int = 10) -> str:  # (m, n d), (
     return f"{100 * same:.0f} % of a sample's {k} nearest in I are of its class\n({100 * chance:.0f} % by chance)"
 
 
-def check_data(folders: list, configs: list[dict], data: str | Path) -> None:
+def fuses(run: Known) -> bool:
+    """Whether its network has the fused feature I of Eq. (9)."""
+    return systems.fuses(run.config["system"])
+
+
+def check_data(found: list[Known], data: str | Path) -> None:
     """ValueError unless every run was tested on `data`, since a figure shows a run's own test part."""
     with so2sat.open_file(data) as patches:
-        for run, config in zip(folders, configs, strict=True):
-            if not runs.same_data(config, patches):
+        for run in found:
+            if not runs.same_data(run.config, patches):
                 raise ValueError(
-                    f"{run} was tested on {runs.test_file(config)['path']}, and {data} is another file; figures"
-                    f" show a run's own test part. `{program('evaluate', run, '--data', data)}` gives the accuracy"
+                    f"{run.folder} was tested on {runs.test_file(run.config)['path']}, and {data} is another file;"
+                    " figures show a run's own test part."
+                    f" `{program('evaluate', run.folder, '--data', data)}` gives the accuracy"
                 )
-
-
-# -------------------------------------------------------------------------------------------------------- names
-
-
-def names(folders: list) -> list[str]:
-    """The name of each run's folder, with as many folders above it as tell all apart.
-
-    >>> names(["runs/mine"]), names(["runs/ebcnn/seed-47", "runs/ebcnn-bplcz/seed-47"])
-    (['mine'], ['ebcnn-seed-47', 'ebcnn-bplcz-seed-47'])
-    """
-    paths = [Path(run).resolve().parts[1:] for run in folders]
-    n = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len({*paths}))
-    return ["-".join(path[-n:]) for path in paths]
-
-
-def titles(folders: list) -> list[str]:
-    """The system of each run in the paper's words, and the run's name."""
-    found = zip(map(runs.read_config, folders), names(folders), strict=True)
-    return [f"{systems.SYSTEMS[c['system']].label}{systems.reduced(c)}, run {name}" for c, name in found]
-
-
-def labels(folders: list) -> list[str]:
-    """What each run is called in a figure: its title, and the data and split that its figures are of."""
-    found = zip(titles(folders), map(runs.read_config, folders), strict=True)
-    return [f"{t}, {'SIMULATED data, ' * c['data']['simulated']}{runs.split_label(c)}" for t, c in found]
-
-
-def without_I(folders: list) -> dict:
-    """{run: its title} of those whose networks take all bands at once, and have no fused feature I of Eq. (9)."""
-    found = zip(folders, titles(folders), strict=True)
-    return {run: title for run, title in found if not systems.fuses(runs.read_config(run)["system"])}
