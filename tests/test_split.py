@@ -17,14 +17,6 @@ from bplcz_ref.training import evaluate, runs, split, train
 CITY = TINY._replace(split="city", per_class=1, test=10)
 
 
-def test_no_test_sample_is_trained_on(small_file):
-    with so2sat.open_file(small_file) as patches:
-        rows, test, *_ = split.decide(patches, TINY)
-        assert not set(rows) & set(test)
-        with pytest.raises(ValueError, match="for separate files"):
-            split.decide(patches, TINY._replace(test=None))
-
-
 def test_the_split_of_a_subset_is_its_own(subset):
     """Whatever the preset says; what was chosen must agree, and split "random" draws anew."""
     small, own = systems.SMALL, {"per_class": 2, "test": 30}
@@ -158,10 +150,16 @@ def test_separate_files_are_trained_and_tested_as_wholes(small_file, subset, tmp
         ):
             rows, test, settled, *_ = split.decide(file, settings, given, tested)
             assert (settled.per_class, settled.test, len(rows), len(test)) == sizes
-        with pytest.raises(ValueError, match="split is 'city', and the test part is"):
-            split.decide(patches, CITY, tested=other)
-        with pytest.raises(ValueError, match="has no test rows: name a file with --test-data FILE"):
-            split.decide(training, systems.SMALL, [])
+        for asked, message in (
+            ((patches, CITY, None, other), "split is 'city', and the test part is"),
+            ((training, systems.SMALL, []), "has no test rows: name a file with --test-data FILE"),
+            (
+                (patches, TINY._replace(test=None)),
+                "per_class or test is none, all rows, which is for separate files",
+            ),
+        ):
+            with pytest.raises(ValueError, match=message):
+                split.decide(*asked)
     seen = "{} of its 64 rows are in the training part, the first is row 0"
     with pytest.raises(ValueError, match=seen.format(64)):
         train.train(tmp_path / "a", small_file, "ebcnn", TINY, test_data=subset, given=[], say=quiet)
@@ -195,20 +193,14 @@ def test_a_run_on_separate_files_is_evaluated_on_the_test_file(small_file, tmp_p
 # --------------------------------------------------------------------------------------------------------- cities
 
 
-@pytest.fixture(scope="module")
-def geo(small_file, tmp_path_factory):
-    """The *_geo.h5 of `small_file`: 7 cities, in text of variable length."""
-    path = tmp_path_factory.mktemp("geo") / "patches_geo.h5"
-    with h5py.File(path, "w") as file:
+@pytest.mark.slow
+def test_a_city_split_leaves_whole_cities_out_and_says_so_everywhere(small_file, tmp_path, capsys):
+    geo, run = tmp_path / "patches_geo.h5", tmp_path / "run"
+    with h5py.File(geo, "w") as file:  # 7 cities, in text of variable length
         names = np.array([f"c\u00f6ln {i}" for i in range(7)], object)[np.arange(136) * 5 // 97]
         file.create_dataset("city", data=names, dtype=h5py.string_dtype())
-    return path
-
-
-def test_a_city_split_leaves_whole_cities_out(small_file, geo):
     with so2sat.open_file(small_file, geo=geo) as patches:
-        found = split.decide(patches, CITY)
-        rows, test, out = found.training, found.test, found.cities
+        rows, test, _, _, out, _ = split.decide(patches, CITY)
         cities, labels = patches.cities, patches.labels
         assert out != split.held_out(patches, CITY._replace(seed=50))
         with pytest.raises(ValueError, match="test asks for 130 rows; the cities left out together has"):
@@ -217,23 +209,11 @@ def test_a_city_split_leaves_whole_cities_out(small_file, geo):
     assert not set(cities[rows]) & set(out)
     assert np.bincount(labels[rows], minlength=17).tolist() == [1] * 17
     assert len(set(test)) == 10
-    without = pytest.raises(ValueError, match="name its .*_geo.h5 with --geo FILE")
-    with so2sat.open_file(small_file) as patches, without:
-        split.decide(patches, CITY)
-
-
-@pytest.mark.parametrize(("cities", "left_out"), [(2, 1), (5, 1), (6, 2), (7, 2), (42, 9)])
-def test_one_city_in_five_is_left_out(cities, left_out):
-    patches = SimpleNamespace(path="x.h5", cities=np.array([f"c{k}" for k in range(cities)]))
-    assert len(set(split.held_out(patches, CITY))) == left_out
-
-
-@pytest.mark.slow
-def test_a_run_on_a_city_split_says_so_everywhere(small_file, geo, tmp_path, capsys):
-    run = tmp_path / "run"
-    asked = ["train", "--data", str(small_file), "--geo", str(geo), "--split", "city", "--system", "ebcnn"]
-    sizes = ["--out", str(run), "--set", "per_class=1", "test=10", "epochs=1", "width=1", "features=2"]
-    assert command_line.main([*asked, *sizes]) == 0
+    asked = ["train", "--data", str(small_file), "--split", "city", "--system", "ebcnn", "--out", str(run)]
+    asked += ["--set", "per_class=1", "test=10", "epochs=1", "width=1", "features=2"]
+    assert command_line.main(asked) == 2
+    assert "name its *_geo.h5 with --geo FILE" in capsys.readouterr().err
+    assert command_line.main([*asked, "--geo", str(geo)]) == 0
     printed = capsys.readouterr()
     noted = runs.read_config(run)["data"]["split"]
     assert noted["from"] == "city"
@@ -241,3 +221,13 @@ def test_a_run_on_a_city_split_says_so_everywhere(small_file, geo, tmp_path, cap
     assert "on 10 SIMULATED samples, city split, 2 cities left out" in printed.out
     assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0  # cities by the noted file
     assert "the test part of" in capsys.readouterr().out
+
+
+def test_one_city_in_five_is_left_out():
+    def count(cities):
+        patches = SimpleNamespace(path="x.h5", cities=np.array([f"c{k}" for k in range(cities)]))
+        return len(set(split.held_out(patches, CITY)))
+
+    assert [count(cities) for cities in (2, 5, 6, 7, 42)] == [1, 1, 2, 2, 9]
+    with pytest.raises(ValueError, match="all rows are of c0; a city split needs 2 cities or more"):
+        count(1)
