@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from small import TINY, copied
+from small import TINY, copied, quiet
 
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import bands, nn, paper, systems
@@ -141,15 +141,6 @@ def test_the_title_and_the_note_by_hand():
     assert "No errors." in text
 
 
-@pytest.mark.slow
-def test_simulated_is_said_only_of_simulated_data(runs, tmp_path):
-    text = words(figures.confusion(runs[1]))
-    assert f"EB-CNN (BP-LCZ), run seed-47, {SIMULATED}\nOA" in text
-    assert f"OA {100 * files.read_json(runs[1] / 'metrics.json')['overall_accuracy']:.2f} %" in text
-    real = copied(runs[0], tmp_path / "real", data={"simulated": False})
-    assert "SIMULATED" not in words(figures.confusion(real))
-
-
 # ------------------------------------------------------------------------------------------------------ curves
 
 
@@ -163,11 +154,8 @@ def test_curves_are_the_log():
     prompted = {"L_con": 0.5, "L_con_floor": 0.1, "S_positive": -1.0, "validation_accuracy": 0.4}
     rows = [row(1, **prompted), row(2, **prompted, S_negative=-2.0)]  # a first epoch without negatives: a gap
     figure = plots.curves([[row(1), row(2)], rows], ["a", "b"])
-    drawn = {
-        (k, line.get_label(), line.get_linestyle()): line.get_ydata()
-        for k, axes in enumerate(figure.axes)
-        for line in axes.lines
-    }
+    lines = [(k, line) for k, axes in enumerate(figure.axes) for line in axes.lines]
+    drawn = {(k, line.get_label(), line.get_linestyle()): line.get_ydata() for k, line in lines}
     # fmt: off
     expected = {
         (0, "a", "-"): [1, 0.5], (1, "a", "-"): [50, 50],
@@ -179,10 +167,8 @@ def test_curves_are_the_log():
     assert drawn.keys() == expected.keys()
     for line, values in expected.items():
         np.testing.assert_allclose(drawn[line], values, rtol=1e-12)
-    assert [text.get_text() for text in figure.axes[1].get_legend().get_texts()] == [
-        "training part",
-        "validation file",
-    ]
+    meanings = [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
+    assert meanings == ["training part", "validation file"]
     assert not figure.axes[5].axison  # the legend's place
     assert figure.axes[5].get_legend().get_title().get_text() == "(c) to (e): only the runs with prompts"
     assert [axes.get_title("left") for axes in figure.axes[:5]] == ["(a)", "(b)", "(c)", "(d)", "(e)"]
@@ -206,14 +192,18 @@ def test_curves_of_an_interrupted_run_and_of_none(runs, tmp_path):
         figures.curves([begun])
 
 
-def test_runs_of_one_system_are_told_apart(runs, tmp_path):
-    other, same = copied(runs[0], tmp_path / "other", seed=48), copied(runs[0], tmp_path / "same")
-    assert [run.label for run in figures.known([runs[0], other, same])] == [
-        f"EB-CNN, run {name}, {SIMULATED}" for name in ("seed-47", "other", "same")
+@pytest.mark.slow
+def test_runs_are_told_apart_and_simulated_data_is_called_so(runs, tmp_path):
+    real = copied(runs[0], tmp_path / "real", data={"simulated": False})
+    reduced, name = copied(runs[0], tmp_path / "seed-47", system="resnet50"), f"{tmp_path.name}-seed-47"
+    assert [run.label for run in figures.known([runs[0], real])] == [
+        f"EB-CNN, run seed-47, {SIMULATED}",
+        "EB-CNN, run real, random split",
     ]
-    reduced = copied(runs[0], tmp_path / "seed-47", system="resnet50")
-    name = f"{tmp_path.name}-seed-47"
     assert figures.known([runs[0], reduced])[1].label == f"ResNet50, reduced, run {name}, {SIMULATED}"
+    found = 100 * files.read_json(runs[1] / "metrics.json")["overall_accuracy"]
+    text = words(figures.confusion(runs[1]))
+    assert f"EB-CNN (BP-LCZ), run seed-47, {SIMULATED}\nOA {found:.2f} %" in text
 
 
 # ------------------------------------------------------------------------------------------------------- t-SNE
@@ -256,31 +246,15 @@ def test_samples_are_of_the_test_part_and_no_more_than_asked(small_file):
     assert available[16] < 3 < available.max()
     assert np.bincount(y[rows], minlength=17).tolist() == np.minimum(available, 3).tolist()
     assert figures.sample(y, test, 3, 48).tolist() != rows.tolist()
-
-
-def test_neighbours_against_a_loop():
-    rng = np.random.default_rng(0)
-    I, y = rng.standard_normal((30, 4)), rng.integers(0, 3, 30)
-    same = chance = 0
-    for j in range(30):
-        others = sorted((m for m in range(30) if m != j), key=lambda m: float(np.sum((I[j] - I[m]) ** 2)))
-        same += sum(y[m] == y[j] for m in others[:10]) / 10
-        chance += sum(y[m] == y[j] for m in others) / 29
-    said = figures.neighbours(I, y)
-    assert said.startswith(f"{100 * same / 30:.0f} % of a sample's 10 nearest in I are of its class")
-    assert said.endswith(f"({100 * chance / 30:.0f} % by chance)")
-    assert "a sample's 4 nearest" in figures.neighbours(I[:5], y[:5])
+    assert "a sample's 4 nearest" in figures.neighbours(np.eye(5), np.arange(5))  # of 10 that are asked for
 
 
 @pytest.mark.slow
 def test_no_title_of_tsne_covers_its_neighbour():
     """At the longest labels that there are."""
-    y, titles = (
-        np.arange(34) % 17,
-        ["EB-CNN + BGP, no MSM, run bgp, SIMULATED data, city split, 9 cities left out"] * 3,
-    )
+    title = "EB-CNN + BGP, no MSM, run bgp, SIMULATED data, city split, 9 cities left out"
     points = np.random.default_rng(0).standard_normal((3, 34, 2))
-    figure = plots.tsne(list(points), y, titles, ["caption"] * 3, "note")
+    figure = plots.tsne(list(points), np.arange(34) % 17, [title] * 3, ["caption"] * 3, "note")
     figure.draw_without_rendering()
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     assert boxes[0].x1 < boxes[1].x0
@@ -296,22 +270,17 @@ def test_a_letter_does_not_hide_the_only_sample_of_its_class():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"data": {"path": "b.h5", "labels": "0" * 64}},
-            "was tested on b.h5, and .* is another file; figures show",
-        ),
-        ({}, "another test part than"),
-    ],
-)
-def test_runs_that_cannot_be_compared_are_named(runs, small_file, tmp_path, changes, message):
+def test_runs_that_cannot_be_compared_are_named(runs, small_file, tmp_path):
     pytest.importorskip("sklearn")
     parts = files.read_json(runs[1] / "config.json")["data"]["split"] | {"test_rows": "0" * 64}
-    other = copied(runs[1], tmp_path / "other", **changes or {"data": {"split": parts}})
-    with pytest.raises(ValueError, match=message):
-        figures.tsne([runs[0], other], small_file)
+    elsewhere = {"path": "b.h5", "labels": "0" * 64}
+    for name, data, message in (
+        ("a", elsewhere, "was tested on b.h5, and .* is another file; figures show"),
+        ("b", {"split": parts}, "another test part than"),
+    ):
+        other = copied(runs[1], tmp_path / name, data=data)
+        with pytest.raises(ValueError, match=message):
+            figures.tsne([runs[0], other], small_file)
 
 
 # ------------------------------------------------------------------------------------------------ files, command
@@ -332,15 +301,9 @@ def test_report_writes_all_figures(runs, tmp_path, capsys):
     assert printed.count("on 40 SIMULATED samples, random split") == 2
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n") for name in names)
     assert report(tmp_path, runs[0]) == 2
-    assert (
-        "curves.png exists already: remove it, or name another place, or add --overwrite"
-        in capsys.readouterr().err
-    )
-    assert (
-        report(tmp_path, runs[0], "--overwrite", "--format", "svg")
-        == report(tmp_path, runs[0], "--overwrite")
-        == 0
-    )
+    assert "curves.png exists already: remove it, or name another place, or add" in capsys.readouterr().err
+    for more in (["--overwrite", "--format", "svg"], ["--overwrite"]):
+        assert report(tmp_path, runs[0], *more) == 0
     assert b"<svg" in (tmp_path / "curves.svg").read_bytes()
 
 
@@ -372,9 +335,8 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsy
     found = [copied(runs[0], tmp_path / f"run-{seed}", system="resnet50", seed=seed) for seed in (47, 48)]
     assert report(tmp_path, *found) == 0  # nothing failed
     *written, last = capsys.readouterr().out.splitlines()[-4:]
-    assert written == [
-        str(tmp_path / name) for name in ("confusion-run-47.png", "confusion-run-48.png", "curves.png")
-    ]
+    names = ("confusion-run-47.png", "confusion-run-48.png", "curves.png")
+    assert written == [str(tmp_path / name) for name in names]
     said = "ResNet50, reduced, run run-47; ResNet50, reduced, run run-48"
     assert last == f"not in tsne.png: {said} (no fused feature I of Eq. (9))"
     with pytest.raises(ValueError, match="run-47; ResNet50, reduced, run run-48: no fused feature I"):
@@ -384,18 +346,13 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsy
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("module", "line", "drawn"),
-    [
-        ("matplotlib.figure", "figures need matplotlib", []),
+def test_what_to_install_is_said_and_the_rest_is_drawn(runs, small_file, tmp_path, monkeypatch):
+    for module, line, drawn in (
         ("sklearn.manifold", "no tsne.png: t-SNE needs scikit-learn", ["confusion-seed-47.png", "curves.png"]),
-    ],
-)
-def test_what_to_install_is_said_and_the_rest_is_drawn(
-    runs, small_file, tmp_path, monkeypatch, module, line, drawn
-):
-    monkeypatch.setitem(sys.modules, module, None)
-    (missing,) = figures.write_figures(runs[:1], tmp_path, small_file, say=lambda line: None)
-    assert missing.startswith(line)
-    assert missing.endswith(plots.EXTRA)
-    assert sorted(path.name for path in tmp_path.iterdir()) == drawn
+        ("matplotlib.figure", "figures need matplotlib", []),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        (missing,) = figures.write_figures(runs[:1], tmp_path / module, small_file, say=quiet)
+        assert missing.startswith(line)
+        assert missing.endswith(plots.EXTRA)
+        assert sorted(path.name for path in (tmp_path / module).glob("*")) == drawn

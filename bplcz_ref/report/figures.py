@@ -204,10 +204,10 @@ def neighbours(I: np.ndarray, y: np.ndarray, k: int = 10) -> str:  # (m, n d), (
               same = mean over samples j of the share of the k nearest others l with y_l = y_j;
               chance = mean over j of (N_c - 1) / (m - 1), N_c the samples of j's class.
 
-    >>> I = np.array([[0.0], [1.0], [5.0], [6.5]])
-    >>> print(neighbours(I, np.array([2, 2, 9, 2]), k=1))      # 0-1 and 1-0 agree, 5-6.5 and 6.5-5 do not
-    50 % of a sample's 1 nearest in I are of its class
-    (50 % by chance)
+    >>> I = np.array([[0.0], [1.0], [5.0], [6.5], [7.0]])
+    >>> print(neighbours(I, np.array([2, 2, 9, 2, 2]), k=1))      # all agree but 5, whose nearest is 6.5
+    80 % of a sample's 1 nearest in I are of its class
+    (60 % by chance)
     """
     k = min(k, len(y) - 1)
     distances = cdist(I, I)
