@@ -110,6 +110,16 @@ def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_pa
     ids = [name for name, _ in bplcz_ref.paper.CLASSES]
     assert all(ids[int(row["number"]) - 1] == row["class"] for k, row in enumerate(rows) if k not in empty)
     assert np.flatnonzero(np.isnan(weights.read_arrays(I)["I"]).all(1)).tolist() == empty
+    with h5py.File(bare, "a") as file:
+        file["sen1"][...] = 0
+    for more, code, message in (
+        (["--embeddings", str(I)], 2, "no row can be used, so there is no feature I: row 0, each channel of sen1"),
+        ([], 0, "bare.h5: 20 of 20 rows have no answer, the first: row 0, each channel of sen1 is constant"),
+    ):
+        asked = ["predict", str(whole), "--data", str(bare), "--out", str(out), "--overwrite", *more]
+        assert command_line.main(asked) == code
+        assert message in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8").splitlines()[1:] == [f"{row},,,,true" for row in range(20)]
 
 
 @pytest.mark.slow
