@@ -242,9 +242,7 @@ def test_tables_are_printed_and_written(table, tmp_path, capsys, monkeypatch):
         assert message in capsys.readouterr().err
 
 
-def test_explain_and_tokenizer_print(capsys):
-    assert call("explain", "--equation", 7) == 0
-    assert "L_i2t" in capsys.readouterr().out
+def test_tokenizer_prints(capsys):
     assert call("tokenizer", "encode", "near infrared") == 0
     assert "infrared" in capsys.readouterr().out
 

@@ -20,13 +20,15 @@ from bplcz_ref.training import evaluate, runs, split, train
 
 
 @pytest.mark.slow
-def test_evaluation_is_in_evaluation_mode_and_gives_the_reported_metrics(whole, small_file):
+def test_evaluation_is_in_evaluation_mode_and_gives_the_reported_metrics(whole, small_file, monkeypatch):
     """A sample's logits do not depend on its batch, and are those of apply with train=False."""
     trained = evaluate.load(whole)
     rows = np.arange(12)
     with so2sat.open_file(small_file) as patches:
-        one = np.concatenate([c_hat for _, c_hat in evaluate.logits(trained, patches, rows, size=1)])
-        many = np.concatenate([c_hat for _, c_hat in evaluate.logits(trained, patches, rows, size=12)])
+        ((_, many),) = evaluate.logits(trained, patches, rows)
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "ROWS_AT_ONCE", 1)
+            one = np.concatenate([c_hat for _, c_hat in evaluate.logits(trained, patches, rows)])
         x = standardise.standardise(patches.images(rows), trained.statistics)
         I = evaluate.fused(trained, patches, rows)
         C = evaluate.confusion(trained, patches, split.decide(patches, TINY).test)

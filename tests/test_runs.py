@@ -22,6 +22,8 @@ def test_a_run_folder_is_complete_and_honest(whole):
     rows = runs.read_log(whole)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert rows[-1] == result["last_epoch"]
+    assert rows[1]["L"] < rows[0]["L"]
+    assert abs(rows[1]["L"] - (rows[1]["L_cls"] + 2 * rows[1]["L_con"])) < 1e-5
     assert 0.1 < result["last_epoch"]["L_con_floor"] < rows[-1]["L_con"]
     assert result["split"] == "random split"
     assert result["training_samples"] == 34
@@ -65,7 +67,8 @@ def test_a_run_that_is_killed_at_any_write_ends_with_the_same_bits(small_file, t
 
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", dying)
-            train.train(run, small_file, "ebcnn", TINY, say=quiet, checkpoint_seconds=0)
+            patch.setattr(train, "CHECKPOINT_SECONDS", 0)
+            train.train(run, small_file, "ebcnn", TINY, say=quiet)
         return bits(run), steady(run), runs.read_confusion(run).tolist()
 
     whole = one(tmp_path / "whole")

@@ -19,12 +19,6 @@ from bplcz_ref.training import evaluate, runs, split, train
 from bplcz_ref.training.progress import Reporter
 
 
-def test_training_reduces_the_loss(whole):
-    rows = runs.read_log(whole)
-    assert rows[-1]["L"] < rows[0]["L"]
-    assert abs(rows[-1]["L"] - (rows[-1]["L_cls"] + 2 * rows[-1]["L_con"])) < 1e-5
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("system", ["ebcnn", "exvit"])  # without and with dropout
 def test_the_loop_is_the_plain_one(small_file, tmp_path, system):
@@ -128,8 +122,9 @@ def test_resuming_gives_the_same_bits(whole, small_file, tmp_path, monkeypatch, 
     """Stopped after `stop` steps of 3 per epoch: within the first epoch, at its end, within the second."""
     with monkeypatch.context() as patch:
         stopping_before(stop, patch)
+        patch.setattr(train, "CHECKPOINT_SECONDS", 0)
         with pytest.raises(KeyboardInterrupt):
-            train.train(tmp_path, small_file, "ebcnn-bplcz", TINY, say=quiet, checkpoint_seconds=0)
+            train.train(tmp_path, small_file, "ebcnn-bplcz", TINY, say=quiet)
     train.train(tmp_path, small_file, "ebcnn-bplcz", TINY, say=quiet)
     assert bits(tmp_path) == bits(whole)
     assert steady(tmp_path) == steady(whole)

@@ -118,22 +118,21 @@ def test_rows(config: dict, patches: Patches) -> np.ndarray:
     return rows
 
 
-def inputs(
-    trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, 32, 32, 18)
-    """`rows` in pieces of `size`, each with its standardised images."""
-    for some in so2sat.chunks(rows, size):
+Pieces = Iterator[tuple[np.ndarray, np.ndarray]]  # row numbers (b,), and what there is of each row
+
+
+def inputs(trained: Trained, patches: Patches, rows: np.ndarray) -> Pieces:  # -> (b,), (b, 32, 32, 18)
+    """`rows` in pieces of ROWS_AT_ONCE, each with its standardised images."""
+    for some in so2sat.chunks(rows, ROWS_AT_ONCE):
         yield some, standardise.standardise(patches.images(some, trained.dtype), trained.statistics)
 
 
-def logits(
-    trained: Trained, patches: Patches, rows: np.ndarray, size: int = ROWS_AT_ONCE
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # -> (b,), (b, K)
+def logits(trained: Trained, patches: Patches, rows: np.ndarray) -> Pieces:  # -> (b,), (b, K)
     """(rows, c_hat) of each piece of `rows`: the image side alone.
 
     Errors: ValueError if a logit is not finite, since the class of such a row would be of no meaning.
     """
-    for some, x in inputs(trained, patches, rows, size):
+    for some, x in inputs(trained, patches, rows):
         yield some, sound_logits(trained, x, some, str(patches.path))
 
 

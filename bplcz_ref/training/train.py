@@ -40,7 +40,6 @@ class Run(NamedTuple):
     settings: systems.Settings
     validation: Patches | None = None
     validation_rows: np.ndarray = np.arange(0)
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
 
     @property
     def steps(self) -> int:
@@ -61,7 +60,6 @@ def train(
     given: Collection[str] | None = None,
     resume: bool = True,
     say: Callable[[str], None] | None = None,
-    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> dict:
     """Train `system` with `settings` on the file `data`; returns the metrics, which are in run/metrics.json too.
 
@@ -103,7 +101,7 @@ def train(
             report.line(f"batch is {settings.batch}: every step takes all {len(rows)} training rows")
         network = systems.build(system, settings)
         own = np.arange(0) if watched is None else split.new_rows(watched, patches, rows, settings)
-        training = Run(folder, config, patches, rows, network, settings, watched, own, checkpoint_seconds)
+        training = Run(folder, config, patches, rows, network, settings, watched, own)
         at = runs.load_checkpoint(folder, network, config)
         if at is None:
             at = start(training, tested, test_rows)
@@ -214,7 +212,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         for batch in batches[done:]:
             at = one_step(run, at, batch, watch)
             report.step(functools.partial(progress.where, run.folder, settings, steps, begun, at.step, at.sums))
-            if time.perf_counter() - saved > run.checkpoint_seconds and at.step % steps:
+            if time.perf_counter() - saved > CHECKPOINT_SECONDS and at.step % steps:
                 check_finite(at)
                 runs.save_checkpoint(run.folder, run.config, at)
                 saved = time.perf_counter()
