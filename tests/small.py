@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 
+from bplcz_ref import __main__ as command_line
 from bplcz_ref import systems
 from bplcz_ref.storage import files
 from bplcz_ref.training import runs
@@ -14,6 +15,14 @@ TINY = systems.SMALL._replace(
     epochs=2, per_class=2, test=40, batch=16,
 )  # fmt: skip
 NAMES = ["ebcnn", "ebcnn-bplcz"]
+
+
+def call(*words):
+    """The exit code of a command, argparse's own too."""
+    try:
+        return command_line.main([str(word) for word in words])
+    except SystemExit as stop:
+        return stop.code
 
 
 def quiet(line):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from small import TINY, copied
+from small import TINY, call, copied
 
 from bplcz_ref import __main__ as command_line
 from bplcz_ref import commands, systems
@@ -17,14 +17,6 @@ from bplcz_ref.training import runs, tables
 SMALL = ("--epochs", 1, "--set", "per_class=1", "test=20", "batch=8")
 TRAIN = ["train", "--data", "x.h5", "--system", "ebcnn", "--out", "run"]
 CALLED = "python -m bplcz_ref"
-
-
-def call(*words):
-    """The exit code of a command, argparse's own too."""
-    try:
-        return command_line.main([str(word) for word in words])
-    except SystemExit as stop:
-        return stop.code
 
 
 def train(data, out, *more):

@@ -8,11 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 import h5py
 import numpy as np
 import pytest
-from small import TINY, quiet
+from small import TINY, call, quiet
 from so2sat_files import part
 
 import bplcz_ref
-from bplcz_ref import __main__ as command_line
 from bplcz_ref import metrics
 from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.storage import files, weights
@@ -53,8 +52,8 @@ def test_classify_is_the_class_and_probability_that_predict_writes(whole, small_
         sen1, sen2 = file["sen1"][:70], file["sen2"][:70]
     classes, p = bplcz_ref.classify(whole, sen1, sen2)  # in two pieces
     out, I = tmp_path / "labels.csv", tmp_path / "I.npz"
-    asked = ["predict", str(whole), "--data", str(small_file), "--out", str(out), "--probabilities"]
-    assert command_line.main([*asked, "--embeddings", str(I)]) == 0
+    asked = ("--data", small_file, "--out", out, "--probabilities", "--embeddings", I)
+    assert call("predict", whole, *asked) == 0
     with open(out, encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = [f"p_{name}" for name, _ in bplcz_ref.paper.CLASSES]
@@ -101,8 +100,8 @@ def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_pa
     bare, out, I = (tmp_path / name for name in ("bare.h5", "labels.csv", "I.npz"))
     with h5py.File(part(bare, small_file, slice(20), names=("sen1", "sen2")), "a") as file:
         file["sen1"][3], file["sen2"][7, :9], file["sen2"][9] = 0, -9999, 1e4 * file["sen2"][9]
-    asked = ["predict", str(whole), "--data", str(bare), "--out", str(out), "--embeddings", str(I)]
-    assert command_line.main([*asked, "--probabilities"]) == 0
+    asked = ("predict", whole, "--data", bare, "--out", out)
+    assert call(*asked, "--embeddings", I, "--probabilities") == 0
     words = "bare.h5: 3 of 20 rows have no answer, the first: row 3, each channel of sen1 is constant (0, ...)"
     assert words in capsys.readouterr().err
     with open(out, encoding="utf-8") as file:
@@ -115,11 +114,10 @@ def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_pa
     with h5py.File(bare, "a") as file:
         file["sen1"][...] = 0
     for more, code, message in (
-        (["--embeddings", str(I)], 2, "no row can be used, so there is no feature I: row 0, each channel of sen1"),
+        (["--embeddings", I], 2, "no row can be used, so there is no feature I: row 0, each channel of sen1"),
         ([], 0, "bare.h5: 20 of 20 rows have no answer, the first: row 0, each channel of sen1 is constant"),
     ):
-        asked = ["predict", str(whole), "--data", str(bare), "--out", str(out), "--overwrite", *more]
-        assert command_line.main(asked) == code
+        assert call(*asked, "--overwrite", *more) == code
         assert message in capsys.readouterr().err
     assert out.read_text(encoding="utf-8").splitlines()[1:] == [f"{row},,,,true" for row in range(20)]
 
@@ -140,7 +138,7 @@ def test_a_loaded_run_goes_to_a_worker(whole, small_file):
 def test_evaluate_writes_its_result(whole, small_file, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     out = tmp_path / "out"
-    assert command_line.main(["evaluate", str(whole), "--data", str(small_file), "--out", str(out)]) == 0
+    assert call("evaluate", whole, "--data", small_file, "--out", out) == 0
     assert sorted(path.name for path in out.iterdir()) == ["confusion.csv", "confusion.png", "evaluation.json"]
     C = runs.read_confusion(out)
     assert np.array_equal(C, runs.read_confusion(whole))
@@ -198,13 +196,12 @@ def test_rows_that_were_trained_on_are_known_in_other_files(of_subset, subset, s
         training, _ = so2sat.split(patches.labels, 2, 30, seed=5)
         sources = training.tolist()
         labels = patches.labels
-    asked = ["evaluate", str(of_subset), "--data", str(small_file)]
     for more, code, words in (
         ([], 2, f"34 of its 136 rows were trained on, the first is row {min(sources)}; results on them"),
         (["--training-rows", "skip"], 0, "on 102 SIMULATED samples: the 102 rows of"),
         (["--training-rows", "include"], 0, "34 of which were TRAINED ON"),
     ):
-        assert command_line.main([*asked, *more]) == code
+        assert call("evaluate", of_subset, "--data", small_file, *more) == code
         assert words in "".join(capsys.readouterr())
     with so2sat.open_file(small_file) as patches:
         rows, _ = evaluate.rows_to_evaluate(trained, patches, "skip")

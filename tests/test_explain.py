@@ -6,8 +6,8 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
+from small import call
 
-from bplcz_ref import __main__ as command_line
 from bplcz_ref import equations, loops, paper
 from bplcz_ref.report import explain
 
@@ -95,9 +95,9 @@ def test_bad_input_is_named():
 
 
 def test_the_command_passes_its_options_on(capsys):
-    asked = ["explain", "--equation", "3", "--groups", "NIR", "--gradients", "--samples", "2", "--seed", "9"]
-    assert command_line.main(asked) == 0
+    asked = ("--equation", 3, "--groups", "NIR", "--gradients", "--samples", 2, "--seed", 9)
+    assert call("explain", *asked) == 0
     expected = explain.page(3, groups=["NIR"], with_gradients=True, samples=2, seed=9)
     assert capsys.readouterr().out == expected + "\n"
-    assert command_line.main(["explain"]) == 0
+    assert call("explain") == 0
     assert capsys.readouterr().out == explain.page() + "\n"

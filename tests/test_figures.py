@@ -4,9 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from small import TINY, copied, quiet
+from small import TINY, call, copied, quiet
 
-from bplcz_ref import __main__ as command_line
 from bplcz_ref import bands, nn, paper, systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.data.streams import stream
@@ -287,7 +286,7 @@ def test_runs_that_cannot_be_compared_are_named(runs, small_file, tmp_path):
 
 
 def report(out, *arguments):
-    return command_line.main(["report", *map(str, arguments), "--out", str(out)])
+    return call("report", *arguments, "--out", out)
 
 
 @pytest.mark.long

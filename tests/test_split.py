@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-from small import TINY, quiet
+from small import TINY, call, quiet
 from so2sat_files import part
 
-from bplcz_ref import __main__ as command_line
 from bplcz_ref import systems
 from bplcz_ref.data import so2sat
 from bplcz_ref.training import evaluate, runs, split, train
@@ -98,13 +97,13 @@ def test_copies_in_a_test_file_are_refused_or_left_out(small_file, subset, tmp_p
     """The number stands beside the accuracy, and the same rows are left out when the run is evaluated again."""
     places = (tmp_path / f"{name}.h5" for name in ("training", "testing", "validation"))
     some = slice(0, 90), slice(80, 120), slice(88, 136)
-    data, test, validation = (str(part(path, small_file, rows)) for path, rows in zip(places, some, strict=True))
+    data, test, validation = (part(path, small_file, rows) for path, rows in zip(places, some, strict=True))
     asked = ["train", "--data", data, "--test-data", test, "--validation", validation, "--system", "ebcnn"]
-    asked += ["--set", "width=1", "features=2", "epochs=1", "--out", str(run := tmp_path / "run")]
-    assert command_line.main(asked) == 2
+    asked += ["--set", "width=1", "features=2", "epochs=1", "--out", run := tmp_path / "run"]
+    assert call(*asked) == 2
     assert "10 of its 40 rows are in the training part, the first is row 0; " in (error := capsys.readouterr().err)
     assert "leave them out with --twins drop" in error
-    assert command_line.main([*asked, "--twins", "drop"]) == 0
+    assert call(*asked, "--twins", "drop") == 0
     label = "official separate files, 10 copies of training rows left out"
     assert f"on 30 test samples, {label}" in capsys.readouterr().out
     assert runs.read_metrics(run)["split"] == label
@@ -209,17 +208,17 @@ def test_a_city_split_leaves_whole_cities_out_and_says_so_everywhere(small_file,
     assert not set(cities[rows]) & set(out)
     assert np.bincount(labels[rows], minlength=17).tolist() == [1] * 17
     assert len(set(test)) == 10
-    asked = ["train", "--data", str(small_file), "--split", "city", "--system", "ebcnn", "--out", str(run)]
+    asked = ["train", "--data", small_file, "--split", "city", "--system", "ebcnn", "--out", run]
     asked += ["--set", "per_class=1", "test=10", "epochs=1", "width=1", "features=2"]
-    assert command_line.main(asked) == 2
+    assert call(*asked) == 2
     assert "name its *_geo.h5 with --geo FILE" in capsys.readouterr().err
-    assert command_line.main([*asked, "--geo", str(geo)]) == 0
+    assert call(*asked, "--geo", geo) == 0
     printed = capsys.readouterr()
     noted = runs.read_config(run)["data"]["split"]
     assert noted["from"] == "city"
     assert f"city split, 2 cities left out ({', '.join(noted['cities'])})" in printed.err
     assert "on 10 SIMULATED samples, city split, 2 cities left out" in printed.out
-    assert command_line.main(["evaluate", str(run), "--data", str(small_file)]) == 0  # cities by the noted file
+    assert call("evaluate", run, "--data", small_file) == 0  # cities by the noted file
     assert "the test part of" in capsys.readouterr().out
 
 
