@@ -236,18 +236,6 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypa
     assert np.array_equal(seen[0][1], seen[2][1])  # the same picture again
 
 
-def test_samples_are_of_the_test_part_and_no_more_than_asked(small_file):
-    with so2sat.open_file(small_file) as patches:
-        test, y = split.decide(patches, TINY).test, patches.labels
-    rows, available = figures.sample(y, test, 3, 47), np.bincount(y[test], minlength=17)
-    assert set(rows) <= set(test)
-    assert len(set(rows)) == len(rows)
-    assert available[16] < 3 < available.max()
-    assert np.bincount(y[rows], minlength=17).tolist() == np.minimum(available, 3).tolist()
-    assert figures.sample(y, test, 3, 48).tolist() != rows.tolist()
-    assert "a sample's 4 nearest" in figures.neighbours(np.eye(5), np.arange(5))  # of 10 that are asked for
-
-
 @pytest.mark.slow
 def test_no_title_of_tsne_covers_its_neighbour():
     """At the longest labels that there are."""

@@ -93,8 +93,6 @@ DAMAGE = [  # file, what becomes of its bytes, who reads it, message
     ("config.json", lambda b: b.replace(b'"seed": 47', b'"seed": 48'), runs.read_metrics, "another config.json"),
     ("config.json", lambda b: b.replace(b'"epochs": 2', b'"epochs": 5'), runs.read_metrics, "another config.json"),
     ("log.jsonl", lambda b: b.splitlines()[1], runs.read_log, "expected a line for each epoch from 1 on"),
-    ("confusion.csv", lambda b: b[:200], runs.read_confusion, "it cannot be read"),
-    ("metrics.json", lambda b: b[:200], runs.read_metrics, "it cannot be read .JSONDecodeError"),
     ("checkpoint.npz", lambda b: b[:1000], evaluate.load, "restore the file from a copy; without one, train"),
 ]  # fmt: skip
 

@@ -59,6 +59,7 @@ def test_a_complete_table_is_that_of_its_run_folders_and_not_trained_again(table
     said = []
     assert tables.tables(small_file, tmp_path, NAMES, [47], TINY, say=said.append) == results
     assert said[0] == f"2 runs in {tmp_path}, 2 complete already"
+    assert said[1].endswith("seed-47: complete already, not trained again")
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/checkpoint.npz")}
 
 

@@ -183,14 +183,12 @@ def tsne(
     return plots.tsne(points, y, [run.label for run in found], [neighbours(I, y) for I in features], note)
 
 
-# ----------------------------------------------------------------------------------------------------- features
-
-
 def sample(y: np.ndarray, rows: np.ndarray, per_class: int, seed: int) -> np.ndarray:  # (N,), (M,) -> (m,)
     """Of `rows`, `per_class` of each class at random, or all where there are fewer; sorted.
 
-    >>> sample(np.array([0, 0, 0, 1, 1, 0]), np.array([0, 1, 3]), per_class=2, seed=47).tolist()
-    [0, 1, 3]
+    >>> y, rows = np.array([0, 0, 0, 1, 1, 0]), np.array([0, 1, 2, 3])
+    >>> [sample(y, rows, per_class=2, seed=seed).tolist() for seed in (47, 48)]
+    [[0, 2, 3], [0, 1, 3]]
     """
     rng = stream(seed, "tsne")
     of_class = [rows[y[rows] == c] for c in np.unique(y[rows])]
@@ -204,8 +202,10 @@ def neighbours(I: np.ndarray, y: np.ndarray, k: int = 10) -> str:  # (m, n d), (
               same = mean over samples j of the share of the k nearest others l with y_l = y_j;
               chance = mean over j of (N_c - 1) / (m - 1), N_c the samples of j's class.
 
-    >>> I = np.array([[0.0], [1.0], [5.0], [6.5], [7.0]])
-    >>> print(neighbours(I, np.array([2, 2, 9, 2, 2]), k=1))      # all agree but 5, whose nearest is 6.5
+    >>> I, y = np.array([[0.0], [1.0], [5.0], [6.5], [7.0]]), np.array([2, 2, 9, 2, 2])
+    >>> neighbours(I, y)[:28]                                     # there are no more than 4 others
+    "60 % of a sample's 4 nearest"
+    >>> print(neighbours(I, y, k=1))                              # all agree but 5, whose nearest is 6.5
     80 % of a sample's 1 nearest in I are of its class
     (60 % by chance)
     """

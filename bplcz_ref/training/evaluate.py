@@ -198,9 +198,6 @@ def confusion(trained: Trained, patches: Patches, rows: np.ndarray) -> np.ndarra
     return C
 
 
-# ------------------------------------------------------------------------------------------------ files of results
-
-
 def origin(run: str | Path, trained: Trained) -> str:
     """In a line, what a trained network's results rest on."""
     on = "SIMULATED data" if trained.config["data"]["simulated"] else trained.config["data"]["path"]

@@ -26,8 +26,6 @@ SUMS = ["samples", "L", "L_cls", "L_con", "correct", "pairs", "targets", "positi
 ON_A_TERMINAL, ELSEWHERE = 0.2, 60.0  # seconds between two lines of steps
 ERASE = "\r\x1b[K"  # to the start of the line, and what is right of it
 
-# ------------------------------------------------------------------------------------------------- the averages
-
 
 def added(sums: dict, trace: dict, y: np.ndarray, seconds: float) -> dict:
     """The epoch's sums with one batch more. L and L_con are means over a batch, so they are weighted by B."""
@@ -93,9 +91,6 @@ def L_con_floor(name: str, settings: systems.Settings, batches: list[np.ndarray]
 def floor(counts: tuple[int, ...], alpha_n: float, msm: bool) -> float:
     """theory.batch_floor of a batch by the samples of each of its classes, whichever classes they are."""
     return theory.batch_floor(np.repeat(np.arange(len(counts)), counts), alpha_n, msm).lower
-
-
-# --------------------------------------------------------------------------------------------------- the lines
 
 
 def said(row: dict, epochs: int) -> str:

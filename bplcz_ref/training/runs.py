@@ -290,11 +290,8 @@ IDS = [name for name, _ in paper.CLASSES]
 
 def write_confusion(run: Path, C: np.ndarray) -> None:  # (17, 17)
     """Write the counts: rows the truth, columns the prediction."""
-    lines = [
-        ["truth \\ predicted", *IDS],
-        *([name, *map(str, n)] for name, n in zip(IDS, C.tolist(), strict=True)),
-    ]
-    files.write_text(run / "confusion.csv", "".join(",".join(line) + "\n" for line in lines))
+    rows = [["truth \\ predicted", *IDS], *([name, *map(str, n)] for name, n in zip(IDS, C.tolist(), strict=True))]
+    files.write_text(run / "confusion.csv", "".join(",".join(row) + "\n" for row in rows))
 
 
 def read_confusion(run: str | Path) -> np.ndarray:  # -> (17, 17)

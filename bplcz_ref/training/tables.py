@@ -146,8 +146,9 @@ def one_run(job: Job, say: Callable[[str], None] | None = None) -> dict:
         os.environ["BPLCZ_THREADS"] = str(job.threads)
     for path in job.imports:
         register.import_file(path)
-    own = {"given": ("per_class", "test"), "test_data": job.test_data, "geo": job.geo}  # the sizes are settled
-    return train(job.run, job.data, job.system, job.settings, say=say, **own)  # type: ignore
+    sizes = ("per_class", "test")  # are settled
+    own = job.run, job.data, job.system, job.settings
+    return train(*own, test_data=job.test_data, geo=job.geo, given=sizes, say=say)
 
 
 # ------------------------------------------------------------------------------------------ where the jobs run
