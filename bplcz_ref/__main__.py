@@ -91,12 +91,8 @@ def parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 FILE: dict = {"metavar": "FILE.h5", "type": files.path}
 RUN: dict = {"metavar": "RUN", "type": files.path}
+GEO: dict = FILE | {"help": "the *_geo.h5 of the file, for the rows' cities"}
 N: dict = {"metavar": "N", "type": int}
-
-
-def geo_option(c) -> None:
-    """--geo FILE.h5"""
-    c.add_argument("--geo", **FILE, help="the *_geo.h5 of the file, for the rows' cities")
 
 
 def run_options(c) -> None:
@@ -131,7 +127,7 @@ def training_options(c) -> None:
     """The files beside --data, --preset, and what takes the place of its settings."""
     c.add_argument("--test-data", **FILE,
                    help="an official test file; --data trains, as a whole or per_class rows each")  # fmt: skip
-    geo_option(c)
+    c.add_argument("--geo", **GEO)
     import_option(c)
     c.add_argument("--preset", choices=("paper", "small"), help="default: small")
     c.add_argument("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
@@ -206,7 +202,7 @@ def subset(c) -> None:
         c.add_argument(f"--{name}", **N, default=default, help="default: %(default)s")
     c.add_argument("--skip-bad", action="store_true",
                    help="leave out rows with no data, values that cannot be, or padding")  # fmt: skip
-    geo_option(c)
+    c.add_argument("--geo", **GEO)
 
 
 def train(c) -> None:

@@ -5,13 +5,14 @@ import multiprocessing
 import re
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from small import TINY
 
 from bplcz_ref import theory
-from bplcz_ref.training import progress
+from bplcz_ref.training import progress, train
 from bplcz_ref.training.progress import ERASE, SUMS, Reporter
 
 BATCHES = [
@@ -63,10 +64,10 @@ def test_what_people_read(monkeypatch):
         "epoch 1/9 L_cls 1.5000 L_con 0.4375 training accuracy 75.0 % validation 62.5 %"
     )
     monkeypatch.setattr(time, "perf_counter", lambda: 110.0)
-    line = progress.where("runs/a", TINY._replace(epochs=3, batch=8), 10, (7, 100.0), 12, sums(BATCHES, LABELS))
-    assert (
-        line == "runs/a: epoch 2/3  step 2/10  L 2.5000  4 samples/s  36 s left"
-    )  # 5 steps took 10 s, 18 are left
+    run = SimpleNamespace(folder="runs/a", settings=TINY._replace(epochs=3, batch=8), steps=10)
+    line = train.where(run, SimpleNamespace(step=12, sums=sums(BATCHES, LABELS)), begun=(7, 100.0))
+    # 5 steps took 10 s, 18 are left
+    assert line == "runs/a: epoch 2/3  step 2/10  L 2.5000  4 samples/s  36 s left"
 
 
 def reporter(monkeypatch, terminal, say=None):

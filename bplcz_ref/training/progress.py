@@ -12,7 +12,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -102,21 +101,6 @@ def said(row: dict, epochs: int) -> str:
     if row["validation_accuracy"] is not None:
         words.append(f"validation {100 * row['validation_accuracy']:.1f} %")
     return "  ".join(words)
-
-
-def where(
-    run: str | Path, settings: systems.Settings, steps: int, begun: tuple[int, float], step: int, sums: dict
-) -> str:
-    """Where a run's epoch is: step, mean L so far, samples per second and time left, both since the start.
-
-    steps: of an epoch. begun: (step, time) of the start. step: the number of steps taken, of all epochs.
-    """
-    epoch, done = divmod(step - 1, steps)
-    each = (time.perf_counter() - begun[1]) / (step - begun[0])
-    return (
-        f"{run}: epoch {epoch + 1}/{settings.epochs}  step {done + 1}/{steps}  L {sums['L'] / sums['samples']:.4f}"
-        f"  {settings.batch / each:.0f} samples/s  {duration(each * (settings.epochs * steps - step))} left"
-    )
 
 
 def duration(seconds: float) -> str:

@@ -211,7 +211,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         batches = so2sat.chunks(order, settings.batch)
         for batch in batches[done:]:
             at = one_step(run, at, batch, watch)
-            report.step(functools.partial(progress.where, run.folder, settings, steps, begun, at.step, at.sums))
+            report.step(functools.partial(where, run, at, begun))
             if time.perf_counter() - saved > CHECKPOINT_SECONDS and at.step % steps:
                 check_finite(at)
                 runs.save_checkpoint(run.folder, run.config, at)
@@ -232,6 +232,17 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
         left = (saved - begun[1]) / (at.step - begun[0]) * (total - at.step)
         report.line(f"{run.folder}: {progress.said(row, settings.epochs)}  {progress.duration(left)} left")
     return at
+
+
+def where(run: Run, at: Checkpoint, begun: tuple[int, float]) -> str:
+    """Where an epoch is: step, mean L so far, samples per second and time left, both since `begun`: step, time."""
+    epoch, done = divmod(at.step - 1, run.steps)
+    each = (time.perf_counter() - begun[1]) / (at.step - begun[0])
+    left = progress.duration(each * (run.settings.epochs * run.steps - at.step))
+    return (
+        f"{run.folder}: epoch {epoch + 1}/{run.settings.epochs}  step {done + 1}/{run.steps}"
+        f"  L {at.sums['L'] / at.sums['samples']:.4f}  {run.settings.batch / each:.0f} samples/s  {left} left"
+    )
 
 
 def one_step(run: Run, at: Checkpoint, rows: np.ndarray, watch: Callable | None = None) -> Checkpoint:
