@@ -13,7 +13,7 @@ from small import TINY
 
 from bplcz_ref import theory
 from bplcz_ref.training import progress, train
-from bplcz_ref.training.progress import ERASE, SUMS, Reporter
+from bplcz_ref.training.progress import ERASE, NO_SUMS, Reporter
 
 BATCHES = [
     {"L": 2.0, "L_cls": 1.0, "L_con": 0.5, "c_hat": np.eye(17)[[3, 4, 5]], "W": np.eye(3),
@@ -24,7 +24,7 @@ LABELS = [np.array([3, 3, 5]), np.array([0])]  # five pairs of equal labels and 
 
 
 def sums(batches, labels):
-    found = dict.fromkeys(SUMS, 0.0)
+    found = NO_SUMS
     for trace, y in zip(batches, labels, strict=True):
         found = progress.added(found, trace, y, seconds=1.5)
     return found

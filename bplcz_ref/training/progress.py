@@ -17,11 +17,10 @@ import numpy as np
 
 from bplcz_ref import paper, systems, theory
 
-# fmt: off
 # What is summed over an epoch, in the order of the checkpoint; `added` says what each is.
-SUMS = ["samples", "L", "L_cls", "L_con", "correct", "pairs", "targets", "positive", "S_positive", "S_negative",
-        "seconds"]
-# fmt: on
+SUMS = ["samples", "L", "L_cls", "L_con", "correct"]
+SUMS += ["pairs", "targets", "positive", "S_positive", "S_negative", "seconds"]
+NO_SUMS = dict.fromkeys(SUMS, 0.0)
 ON_A_TERMINAL, ELSEWHERE = 0.2, 60.0  # seconds between two lines of steps
 ERASE = "\r\x1b[K"  # to the start of the line, and what is right of it
 

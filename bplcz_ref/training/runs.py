@@ -22,7 +22,7 @@ from bplcz_ref.data import so2sat, standardise
 from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.data.streams import stream
 from bplcz_ref.storage import files, weights
-from bplcz_ref.training.progress import SUMS
+from bplcz_ref.training.progress import NO_SUMS, SUMS
 from bplcz_ref.training.split import Split
 
 PROBED = 16  # rows, spread over a file, whose pixels are compared to tell two files apart
@@ -35,13 +35,13 @@ EDITED = "belongs to another config.json than the one beside it, which was edite
 class Checkpoint(NamedTuple):
     """How far a run has come: all that the next step depends on, and the sums of the current epoch."""
 
-    step: int
-    sums: dict
     params: dict
-    velocity: dict | None  # None before the first step
     state: dict
     statistics: standardise.Statistics
     trained_on: np.ndarray  # (training rows,) uint64, their so2sat.digests
+    velocity: dict | None = None  # before the first step
+    step: int = 0
+    sums: dict = NO_SUMS
 
 
 # ------------------------------------------------------------------------------------------------- a run's life

@@ -23,7 +23,7 @@ from bplcz_ref.data.so2sat import Patches
 from bplcz_ref.data.streams import stream
 from bplcz_ref.storage import files, weights
 from bplcz_ref.training import evaluate, progress, runs, split
-from bplcz_ref.training.progress import SUMS, Reporter
+from bplcz_ref.training.progress import NO_SUMS, Reporter
 from bplcz_ref.training.runs import Checkpoint
 
 CHECKPOINT_SECONDS = 60.0  # within an epoch; another checkpoint is written after each epoch
@@ -153,10 +153,9 @@ def imported(run: str | Path, file: str | Path, out: str | Path) -> None:
     trained, folder = weights.imported(evaluate.load(run), file), Path(out)
     clip = {"clip_sen1": trained.statistics.clip_sen1}
     config = trained.config | {"settings": trained.config["settings"] | clip}
-    own = {"velocity": None, "statistics": trained.statistics, "trained_on": trained.trained_on}
     with files.alone(folder):
         runs.claim(folder, config, resume=False)
-        at = Checkpoint(0, dict.fromkeys(SUMS, 0.0), trained.params, state=trained.state, **own)
+        at = Checkpoint(trained.params, trained.state, trained.statistics, trained.trained_on)
         runs.save_checkpoint(folder, config, at)
         files.write_json(folder / "config.json", config)
 
@@ -192,7 +191,7 @@ def start(run: Run, tested: Patches | None, test_rows: np.ndarray) -> Checkpoint
             )
     params, state = run.network.init(stream(settings.seed, "init"), np.dtype(run.config["dtype"]))
     statistics = standardise.statistics(run.patches, run.rows, settings.clip_sen1)
-    return Checkpoint(0, dict.fromkeys(SUMS, 0.0), params, None, state, statistics, trained_on)
+    return Checkpoint(params, state, statistics, trained_on)
 
 
 def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = None) -> Checkpoint:
@@ -226,7 +225,7 @@ def fit(run: Run, at: Checkpoint, report: Reporter, watch: Callable | None = Non
             C = evaluate.confusion(network, watched, run.validation_rows)
             row["validation_accuracy"] = metrics.overall_accuracy(C)
         runs.write_log(run.folder, row)
-        at = at._replace(sums=dict.fromkeys(SUMS, 0.0))
+        at = at._replace(sums=NO_SUMS)
         runs.save_checkpoint(run.folder, run.config, at)
         saved = time.perf_counter()
         left = (saved - begun[1]) / (at.step - begun[0]) * (total - at.step)
