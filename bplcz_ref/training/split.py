@@ -40,30 +40,30 @@ def decide(
     if a part asks for more rows than there are.
     """
     settings = settle(patches, settings, given, tested)
-    per_class: Any = settings.per_class  # a number wherever rows are drawn, as `settle` sees to
-    test: Any = settings.test
+    per_class: Any = settings.per_class  # numbers wherever rows are drawn, as `settle` sees to
+    size: Any = settings.test
     origin, seed, cities, twins = settings.split, settings.seed, [], []
     if origin == "city":
         cities = held_out(patches, settings)
         outside = np.isin(patches.cities, cities)  # type: ignore[arg-type]
         inside, rest = np.flatnonzero(~outside), np.flatnonzero(outside)
         chosen, _ = so2sat.split(patches.labels[inside], per_class, 0, seed)
-        drawn = some_of(rest, settings, "the cities left out together")
-        rows = inside[chosen], so2sat.keep_apart(inside[chosen], drawn, rest, seed, patches.digests)
+        training, test = inside[chosen], some_of(rest, settings, "the cities left out together")
+        test = so2sat.keep_apart(training, test, rest, seed, patches.digests)
     elif origin == "file" and patches.parts is not None:
-        rows = patches.parts
+        training, test = patches.parts
     elif tested is None:
         origin = "random"
-        rows = so2sat.split(patches.labels, per_class, test, seed, patches.digests)
+        training, test = so2sat.split(patches.labels, per_class, size, seed, patches.digests)
     elif per_class is None:
-        rows = np.arange(len(patches)), np.arange(0)
+        training = np.arange(len(patches))
     else:
-        rows = so2sat.split(patches.labels, per_class, 0, seed)
+        training, _ = so2sat.split(patches.labels, per_class, 0, seed)
     if tested is not None:
-        origin, new = "official", new_rows(tested, patches, rows[0], settings)
+        origin, new = "official", new_rows(tested, patches, training, settings)
         twins = np.setdiff1d(np.arange(len(tested)), new).tolist()
-        rows = rows[0], some_of(new, settings, "the test file")
-    return Split(*rows, settings, origin, cities, twins)
+        test = some_of(new, settings, "the test file")
+    return Split(training, test, settings, origin, cities, twins)
 
 
 def settle(
