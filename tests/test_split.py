@@ -184,7 +184,7 @@ def test_a_run_on_separate_files_is_evaluated_on_the_test_file(small_file, tmp_p
         assert len(rows) == 30
         assert "the test part of" in words
         assert np.array_equal(evaluate.confusion(trained, patches, rows), runs.read_confusion(run))
-    with pytest.raises(ValueError, match="is not there now: say where it is"):
+    with pytest.raises(ValueError, match=r"is not there now: say where it is \(--test-data FILE.h5\)"):
         train.resume(run, epochs=2, say=quiet)
     assert train.resume(run, epochs=2, say=quiet, test_data=moved)["last_epoch"]["epoch"] == 2
 

@@ -133,11 +133,10 @@ def resume(
     places = {"data": noted, "test_data": noted["test"], "validation": noted["validation"]}
     places = {name: file and file["path"] for name, file in places.items()} | {"geo": noted["geo"]}
     places |= {name: path for name, path in moved.items() if path is not None}
-    for path in places.values():
+    for name, path in places.items():
         if path is not None and not Path(path).exists():
-            raise ValueError(
-                f"{path}, which {run} was trained on, is not there now: say where it is (--data FILE.h5)"
-            )
+            option = name.replace("_", "-")
+            raise ValueError(f"{path}, which {run} needs, is not there now: say where it is (--{option} FILE.h5)")
     if epochs is not None:
         settings = settings._replace(epochs=epochs)
     own = {"dtype": config["dtype"], "given": ("per_class", "test"), "say": say}
