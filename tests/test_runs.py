@@ -5,7 +5,6 @@ import os
 import shutil
 
 import h5py
-import numpy as np
 import pytest
 from small import TINY, bits, edited, quiet, rewritten, steady
 
