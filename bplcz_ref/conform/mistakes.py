@@ -11,7 +11,6 @@
 A listed mistake is one entry of LISTED, in a line where that is possible.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -654,46 +653,22 @@ assert set(LISTED) <= set(OPS)
 
 # ---------------------------------------------------------------- readings that a consumer may declare
 
-# reading, the word for ours; then for each other word the operations and the mistake that it then is not
-TABLE = """
-similarity-eps      max
-    inside          similarity            epsilon inside the root
-    added           similarity            epsilon added to the norm
-    none            similarity            no bound below the norm
-group-sum           sum
-    mean            fuse                  mean over the groups
-msm-diagonal        one
-    zero            supervised_matrix     W without its diagonal
-bce-reduction       mean
-    sum             bce contrastive_loss  sum for mean
-    row-sum         bce contrastive_loss  sum over a row, mean over rows
-bce-logarithm       exact
-    eps             bce                   log(p + 1e-8)
-    clamped         bce                   each logarithm at least -100
-features-in-concat  raw
-    normalised      concat                features normalised
-concat-order        prompts
-    bands           concat                SAR groups first
-ce                  logits
-    sum             cross_entropy         sum for mean
-    probabilities   cross_entropy         a softmax before the cross-entropy
-prompt-grammar      printed
-    corrected       prompt                article left out
-momentum            pytorch
-    nesterov        sgd                   Nesterov
-    damped          sgd                   (1 - momentum) on later gradients
-    rate-inside     sgd                   rate inside the velocity
-weight-decay        coupled
-    decoupled       sgd                   decoupled decay
-"""
-READINGS: dict[str, str] = {}  # reading -> our word
-OTHERS: dict[str, dict[str, tuple[list[str], str]]] = {}  # reading -> {word: (operations, mistake)}
-for row in TABLE.strip().split("\n"):
-    word, *what = re.split(" {2,}", row.strip())
-    if row[0] != " ":
-        reading, READINGS[word], OTHERS[word] = word, what[0], {}
-    else:
-        OTHERS[reading][word] = what[0].split(), what[1]
+# reading: the word for ours, the operations that it changes, {another word: the mistake that it then is not}
+READINGS: dict[str, tuple[str, tuple, dict[str, str]]] = {
+    "similarity-eps": ("max", ("similarity",), {
+        "inside": "epsilon inside the root", "added": "epsilon added to the norm", "none": "no bound below the norm"}),
+    "group-sum": ("sum", ("fuse",), {"mean": "mean over the groups"}),
+    "msm-diagonal": ("one", ("supervised_matrix",), {"zero": "W without its diagonal"}),
+    "bce-reduction": ("mean", ("bce", "contrastive_loss"), {"sum": "sum for mean", "row-sum": "sum over a row, mean over rows"}),
+    "bce-logarithm": ("exact", ("bce",), {"eps": "log(p + 1e-8)", "clamped": "each logarithm at least -100"}),
+    "features-in-concat": ("raw", ("concat",), {"normalised": "features normalised"}),
+    "concat-order": ("prompts", ("concat",), {"bands": "SAR groups first"}),
+    "ce": ("logits", ("cross_entropy",), {"sum": "sum for mean", "probabilities": "a softmax before the cross-entropy"}),
+    "prompt-grammar": ("printed", ("prompt",), {"corrected": "article left out"}),
+    "momentum": ("pytorch", ("sgd",), {
+        "nesterov": "Nesterov", "damped": "(1 - momentum) on later gradients", "rate-inside": "rate inside the velocity"}),
+    "weight-decay": ("coupled", ("sgd",), {"decoupled": "decoupled decay"}),
+}  # fmt: skip
 
 
 def chosen(readings: dict) -> dict[str, Callable]:
@@ -703,12 +678,13 @@ def chosen(readings: dict) -> dict[str, Callable]:
         if name not in READINGS:
             known = ", ".join(READINGS)
             raise ValueError(f"readings: {name!r} is no reading that this kit grades; it knows {known}")
-        words: dict[str, tuple[list, str]] = {READINGS[name]: ([], "")} | OTHERS[name]
-        if word not in words:
-            raise ValueError(f"readings: {name} is {word!r}; expected one of {', '.join(words)}")
-        ops, mistake = words[word]
-        if set(ops) & set(ways):
+        own, ops, others = READINGS[name]
+        if word not in (own, *others):
+            raise ValueError(f"readings: {name} is {word!r}; expected one of {', '.join((own, *others))}")
+        if word == own:
+            continue
+        if ways.keys() & set(ops):
             said = "changes what another reading changes; they cannot be graded together"
             raise ValueError(f"readings: {name} {said}")
-        ways |= {op: LISTED[op][mistake] for op in ops}
+        ways |= {op: LISTED[op][others[word]] for op in ops}
     return ways
