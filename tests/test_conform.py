@@ -226,6 +226,7 @@ HEADS = """
     {"without": ["bse"]}                  without[0] is 'bse'; expected one of
     {"gradients": 0}                      gradients is 0; expected true or false
     {"readings": {"ce": "median"}}        expected one of logits, sum, probabilities
+    {"readings": {"ce": ["sum"]}}         readings: ce is ['sum']; expected one of logits
     {"readings": {"bse": "mean"}}         'bse' is no reading that this kit grades
     {"readings": {"momentum": "nesterov", "weight-decay": "decoupled"}}   they cannot be graded together
     {"answers": []}                       answers is []; expected an object
