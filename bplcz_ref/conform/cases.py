@@ -22,14 +22,7 @@ from bplcz_ref import paper
 from bplcz_ref.conform.numbers import Draw
 from bplcz_ref.conform.ops import OPS, Case, is_float, worked_out
 
-MAKERS: dict[str, Callable] = {}
 ATTEMPTS = 50
-
-
-def made_by(maker: Callable) -> Callable:
-    """Enter the maker of an operation's cases, which has its name."""
-    MAKERS[maker.__name__] = maker
-    return maker
 
 
 def drawn(seed: int = 0) -> list[Case]:
@@ -73,7 +66,6 @@ def alike(case: Case, other: Case) -> bool:
 # ---------------------------------------------------------------- the file, II-A
 
 
-@made_by
 def read_array(d):
     first = d.one(1, 9) * 1000 if d.seed else 0
     a = np.einsum("nxyz,n->xyz", np.indices((2, 3, 4)), [100.0, 10, 1])
@@ -83,7 +75,6 @@ def read_array(d):
     yield "full", "all 53 bits", {"a": d.full(*d.sizes(3, 2, 2))}
 
 
-@made_by
 def band_groups(d):
     first = d.one(2, 90) if d.seed else 1
     each = lambda make: {sensor: make(n) for sensor, n in paper.CHANNELS.items()}
@@ -175,7 +166,6 @@ def fresh_text(d: Draw, text: str) -> str:
     return f"{text} {d.word()}"
 
 
-@made_by
 def prompt(d):
     printed = [0, 8, 16]
     others = [k for k in range(17) if k not in printed]
@@ -186,13 +176,11 @@ def prompt(d):
             yield f"{identity}-{group}", f"{why}, in the template's grammar", {"class_index": k, "group": group}
 
 
-@made_by
 def pre_tokens(d):
     for name, text, why in SAMPLES:
         yield name, why, {"text": fresh_text(d, text)}
 
 
-@made_by
 def tokenize(d):
     for name, text, why in SAMPLES:
         context = 77 if len(text) > 30 else 40
@@ -204,7 +192,6 @@ def tokenize(d):
 # ---------------------------------------------------------------- layers
 
 
-@made_by
 def linear(d):
     for name, why, draw, plain in (
         ("ordinary", "weight is (out, in), and the bias is added", d, (4, 3, 5)),
@@ -217,7 +204,6 @@ def linear(d):
         yield name, why, {"x": draw(B, n), "weight": draw(O, n), "bias": draw(O)}, "x weight bias"
 
 
-@made_by
 def conv2d(d):
     start = d.one(2, 90) if d.seed else 1
     picture = start + np.arange(0.0, 12).reshape(1, 3, 4, 1)
@@ -243,7 +229,6 @@ def conv2d(d):
         yield name, why, {"x": draw(B, H, W, C), "weight": draw(O, C, *k), "stride": stride, "padding": padding}, "x weight"  # fmt: skip
 
 
-@made_by
 def max_pool2d(d):
     order = lambda n, step: (np.argsort(d.full(n)) if d.seed else np.arange(n) * step % (n + 1)) - n // 2
     distinct = order(96, 37).reshape(2, 4, 6, 2) / 32  # equal values have their own case
@@ -261,7 +246,6 @@ def affine(d: Draw, C: int) -> dict:
     return {"weight": d(C, low=16), "bias": d(C)}
 
 
-@made_by
 def batch_norm(d):
     shape = (2, 2, 3, 2)
     plain, small = d(*shape), d(*shape, low=-8, high=8)
@@ -282,7 +266,6 @@ def batch_norm(d):
         yield name, "all 53 bits", x, "x weight bias"
 
 
-@made_by
 def layer_norm(d):
     n, *_ = d.sizes(5)
     small, far = d(3, n, low=-8, high=8), np.array([[4.0], [-6.0], [3.0]])
@@ -298,24 +281,22 @@ def layer_norm(d):
     yield "full", "all 53 bits", x, "x weight bias"
 
 
-def activation(d: Draw, *more: str) -> Iterator[tuple]:
-    """The cases of an activation, with `more` for those that use e^x."""
+def relu(d):
     numbers = [[-4.0, -2.5, -1.5, -1.0, -0.5, -0.25], [0.25, 0.5, 1.0, 1.5, 2.5, 4.0]]
     below, above = [-24.0, -12.0, -8.0, -6.0, -5.0, -3.0, -(2.0**-9), 0.0], [2.0**-9, 3.0, 5.0, 6.0, 6.5, 8.0, 12.0, 24.0]  # fmt: skip
     yield "ordinary", "both signs, up to 4: the form of the curve", {"x": d.near(numbers)}, "x"
     yield "wide", "0 itself and its slope, and sizes up to 24, not capped", {"x": d.near([below, above])}, "x"
     yield "full", "all 53 bits", {"x": d.full(*d.sizes(3, 5), low=-96, high=96)}, "x"
-    if more:
-        far, small = [[-448.0, -104.0, -60.0], [448.0, 104.0, 60.0]], [[-1.0, -0.5, -0.25], [0.25, 0.5, 1.0]]
-        yield "far", "sizes from 60: e^x overflows, and the tails are 0 or x", {"x": d.near(far)}, "x"
-        yield "small", "near 0, where the curves differ least", {"x": d.near(small) / 16}, "x"
 
 
-MAKERS["relu"] = activation
-MAKERS["gelu"] = MAKERS["quick_gelu"] = lambda d: activation(d, "far", "small")
+def gelu(d):
+    """What relu has, and where e^x is far out or the curves are close together."""
+    yield from relu(d)
+    far, small = [[-448.0, -104.0, -60.0], [448.0, 104.0, 60.0]], [[-1.0, -0.5, -0.25], [0.25, 0.5, 1.0]]
+    yield "far", "sizes from 60: e^x overflows, and the tails are 0 or x", {"x": d.near(far)}, "x"
+    yield "small", "near 0, where the curves differ least", {"x": d.near(small) / 16}, "x"
 
 
-@made_by
 def attention(d):
     parts = {"in_proj_weight": (3, 1), "in_proj_bias": (3,), "out_weight": (1, 1), "out_bias": (1,)}
     shape = lambda W, times: [n * W for n in times]
@@ -345,7 +326,6 @@ def attention(d):
 # ---------------------------------------------------------------- II-B2, Eqs. (3)-(11)
 
 
-@made_by
 def similarity(d):
     B, P, n = d.sizes(4, 3, 5)
     I, T = d(B, n), d(P, n)
@@ -366,7 +346,6 @@ def similarity(d):
         yield name, why, {"I_i": x, "T_i": y}, slopes, needs
 
 
-@made_by
 def fuse(d):
     for name, why, draw, plain, alpha in (
         ("ordinary", "7 groups are added, and alpha 0.25 multiplies the sum", d, (7, 4, 3), 0.25),
@@ -378,7 +357,6 @@ def fuse(d):
         yield name, why, {"S_groups": draw(n, B, P) + (name == "one") * 2, "alpha": alpha}, "S_groups"
 
 
-@made_by
 def supervised_matrix(d):
     near = [0, 1, 1, 2, 16, 15]
     for name, why, y in (
@@ -396,7 +374,6 @@ def same(y: np.ndarray) -> np.ndarray:  # (B,) -> (B, B)
     return (y[:, None] == y).astype(np.int64)
 
 
-@made_by
 def bce(d):
     W, eye = same(d.mixed([0, 1, 2, 0, 3])), np.eye(3, dtype=np.int64)
     B, P = d.sizes(3, 5)
@@ -416,7 +393,6 @@ def bce(d):
         yield name, why, {"S": S, "W": own}, "S"
 
 
-@made_by
 def contrastive_loss(d):
     for name, why, y in (
         ("ordinary", "each direction counts half, and both have a gradient", d.mixed([0, 1, 2, 0, 3])),
@@ -429,7 +405,6 @@ def contrastive_loss(d):
         yield name, why, {"S": draw(len(y), len(y), low=-56, high=56), "W": same(y)}, "S"
 
 
-@made_by
 def concat(d):
     for name, why, draw, plain in (
         ("ordinary", "7 groups of width 2 in the order of the prompts: group after group, as they came", d, (4, 2)),
@@ -440,7 +415,6 @@ def concat(d):
         yield name, why, {"I_groups": draw(7, B, n)}, "I_groups"
 
 
-@made_by
 def total_loss(d):
     for name, why, L_cls, L_con, beta in (
         ("ordinary", "beta multiplies L_con", *d.near([2.84375, 0.71875]).tolist(), 2.0),
@@ -450,7 +424,6 @@ def total_loss(d):
         yield name, why, {"L_cls": L_cls, "L_con": L_con, "beta": beta}, "L_cls L_con"
 
 
-@made_by
 def cross_entropy(d):
     B, K = d.sizes(4, 6)
     c = d.mixed([K - 1, 0, K - 1, 2]) if B == 4 else np.resize(d.mixed([K - 1, 0, K - 1, 2]), B)
@@ -472,7 +445,6 @@ def cross_entropy(d):
 # ---------------------------------------------------------------- III-A, III-B
 
 
-@made_by
 def sgd(d):
     w, g = d(*d.sizes(5)) + 1 / 64, d(4, 9)
     g = g[:, : len(w)]
@@ -493,7 +465,6 @@ def sgd(d):
     yield "full", "all 53 bits", inputs | {"momentum": 0.8372615243719283, "weight_decay": 0.1129384761029387}
 
 
-@made_by
 def metrics(d):
     N, *_ = d.sizes(40)
     y, y_hat, agree = d.whole(0, 4, N), d.whole(0, 4, N), d.whole(0, 2, N)
@@ -512,7 +483,6 @@ def metrics(d):
         yield name, why, {"y": np.array(true), "y_hat": np.array(found), "K": K}
 
 
-@made_by
 def statistics(d):
     x = scaled_channels(d)
     yield "ordinary", "each channel over samples and pixels together; std is a root, divided by N", {"x": x}
@@ -528,7 +498,6 @@ def without_spread(d: Draw, x: np.ndarray) -> np.ndarray:
     return x * [1, 0, 1] + d.near([0, 0.75, 0])
 
 
-@made_by
 def standardise(d):
     x = scaled_channels(d)
     given = {"mean": d.near([0.5, 3.0, -1.0]), "std": d.near([0.75, 4.0, 0.25])}
@@ -540,7 +509,6 @@ def standardise(d):
     yield "full", "all 53 bits", full, "x"
 
 
-@made_by
 def split(d):
     y = np.repeat(np.arange(17), [3 + (k * 7 + d.seed) % 5 for k in range(17)])
     y = y[np.argsort(d.full(len(y)))]
@@ -553,10 +521,19 @@ def split(d):
         yield name, why, {"y": y, "per_class": per_class, "test": test, "seed": 47 + d.seed}
 
 
-@made_by
 def predict(d):
     why = "4 rows, 6 classes from 0; the largest size is not the largest"
     yield "ordinary", why, {"c_hat": d(*d.sizes(4, 6))}
     ties = np.array([[1.0, 2.0, 2.0], [-1.0, -1.0, -2.0], [0.0, 0.0, 0.0], [3.0, 1.0, 3.0]])
     moved = ties * d.near(1.0) + (d.one(1, 40) / 32 if d.seed else 0)
     yield "ties", "of equal logits the first class", {"c_hat": moved}
+
+
+MAKERS: dict[str, Callable] = {"quick_gelu": gelu} | {
+    maker.__name__: maker
+    for maker in (
+        read_array, band_groups, prompt, pre_tokens, tokenize, linear, conv2d, batch_norm, layer_norm, relu,
+        max_pool2d, gelu, attention, similarity, fuse, supervised_matrix, bce, contrastive_loss, concat,
+        cross_entropy, total_loss, sgd, metrics, statistics, standardise, split, predict,
+    )
+}  # fmt: skip

@@ -49,26 +49,23 @@ def expected(case: Case, run: Callable | None = None, runs: int = RUNS) -> dict:
     run = run or op.run
     right = worked_out(run, case)
     ways = (run, op.also) if op.also and run is op.run else (run,)
-    rough = [worked_out(way, case, "float32", moved(case, seed)) for seed in range(runs) for way in ways]
+
+    def rough(way, seed):
+        rng = np.random.default_rng(seed)
+        off = lambda x: x * (1 + EPS["float32"] / 2 * rng.uniform(-1, 1, np.shape(x)))
+        return worked_out(way, case, "float32", (lambda x: x) if op.picks else off)
+
+    found = [rough(way, seed) for seed in range(runs) for way in ways]
     steep = float(op.exponent(**case.inputs)) if op.exponent else 0.0
-    return {o: (x, allowance(x, [r.get(o) for r in rough], op.size, steep)) for o, x in right.items()}
 
+    def allowed(o, x):
+        if not is_float(x):
+            return None
+        size = max(op.size, largest(x))
+        errors = [apart(r[o], x) / EPS["float32"] for r in found if o in r]
+        return FACTOR * max(size, size * steep / FACTOR, *filter(math.isfinite, errors))
 
-def moved(case: Case, seed: int) -> Callable:
-    """A function that moves each float by up to half an eps of float32."""
-    rng = np.random.default_rng(seed)
-    if OPS[case.op].picks:
-        return lambda x: x
-    return lambda x: x * (1 + EPS["float32"] / 2 * rng.uniform(-1, 1, np.shape(x)))
-
-
-def allowance(x: Any, rough: list, size: float = 0.0, steep: float = 0.0) -> float | None:
-    """What an output of the values x may be off by, in units of eps."""
-    if not is_float(x):
-        return None
-    size = max(size, largest(x))
-    errors = [apart(r, x) / EPS["float32"] for r in rough if r is not None]
-    return FACTOR * max(size, size * steep / FACTOR, *(e for e in errors if math.isfinite(e)), 0.0)
+    return {o: (x, allowed(o, x)) for o, x in right.items()}
 
 
 def solved(case: Case, run: Callable | None = None) -> Case:
