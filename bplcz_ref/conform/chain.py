@@ -5,14 +5,14 @@ has names of a trace (tracing.py), those of `expected_names` at least; `diff` ju
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from bplcz_ref import bands, layers, model, optim, paper
 from bplcz_ref.conform.difference import Difference, diff
 from bplcz_ref.conform.numbers import Draw
-from bplcz_ref.conform.tracing import META, trace
+from bplcz_ref.conform.tracing import META, both, cast, trace
 from bplcz_ref.encoders import ebcnn, text
 from bplcz_ref.storage import weights
 
@@ -22,20 +22,12 @@ SIZES = {"vocabulary": 12, "width": 4, "layers": 1, "heads": 2, "features": 3, "
 SYMBOLS = ("W", "S", "S_hat", "c_hat", "L_i2t", "L_t2i", "L_con", "L_cls", "L", "eval.c_hat")
 
 
-class Chain(NamedTuple):
-    """The model and what it is given."""
-
-    network: model.Model
-    params: dict
-    state: dict
-    x: np.ndarray
-    y: np.ndarray
-    tokens: np.ndarray
-
-
 @functools.cache
-def drawn(seed: int) -> Chain:
-    """The chain of a seed; its numbers are k / 32, those of weights divided by a power of 2."""
+def drawn(seed: int) -> tuple[tuple[model.Model, dict, dict], dict[str, Any]]:
+    """(model, parameters, state), and what an implementation needs, by name: weights, batch, tokens, numbers.
+
+    All numbers that are drawn are k / 32, those of weights divided by a power of 2.
+    """
     d = Draw(seed, "chain")
     ids = np.zeros((len(paper.CLASSES), len(paper.GROUPS), SIZES["context"]), int)
     for k, i in np.ndindex(ids.shape[:2]):  # a class begins alike, as its prompts do; 10 and 11 are SOT and EOT
@@ -48,11 +40,14 @@ def drawn(seed: int) -> Chain:
         text=text.encoder(**SIZES), tokens=ids, alpha=ALPHA, beta=BETA,
     )  # fmt: skip
     params, state = (
-        weights.nested({name: number(d, name, np.shape(a)) for name, a in weights.named(tree).items()})
+        {name: number(d, name, np.shape(a)) for name, a in weights.named(tree).items()}
         for tree in network.init(np.random.default_rng(0), "float64")
     )
     y = d.renamed([3, 16, 3, 0, 8])
-    return Chain(network, params, state, d(len(y), 4, 4, 18, low=-64, high=64), y, ids)
+    x = d(len(y), 4, 4, 18, low=-64, high=64)
+    given = {"weights": params | state, "x": x, "y": y, "tokens": ids, "alpha": ALPHA, "beta": BETA}
+    given |= {"heads": SIZES["heads"], **RULE}
+    return (network, weights.nested(params), weights.nested(state)), given
 
 
 def number(d: Draw, name: str, shape: tuple) -> np.ndarray:
@@ -69,9 +64,8 @@ def number(d: Draw, name: str, shape: tuple) -> np.ndarray:
 @functools.cache
 def ours(seed: int) -> dict:
     """The trace of a seed."""
-    chain = drawn(seed)
-    given = chain.network, chain.params, chain.state, (chain.x, chain.y)
-    return trace(*given, dtype="float64", **RULE)  # type: ignore[arg-type]
+    start, given = drawn(seed)
+    return trace(*start, (given["x"], given["y"]), dtype="float64", **RULE)  # type: ignore[arg-type]
 
 
 def expected_names(seed: int) -> list[str]:
@@ -79,30 +73,19 @@ def expected_names(seed: int) -> list[str]:
     return [n for n in ours(seed) if n in SYMBOLS or n.startswith("step2.")]
 
 
-def given(seed: int) -> dict[str, Any]:
-    """What an implementation needs: weights, batch, tokens and numbers, by name."""
-    chain = drawn(seed)
-    named = weights.named(chain.params) | weights.named(chain.state)
-    return {
-        "weights": named, "x": chain.x, "y": chain.y, "tokens": chain.tokens,
-        "alpha": ALPHA, "beta": BETA, "heads": SIZES["heads"], **RULE,
-    }  # fmt: skip
-
-
 def answered(seed: int, dtype: str, rule: dict[str, float] = RULE) -> dict[str, np.ndarray]:
     """What the package's own training gives in a dtype, by its kernels: the answer of a consumer."""
-    chain, found = drawn(seed), dict[str, np.ndarray]()
-    cast = lambda a: a.astype(dtype) if a.dtype.kind == "f" else a
-    params, state, velocity = optim.leaves(cast, chain.params), optim.leaves(cast, chain.state), None
-    x = cast(chain.x)
+    (network, *trees), given = drawn(seed)
+    params, state = (optim.leaves(lambda a: cast(a, dtype), tree) for tree in trees)
+    x, velocity, found = cast(given["x"], dtype), None, dict[str, np.ndarray]()
     for k in (1, 2):
-        _, gradients, symbols = model.loss_and_gradients(chain.network.loss, params, state, (x, chain.y))
+        _, gradients, symbols = model.loss_and_gradients(network.loss, params, state, (x, given["y"]))
         state = symbols.pop("state")
-        found |= weights.named(symbols) if k == 1 else {}
+        found = found or weights.named(symbols)
         params, velocity = optim.sgd(params, velocity, gradients, **rule)
-        found |= {f"step{k}.{name}": a for name, a in (weights.named(params) | weights.named(state)).items()}
+        found |= {f"step{k}.{name}": a for name, a in both(params, state).items()}
         found |= {f"step{k}.velocity.{name}": a for name, a in weights.named(velocity).items()}
-    return found | {"eval.c_hat": chain.network.apply(params, state, x, train=False)[0]}
+    return found | {"eval.c_hat": network.apply(params, state, x, train=False)[0]}
 
 
 def judge(answer: dict, seed: int, dtype: str) -> tuple[Difference, list[str]]:

@@ -12,6 +12,8 @@ is wrong. All others that differ are consequences, or unseen behind the first: m
 import difflib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -88,25 +90,26 @@ def diff(ours: dict, theirs: dict, *, dtype: str | None = None) -> Difference:
     2 agree, 0 more differ, 15 of ours are not in theirs
     """
     meta = read_meta(ours)
+    ours, theirs = ({n: np.asarray(a) for n, a in arrays.items() if n != META} for arrays in (ours, theirs))
     mine = {name: meta["same"].get(name, name) for name in meta["names"]}
     mine |= {f"grad.{name}": f"grad.{own}" for name, own in meta["same"].items()}
-    floats = [np.asarray(a).dtype for n, a in theirs.items() if n != META and np.asarray(a).dtype.kind == "f"]
     if dtype is None:
-        dtype = "float64" if "float64" in meta["tolerance"] and {*floats} == {np.dtype("f8")} else "float32"
+        floats = {a.dtype for a in theirs.values() if a.dtype.kind == "f"}
+        dtype = "float64" if "float64" in meta["tolerance"] and floats == {np.dtype("f8")} else "float32"
     if dtype not in meta["tolerance"]:
         judges = " and ".join(meta["tolerance"])
         raise ValueError(f"this trace judges {judges}; for {dtype} trace again with --dtype {dtype}")
     given, unknown = resolved(theirs, mine, ours)
     limits = {name: np.array(pair) for name, pair in meta["tolerance"][dtype].items()}
-    labels = np.asarray(ours["y"]) if "y" in ours else None
+    known = {name: ours[own] for name, own in mine.items() if own in ours}
     compared: dict[str, Comparison] = {}
     for name in (name for name in mine if name in given):
-        o, layer = np.asarray(ours[mine[name]]), name.removeprefix("grad.").removesuffix(".input")
+        layer = name.removeprefix("grad.").removesuffix(".input")
         free = layer in meta["layers"] or layer == "x"  # parameters and symbols have one layout
-        compared[name] = compare(name, o, np.asarray(given[name]), limits.get(mine[name]), labels, free)
+        limit = limits.get(mine[name])
+        compared[name] = compare(name, known[name], given[name], limit, ours.get("y"), free)
     differ = [name for name, c in compared.items() if not c.agrees]
-    here = {name: as_ours(np.asarray(given[name]), c, compared) for name, c in compared.items()}
-    known = {name: np.asarray(ours[own]) for name, own in mine.items() if own in ours}
+    here = {name: as_ours(given[name], c, compared) for name, c in compared.items()}
     wrong = wrong_relations(meta, known, here, dtype)
     place = {name: k for k, name in enumerate(mine)}
     if not wrong and (not differ or differ[0].startswith("step") and not differ[0].startswith("step0.")):
@@ -150,47 +153,43 @@ def wrong_relations(
 ) -> dict[str, tuple[str, list[str]]]:
     """{name: (operation, what gives exactly this)} of the relations that are wrong in `here`, or of `only` one."""
     found: dict[str, tuple[str, list[str]]] = {}
+    strict = only is not None
     theirs, right = ({r.case.id: r for r in relations(meta, ours, arrays) if r} for arrays in (here, ours))
     for id, relation in theirs.items():
-        if only and only not in relation.outputs.values():
+        if strict and only not in relation.outputs.values():
             continue
-        g = judged(relation, here, dtype, only is not None)
-        if g is None or not g.wrong:
-            continue
-        check = judged(right[id], ours, dtype, only is not None)
-        if check is None:
-            continue
-        holds = {o: name for o, name in relation.outputs.items() if o not in check.wrong}  # what ours has too
-        g = judged(relation._replace(outputs=holds), here, dtype, only is not None)
-        if g is not None and g.wrong:
+        g = judged(relation, here, dtype, strict)
+        if g.wrong:  # what is wrong in ours too is no mistake
+            own = judged(right[id], ours, dtype, strict)
+            holds = {o: name for o, name in relation.outputs.items() if o not in own.wrong}
+            g = judged(relation._replace(outputs=holds), here, dtype, strict)
+        if g.wrong:
             listed = LISTED.get(g.case.op, {}) if relation.standard else {}
             first = relation.outputs[next(iter(g.wrong))]
             found[first] = g.case.op, named_ways(relation.run, listed, [g], dtype) or fitted(g)
     return found
 
 
-def judged(relation: Relation, arrays: dict, dtype: str, strict: bool) -> Graded | None:
-    """A relation, graded; None where its names are not all there.
+def judged(relation: Relation, arrays: dict, dtype: str, strict: bool) -> Graded:
+    """A relation, graded; nothing is wrong where its names are not all there.
 
     strict: without the rounding of other right ways (ops.Op.also), which hides small mistakes.
     """
     answer = {output: arrays[name] for output, name in relation.outputs.items() if name in arrays}
-    if not answer:
-        return None
-    case = relation.case
-    try:
-        right = expected(case, (lambda **i: relation.run(**i)) if strict else relation.run, RUNS)
-    except ValueError:
-        return None  # shapes that do not fit are seen by name
+    case, right = relation.case, {}
+    if answer:
+        with suppress(ValueError):  # shapes that do not fit are seen by name
+            right = expected(case, (lambda **i: relation.run(**i)) if strict else relation.run, RUNS)
     x = case.inputs.get("x")
     # Another program may add term by term, with an error of sqrt(terms) / 4 times that of sums by pairs.
     wide = 1.0 if x is None else max(1.0, (x.size / x.shape[-1]) ** 0.5 / 16)
-    allowed = lambda o: (right[o][1] or 0.0) * wide * (FEW if o.startswith("grad.") else 1)
-    fits = {
-        o: np.asarray(a, np.float64) for o, a in answer.items() if o in right and a.size == np.size(right[o][0])
+    expect = {
+        o: (value, (allowed or 0.0) * wide * (FEW if o.startswith("grad.") else 1))
+        for o, (value, allowed) in right.items()
+        if o in answer and answer[o].size == np.size(value)
     }
-    answer = {o: a.reshape(np.shape(right[o][0])) for o, a in fits.items()}
-    return grade(case._replace(expect={o: (right[o][0], allowed(o)) for o in answer}), answer, dtype)
+    answer = {o: answer[o].astype(np.float64).reshape(np.shape(value)) for o, (value, _) in expect.items()}
+    return grade(case._replace(expect=expect), answer, dtype)
 
 
 def relations(meta: dict, ours: dict, here: dict) -> Iterator[Relation | None]:
@@ -238,42 +237,33 @@ def equation(op: str, here: dict, inputs: dict, outputs: dict, **numbers: float)
 def layer_relation(name: str, layer: dict, ours: dict, here: dict) -> Relation | None:
     """A layer from their input: its output, the gradients at its input and parameters, new running statistics."""
     op, options, parameters = layer["op"], layer["options"], layer["parameters"]
-    weights = {key: here.get(f"step0.{n}", ours.get(f"step0.{n}")) for key, n in parameters.items()}
-    if f"{name}.input" not in here or any(a is None for a in weights.values()):
-        return None
-    inputs = {"x": here[f"{name}.input"]} | weights
+    before = lambda n: here.get(f"step0.{n}", ours.get(f"step0.{n}"))
+    inputs = {"x": here.get(f"{name}.input")} | {key: before(n) for key, n in parameters.items()}
     outputs = {"y": name}
     if op == "batch_norm":
-        running = [f"{name}.running_mean", f"{name}.running_var"]
-        if not all(f"step0.{n}" in ours for n in running):
-            return None
-        inputs |= {n.rpartition(".")[2]: here.get(f"step0.{n}", ours[f"step0.{n}"]) for n in running}
-        outputs |= {f"new_{n.rpartition('.')[2]}": f"step1.{n}" for n in running}
+        for key in ("running_mean", "running_var"):
+            inputs[key], outputs[f"new_{key}"] = before(f"{name}.{key}"), f"step1.{name}.{key}"
         inputs["train"] = 1
+    if any(a is None for a in inputs.values()):
+        return None
     standard = {
-        "linear": "bias" in weights,
-        "conv2d": "bias" not in weights and options.get("groups", 1) == 1,
+        "linear": "bias" in parameters,
+        "conv2d": "bias" not in parameters and options.get("groups", 1) == 1,
         "batch_norm": options.items() <= {"momentum": 0.1, "eps": 1e-5}.items(),
         "layer_norm": options.get("eps", 1e-5) == 1e-5,
     }[op]
-    if standard and op == "conv2d":
+    run = OPS[op].run
+    if op == "conv2d" and standard:
         inputs |= {key: options[key] for key in ("stride", "padding")}
-        options = {}
-    run = OPS[op].run if standard and op != "conv2d" else lambda **i: with_options(op, options, **i)
+    elif op == "batch_norm" and not standard:
+        run = partial(run, **options)
+    elif not standard:  # no operation of the kit: in groups, with a bias, another eps
+        run = lambda **i: {"y": getattr(nn, op)(**i, **options)}
     case = Case(f"{op}/{name}", "", inputs)
     if f"grad.{name}" in here:
-        case = case._replace(slopes=("x", *weights), cotangents={"y": here[f"grad.{name}"]})
+        case = case._replace(slopes=("x", *parameters), cotangents={"y": here[f"grad.{name}"]})
         outputs |= {"grad.x": f"grad.{name}.input"} | {f"grad.{key}": f"grad.{n}" for key, n in parameters.items()}
     return Relation(case, run, outputs, standard)
-
-
-def with_options(op: str, options: dict, **given: Any) -> dict:
-    """A layer by its kernel, also one that is no operation of the kit: in groups, with a bias, another eps."""
-    if op != "batch_norm":
-        return {"y": getattr(nn, op)(**given, **options)}
-    state = {key: given.pop(key) for key in ("running_mean", "running_var")} | {"num_batches_tracked": 0}
-    y, new = nn.batch_norm(**given | options | {"state": state, "train": True})
-    return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
 
 
 def wrong_step(meta: dict, ours: dict, here: dict, dtype: str, limits: dict) -> dict:
@@ -365,10 +355,10 @@ def resolved(theirs: dict, mine: dict, ours: dict) -> tuple[dict, dict]:
             if name.endswith(module) and name.removesuffix(module) + layer in mine:
                 own = name.removesuffix(module) + layer
         if own in mine and mine[own] in ours:
-            if np.asarray(array).dtype.kind not in "biuf":
-                raise ValueError(f"{name} is {np.asarray(array).dtype}; expected real numbers")
+            if array.dtype.kind not in "biuf":
+                raise ValueError(f"{name} is {array.dtype}; expected real numbers")
             found[own] = array
-        elif own not in mine and name != META and not container(name, mine):
+        elif own not in mine and not container(name, mine):
             near = difflib.get_close_matches(name, mine, 1, 0.5)
             unknown[name] = near[0] if near else ""
     return found, unknown

@@ -89,9 +89,9 @@ def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:
     ops = {op: {"place": o.place, "formula": o.formula, "rests_on": list(o.parents)} for op, o in OPS.items()}
     head = {"kit": VERSION, "seed": seed, "paper": f"arXiv {paper.ARXIV}", "eps": EPS, "operations": ops}
     head |= {"descriptions": list(prompts.DESCRIPTIONS), "merges": [line for line in merges if line]}
-    given = chain.given(seed)
-    named = {"weights": {name: tensor(a) for name, a in given.pop("weights").items()}}
-    named |= {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.items()}
+    _, given = chain.drawn(seed)
+    named = {name: tensor(x) if isinstance(x, np.ndarray) else x for name, x in given.items()}
+    named["weights"] = {name: tensor(a) for name, a in given["weights"].items()}
     expect = {name: {} if blind else tensor(chain.ours(seed)[name]) for name in chain.expected_names(seed)}
     return head | {"cases": [_case_json(case, blind) for case in cases], "chain": named | {"expect": expect}}
 

@@ -27,17 +27,18 @@ def compare(
     name: str, o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, labels: np.ndarray | None, free: bool
 ) -> Comparison:
     """The first layout in which the two agree, or the first whose shapes fit; whole numbers have to be equal."""
-    whole = o.dtype.kind != "f" or limit is None
     o, t = o.astype(np.float64), t.astype(np.float64)
-    found = [judged(o, t, limit)] if o.size != 1 else [judged(o.ravel(), t.ravel(), limit)]
-    if free:
-        found += [judged(mine, other, limit, words) for words, mine, other in layouts(name, o, t, labels)]
+    pairs = [
+        ("", o.ravel(), t.ravel()) if o.size == 1 else ("", o, t),
+        *(layouts(name, o, t, labels) if free else ()),
+    ]
+    found = [judged(mine, other, limit, words) for words, mine, other in pairs]
     fits = [c for c in found if c.ours.shape == c.theirs.shape] or found
     best = next((c for c in fits if c.agrees), min(fits, key=lambda c: c.error))
-    return best._replace(limit=None if whole else limit, free=free)
+    return best._replace(free=free)
 
 
-def judged(o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, layout: str = "") -> Comparison:
+def judged(o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, layout: str) -> Comparison:
     """Two arrays, compared."""
     bound = np.zeros(2) if limit is None else limit
     scale = max(size(o)[0], np.finfo(np.float64).tiny)

@@ -104,9 +104,9 @@ def in_one_pass(x, weight, bias, axes):
     return (x - mean) / np.sqrt(var * (getval(var) > 0) + eps[0]) * weight + bias, var
 
 
-def batch_norm(x, weight, bias, running_mean, running_var, train):
+def batch_norm(x, weight, bias, running_mean, running_var, train, **options):
     state = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": 0}
-    y, new = nn.batch_norm.definition(x, weight, bias, state, train=bool(train))
+    y, new = nn.batch_norm.definition(x, weight, bias, state, train=bool(train), **options)
     return {"y": y, "new_running_mean": new["running_mean"], "new_running_var": new["running_var"]}
 
 
@@ -165,10 +165,6 @@ def bce_by_parts(S, W):
 def cross_entropy_by_parts(c_hat, c):
     """The mean of log sum e^c_hat - c_hat[c], which cancels where the class is right."""
     return {"L_cls": np.sum(log_sum_exp(c_hat) - c_hat[onp.arange(len(c)), c]) / len(c)}
-
-
-def listed(groups):  # (n, B, P) -> n of (B, P)
-    return [groups[i] for i in range(len(groups))]
 
 
 def sgd(w, gradients, lr, momentum, weight_decay):
@@ -280,7 +276,7 @@ OPS: dict[str, Op] = {
         lambda I_i, T_i: dict(zip(("S_i", "S_hat_i"), equations.similarity(I_i, T_i), strict=True)),
         "II-B2", "S_i", "S_i[j, k] = cos(I_i^j, T_i^k), S_hat_i = S_i^T; x / max(||x||, 1e-12)", READ),
     "fuse": Op(
-        lambda S_groups, alpha: {"S": equations.fuse(listed(S_groups), alpha)},
+        lambda S_groups, alpha: {"S": equations.fuse(list(S_groups), alpha)},
         "Eq. (3)", "S", "S = alpha sum_i S_i; Eq. (4) is the same for S_hat", READ),
     "supervised_matrix": Op(
         lambda y: {"W": equations.supervised_matrix(y).astype(int)},
@@ -293,7 +289,7 @@ OPS: dict[str, Op] = {
         lambda S, W: equations.contrastive_loss(S, S.T, W)._asdict(),
         "Eq. (6)", "L_con", "(BCE(S, W) + BCE(S^T, W)) / 2", ("bce",), exponent=largest_logit),
     "concat": Op(
-        lambda I_groups: {"I": equations.concat(listed(I_groups))},
+        lambda I_groups: {"I": equations.concat(list(I_groups))},
         "Eq. (9)", "I", "I = Concat([I_1, ..., I_n]), features as they left E_m", READ, picks=True),
     "cross_entropy": Op(
         lambda c_hat, c: {"L_cls": equations.cross_entropy(c_hat, c)},

@@ -132,14 +132,15 @@ def check(
     def convert(x):
         if not isinstance(x, np.ndarray):
             return x
-        x = x.astype(start) if x.dtype.kind == "f" else x.copy()
+        x = x.astype(start) if x.dtype.kind == "f" else x.copy()  # a function may change it in place
         return from_numpy(x) if from_numpy else x
+
+    fresh = lambda arrays: {name: convert(x) for name, x in arrays.items()}
 
     cases = load(seed, tuple(functions))
     for case in (case for case in cases if case.op in functions):
         wanted = [o for o in case.expect if not o.startswith("grad.")]
         f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
-        fresh = lambda arrays: {name: convert(x) for name, x in arrays.items()}  # f may change them in place
         try:  # a stranger's function may raise anything; that is a finding, not our crash
             out = f(**fresh(case.inputs))
             if gradients and case.slopes:
@@ -151,12 +152,12 @@ def check(
             defects.append(f"{case.id}: raised {type(error).__name__}: {brief(str(error))}")
     chain = {}
     if "chain" in functions:
-        from bplcz_ref.conform.chain import given as given_chain
+        from bplcz_ref.conform.chain import drawn
 
         try:
-            inputs = given_chain(seed)
-            inputs["weights"] = {name: convert(a) for name, a in inputs["weights"].items()}
-            out = functions["chain"](**{name: convert(x) for name, x in inputs.items()})
+            _, inputs = drawn(seed)
+            inputs = inputs | {"weights": fresh(inputs["weights"])}
+            out = functions["chain"](**fresh(inputs))
             chain = {name: np.asarray(_plain(x, name, to_numpy)) for name, x in out.items()}
         except Exception as error:
             defects.append(f"chain: raised {type(error).__name__}: {brief(str(error))}")
