@@ -1,12 +1,18 @@
 """`python -m bplcz_ref conform export | check | explain | selftest | trace | diff`.
 
-The rest of the kit is imported when it is used. For maintainers: `regenerate` writes the public set anew.
+For maintainers: `regenerate` writes the public set anew.
 """
 
 import argparse
 from typing import Any
 
+import numpy as np
+
 from bplcz_ref import program, systems
+from bplcz_ref.conform import chain, difference, exchange, given, numbers, verdict
+from bplcz_ref.conform.cases import drawn
+from bplcz_ref.conform.mistakes import LISTED
+from bplcz_ref.conform.ops import OPS, Case, worked_out
 from bplcz_ref.storage import files
 
 DTYPES = ("float32", "float64")  # of a trace
@@ -15,14 +21,14 @@ ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `conform`, each with the function that runs it."""
-    shown = "export|check|explain|selftest|trace|diff"
-    actions = parser.add_subparsers(dest="action", required=True, metavar=shown)
+    listed = "export|check|explain|selftest|trace|diff"
+    actions = parser.add_subparsers(dest="action", required=True, metavar=listed)
 
     def action(run, example=None):
         """The `add_argument` of a sub-command; one without an example is for maintainers, and is not listed."""
         epilog = f"example:\n  {program('conform', run.__name__)} {example}".rstrip()
-        listed = {"help": run.__doc__, "epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
-        a = actions.add_parser(run.__name__, description=run.__doc__, **({} if example is None else listed))
+        words = {"help": run.__doc__, "epilog": epilog, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        a = actions.add_parser(run.__name__, description=run.__doc__, **({} if example is None else words))
         a.set_defaults(conform=run)
         if run in (export, check, trace, diff):
             files.overwrite_option(a)
@@ -44,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     action(selftest, "")("--seed", **seed, help="with the cases of this seed")
     action(regenerate)("folder", **path, metavar="DIR")
     add = action(trace, "WEIGHTS BATCH.npz OURS.npz")
-    add(
-        "weights",
-        **path,
-        metavar="WEIGHTS",
-        help="a run folder, or a .npz, .h5 or .safetensors file, public names",
-    )
+    add("weights", **path, metavar="WEIGHTS", help="a run folder; or .npz, .h5 or .safetensors, public names")
     add("batch", **path, metavar="BATCH", help=".npz with x (or sen1 and sen2) and y")
     add("out", **path, metavar="OUT.npz")
     add("--system", choices=systems.SYSTEMS, help="default: the one whose names the weights have")
@@ -68,8 +69,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """write the cases, the public ones or those of a seed, into a file"""
-    from bplcz_ref.conform import exchange
-
     if options.blind and not options.seed:
         raise ValueError("--blind needs --seed: everybody has the public answers")
     files.refuse_existing(options, options.file)
@@ -81,8 +80,6 @@ def export(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """grade a file of answers: exit 0 all pass, 1 something diverges, 2 incomplete"""
-    from bplcz_ref.conform import exchange, verdict
-
     files.refuse_existing(options, options.json)
     answers = exchange.read(options.file, options.seed)
     found = verdict.report(exchange.load(answers.seed), answers, str(options.file))
@@ -94,8 +91,6 @@ def check(options: argparse.Namespace) -> int:
 
 def explain(options: argparse.Namespace) -> None:
     """one case in full, with an answer beside it, or the list of all"""
-    from bplcz_ref.conform import exchange, verdict
-
     answers = exchange.read(options.answers, options.seed) if options.answers else None
     cases = {case.id: case for case in exchange.load(answers.seed if answers else options.seed or 0)}
     if options.case is None:
@@ -115,15 +110,11 @@ def explain(options: argparse.Namespace) -> None:
 
 def selftest(options: argparse.Namespace) -> int:
     """the package passes, and every listed mistake is found, located and named"""
-    from bplcz_ref.conform import chain, exchange, verdict
-    from bplcz_ref.conform.mistakes import LISTED
-    from bplcz_ref.conform.ops import OPS, worked_out
-
     seed, good = options.seed or 0, True
     cases = exchange.load(seed)
     for dtype in ("float64", "float32"):
-        given = {case.id: worked_out(OPS[case.op].run, case, dtype) for case in cases}
-        answers = exchange.Answers(given, dtype, seed, chain=chain.answered(seed, dtype))
+        right = {case.id: worked_out(OPS[case.op].run, case, dtype) for case in cases}
+        answers = exchange.Answers(right, dtype, seed, chain=chain.answered(seed, dtype))
         found = verdict.report(cases, answers)
         good = good and found.ok
         print(f"the package: {verdict.head(found)}")
@@ -132,7 +123,7 @@ def selftest(options: argparse.Namespace) -> int:
     for op, name, way in [(op, name, way) for op, ways in LISTED.items() for name, way in ways.items()]:
         own = [case for case in cases if case.op == op or op in OPS[case.op].parents]
         wrong = {case.id: worked_out(way, case, "float32") for case in own if case.op == op}
-        found = verdict.report(own, exchange.Answers(given | wrong, "float32", seed))
+        found = verdict.report(own, exchange.Answers(right | wrong, "float32", seed))
         located = [f.op for f in found.findings] == [op]
         results.append((found.exit_code > 0, located, located and found.findings[0].names == (name,)))
         if not results[-1][-1]:
@@ -149,10 +140,8 @@ def selftest(options: argparse.Namespace) -> int:
 
 def regenerate(options: argparse.Namespace) -> None:
     """write the public set anew"""
-    from bplcz_ref.conform import cases, exchange, numbers
-
     target = files.make_folder(options.folder) / exchange.PUBLIC.name
-    made = [numbers.solved(case) for case in cases.drawn()]
+    made = [numbers.solved(case) for case in drawn()]
     exchange.write(target, exchange.set_of(made))
     print(f"{target}: {len(made)} cases of kit {exchange.VERSION}")
 
@@ -162,8 +151,6 @@ def regenerate(options: argparse.Namespace) -> None:
 
 def listing(cases: list) -> str:
     """Every operation with its formula, its inputs and outputs, and its cases with their reasons."""
-    from bplcz_ref.conform.ops import OPS
-
     lines = []
     for op, o in OPS.items():
         own = [case for case in cases if case.op == op]
@@ -173,48 +160,35 @@ def listing(cases: list) -> str:
     return "\n".join(lines)
 
 
-def explained(case: Any, graded: Any, dtype: str) -> str:
+def explained(case: Case, graded: verdict.Graded | None, dtype: str) -> str:
     """The text on one case, with the answer to it if it is `graded`."""
-    from bplcz_ref.conform import verdict
-    from bplcz_ref.conform.ops import OPS
-
     op = OPS[case.op]
     lines = [f"{case.id}  {verdict.place(case.op)}", f"  {case.why}", f"  formula: {op.formula}"]
     lines += [f"  rests on: {', '.join(op.parents) or 'nothing'}"]
     for title, members in (("inputs", case.inputs), ("cotangents", case.cotangents)):
         lines += [title] * bool(members)
-        lines += [line for name, x in members.items() for line in _shown(name, x)]
+        lines += [line for name, x in members.items() for line in shown(name, x)]
     lines.append("expected")
     for output, (x, allowed) in case.expect.items():
-        lines += _shown(output, x)
-        if graded:
-            lines += _compared(graded, output, x, verdict.limit(allowed, dtype), dtype)
+        lines += shown(output, x)
+        if graded and output not in graded.answer:
+            lines.append("    not answered" + ": refused" * ("refused" in graded.answer))
+        elif graded:
+            answer, most = graded.answer[output], verdict.limit(allowed, dtype)
+            word = "DIFFERS" if output in graded.wrong else "agrees"
+            size = f": error {verdict.apart(answer, x):.3g}, allowed {most:.3g} ({dtype})" if most else ""
+            lines.append(f"    {word}{size}")
+            if output in graded.wrong:
+                first, *rest = shown(output, answer)
+                lines += [f"  answered: {first.strip()}", *rest]
     if graded and graded.wrong:
         names = verdict.explanations(case.op, [graded], dtype)
         lines += [f"this answer alone equals: {' | '.join(names)}"] * bool(names)
     return "\n".join(lines)
 
 
-def _compared(graded, output, right, allowed, dtype):
-    """Lines on one output of an answer."""
-    from bplcz_ref.conform.numbers import apart
-
-    if output not in graded.answer:
-        return ["    not answered" + ": refused" * ("refused" in graded.answer)]
-    x = graded.answer[output]
-    word = "DIFFERS" if output in graded.wrong else "agrees"
-    size = f": error {apart(x, right):.3g}, allowed {allowed:.3g} ({dtype})" if allowed else ""
-    lines = [f"    {word}{size}"]
-    if output in graded.wrong:
-        first, *rest = _shown(output, x)
-        lines += [f"  answered: {first.strip()}", *rest]
-    return lines
-
-
-def _shown(name, x):
+def shown(name: str, x: Any) -> list[str]:
     """A name and its numbers, at most ROWS rows."""
-    import numpy as np
-
     if isinstance(x, (str, list)):
         return [f"  {name} = {x!r}"]
     x = np.asarray(x)
@@ -232,20 +206,18 @@ def _shown(name, x):
 
 def trace(options: argparse.Namespace) -> None:
     """every symbol, layer and gradient of steps on your weights and batch, by name"""
-    from bplcz_ref.conform import given
-
     files.refuse_existing(options, options.out)
     found = given.from_files(
-        options.weights, options.batch, options.system, systems.chosen(options.set), print,
+        options.weights, options.batch, options.system, systems.chosen(options.set),
         steps=options.steps, dtype=options.dtype, only=options.only or ["*"],
     )  # fmt: skip
-    given.write(options.out, found, print)
+    print(f"{options.out}: {len(found) - 1} arrays, {sum(a.nbytes for a in found.values()) / 1e6:,.0f} MB")
+    with files.whole(options.out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, allow_pickle=False, **found)  # type: ignore[arg-type]
 
 
 def diff(options: argparse.Namespace) -> int:
     """the first name in which another program's arrays part from a trace: exit 0, 1 or 2"""
-    from bplcz_ref.conform import difference, given
-
     files.refuse_existing(options, options.json)
     ours, (theirs, _) = files.read_npz(options.ours), given.read_weights(options.theirs)
     # weights under their own names are those before the first step

@@ -1,6 +1,5 @@
 """What `conform trace` is given: weights and a batch from files, and the system that the weights belong to."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,9 @@ from bplcz_ref.training import evaluate, runs
 
 
 def from_files(
-    weights_file: Path,
-    batch_file: Path,
-    name: str | None,
-    chosen: dict,
-    say: Callable[[str], None],
-    **options: Any,
+    weights_file: Path, batch_file: Path, name: str | None, chosen: dict, **options: Any
 ) -> dict[str, np.ndarray]:
-    """`trace` of a system of systems.py with weights and a batch from files."""
+    """`trace` of a system of systems.py with weights and a batch from files; prints which system it is."""
     arrays, config = read_weights(weights_file)
     name = name or (config["system"] if config else system_of(arrays, weights_file))
     settings = runs.settings_of(config)._replace(**chosen) if config else settings_of(arrays, name, chosen)
@@ -28,7 +22,7 @@ def from_files(
     params, state = weights.load(arrays, network, dtype="float64")
     x, y = read_batch(batch_file, name, settings)
     reduced = systems.reduced({"system": name, "settings": settings._asdict()})
-    say(f"{name}{reduced}, {weights.count(params):,} parameters, {len(x)} patches")
+    print(f"{name}{reduced}, {weights.count(params):,} parameters, {len(x)} patches")
     rule = {key: getattr(settings, key) for key in ("learning_rate", "momentum", "weight_decay")}
     return trace(network, params, state, (x, y), **rule, **options)
 
@@ -126,11 +120,3 @@ def check_tokens(path: Path, theirs: np.ndarray, ours: np.ndarray) -> None:
             f"{path}: tokens differ from ours in {len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: "
             f"{found}; for another vocabulary give --set vocabulary=MERGES"
         )
-
-
-def write(path: Path, arrays: dict[str, np.ndarray], say: Callable[[str], None]) -> None:
-    """The trace as .npz, whole or not at all; its size is said first."""
-    total = sum(a.nbytes for a in arrays.values())
-    say(f"{path}: {len(arrays) - 1} arrays, {total / 1e6:,.0f} MB")
-    with files.whole(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
