@@ -219,24 +219,24 @@ def test_a_declared_reading_is_what_is_graded(reading):
 # ---------------------------------------------------------------- broken answers
 
 HEADS = """
-    {"kit": "2.0.0"}                      answers of kit '2.0.0', this is 3.0.0; export the set again
+    {"kit": "2.0.0", "profile": {}}       kit is '2.0.0'; expected 3.0.0: export the set again
     {"kit": 3}                            kit is 3; expected
     {"seed": -1}                          seed is -1; expected a whole number
     {"dtype": "half"}                     dtype is 'half'; expected one of
-    {"without": ["bse"]}                  without[0] is 'bse'; expected one of
+    {"without": ["bse"]}                  without is ['bse']; expected a list of read_array
     {"gradients": 0}                      gradients is 0; expected true or false
     {"readings": {"ce": "median"}}        expected one of logits, sum, probabilities
     {"readings": {"ce": ["sum"]}}         readings: ce is ['sum']; expected one of logits
     {"readings": {"bse": "mean"}}         'bse' is no reading that this kit grades
     {"readings": {"momentum": "nesterov", "weight-decay": "decoupled"}}   they cannot be graded together
     {"answers": []}                       answers is []; expected an object
-    {"more": 1}                           has also more
+    {"more": 1}                           missing or unknown: 'more'; expected an object of kit
 """
 UNREADABLE = """
     {"kit": "3.0.0", "se                  cannot be read (JSONDecodeError:
     {"data": [NaN]}                       NaN is no number
-    []                                    expected {"kit", "seed", "dtype", "answers"}
-    {"kit": "3.0.0", "seed": 0}           lacks answers, dtype
+    []                                    missing or unknown: 'answers, dtype, kit, seed'; expected an object
+    {"kit": "3.0.0", "seed": 0}           missing or unknown: 'answers, dtype'; expected
 """
 
 
@@ -255,7 +255,7 @@ ANSWERS = """
     bce/ordinary     {"Z": {"shape": [], "data": [1]}}        2  there is no output 'Z'; expected L, grad.S
     bce/ordinary     {}                                       2  missing: bce/ordinary (L, grad.S)
     bce/ordinary     [1]                                      2  bce/ordinary: expected {output: tensor}
-    bce/ordinary     {"L": 0.77}                              2  bce/ordinary: L: expected {"shape"
+    bce/ordinary     {"L": 0.77}                              2  L: expected {"shape": [whole numbers]
     bce/ordinary     {"L": {"shape": [5, 6], "data": [1]}}    2  means 30 entries, found 1
     bce/ordinary     {"L": {"shape": [], "data": [null]}}     2  entry 0 is None, expected a number
     bce/ordinary     {"L": {"shape": [], "data": ["NaN"]}}    1  L of bce/ordinary is nan, expected 0.8

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bplcz_ref import program
+from bplcz_ref import paper, program, prompts, tokenizer
+from bplcz_ref.conform.cases import drawn
+from bplcz_ref.conform.mistakes import chosen
 from bplcz_ref.conform.numbers import EPS, solved
 from bplcz_ref.conform.ops import OPS, Case
 from bplcz_ref.storage import files, schema
@@ -50,13 +52,11 @@ def array(t: Any, where: str) -> Any:
     >>> array({"shape": [1, 2], "data": [1, "NaN"]}, "answers.json: bce/ordinary: S").tolist()
     [[1.0, nan]]
     """
-    if not isinstance(t, dict) or not {"shape", "data"} <= set(t):
-        raise ValueError(f'{where}: expected {{"shape": [...], "data": [...]}}, found {brief(t)}')
-    shape, data = t["shape"], t["data"]
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
-        raise ValueError(f"{where}: shape is {brief(shape)}, expected a list of whole numbers")
-    if not isinstance(data, list):
-        raise ValueError(f"{where}: data is {brief(data)}, expected one flat list")
+    shape, data = (t.get("shape"), t.get("data")) if isinstance(t, dict) else (None, None)
+    lists = isinstance(shape, list) and isinstance(data, list)
+    if not lists or not all(type(n) is int and n >= 0 for n in shape):
+        expected = '{"shape": [whole numbers], "data": [one flat list]}'
+        raise ValueError(f"{where}: expected {expected}, found {brief(t)}")
     if math.prod(shape) != len(data):
         raise ValueError(f"{where}: shape {brief(shape)} means {math.prod(shape)} entries, found {len(data)}")
     if data and all(type(v) is str and v not in WORDS for v in data):
@@ -82,8 +82,7 @@ def brief(x: Any) -> str:
 
 def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:
     """The SET of solved cases, and the chain; `blind` leaves out what is expected."""
-    from bplcz_ref import paper, prompts, tokenizer
-    from bplcz_ref.conform import chain
+    from bplcz_ref.conform import chain  # it rests on this module
 
     merges = (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).read_text("utf-8").split("\n")[1:]
     ops = {op: {"place": o.place, "formula": o.formula, "rests_on": list(o.parents)} for op, o in OPS.items()}
@@ -132,8 +131,6 @@ def load(seed: int = 0, ops: tuple = ()) -> tuple[Case, ...]:
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is {seed!r}; expected a whole number, 0 or more")
     if seed:
-        from bplcz_ref.conform.cases import drawn
-
         return tuple(solved(case) if not ops or case.op in ops else case for case in drawn(seed))
     return tuple(map(case_of, files.read_json(PUBLIC)["cases"]))
 
@@ -154,24 +151,26 @@ class Answers(NamedTuple):
     chain: dict = {}  # name -> array; empty: it is not answered
 
 
+KIT = schema.Rule(f"{VERSION}: export the set again", lambda x: x == VERSION)
+NAMES = schema.Rule(f"a list of {', '.join(OPS)}", lambda x: isinstance(x, list) and all(o in [*OPS] for o in x))
+OBJECT = schema.Rule("an object {name: ...}", lambda x: isinstance(x, dict))
+HEAD = {"kit": KIT, "seed": schema.whole(0), "dtype": schema.one_of(EPS), "without": NAMES}
+HEAD |= {"gradients": schema.BOOLEAN, "readings": OBJECT, "answers": OBJECT, "chain": OBJECT}
+
+
 def read(path: str | Path, seed: int | None = None) -> Answers:
     """The answers of a file. ValueError for a file that cannot be read, or whose head is wrong, in one line."""
     data = files.read_json(path)
-    objects = {"readings": "reading: word", "answers": "case id: {output: tensor}", "chain": "name: tensor"}
-    rule = lambda words: schema.Rule(f"an object {{{words}}}", lambda x: isinstance(x, dict))
-    head = {"kit": schema.one_of([VERSION]), "seed": schema.whole(0), "dtype": schema.one_of(EPS)}
-    head |= {"without": [schema.one_of(OPS)], "gradients": schema.BOOLEAN}  # type: ignore[dict-item]
-    head |= {name: rule(words) for name, words in objects.items()}
-    if not isinstance(data, dict):
-        raise ValueError(f'{path}: expected {{"kit", "seed", "dtype", "answers"}}, found {brief(data)}')
-    own: dict = {"without": [], "gradients": True, "readings": {}, "chain": {}} | data
-    if isinstance(own.get("kit"), str) and own["kit"] != VERSION:
-        raise ValueError(f"{path}: answers of kit {brief(own['kit'])}, this is {VERSION}; export the set again")
-    schema.check(own, head, str(path))
+    own: dict = {"without": [], "gradients": True, "readings": {}, "chain": {}}
+    own |= data if isinstance(data, dict) else {}
+    for name, rule in HEAD.items():
+        if name in own:  # the kit is the first: one of another may have other members
+            schema.check(own[name], rule, f"{path}: {name}")
+    if odd := own.keys() ^ HEAD.keys():
+        names = brief(", ".join(sorted(odd)))
+        raise ValueError(f"{path}: missing or unknown: {names}; expected an object of {', '.join(HEAD)}")
     if seed not in (None, own["seed"]):
         raise ValueError(f"{path}: answers of seed {own['seed']}; expected those of seed {seed}")
-    from bplcz_ref.conform.mistakes import chosen
-
     try:
         chosen(own["readings"])
     except ValueError as error:
