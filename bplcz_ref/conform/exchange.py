@@ -24,8 +24,6 @@ VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 PUBLIC = VECTORS / "set-0.json"
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
-# ---------------------------------------------------------------- tensors
-
 
 def tensor(x: Any) -> dict:
     """A TENSOR of an array, a number or text.
@@ -52,7 +50,8 @@ def array(t: Any, where: str) -> Any:
     >>> array({"shape": [1, 2], "data": [1, "NaN"]}, "answers.json: bce/ordinary: S").tolist()
     [[1.0, nan]]
     """
-    shape, data = (t.get("shape"), t.get("data")) if isinstance(t, dict) else (None, None)
+    own: Any = t if isinstance(t, dict) else {}
+    shape, data = own.get("shape"), own.get("data")
     lists = isinstance(shape, list) and isinstance(data, list)
     if not lists or not all(type(n) is int and n >= 0 for n in shape):
         expected = '{"shape": [whole numbers], "data": [one flat list]}'
@@ -61,9 +60,9 @@ def array(t: Any, where: str) -> Any:
         raise ValueError(f"{where}: shape {brief(shape)} means {math.prod(shape)} entries, found {len(data)}")
     if data and all(type(v) is str and v not in WORDS for v in data):
         return data if shape else data[0]
-    if not data and t.get("dtype") == "string":
+    if not data and own.get("dtype") == "string":
         return []
-    if data and all(type(v) is int and abs(v) < 2**63 for v in data) and t.get("dtype") != "float64":
+    if data and all(type(v) is int and abs(v) < 2**63 for v in data) and own.get("dtype") != "float64":
         return np.array(data, dtype=np.int64).reshape(shape)  # JavaScript writes floats without a point too
     data = [WORDS.get(v, v) if type(v) is str else v for v in data]
     for place, v in enumerate(data):
@@ -75,9 +74,6 @@ def array(t: Any, where: str) -> Any:
 def brief(x: Any) -> str:
     """A value as short text."""
     return schema.brief(x, 60)
-
-
-# ---------------------------------------------------------------- the set
 
 
 def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:
@@ -135,9 +131,6 @@ def load(seed: int = 0, ops: tuple = ()) -> tuple[Case, ...]:
     return tuple(map(case_of, files.read_json(PUBLIC)["cases"]))
 
 
-# ---------------------------------------------------------------- the answers
-
-
 class Answers(NamedTuple):
     """What a consumer gives, and what it declares."""
 
@@ -167,8 +160,8 @@ def read(path: str | Path, seed: int | None = None) -> Answers:
         if name in own:  # the kit is the first: one of another may have other members
             schema.check(own[name], rule, f"{path}: {name}")
     if odd := own.keys() ^ HEAD.keys():
-        names = brief(", ".join(sorted(odd)))
-        raise ValueError(f"{path}: missing or unknown: {names}; expected an object of {', '.join(HEAD)}")
+        found = brief(", ".join(sorted(odd)))
+        raise ValueError(f"{path}: missing or unknown: {found}; expected an object of {', '.join(HEAD)}")
     if seed not in (None, own["seed"]):
         raise ValueError(f"{path}: answers of seed {own['seed']}; expected those of seed {seed}")
     try:

@@ -86,9 +86,6 @@ class Report(NamedTuple):
         return text(self)
 
 
-# ---------------------------------------------------------------- in process
-
-
 def check(
     functions: dict,
     gradients: Callable | None = None,
@@ -126,7 +123,7 @@ def check(
     if strange or not functions:
         raise ValueError(f"functions: {strange or 'none given'}; expected names among {', '.join(OPS)}")
     chosen(readings or {})
-    given, defects = {}, []
+    defects: list[str] = []
     start = "float64" if dtype == "float64" else "float32"  # NumPy has no bfloat16; k / 32 is exact in each
 
     def convert(x):
@@ -137,30 +134,32 @@ def check(
 
     fresh = lambda arrays: {name: convert(x) for name, x in arrays.items()}
 
-    cases = load(seed, tuple(functions))
-    for case in (case for case in cases if case.op in functions):
-        wanted = [o for o in case.expect if not o.startswith("grad.")]
-        f = lambda _f=functions[case.op], _wanted=wanted, **inputs: _named(_f(**inputs), _wanted)
-        try:  # a stranger's function may raise anything; that is a finding, not our crash
-            out = f(**fresh(case.inputs))
-            if gradients and case.slopes:
-                slopes = gradients(f, fresh(case.inputs), list(case.slopes), fresh(case.cotangents))
-                out = out | {f"grad.{name}": g for name, g in slopes.items()}
-            kept = out if "refused" in (*out, *case.expect) else {o: x for o, x in out.items() if o in case.expect}
-            given[case.id] = {o: _plain(x, o, to_numpy) for o, x in kept.items()}
-        except Exception as error:
-            defects.append(f"{case.id}: raised {type(error).__name__}: {brief(str(error))}")
-    chain = {}
-    if "chain" in functions:
-        from bplcz_ref.conform.chain import drawn
+    def run(case):
+        outputs = [o for o in case.expect if not o.startswith("grad.")]
+        f = lambda **inputs: _named(functions[case.op](**inputs), outputs)
+        out = f(**fresh(case.inputs))
+        if gradients and case.slopes:
+            slopes = gradients(f, fresh(case.inputs), list(case.slopes), fresh(case.cotangents))
+            out = out | {f"grad.{name}": g for name, g in slopes.items()}
+        return out if "refused" in (*out, *case.expect) else {o: x for o, x in out.items() if o in case.expect}
 
-        try:
-            _, inputs = drawn(seed)
-            inputs = inputs | {"weights": fresh(inputs["weights"])}
-            out = functions["chain"](**fresh(inputs))
-            chain = {name: np.asarray(_plain(x, name, to_numpy)) for name, x in out.items()}
+    def run_chain():
+        from bplcz_ref.conform import chain  # it rests on this module
+
+        _, inputs = chain.drawn(seed)
+        return functions["chain"](**fresh(inputs | {"weights": fresh(inputs["weights"])}))
+
+    def attempt(where, function, *arguments):
+        try:  # a stranger's function may raise anything; that is a finding, not our crash
+            return {o: _plain(x, o, to_numpy) for o, x in function(*arguments).items()}
         except Exception as error:
-            defects.append(f"chain: raised {type(error).__name__}: {brief(str(error))}")
+            defects.append(f"{where}: raised {type(error).__name__}: {brief(str(error))}")
+            return {}
+
+    cases = load(seed, tuple(functions))
+    given = {case.id: attempt(case.id, run, case) for case in cases if case.op in functions}
+    answered = attempt("chain", run_chain) if "chain" in functions else {}
+    chain = {name: np.asarray(x) for name, x in answered.items()}
     without = tuple(op for op in OPS if op not in functions)
     answers = Answers(given, dtype, seed, without, gradients is not None, readings or {}, tuple(defects), chain)
     return report(cases, answers)
@@ -187,9 +186,6 @@ def _plain(x, output, to_numpy):
     return array(tensor(x), output) if x.dtype.kind in "iub" else x.astype(np.float64)
 
 
-# ---------------------------------------------------------------- grading
-
-
 def report(cases: Iterable[Case], answers: Answers, path: str | None = None) -> Report:
     """Grade answers: each case, then the findings."""
     ways, graded, defects = chosen(answers.readings), {}, list(answers.defects)
@@ -204,7 +200,7 @@ def report(cases: Iterable[Case], answers: Answers, path: str | None = None) -> 
             case = case._replace(expect={o: x for o, x in case.expect.items() if not o.startswith("grad.")})
         graded[case.id] = grade(case, answers.given.get(case.id), answers.dtype)
     graded |= undecided(graded, answers.dtype)
-    made = Report(answers, graded, tuple(_findings(graded, answers)), tuple(defects), path)
+    made = Report(answers, graded, tuple(found_in(graded, answers)), tuple(defects), path)
     if answers.chain and answers.dtype in DTYPES:
         from bplcz_ref.conform import chain  # it rests on this module
 
@@ -232,14 +228,11 @@ def undecided(graded: dict, dtype: str) -> dict:
     """The cases whose passing says too little: a listed mistake that float32 shows there is hidden in this dtype
     wherever the operation passes."""
     found: dict = {}
-    if EPS[dtype] <= EPS["float32"]:
-        return found
-    for op in dict.fromkeys(g.case.op for g in graded.values() if g.state == PASS):
-        own = [g for g in graded.values() if g.case.op == op]
-        if any(g.state == FAIL for g in own):
-            continue
-        for name, way in LISTED.get(op, {}).items():
-            shown = [g for g in own if g.state == PASS and told(g.case, way, "float32")]
+    failing = {g.case.op for g in graded.values() if g.state == FAIL}
+    for op in [op for op in LISTED if op not in failing and EPS[dtype] > EPS["float32"]]:
+        passing = [g for g in graded.values() if g.case.op == op and g.state == PASS]
+        for name, way in LISTED[op].items():
+            shown = [g for g in passing if told(g.case, way, "float32")]
             for g in [] if any(told(g.case, way, dtype) for g in shown) else shown:
                 before = found.get(g.case.id, g)
                 found[g.case.id] = before._replace(state=UNDECIDED, unseen=(*before.unseen, name))
@@ -255,27 +248,23 @@ def told(case: Case, way: Callable, dtype: str) -> bool:
     return any(o not in out or apart(out[o], x) > 2 * limit(a, dtype) for o, (x, a) in case.expect.items())
 
 
-# ---------------------------------------------------------------- what is guilty, and what it is
-
-
-def _findings(graded, answers):
+def found_in(graded: dict, answers: Answers) -> list[Finding]:
     """What fails in topological order, guilty first."""
     failing = {op: [g for g in graded.values() if g.case.op == op and g.state == FAIL] for op in OPS}
     failing = {op: own for op, own in failing.items() if own}
     found = []
-    for op in failing:
+    for op, wrong in failing.items():
         blocked = bool((rests_on(op) - {op}) & set(failing))
         own = [g for g in graded.values() if g.case.op == op and g.state in (PASS, FAIL)]
         names = () if blocked else tuple(explanations(op, own, answers.dtype, answers.readings))
-        worst = max(failing[op], key=_clarity)
-        output, (error, allowed) = next(iter(worst.wrong.items()))
-        ids = (worst.case.id, *(g.case.id for g in failing[op] if g is not worst))
-        state = "blocked" if blocked else "guilty"
-        found.append(Finding(state, op, output, names, ids, len(own), error, allowed))
+        worst = max(wrong, key=clarity)
+        output, pair = next(iter(worst.wrong.items()))
+        ids = (worst.case.id, *(g.case.id for g in wrong if g is not worst))
+        found.append(Finding("blocked" if blocked else "guilty", op, output, names, ids, len(own), *pair))
     return sorted(found, key=lambda f: f.state == "blocked")
 
 
-def _clarity(g):
+def clarity(g: Graded) -> tuple:
     """How far beyond what passes a case is; what is not finite says less than any number."""
     error, allowed = next(iter(g.wrong.values()))
     return (True, error / allowed) if allowed and math.isfinite(error) else (not allowed, 0.0)
@@ -372,9 +361,6 @@ def shorter(own: list[Graded], dtype: str) -> list[str]:
     return []
 
 
-# ---------------------------------------------------------------- the screen
-
-
 def place(op: str) -> str:
     """Eq. (7) L_i2t [bce]."""
     return f"{OPS[op].place} {OPS[op].symbol} [{op}]".strip()
@@ -397,30 +383,33 @@ def to_explain(r: Report, case: str) -> str:
     return program("conform", "explain", case, *words)
 
 
-def _found(r, f):
+def said_of(r: Report, f: Finding) -> list[str]:
     """The lines of a finding; the last of a guilty one is to be run."""
     if f.state == "blocked":
         return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
     first = r.graded[f.cases[0]]
     right, allowed = first.case.expect[f.output]
-    said, count = "no known mistake gives all its answers", f"{len(f.cases)} of {f.total} cases"
+    count = f"{len(f.cases)} of {f.total} cases"
     if f.names:
-        said = f'this is "{" | ".join(f.names)}"'
-    elif allowed is None:  # the cases that fail are the diagnosis
-        said = "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
-    said = f"{said}; {count}" if f.names or allowed is not None else f"{count} fail: {said}"
+        said = f'this is "{" | ".join(f.names)}"; {count}'
+    elif allowed is not None:
+        said = f"no known mistake gives all its answers; {count}"
+    else:  # the cases that fail are the diagnosis
+        why = "; ".join(f"{c.split('/')[1]} ({r.graded[c].case.why})" for c in f.cases[:SHOWN])
+        said = f"{count} fail: {why}"
     lines = [f"GUILTY   {place(f.op)}: {said}"]
-    if allowed is None or not math.isfinite(f.error):
+    if allowed is not None and math.isfinite(f.error):
+        lines[0] += f", first at {f.output}: error {f.error:.2g}, allowed {f.allowed:.2g}"
+    else:
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
-        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else _brief
+        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else plain
         lines.append(f"         {f.output} of {first.case.id} is {shown(answer)}, expected {shown(right)}")
-    else:
-        lines[0] += f", first at {f.output}: error {f.error:.2g}, allowed {f.allowed:.2g}"
     return [*lines, f"         {to_explain(r, f.cases[0])}"]
 
 
-def _brief(x):
+def plain(x: Any) -> str:
+    """A value as short text, an array as one flat list."""
     if isinstance(x, (np.ndarray, np.generic)):
         x = x.ravel().tolist() if x.ndim else x.item()
     return brief(x)
@@ -428,12 +417,12 @@ def _brief(x):
 
 def text(r: Report) -> str:
     """The report as at most LINES lines. Lines to be run are never cut."""
+    some = lambda names: ", ".join(names[:SHOWN]) + f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
     lines = [head(r), *(f"  {line}" for line in r.defects[:5])]
     lines += [f"  ... and {len(r.defects) - 5} more defects"] * (len(r.defects) > 5)
     missing = [f"{g.case.id} ({', '.join(g.lacking[:2])})" for g in r.graded.values() if g.lacking]
-    for title, names in (("missing", missing), ("missing of the chain", r.lacking)):
-        more = f" and {len(names) - SHOWN} more" * (len(names) > SHOWN)
-        lines += [f"{title}: {', '.join(names[:SHOWN])}{more}"] * bool(names)
+    lines += [f"missing: {some(missing)}"] * bool(missing)
+    lines += [f"missing of the chain: {some(r.lacking)}"] * bool(r.lacking)
     last = [f"chain: {line}" for line in str(r.chain).splitlines()[: 1 if r.chain.ok else 2]] if r.chain else []
     if hidden := r.of(UNDECIDED):
         unseen = dict.fromkeys(f"{g.case.op}: {name}" for g in hidden for name in g.unseen)
@@ -441,12 +430,12 @@ def text(r: Report) -> str:
     if unasked := r.of(NOT_ASKED):
         last.append(f"{r.answers.dtype} has not the range for {', '.join(g.case.id for g in unasked)}")
     ops = ", ".join(dict.fromkeys(g.case.op for g in r.of(NOT_RUN)))
-    absent = [*["gradients"] * (not r.answers.gradients), *[ops] * bool(ops), *["the chain"] * (not r.chain)]
-    last += [f"not run: {'; '.join(absent)}"] * bool(absent)
+    absent = {"gradients": not r.answers.gradients, ops: bool(ops), "the chain": not r.chain}
+    last += [f"not run: {'; '.join(name for name in absent if absent[name])}"] * any(absent.values())
     if r.answers.readings:
         last.append(f"graded on the readings {', '.join(f'{n}: {w}' for n, w in r.answers.readings.items())}")
     blocked = [f.op for f in r.findings if f.state == "blocked"]
-    found = [_found(r, f) for f in r.findings if f.op not in blocked[SHOWN:]]
+    found = [said_of(r, f) for f in r.findings if f.op not in blocked[SHOWN:]]
     found += [[f"blocked  {', '.join(blocked[SHOWN:])} too"]] * (len(blocked) > SHOWN)
     room = LINES - len(lines) - len(last)
     if sum(map(len, found)) > room:  # only findings are left out: the first are the ones to mend
