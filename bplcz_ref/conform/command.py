@@ -146,9 +146,6 @@ def regenerate(options: argparse.Namespace) -> None:
     print(f"{target}: {len(made)} cases of kit {exchange.VERSION}")
 
 
-# ---------------------------------------------------------------- the text of `explain`
-
-
 def listing(cases: list) -> str:
     """Every operation with its formula, its inputs and outputs, and its cases with their reasons."""
     lines = []
@@ -199,9 +196,6 @@ def shown(name: str, x: Any) -> list[str]:
     lines = [f"  {name}{shape}"]
     lines += ["    " + " ".join(f"{v:12.6g}" for v in row[:10]) + " ..." * (len(row) > 10) for row in rows[:ROWS]]
     return lines + [f"    ... {len(rows) - ROWS} more rows"] * (len(rows) > ROWS)
-
-
-# ---------------------------------------------------------------- a real model, a real batch
 
 
 def trace(options: argparse.Namespace) -> None:

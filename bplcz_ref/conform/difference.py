@@ -325,9 +325,6 @@ def looks(name: str, c: Comparison, dtype: str) -> list[str]:
     return named_ways(lambda ours: {"ours": ours}, {}, [g], dtype) or fitted(g)
 
 
-# ------------------------------------------------------------------------------------------- names on both sides
-
-
 def read_meta(ours: dict) -> dict:
     """What the trace says about itself. Errors: ValueError if it is none, or does not fit its arrays."""
     if META not in ours or np.asarray(ours[META]).dtype != np.uint8:
@@ -368,9 +365,6 @@ def container(name: str, mine: dict) -> bool:
     """Whether this is what a module of several layers takes or gives: these are compared one by one."""
     part = name.removeprefix("grad.").removesuffix(".input")
     return part == "" or any(n.startswith(f"{part}.") for n in mine) or part in mine
-
-
-# ------------------------------------------------------------------------------------------------------ the report
 
 
 def stage(name: str) -> str:

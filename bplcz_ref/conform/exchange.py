@@ -20,8 +20,7 @@ from bplcz_ref.conform.ops import OPS, Case
 from bplcz_ref.storage import files, schema
 
 VERSION = "3.0.0"  # MAJOR: the format; MINOR: cases; PATCH: a case that was wrong
-VECTORS = Path(__file__).resolve().parent.parent / "vectors"
-PUBLIC = VECTORS / "set-0.json"
+PUBLIC = Path(__file__).resolve().parent.parent / "vectors" / "set-0.json"
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 

@@ -105,18 +105,15 @@ def read_batch(path: Path, name: str, settings: systems.Settings) -> tuple[np.nd
 
 def check_tokens(path: Path, theirs: np.ndarray, ours: np.ndarray) -> None:
     """ValueError that names the first prompt whose token ids differ; padding may have any length."""
-    length = ours.shape[-1]
-    if theirs.dtype.kind not in "iu" or theirs.shape[:-1] != ours.shape[:-1] or theirs.shape[-1] < length:
-        said = f"{ours.shape[:-1]} + (L,) with L of {length} or more: the prompt of every class and band group"
-        raise ValueError(
-            f"{path}: tokens are {theirs.dtype} of shape {theirs.shape}; expected whole numbers {said}"
-        )
+    *rows, length = ours.shape
+    if theirs.dtype.kind not in "iu" or [*theirs.shape[:-1]] != rows or theirs.shape[-1] < length:
+        said = f"whole numbers {rows} + [L] with L of {length} or more: the prompt of every class and band group"
+        raise ValueError(f"{path}: tokens are {theirs.dtype} of shape {theirs.shape}; expected {said}")
     wrong = np.argwhere((theirs[..., :length] != ours).any(-1))
     if len(wrong):
         k, i = wrong[0]
-        text = prompts.prompts()[k * ours.shape[1] + i]
-        found = f"found {theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}"
-        raise ValueError(
-            f"{path}: tokens differ from ours in {len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: "
-            f"{found}; for another vocabulary give --set vocabulary=MERGES"
-        )
+        text = prompts.prompts()[k * rows[1] + i]
+        said = f"{len(wrong)} of {ours[..., 0].size} prompts, first in {text!r}: found"
+        both = f"{theirs[k, i, :length].tolist()}, ours {ours[k, i].tolist()}"
+        vocabulary = "for another vocabulary give --set vocabulary=MERGES"
+        raise ValueError(f"{path}: tokens differ from ours in {said} {both}; {vocabulary}")

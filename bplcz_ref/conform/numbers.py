@@ -35,9 +35,6 @@ def coarse(x: Any, dtype: str) -> Any:
     return float(rounded) if isinstance(x, float) else rounded
 
 
-# ---------------------------------------------------------------- what rounding may change
-
-
 def expected(case: Case, run: Callable | None = None, runs: int = RUNS) -> dict:
     """{output: (value, allowed)} by the definitions in float64; allowed is None for whole numbers and text.
 
@@ -113,8 +110,6 @@ def apart(a: Any, b: Any) -> float:
     gap = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, gap)
     return math.inf if np.isnan(gap).any() else float(gap.max(initial=0.0))
 
-
-# ---------------------------------------------------------------- numbers that are drawn by name
 
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 

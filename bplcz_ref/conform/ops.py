@@ -85,9 +85,6 @@ def plain(outputs: dict) -> dict:
     return {o: x if isinstance(x, (str, list)) else onp.asarray(getval(x)) for o, x in outputs.items()}
 
 
-# ---------------------------------------------------------------- what needs more than a line
-
-
 def tokenize(text, context, truncate):
     try:
         ids = tokenizer.Tokenizer.bundled().batch([text], context_length=context, truncate=bool(truncate))[0]
@@ -224,10 +221,8 @@ def split(y, per_class, test, seed):
     return {"train": count(train), "test": count(rest), "repeated": repeated, "common": common}
 
 
-# ---------------------------------------------------------------- the table, in topological order
-
 READ = ("read_array",)
-OPS: dict[str, Op] = {
+OPS: dict[str, Op] = {  # in topological order
     "read_array": Op(
         lambda a: {f"sum_{axis}": np.sum(a, axis=axis) for axis in range(3)},
         "", "a", "sum_0[y, z] = sum_x a[x, y, z], and sum_1, sum_2 likewise; data are row-major"),
