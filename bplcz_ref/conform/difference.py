@@ -148,11 +148,9 @@ class Relation(NamedTuple):
     standard: bool = True  # whether the mistakes listed for the operation apply
 
 
-def wrong_relations(
-    meta: dict, ours: dict, here: dict, dtype: str, only: str | None = None
-) -> dict[str, tuple[str, list[str]]]:
+def wrong_relations(meta: dict, ours: dict, here: dict, dtype: str, only: str | None = None) -> dict:
     """{name: (operation, what gives exactly this)} of the relations that are wrong in `here`, or of `only` one."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    found = {}
     strict = only is not None
     theirs, right = ({r.case.id: r for r in relations(meta, ours, arrays) if r} for arrays in (here, ours))
     for id, relation in theirs.items():

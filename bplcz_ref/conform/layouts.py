@@ -28,11 +28,9 @@ def compare(
 ) -> Comparison:
     """The first layout in which the two agree, or the first whose shapes fit; whole numbers have to be equal."""
     o, t = o.astype(np.float64), t.astype(np.float64)
-    pairs = [
-        ("", o.ravel(), t.ravel()) if o.size == 1 else ("", o, t),
-        *(layouts(name, o, t, labels) if free else ()),
-    ]
-    found = [judged(mine, other, limit, words) for words, mine, other in pairs]
+    plain = ("", o.ravel(), t.ravel()) if o.size == 1 else ("", o, t)
+    others = layouts(name, o, t, labels) if free else ()
+    found = [judged(mine, other, limit, words) for words, mine, other in (plain, *others)]
     fits = [c for c in found if c.ours.shape == c.theirs.shape] or found
     best = next((c for c in fits if c.agrees), min(fits, key=lambda c: c.error))
     return best._replace(free=free)
@@ -47,9 +45,7 @@ def judged(o: np.ndarray, t: np.ndarray, limit: np.ndarray | None, layout: str) 
     return Comparison(o, t, limit, agrees, float(error[0] / scale), float(bound[0] / scale), layout)
 
 
-def layouts(
-    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray | None
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def layouts(name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray | None) -> Iterator[tuple]:
     """(words, ours, theirs) for each other way to lay them out: images, tokens, rows of prompts."""
     if o.ndim == 4 and t.ndim == 4:
         yield FIRST, o, np.moveaxis(t, 1, -1)
@@ -59,9 +55,7 @@ def layouts(
         yield from prompt_rows(name, o, t, labels)
 
 
-def prompt_rows(
-    name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def prompt_rows(name: str, o: np.ndarray, t: np.ndarray, labels: np.ndarray) -> Iterator[tuple]:
     """Ours has the prompts of each class once, (classes n, L, d); theirs may have those of every sample.
 
     In a causal transformer what follows EOT changes nothing before it, so more padding is cut off. The gradients

@@ -23,6 +23,7 @@ import fnmatch
 import itertools
 import json
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -103,10 +104,7 @@ def trace(
         raise ValueError(f"dtype is {dtype!r}; expected float32 or float64")
     rule = {"learning_rate": learning_rate, "momentum": momentum, "weight_decay": weight_decay}
     gates: list[list] = [[] for _ in range(steps)]
-
-    def run(precision, noises=None):
-        return several_steps(network, (params, state, (x, y)), precision, rule, gates, noises)
-
+    run = partial(several_steps, network, (params, state, (x, y)), rule, gates)
     ours, first = run("float64")
     kept = [n for n in ours if any(fnmatch.fnmatchcase(n, pattern) for pattern in only)]
     if not kept:
@@ -119,7 +117,7 @@ def trace(
 
 
 def several_steps(
-    network: Model, given: tuple, precision: str, rule: dict, gates: list[list], noises: list | None
+    network: Model, given: tuple, rule: dict, gates: list[list], precision: str, noises: list | None = None
 ) -> tuple[dict, Step]:
     """({name: array}, the first Step) of as many steps as `gates` has entries; these are filled, or used.
 
@@ -239,15 +237,11 @@ def order(found: dict, first: Step) -> list[str]:
     """All names in the order of computation, those of arrays that are stored under another name too."""
     after = [name for name in found if name.startswith(("step", "eval."))]
     given = ["x", "y", *(name for name in after if name.startswith("step0."))]
-    values: list[str] = []
-    for name in first.values:
-        values += [name, *(second for second, own in first.same.items() if own == name)]
-    slopes: dict[str, None] = {}
-    for name in reversed(values):
-        own = first.layers.get(name, {"parameters": {}})["parameters"].values()
-        slopes |= dict.fromkeys([name, *own])
-    slopes |= dict.fromkeys(first.gradients)
-    known = {*first.gradients} | {second for second, own in first.same.items() if own in first.gradients}
+    seconds = lambda own: [name for name, first_name in first.same.items() if first_name == own]
+    values = [name for own in first.values for name in (own, *seconds(own))]
+    parameters = {name: layer["parameters"].values() for name, layer in first.layers.items()}
+    slopes = [n for name in reversed(values) for n in (name, *parameters.get(name, ()))] + [*first.gradients]
+    known = {name for own in first.gradients for name in (own, *seconds(own))}
     return list(dict.fromkeys([*given, *values, *(f"grad.{name}" for name in slopes if name in known), *after]))
 
 
