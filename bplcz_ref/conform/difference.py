@@ -145,7 +145,7 @@ class Relation(NamedTuple):
     case: Case
     run: Callable
     outputs: dict  # output of the operation -> name
-    standard: bool = True  # whether the mistakes listed for the operation apply
+    standard: bool  # whether the mistakes listed for the operation apply
 
 
 def wrong_relations(meta: dict, ours: dict, here: dict, dtype: str, only: str | None = None) -> dict:
@@ -194,42 +194,43 @@ def relations(meta: dict, ours: dict, here: dict) -> Iterator[Relation | None]:
     """Every relation between names, with inputs from `here`; None where one of them is not there."""
     for name, layer in meta["layers"].items():
         yield layer_relation(name, layer, ours, here)
-    groups = list(paper.GROUPS)
-    for g in groups:
-        made = {o: f"{o}.{g}" for o in ("S_i", "S_hat_i", "grad.T_i")}
-        yield equation("similarity", here, {n: f"{n}.{g}" for n in ("I_i", "T_i")}, made)
+    get, whole = here.get, {name: here[name].astype(int) for name in ("y", "W") if name in here}.get
+    for g in paper.GROUPS:
+        inputs = {"I_i": get(f"I_i.{g}"), "T_i": get(f"T_i.{g}")}
+        yield relation("similarity", here, inputs, {o: f"{o}.{g}" for o in ("S_i", "S_hat_i", "grad.T_i")})
     for S in ("S", "S_hat"):
-        parts = [f"{S}_i.{g}" for g in groups]
+        parts = [f"{S}_i.{g}" for g in paper.GROUPS]
         if {S, *parts} <= {*ours} and {*parts} <= {*here}:
             total = sum(ours[part] for part in parts)
             alpha = float(np.vdot(total, ours[S]) / np.vdot(total, total))
             inputs = {"S_groups": np.stack([here[part] for part in parts]), "alpha": alpha}
-            yield Relation(Case(f"fuse/{S}", "", inputs), OPS["fuse"].run, {"S": S})
-    yield equation("supervised_matrix", here, {"y": "y"}, {"W": "W"})
+            yield relation("fuse", here, inputs, {"S": S})
+    yield relation("supervised_matrix", here, {"y": whole("y")}, {"W": "W"})
     for S, L in (("S", "L_i2t"), ("S_hat", "L_t2i")):
-        yield equation("bce", here, {"S": S, "W": "W"}, {"L": L, "grad.S": f"grad.{S}"})
-    made = {o: o for o in ("L_cls", "grad.c_hat")}
-    yield equation("cross_entropy", here, {"c_hat": "c_hat", "c": "y"}, made)
+        yield relation("bce", here, {"S": get(S), "W": whole("W")}, {"L": L, "grad.S": f"grad.{S}"})
+    inputs = {"c_hat": get("c_hat"), "c": whole("y")}
+    yield relation("cross_entropy", here, inputs, {o: o for o in ("L_cls", "grad.c_hat")})
     if {"L", "L_cls", "L_con"} <= {*ours}:
         beta = float((ours["L"] - ours["L_cls"]) / ours["L_con"])
-        yield equation("total_loss", here, {"L_cls": "L_cls", "L_con": "L_con"}, {"L": "L"}, beta=beta)
+        inputs = {"L_cls": get("L_cls"), "L_con": get("L_con"), "beta": beta}
+        yield relation("total_loss", here, inputs, {"L": "L"})
 
 
-def equation(op: str, here: dict, inputs: dict, outputs: dict, **numbers: float) -> Relation | None:
-    """An operation of the kit between symbols; "grad.X" among its outputs needs the gradients of the others."""
-    if not {*inputs.values()} <= {*here}:
+def relation(op: str, here: dict, inputs: dict, outputs: dict, run: Callable | None = None) -> Relation | None:
+    """An operation of `inputs`, where None is what is not there; `run` in place of that of the kit.
+
+    "grad.X" among its outputs needs the gradients of the others in `here`.
+    """
+    if any(x is None for x in inputs.values()):
         return None
-    given = {key: here[name] for key, name in inputs.items()}
-    given = {key: a.astype(int) if key in ("W", "y", "c") else a for key, a in given.items()}
     values = {o: name for o, name in outputs.items() if not o.startswith("grad.")}
     slopes = {o: name for o, name in outputs.items() if o.startswith("grad.") and name in here}
-    cotangents = {o: here[f"grad.{name}"] for o, name in values.items() if f"grad.{name}" in here}
-    whole = slopes and len(cotangents) == len(values)
-    case = Case(f"{op}/{next(iter(values.values()))}", "", given | numbers)
-    if whole:
-        asked = tuple(o.removeprefix("grad.") for o in slopes)
-        case = case._replace(slopes=asked, cotangents=cotangents)
-    return Relation(case, OPS[op].run, values | slopes if whole else values)
+    cotangents = {o: here.get(f"grad.{name}") for o, name in values.items() if not o.startswith("new_")}
+    case = Case(f"{op}/{next(iter(values.values()))}", "", inputs)
+    if slopes and not any(g is None for g in cotangents.values()):
+        case = case._replace(slopes=tuple(o.removeprefix("grad.") for o in slopes), cotangents=cotangents)
+        values |= slopes
+    return Relation(case, run or OPS[op].run, values, run is None)
 
 
 def layer_relation(name: str, layer: dict, ours: dict, here: dict) -> Relation | None:
@@ -242,26 +243,21 @@ def layer_relation(name: str, layer: dict, ours: dict, here: dict) -> Relation |
         for key in ("running_mean", "running_var"):
             inputs[key], outputs[f"new_{key}"] = before(f"{name}.{key}"), f"step1.{name}.{key}"
         inputs["train"] = 1
-    if any(a is None for a in inputs.values()):
-        return None
+    outputs |= {"grad.x": f"grad.{name}.input"} | {f"grad.{key}": f"grad.{n}" for key, n in parameters.items()}
     standard = {
         "linear": "bias" in parameters,
         "conv2d": "bias" not in parameters and options.get("groups", 1) == 1,
         "batch_norm": options.items() <= {"momentum": 0.1, "eps": 1e-5}.items(),
         "layer_norm": options.get("eps", 1e-5) == 1e-5,
-    }[op]
-    run = OPS[op].run
+    }.get(op, True)
+    run: Callable | None = None
     if op == "conv2d" and standard:
         inputs |= {key: options[key] for key in ("stride", "padding")}
     elif op == "batch_norm" and not standard:
-        run = partial(run, **options)
+        run = partial(OPS[op].run, **options)
     elif not standard:  # no operation of the kit: in groups, with a bias, another eps
         run = lambda **i: {"y": getattr(nn, op)(**i, **options)}
-    case = Case(f"{op}/{name}", "", inputs)
-    if f"grad.{name}" in here:
-        case = case._replace(slopes=("x", *parameters), cotangents={"y": here[f"grad.{name}"]})
-        outputs |= {"grad.x": f"grad.{name}.input"} | {f"grad.{key}": f"grad.{n}" for key, n in parameters.items()}
-    return Relation(case, run, outputs, standard)
+    return relation(op, here, inputs, outputs, run)
 
 
 def wrong_step(meta: dict, ours: dict, here: dict, dtype: str, limits: dict) -> dict:
