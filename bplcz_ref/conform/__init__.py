@@ -44,19 +44,8 @@ For a real model and batch (docs/trace.md): tracing (what ours computes, by name
 from files), layouts and difference (where theirs parts from it); chain is the set's tiny model, which they judge.
 """
 
-from typing import Any
+from bplcz_ref.conform.difference import diff
+from bplcz_ref.conform.tracing import trace
+from bplcz_ref.conform.verdict import check
 
 __all__ = ["check", "diff", "trace"]
-
-
-def __getattr__(name: str) -> Any:
-    """`check`, `trace` and `diff` are imported when they are asked for: most commands need none of them."""
-    if name == "check":
-        from bplcz_ref.conform.verdict import check as found
-    elif name == "trace":
-        from bplcz_ref.conform.tracing import trace as found  # type: ignore[assignment]
-    elif name == "diff":
-        from bplcz_ref.conform.difference import diff as found  # type: ignore[assignment]
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return found

@@ -338,6 +338,11 @@ INSIDE = {".attn": ".attn.out_proj", ".attn.input": ".attn.in_proj.input"}
 
 def resolved(theirs: dict, mine: dict, ours: dict) -> tuple[dict, dict]:
     """({our name: their array}, {their name that we do not have: the nearest that we have})."""
+
+    def container(name):  # a module of several layers, which are compared one by one
+        part = name.removeprefix("grad.").removesuffix(".input")
+        return part == "" or part in mine or any(n.startswith(f"{part}.") for n in mine)
+
     found: dict[str, Any] = {}
     unknown: dict[str, str] = {}
     for name, array in theirs.items():
@@ -349,16 +354,10 @@ def resolved(theirs: dict, mine: dict, ours: dict) -> tuple[dict, dict]:
             if array.dtype.kind not in "biuf":
                 raise ValueError(f"{name} is {array.dtype}; expected real numbers")
             found[own] = array
-        elif own not in mine and not container(name, mine):
+        elif own not in mine and not container(name):
             near = difflib.get_close_matches(name, mine, 1, 0.5)
             unknown[name] = near[0] if near else ""
     return found, unknown
-
-
-def container(name: str, mine: dict) -> bool:
-    """Whether this is what a module of several layers takes or gives: these are compared one by one."""
-    part = name.removeprefix("grad.").removesuffix(".input")
-    return part == "" or any(n.startswith(f"{part}.") for n in mine) or part in mine
 
 
 def stage(name: str) -> str:

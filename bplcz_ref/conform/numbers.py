@@ -1,8 +1,6 @@
 """What rounding may change, whether two outputs are equal up to that, and numbers that are drawn by name.
 
-expected(case)   {output: (value, allowed)}: an answer passes if max |answer - value| <= allowed eps(dtype)
-apart(a, b)      max |a - b|
-Draw(seed, name) numbers and words of a seed, the same on every platform
+An answer passes if max |answer - value| <= allowed eps(dtype), both by `expected`.
 """
 
 import math
@@ -115,7 +113,7 @@ CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
 class Draw:
-    """Numbers, sizes and words of a seed and a name. Seed 0 keeps what a case writes out."""
+    """Numbers, sizes and words of a seed and a name, on every platform. Seed 0 keeps what a case writes out."""
 
     def __init__(self, seed: int, name: str) -> None:
         self.seed, self.state = seed, zlib.crc32(f"{seed} {name}".encode())

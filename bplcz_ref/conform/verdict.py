@@ -1,10 +1,6 @@
 """From answers to a verdict: each case passes or fails, and the first operation that fails is guilty.
 
 An operation that fails although all that it rests on passes is guilty; what all its answers equal is its name.
-
-    check(functions, ...)    in process: functions in, a Report out
-    report(cases, answers)   the same from answers that were read
-    grade, explanations      one case; the ways to run an operation that give all of its answers
 """
 
 import math
@@ -165,15 +161,14 @@ def check(
     return report(cases, answers)
 
 
-def _named(out, wanted):
+def _named(out, outputs):
     """{output: value} of what a function returned."""
     if isinstance(out, dict):
         return out
-    if isinstance(out, tuple):
-        return dict(zip(wanted, out, strict=True))
-    if len(wanted) != 1:
-        raise ValueError(f"expected a dict or a tuple of {', '.join(wanted)}")
-    return {wanted[0]: out}
+    values = out if isinstance(out, tuple) else (out,)
+    if len(values) != len(outputs):
+        raise ValueError(f"expected a dict or a tuple of {', '.join(outputs)}")
+    return dict(zip(outputs, values, strict=True))
 
 
 def _plain(x, output, to_numpy):
@@ -377,14 +372,8 @@ def head(r: Report) -> str:
     return f"{word}: {counts[PASS]} of {len(r.graded)} cases pass{rest} ({which})"
 
 
-def to_explain(r: Report, case: str) -> str:
-    """The line to be run for a case; it runs as it stands."""
-    words = ["--answers", r.path] if r.path else ["--seed", r.answers.seed] if r.answers.seed else []
-    return program("conform", "explain", case, *words)
-
-
 def said_of(r: Report, f: Finding) -> list[str]:
-    """The lines of a finding; the last of a guilty one is to be run."""
+    """The lines of a finding; the last of a guilty one runs as it stands."""
     if f.state == "blocked":
         return [f"blocked  {place(f.op)}: ignore it until the guilty are mended"]
     first = r.graded[f.cases[0]]
@@ -405,7 +394,8 @@ def said_of(r: Report, f: Finding) -> list[str]:
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
         shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else plain
         lines.append(f"         {f.output} of {first.case.id} is {shown(answer)}, expected {shown(right)}")
-    return [*lines, f"         {to_explain(r, f.cases[0])}"]
+    answers = ["--answers", r.path] if r.path else ["--seed", r.answers.seed] if r.answers.seed else []
+    return [*lines, f"         {program('conform', 'explain', first.case.id, *answers)}"]
 
 
 def plain(x: Any) -> str:
