@@ -1,14 +1,15 @@
-"""conform/tracing.py, given.py, chain.py: every layer is seen; tolerances are measured; what a trace is given."""
+"""conform/tracing.py, given.py, chain.py, difference.py, layouts.py: every layer is seen, tolerances are measured,
+what a trace is given; what differs, what only follows, what is wrong by itself, and its name."""
 
 import json
 
 import numpy as np
 import pytest
 
-from bplcz_ref import conform, layers, model, optim, systems
+from bplcz_ref import conform, layers, model, nn, optim, systems
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import chain, given, tracing
-from bplcz_ref.encoders import resnet
+from bplcz_ref.conform import chain, given, layouts, tracing
+from bplcz_ref.encoders import convnext, resnet
 from bplcz_ref.storage import weights
 
 SMALL = systems.SMALL._replace(width=2, features=6, text_width=8, text_layers=1, grid=8)
@@ -20,15 +21,21 @@ def batch(B=3, side=32, seed=1):
     return rng.standard_normal((B, side, side, 18)), np.array([3, 5, 3, 0, 1, 2][:B])
 
 
+NETWORK = model.classification(resnet.resnet(18, 17, depths=(1,), widths=(2,)))
+
+
 def small(dtype="float64"):
-    network = model.classification(resnet.resnet(18, 17, depths=(1,), widths=(2,)))
-    return network, *network.init(np.random.default_rng(0), dtype)
+    return NETWORK, *NETWORK.init(np.random.default_rng(0), dtype)
+
+
+def trace_of(network, dtype="float64"):
+    start = network.init(np.random.default_rng(0), "float64")
+    return conform.trace(network, *start, batch(side=16), dtype=dtype, **RULE)
 
 
 @pytest.fixture(scope="module")
 def traced():
-    network, params, state = small()
-    return tracing.trace(network, params, state, batch(side=16), dtype="float64", **RULE)
+    return trace_of(NETWORK)
 
 
 def meta(found):
@@ -235,3 +242,137 @@ def test_the_chain_in_process():
     assert found.exit_code == 2
     assert "chain: raised ZeroDivisionError" in str(found)
     assert conform.check({"chain": lambda **given: {"L": answer(**given)["L"]}}).exit_code == 2
+
+
+# ---------------------------------------------------------------------------------------------------- differences
+
+
+def changed(ours, name, change):
+    return {n: a for n, a in ours.items() if n != tracing.META} | {name: change(ours[name])}
+
+
+def first(found):
+    return found.guilty[0].name
+
+
+@pytest.mark.slow
+def test_a_trace_agrees_with_itself_in_both_precisions(traced):
+    short = {n: a.astype("float32") for n, a in traced.items() if a.dtype.kind == "f"}
+    found = conform.diff(traced, short)
+    assert (found.ok, found.dtype, found.exit_code) == (True, "float32", 0)
+    assert not conform.diff(traced, short, dtype="float64").ok, "float32 numbers are not within float64's rounding"
+
+
+@pytest.mark.parametrize("name", ["layer1.0.conv2", "step2.velocity.conv1.weight", "L_cls"])
+def test_the_tolerance_is_the_line(traced, name):
+    allowed = json.loads(bytes(traced[tracing.META]))["tolerance"]["float32"][name][0]
+    theirs = lambda times: {name: traced[name] + times * allowed}  # alone, so that no relation is worked out
+    assert conform.diff(traced, theirs(0.9), dtype="float32").ok
+    assert first(conform.diff(traced, theirs(1.1), dtype="float32")) == name
+
+
+@pytest.mark.slow
+def test_what_follows_is_not_guilty_and_two_mistakes_are_both_found(traced):
+    """The first that differs, and a layer that is wrong from their own input, far behind it."""
+    theirs = changed(traced, "layer1.0.conv1.input", lambda a: a + 1)
+    theirs["L_cls"] = 3 * traced["L_cls"]
+    theirs["fc"] = -traced["fc"]
+    found = conform.diff(traced, theirs)
+    assert [f.name for f in found.guilty] == ["layer1.0.conv1.input", "layer1.0.conv1", "fc"]
+    assert found.guilty[0].names == ("ours 1 more",)
+    assert found.guilty[-1].names == ("y negative",)
+    assert found.blocked == ["L_cls"]
+    alone = conform.diff(traced, changed(traced, "step0.fc.weight", lambda a: 2 * a))
+    assert [(f.name, f.names) for f in alone.guilty][0] == ("step0.fc.weight", ("ours doubled",))
+
+
+def test_a_part_of_the_names_is_enough_and_a_second_name_counts(traced):
+    found = conform.diff(traced, {"conv1": traced["conv1"], "c_hat": traced["fc"], "L": 2 * traced["L_cls"]})
+    assert (first(found), found.agree) == ("L", ["conv1", "c_hat"])
+    assert found.missing > 100
+
+
+def test_names_that_match_nothing_are_told_with_the_nearest(traced):
+    found = conform.diff(traced, {"layer1.0.covn2": traced["layer1.0.conv2"], "module.fc": traced["fc"]})
+    assert found.exit_code == 2
+    assert str(found).startswith("NOTHING COMPARED")
+    assert found.unknown["layer1.0.covn2"] == "layer1.0.conv2"
+    assert conform.diff(traced, {"layer1.0": traced["fc"], "fc": traced["fc"]}).unknown == {}, (
+        "a container is none"
+    )
+
+
+def test_images_may_come_channels_first_and_weights_may_not(traced):
+    theirs = {n: np.moveaxis(a, -1, 1) if a.ndim == 4 and "weight" not in n else a for n, a in traced.items()}
+    found = conform.diff(traced, theirs)
+    assert found.ok, str(found)
+    assert [*found.layouts] == [layouts.FIRST]
+    wrong = theirs | {"layer1.0.conv2": -theirs["layer1.0.conv2"]}
+    assert "weight negative" in conform.diff(traced, wrong).guilty[0].names
+    assert not conform.diff(traced, {"step0.conv1.weight": np.moveaxis(traced["step0.conv1.weight"], -1, 1)}).ok
+
+
+def test_prompts_of_every_sample_are_those_of_their_class():
+    rng = np.random.default_rng(0)
+    labels, o = np.array([5, 2, 5]), rng.standard_normal((2 * 7, 4, 3))
+    per_sample = o.reshape(2, 7, 4, 3)[[1, 0, 1]]  # classes in ascending order: 2, 5
+    padded = np.pad(per_sample, ((0, 0), (0, 0), (0, 2), (0, 0)), constant_values=9)
+    limit = np.full(2, 1e-9)
+    for theirs in (padded, np.swapaxes(padded, 0, 1), padded.reshape(21, 6, 3)):
+        found = layouts.compare("text.ln", o, theirs, limit, labels, True)
+        assert found.agrees, found.layout
+    wrong = padded.copy()
+    wrong[2, 3, 1, 0] += 1
+    assert not layouts.compare("text.ln", o, wrong, limit, labels, True).agrees
+    g = np.zeros_like(padded)
+    g[:, :, :4] = per_sample * np.array([0.25, 1, 0.75])[:, None, None, None]  # the two of class 5 add up
+    assert layouts.compare("grad.text.ln", o, g, limit, labels, True).agrees
+
+
+@pytest.mark.slow
+def test_a_layer_is_worked_out_again_from_their_input():
+    """ConvNeXt: a bias, groups and another eps, which no operation of the kit has; and a wrong eps behind it."""
+    network = model.classification(convnext.convnext(depths=(1,), widths=(4,)))
+
+    def other_eps(params, state, batch, *, rng=None):
+        """The loss with another eps in one layer, for whoever watches."""
+        seen = layers.WATCH.get()
+
+        def watch(call):
+            if call.name == "features.1.0.block.2":
+                y = nn.layer_norm(call.x, **call.params, eps=1e-3)
+                call = call._replace(layer=call.layer._replace(apply=lambda *_, **__: (y, {})))
+            return seen[0](call)
+
+        with layers.watching(watch):
+            return network.loss(params, state, batch)
+
+    found = conform.diff(trace_of(network), trace_of(network._replace(loss=other_eps)))
+    assert [(f.name, f.op) for f in found.guilty] == [("features.1.0.block.2", "layer_norm")]
+
+
+def test_what_is_no_trace_or_no_number_is_refused(traced):
+    short = trace_of(NETWORK, "float32")
+    for arguments, line in (
+        (({"conv1": traced["conv1"]}, traced), "the first file is no trace"),
+        ((traced, {"conv1": np.array("a")}), "conv1 is <U1; expected real numbers"),
+        ((traced | {tracing.META: traced[tracing.META][:-9]}, traced), "it is damaged or of another version"),
+        ((short, traced, "float64"), "this trace judges float32; for float64 trace again"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            conform.diff(*arguments[:2], dtype=arguments[2] if len(arguments) > 2 else None)
+
+
+def test_the_command_writes_the_report_and_its_exit_code_tells(traced, tmp_path, capsys):
+    for name, arrays in (("o", traced), ("t", changed(traced, "fc", lambda a: 2 * a))):
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    o, t, r = (str(tmp_path / name) for name in ("o.npz", "t.npz", "r.json"))
+    assert main(["conform", "diff", o, t, "--json", r]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("DIVERGES in value: fc is the first of ")
+    assert 'GUILTY   fc: this is "y doubled"' in said
+    assert len(said.splitlines()) <= 24
+    report = json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert (report["exit_code"], report["guilty"][0]["name"]) == (1, "fc")
+    assert main(["conform", "diff", o, o]) == 0
+    assert capsys.readouterr().out.startswith("AGREES")

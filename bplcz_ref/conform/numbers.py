@@ -138,7 +138,7 @@ class Draw:
         return (low + (high - low) * np.array(flat).reshape(shape)) / 32
 
     def one(self, low: int, high: int) -> int:
-        return int(self.whole(low, high)[()])
+        return int(self.whole(low, high))
 
     def sizes(self, *plain: int) -> list[int]:
         """The lengths of axes: as they are for seed 0, else up to two more."""

@@ -1,15 +1,7 @@
 """`conform trace`: every symbol, layer and gradient of a few steps by name, and what rounding may change of each.
 
-Names, in the order of computation:
-
-    x, y                            the batch; images are (B, H, W, 18)
-    step0.conv1.weight              parameters and running statistics before the first step, by their public names
-    conv1.input, conv1              what a layer takes and gives, by the dotted name of its module
-    I_i.RGB, T_i.RGB, ..., S, L     the symbols of the paper
-    grad.L, grad.S, grad.conv1, ... dL/d(value), for values and parameters, in the order of the backward pass
-    step1.velocity.conv1.weight     SGD's velocity after the first step
-    step1.conv1.weight              parameters and running statistics after the first step; step2 and so on
-    eval.c_hat                      the logits in evaluation mode after the last step
+docs/trace.md has the names, such as `step0.conv1.weight`, `conv1.input`, `I_i.RGB`, `grad.conv1` and `eval.c_hat`;
+a trace holds them in the order of computation. Images are (B, H, W, 18).
 
 Everything is computed in float64, layer by layer, as `layers.watching` shows them. The tolerance of each name is
 measured: the same steps run again, RUNS times, in the other program's precision with a rounding error put into

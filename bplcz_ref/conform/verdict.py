@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bplcz_ref import program
-from bplcz_ref.conform.exchange import VERSION, Answers, array, brief, load, tensor
+from bplcz_ref.conform.exchange import VERSION, Answers, brief, load
 from bplcz_ref.conform.mistakes import LISTED, after, as_if, chosen, scales
 from bplcz_ref.conform.numbers import BITS, EPS, RANGES, apart, coarse, expected, largest, limit, reach, solved
 from bplcz_ref.conform.ops import OPS, Case, is_float, rests_on, worked_out
@@ -22,7 +22,6 @@ UNDECIDED = "cannot discriminate"  # right, but the dtype cannot tell a listed m
 NOT_ASKED = "cannot be asked"  # the case needs numbers that the dtype does not have
 LINES, WIDTH = 24, 160  # of the screen
 SHOWN = 3  # names, or cases, of one finding
-OUR_OWN = "the paper as read here"
 DTYPES = ("float32", "float64")  # in which a chain can be judged
 
 
@@ -178,7 +177,7 @@ def _plain(x, output, to_numpy):
     x = np.asarray(to_numpy(x))
     if x.dtype.kind not in "biuf":
         raise ValueError(f"{output} came as {x.dtype}; expected real numbers or a list of text")
-    return array(tensor(x), output) if x.dtype.kind in "iub" else x.astype(np.float64)
+    return x.astype(np.float64 if x.dtype.kind == "f" else np.int64)
 
 
 def report(cases: Iterable[Case], answers: Answers, path: str | None = None) -> Report:
@@ -269,7 +268,7 @@ def explanations(op: str, own: list[Graded], dtype: str, readings: dict | None =
     """Names of the ways to run an operation that give all its answers, in `own`."""
     run = chosen(readings or {}).get(op, OPS[op].run)
     ours = ", ".join(f"{n} {w}" for n, w in (readings or {}).items())
-    known = {f"{OUR_OWN} (not {ours})": OPS[op].run} if run is not OPS[op].run else {}
+    known = {f"the paper as read here (not {ours})": OPS[op].run} if run is not OPS[op].run else {}
     return named_ways(run, LISTED.get(op, {}) | known, own, dtype)
 
 
