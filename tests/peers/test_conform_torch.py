@@ -1,6 +1,6 @@
-"""PyTorch through the conformance kit in process: its functions pass, its options for other readings are named.
+"""PyTorch through the conformance kit: right variants pass, mistakes are caught, other options have their names.
 
-The kit's own mistakes are variants of its formulas; here the wrong values come from elsewhere.
+The kit's own mistakes are variants of its formulas; here the values come from a port that it has never seen.
 """
 
 import warnings
@@ -12,6 +12,7 @@ from bplcz_ref import conform
 
 torch = pytest.importorskip("torch")
 adversary = pytest.importorskip("adversary")
+PARTS = {"float32": adversary.WRONG[::2], "float64": adversary.WRONG[1::2]}
 FLOATS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -58,3 +59,32 @@ def test_bfloat16_does_not_diverge_and_does_not_pass_where_it_cannot_tell():
         report = check(("bce", "cross_entropy", "gelu", "linear", "max_pool2d"), "bfloat16")
     assert report.exit_code == 0, str(report)
     assert "gelu/ordinary" in {g.case.id for g in report.of("cannot discriminate")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "seed"), [("float32", 0), ("float64", 3)])
+def test_mistakes_without_a_name_are_caught_and_located_and_none_is_misnamed(dtype, seed):
+    count, lines = adversary.tally(dtype, PARTS[dtype], seed)
+    assert count["all"] >= 20
+    assert count["caught"] >= 0.99 * count["all"], lines
+    assert count["located"] >= 0.97 * count["all"], lines
+    assert not count["misnamed"], lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", PARTS)
+@pytest.mark.parametrize("seed", [0, 4])
+def test_right_variants_pass(dtype, seed):
+    count, lines = adversary.tally(dtype, adversary.RIGHT, seed)
+    assert count["all"] == len(adversary.RIGHT)
+    assert count["caught"] == 0, lines
+
+
+@pytest.mark.slow
+def test_tf32_products_pass_where_they_are_declared():
+    for op, changes in adversary.PRODUCTS:
+        assert adversary.graded(op, changes, "float32").exit_code == 1
+        assert adversary.graded(op, changes, "float32", called="tf32").exit_code == 0
+    op, _, changes = next(v for v in adversary.WRONG if v[:2] == ("linear", "bias doubled"))
+    r = adversary.graded(op, changes, "float32", called="tf32")
+    assert [f.op for f in r.findings if f.state == "guilty"] == ["linear"], "a mistake is no rounding"

@@ -5,7 +5,7 @@ The models are those of test_bplcz.py (EB-CNN with CLIP's text tower, every samp
 it has been built, as a slip in a port would.
 """
 
-import importlib.util
+import importlib
 import sys
 import types
 from pathlib import Path
@@ -34,12 +34,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def record():
-    sys.path.append(str(EXAMPLES))  # the example imports its neighbour
-    spec = importlib.util.spec_from_file_location("trace_pytorch", EXAMPLES / "trace_pytorch.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    sys.path.remove(str(EXAMPLES))
-    return module.record
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)  # the example imports its neighbour
+        return importlib.import_module("trace_pytorch").record
 
 
 y = np.array([3, 16, 3, 0, 3, 8])
