@@ -15,7 +15,6 @@ from bplcz_ref.conform.mistakes import LISTED
 from bplcz_ref.conform.ops import OPS, Case, worked_out
 from bplcz_ref.storage import files
 
-DTYPES = ("float32", "float64")  # of a trace
 ROWS = 8  # of a matrix that `explain` shows; the file holds all of it
 
 
@@ -57,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE",
         help="in place of the paper's setting, such as learning_rate=0.01 or text_heads=4")  # fmt: skip
     add("--steps", type=int, default=2, metavar="N", help="steps of SGD; default: %(default)s")
-    add("--dtype", choices=DTYPES, default="float32",
+    add("--dtype", choices=verdict.DTYPES, default="float32",
         help="of the arrays; float64 judges float64 programs too; default: %(default)s")  # fmt: skip
     add("--only", action="append", metavar="PATTERN", help="names to keep, such as 'layer4.*'")
     add = action(diff, "OURS.npz THEIRS.npz")
     add("ours", **path, metavar="OURS.npz", help="what `trace` wrote")
     add("theirs", **path, metavar="THEIRS.npz", help="arrays under the same names, or a part; or weights")
-    add("--dtype", choices=DTYPES, help="what theirs were computed in; default: their dtype")
+    add("--dtype", choices=verdict.DTYPES, help="what theirs were computed in; default: their dtype")
     add("--json", **path, metavar="FILE", help=report_here)
 
 

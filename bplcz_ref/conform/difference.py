@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
-from itertools import pairwise
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -265,37 +265,30 @@ def wrong_step(meta: dict, ours: dict, here: dict, dtype: str, limits: dict) -> 
 
     Their gradients of later steps are not known; they are those by which the rule moves ours.
     """
-    names = [n.removeprefix("step0.") for n in here if n.startswith("step0.") and f"grad.{n[6:]}" in here]
-    for steps in dict.fromkeys((1, meta["steps"])):
-        for name in names:
-            ks = range(1, steps + 1)
-            after = {"v": [f"step{k}.velocity.{name}" for k in ks], "w": [f"step{k}.{name}" for k in ks]}
-            if not {*after["v"], *after["w"]} <= {*ours}:
-                continue
-            g = moved(name, after, meta["rule"], ours, here, dtype, limits)
-            for k in range(steps):
-                for o, own in after.items():
-                    error = np.abs(g.answer[o][k] - g.case.expect[o][0][k]).max(initial=0)
-                    if own[k] in here and o in g.wrong and error > g.wrong[o][1]:
-                        sure = steps == 1  # later gradients are known too roughly for a name
-                        ways = named_ways(OPS["sgd"].run, LISTED["sgd"], [g], dtype) if sure else []
-                        return {own[k]: ("sgd", ways)}
-    return {}
-
-
-def moved(name: str, after: dict, rule: dict, ours: dict, here: dict, dtype: str, limits: dict) -> Graded:
-    """One parameter's steps by SGD's rule, graded; `after` has the names of velocity and parameter by step."""
+    lr, momentum, decay = (meta["rule"][key] for key in ("learning_rate", "momentum", "weight_decay"))
     flat = lambda n: here.get(n, ours[n]).ravel()
-    gradients = [flat(f"grad.{name}")]
-    for (_, v), (before, w) in zip(pairwise(after["v"]), zip(after["v"], after["w"], strict=True), strict=False):
-        gradients.append((ours[v] - rule["momentum"] * ours[before] - rule["weight_decay"] * ours[w]).ravel())
-    inputs = {"w": flat(f"step0.{name}"), "gradients": np.stack(gradients)}
-    inputs |= {"lr": np.full(len(gradients), rule["learning_rate"])}
-    case = Case(f"sgd/{name}", "", inputs | {key: rule[key] for key in ("momentum", "weight_decay")})
-    right = expected(case)
-    later = {o: [limits[n][1] / EPS[dtype] for n in own[1:]] for o, own in after.items()}
-    case = case._replace(expect={o: (x, max(a, *later[o], 0.0)) for o, (x, a) in right.items()})
-    return grade(case, {o: np.stack([flat(n) for n in own]) for o, own in after.items()}, dtype)
+    names = [n.removeprefix("step0.") for n in here if n.startswith("step0.") and f"grad.{n[6:]}" in here]
+    for steps, name in product(dict.fromkeys((1, meta["steps"])), names):
+        ks = range(1, steps + 1)
+        after = {"v": [f"step{k}.velocity.{name}" for k in ks], "w": [f"step{k}.{name}" for k in ks]}
+        if not {*after["v"], *after["w"]} <= {*ours}:
+            continue
+        v, w = ([ours[n].ravel() for n in own] for own in after.values())
+        later = [v[k] - momentum * v[k - 1] - decay * w[k - 1] for k in range(1, steps)]
+        inputs = {"w": flat(f"step0.{name}"), "gradients": np.stack([flat(f"grad.{name}"), *later])}
+        inputs |= {"lr": np.full(steps, lr), "momentum": momentum, "weight_decay": decay}
+        case = Case(f"sgd/{name}", "", inputs)
+        known = {o: [limits[n][1] / EPS[dtype] for n in own[1:]] for o, own in after.items()}  # of later steps
+        expect = {o: (x, max(allowed, *known[o], 0.0)) for o, (x, allowed) in expected(case).items()}
+        answer = {o: np.stack([flat(n) for n in own]) for o, own in after.items()}
+        g = grade(case._replace(expect=expect), answer, dtype)
+        for k, (o, own) in product(range(steps), after.items()):
+            error = np.abs(answer[o][k] - expect[o][0][k]).max(initial=0)
+            if own[k] in here and o in g.wrong and error > g.wrong[o][1]:
+                # The gradients of later steps are known too roughly for a name.
+                ways = named_ways(OPS["sgd"].run, LISTED["sgd"], [g], dtype) if steps == 1 else []
+                return {own[k]: ("sgd", ways)}
+    return {}
 
 
 def fitted(g: Graded) -> list[str]:

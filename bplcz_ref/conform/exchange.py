@@ -21,6 +21,7 @@ from bplcz_ref.storage import files, schema
 
 VERSION = "3.0.0"  # MAJOR: the format; MINOR: cases; PATCH: a case that was wrong
 PUBLIC = Path(__file__).resolve().parent.parent / "vectors" / "set-0.json"
+brief = functools.partial(schema.brief, length=60)  # a value as short text
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -68,11 +69,6 @@ def array(t: Any, where: str) -> Any:
         if type(v) not in (int, float):
             raise ValueError(f'{where}: entry {place} is {brief(v)}, expected a number or "NaN", "Infinity"')
     return np.array(data, np.float64).reshape(shape)
-
-
-def brief(x: Any) -> str:
-    """A value as short text."""
-    return schema.brief(x, 60)
 
 
 def set_of(cases: Iterable[Case], seed: int = 0, blind: bool = False) -> dict:

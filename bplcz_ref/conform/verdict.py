@@ -22,7 +22,7 @@ UNDECIDED = "cannot discriminate"  # right, but the dtype cannot tell a listed m
 NOT_ASKED = "cannot be asked"  # the case needs numbers that the dtype does not have
 LINES, WIDTH = 24, 160  # of the screen
 SHOWN = 3  # names, or cases, of one finding
-DTYPES = ("float32", "float64")  # in which a chain can be judged
+DTYPES = ("float32", "float64")  # in which a chain or a trace can be judged
 
 
 class Graded(NamedTuple):
