@@ -32,14 +32,14 @@ def drawn(seed: int = 0) -> list[Case]:
 
 def cases_of(op: str, seed: int) -> Iterator[Case]:
     """The cases of one operation. What equals a public case by chance is drawn again."""
-    public = {} if seed == 0 else {case.id: case for case in cases_of(op, 0)}
+    public = [*cases_of(op, 0)] if seed else []
     rows = list(MAKERS[op](Draw(seed, op)))
     for place in range(len(rows)):
         for attempt in range(ATTEMPTS):
             name, why, inputs, slopes, needs = rows[place] + ("", 1.0)[len(rows[place]) - 3 :]
             case = Case(f"{op}/{name}", why, inputs, tuple(slopes.split()), needs=needs)
             case = with_cotangents(case, Draw(seed, f"{case.id} {attempt}"))
-            if not any(alike(case, other) for other in public.values()):
+            if not any(alike(case, other) for other in public):
                 yield case
                 break
             rows = list(MAKERS[op](Draw(seed, f"{op} {attempt}")))

@@ -357,16 +357,6 @@ def stopped_direction(out, S, W):
     return {"L_t2i": b, "L_con": (out["L_i2t"] + b) / 2}
 
 
-def ordered(order: Callable) -> Callable:
-    """concat with the groups in another order: order(their names)."""
-
-    def concat(I_groups):
-        names = list(paper.GROUPS)
-        return OPS["concat"].run(I_groups[[names.index(name) for name in order(names)]])
-
-    return concat
-
-
 joined = lambda f: lambda I_groups: {"I": f(I_groups, *I_groups.shape)}
 each = lambda x, c: -equations.log_softmax(x)[onp.arange(len(c)), c]
 hot = lambda x, c: 1.0 * (onp.arange(x.shape[1]) == c[:, None])
@@ -581,8 +571,8 @@ LISTED: dict[str, dict[str, Callable]] = {
     "concat": {
         "feature-major": joined(lambda x, n, B, d: np.reshape(np.transpose(x, (1, 2, 0)), (B, n * d))),
         "batch and groups mixed by a reshape": joined(lambda x, n, B, d: np.reshape(x, (B, n * d))),
-        "SAR groups first": ordered(lambda names: names[4:] + names[:4]),
-        "groups in the order of the alphabet": ordered(sorted),
+        "SAR groups first": again("concat", I_groups=lambda x: x[[4, 5, 6, 0, 1, 2, 3]]),
+        "groups in the order of the alphabet": again("concat", I_groups=lambda x: x[onp.argsort(list(paper.GROUPS))]),
         "features normalised": again("concat", I_groups=lambda x: x / np.maximum(length(x), 1e-12)),
         "gradients to the groups stopped but for the first": again("concat", I_groups=lambda x: np.concatenate([x[:1], getval(x)[1:]])),
     },

@@ -91,9 +91,6 @@ PORT = {f.__name__: f for f in (attention, batch_norm, sgd, contrastive_loss)} |
 }
 
 
-# ---------------------------------------------------------------- answering and grading
-
-
 def answer(case, T, dtype):
     """{output: array} of a case."""
     if case.op in TEXT:
@@ -147,19 +144,9 @@ def weighed(of):
     return {"attention": lambda T, *a, **i: attention(T, *a, weigh=of, **i)}
 
 
-def sgd_of(step):
-    return {"sgd_step": step}
-
-
-# ---------------------------------------------------------------- sums and products
-
-
 def in_double(x, weight, bias):
     """Products added up in float64 and rounded once."""
     return F.linear(x.double(), weight.double(), bias.double()).to(x)
-
-
-# ---------------------------------------------------------------- convolutions
 
 
 def unfold_conv(T, x, weight, stride, padding):
@@ -184,9 +171,6 @@ def winograd_conv(T, x, weight, stride, padding):
     return {"y": last(y[:, :, :H, :W])}
 
 
-# ---------------------------------------------------------------- norms
-
-
 def one_pass(T, x, weight, bias):
     var = (x.square().mean(-1, True) - x.mean(-1, True).square()).clamp(min=0)
     return {"y": (x - x.mean(-1, True)) * torch.rsqrt(var + 1e-5) * weight + bias}
@@ -209,9 +193,6 @@ def bn_one_pass(T, x, weight, bias, running_mean, running_var, train):
     return out | {"y": y, "new_running_var": (0.9 * running_var + 0.1 * var * n / (n - 1)).detach()}
 
 
-# ---------------------------------------------------------------- attention
-
-
 def of_module(T, x, in_proj_weight, in_proj_bias, out_weight, out_bias, heads):
     """torch.nn.functional.multi_head_attention_forward, as torch.nn.MultiheadAttention calls it: tokens first."""
     x, unseen = x.transpose(0, 1), ~torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
@@ -230,9 +211,6 @@ def online(s):
         total = total * (largest - new).exp() + (block - new).exp().sum(-1, keepdim=True)
         largest = new
     return (s - largest).exp() / total
-
-
-# ---------------------------------------------------------------- encoders, SGD, the rest
 
 
 def torch_sgd(T, w, gradients, lr, momentum, weight_decay, **how):
@@ -286,9 +264,6 @@ RIGHT = [
     ("total_loss", "addcmul", {"total_loss": lambda T, L_cls, L_con, beta: {"L": torch.addcmul(L_cls, L_con, beta)}}),
     layer("max_pool2d", "amax", lambda x: first(x).unfold(2, 2, 2).unfold(3, 2, 2).amax((-1, -2)).movedim(1, -1)),
 ]  # fmt: skip
-
-
-# ---------------------------------------------------------------- coarse arithmetic
 
 
 def tf32(name):
@@ -436,12 +411,12 @@ WRONG = [
     cls("L_cls halved", lambda x, c: F.cross_entropy(x, c) / 2),
     ("total_loss", "beta its root", {"total_loss": lambda T, L_cls, L_con, beta: {"L": L_cls + beta**0.5 * L_con}}),
     ("total_loss", "beta inverted", {"total_loss": lambda T, L_cls, L_con, beta: {"L": L_cls + L_con / beta}}),
-    ("sgd", "decay on the new w", sgd_of(lambda w, v, g, lr, m, d: (
-        (x := sgd_step(w, v, g, lr, m, 0 * d))[0] * (1 - lr * d), x[1]))),
-    ("sgd", "gradients by its sign", sgd_of(lambda w, v, g, lr, m, d: sgd_step(w, v, g.sign(), lr, m, d))),
-    ("sgd", "v in w", sgd_of(lambda w, v, g, lr, m, d: (
-        (x := sgd_step(w, v, g, lr, m, d))[0], x[1] + 0.01 * w))),
-    ("sgd", "first step without momentum's decay", sgd_of(lambda w, v, g, lr, m, d: sgd_step(w, v, g, lr, m, d * (v is not None)))),
+    ("sgd", "decay on the new w", {"sgd_step": lambda w, v, g, lr, m, d: (
+        (x := sgd_step(w, v, g, lr, m, 0 * d))[0] * (1 - lr * d), x[1])}),
+    ("sgd", "gradients by its sign", {"sgd_step": lambda w, v, g, lr, m, d: sgd_step(w, v, g.sign(), lr, m, d)}),
+    ("sgd", "v in w", {"sgd_step": lambda w, v, g, lr, m, d: (
+        (x := sgd_step(w, v, g, lr, m, d))[0], x[1] + 0.01 * w)}),
+    ("sgd", "first step without momentum's decay", {"sgd_step": lambda w, v, g, lr, m, d: sgd_step(w, v, g, lr, m, d * (v is not None))}),
     ("statistics", "of rows", {"statistics": lambda T, x: {"mean": x.mean((0, 1, 2)), "std": x.std((0, 1), correction=0).mean(0)}}),
     ("standardise", "eps", {"standardise": lambda T, x, mean, std: {"y": (x - mean) / (std + 1e-6)}}),
     ("predict", "the second", {"predict": lambda T, c_hat: {"y_hat": c_hat.topk(2, 1).indices[:, 1]}}),
