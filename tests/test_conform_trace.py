@@ -8,7 +8,7 @@ import pytest
 
 from bplcz_ref import conform, layers, model, nn, optim, systems
 from bplcz_ref.__main__ import main
-from bplcz_ref.conform import chain, given, layouts, tracing
+from bplcz_ref.conform import chain, given, layouts, tracing, verdict
 from bplcz_ref.encoders import convnext, resnet
 from bplcz_ref.storage import weights
 
@@ -238,6 +238,9 @@ def test_the_chain_in_process():
     assert found.exit_code == 1
     assert "chain: DIVERGES in value: S is the first" in str(found)
     assert "chain: GUILTY   S: " in str(found)
+    found = conform.check({"chain": lambda **given: answer(**given) | {"S": np.zeros((4, 4))}})
+    (guilty, *_) = json.loads(json.dumps(verdict.as_json(found), allow_nan=False))["chain"]["guilty"]
+    assert (guilty["name"], guilty["error"]) == ("S", "Infinity"), "another shape is written too"
     found = conform.check({"chain": lambda **given: 1 / 0})
     assert found.exit_code == 2
     assert "chain: raised ZeroDivisionError" in str(found)

@@ -20,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bplcz_ref import nn, paper
+from bplcz_ref.conform.exchange import finite
 from bplcz_ref.conform.layouts import Comparison, as_ours, compare
 from bplcz_ref.conform.mistakes import LISTED
 from bplcz_ref.conform.numbers import EPS, expected
 from bplcz_ref.conform.ops import OPS, Case
 from bplcz_ref.conform.tracing import FEW, FORMAT, META, RUNS
 from bplcz_ref.conform.verdict import FAIL, Graded, grade, named_ways
-from bplcz_ref.storage import schema
 
 SHOWN = 3  # guilty names in the report; further ones are counted
 
@@ -400,6 +400,5 @@ def text(found: Difference) -> str:
 
 def as_json(found: Difference) -> dict[str, Any]:
     """The report for programs."""
-    finite = lambda x: float(x) if np.isfinite(x) else schema.brief(str(x))
-    guilty = [f._asdict() | {"stage": stage(f.name), "error": finite(f.error)} for f in found.guilty]
+    guilty = [finite(f) | {"stage": stage(f.name)} for f in found.guilty]
     return found._asdict() | {"guilty": guilty, "ok": found.ok, "exit_code": found.exit_code}

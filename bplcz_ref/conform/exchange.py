@@ -44,6 +44,11 @@ def tensor(x: Any) -> dict:
     return {"dtype": "float64", "shape": list(x.shape), "data": data}
 
 
+def finite(finding: Any) -> dict:
+    """A finding as JSON values: what is not finite in it becomes a word, as in a TENSOR."""
+    return {key: tensor(x)["data"][0] if isinstance(x, float) else x for key, x in finding._asdict().items()}
+
+
 def array(t: Any, where: str) -> Any:
     """The array of a TENSOR, or text, or a list of text; ValueError names `where` and what is wrong.
 

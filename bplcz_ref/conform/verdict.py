@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bplcz_ref import program
-from bplcz_ref.conform.exchange import VERSION, Answers, brief, load
+from bplcz_ref.conform.exchange import VERSION, Answers, brief, finite, load
 from bplcz_ref.conform.mistakes import LISTED, after, as_if, chosen, scales
 from bplcz_ref.conform.numbers import BITS, EPS, RANGES, apart, coarse, expected, largest, limit, reach, solved
 from bplcz_ref.conform.ops import OPS, Case, is_float, rests_on, worked_out
@@ -436,12 +436,12 @@ def text(r: Report) -> str:
 
 def as_json(r: Report) -> dict:
     """Everything, as JSON values."""
-    finite = lambda x: x if math.isfinite(x) else "Infinity"
-    wrong = lambda g: {o: {"error": finite(e), "allowed": a} for o, (e, a) in g.wrong.items()}
+    error = lambda x: x if math.isfinite(x) else "Infinity"
+    wrong = lambda g: {o: {"error": error(e), "allowed": a} for o, (e, a) in g.wrong.items()}
     told_of = lambda g: {"state": g.state, "wrong": wrong(g), "lacking": g.lacking, "unseen": g.unseen}
     cases = {id: {"op": g.case.op} | told_of(g) for id, g in r.graded.items()}
     declared = {k: v for k, v in r.answers._asdict().items() if k not in ("given", "defects", "chain")}
-    findings = [f._asdict() | {"error": finite(f.error)} for f in r.findings]
+    findings = [finite(f) for f in r.findings]
     head_ = {"kit": VERSION, "exit_code": r.exit_code, "verdict": head(r)} | declared
-    chain = r.chain and {"guilty": [f._asdict() for f in r.chain.guilty], "lacking": list(r.lacking)}
+    chain = r.chain and {"guilty": [finite(f) for f in r.chain.guilty], "lacking": list(r.lacking)}
     return head_ | {"defects": list(r.defects), "findings": findings, "cases": cases, "chain": chain}
