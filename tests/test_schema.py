@@ -26,20 +26,6 @@ def test_rules(rule, good, bad):
     assert not any(rule.holds(x) for x in bad)
 
 
-def test_the_place_is_named():
-    nested = {"a": {"b": [schema.whole(0)]}, "c": schema.PATH}
-    schema.check({"a": {"b": [1, 2]}, "c": "x"}, nested, "f.json")
-    for value, message in (
-        ([], r"f.json is \[\]; expected an object"),
-        ({"a": {"b": []}}, "f.json lacks c"),
-        ({"a": {"b": []}, "c": "", "d": 1}, "f.json has also d"),
-        ({"a": {"b": {}}, "c": ""}, "f.json: a.b is {}; expected a list"),
-        ({"a": {"b": [0, -1]}, "c": ""}, r"f.json: a.b\[1\] is -1; expected a whole number, 0 or more"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            schema.check(value, nested, "f.json")
-
-
 def test_every_preset_passes_and_the_largest_seed_is_that_of_the_streams():
     for preset in systems.PRESETS.values():
         systems.check(preset._replace(seed=2**63 - 1))

@@ -1,8 +1,4 @@
-"""What a value from a file or from a user must be, as plain data, and one error that names the place.
-
-A schema is a `Rule`, a dict of schemas by key (every key must be there, and no other), or a list of one schema for
-every entry of a list.
-"""
+"""What a value from a file or from a user must be, as plain data, and one error that names the place."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -19,38 +15,16 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def check(value: Any, schema: Any, where: str) -> None:
-    """Raises ValueError for the first part of `value` that breaks `schema`: the place, what was found, expected.
+def check(value: Any, rule: Rule, where: str) -> None:
+    """Raises ValueError if `value` breaks the rule: the place, what was found, what was expected.
 
-    >>> check({"kit": "3", "seed": -1}, {"kit": one_of("3"), "seed": whole(0)}, "answers.json")
+    >>> check(0, whole(1), "log.jsonl, line 1: epoch")
     Traceback (most recent call last):
       ...
-    ValueError: answers.json: seed is -1; expected a whole number, 0 or more
+    ValueError: log.jsonl, line 1: epoch is 0; expected a whole number, 1 or more
     """
-    if broken := first_broken(value, schema):
-        path, message = broken
-        raise ValueError(f"{': '.join(filter(None, (where, path)))} {message}")
-
-
-def first_broken(value: Any, schema: Any, path: str = "") -> tuple[str, str] | None:
-    """(path, message) of the first part that breaks the schema, or None.
-
-    >>> first_broken([1, "a"], [whole(1)])
-    ('[1]', "is 'a'; expected a whole number, 1 or more")
-    """
-    if isinstance(schema, Rule):
-        return None if schema.holds(value) else (path, f"is {brief(value)}; expected {schema.expected}")
-    if not isinstance(value, type(schema)):
-        return path, f"is {brief(value)}; expected {'an object' if isinstance(schema, dict) else 'a list'}"
-    if isinstance(schema, list):
-        parts = [(f"{path}[{i}]", part, schema[0]) for i, part in enumerate(value)]
-    else:
-        lacks, has = schema.keys() - value.keys(), value.keys() - schema.keys()
-        for problem, names in (("lacks", lacks), ("has also", has)):
-            if names:
-                return path, f"{problem} {brief(', '.join(sorted(names)))[1:-1]}"
-        parts = [(f"{path}.{key}" if path else key, value[key], schema[key]) for key in schema]
-    return next((broken for place, part, own in parts if (broken := first_broken(part, own, place))), None)
+    if not rule.holds(value):
+        raise ValueError(f"{where} is {brief(value)}; expected {rule.expected}")
 
 
 def brief(value: Any, length: int = 80) -> str:
