@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from networks import FULL, LITERALS, NETWORKS, errors, everything, gist, hashed, images, outline, started, worst
 
-from bplcz_ref import prompts
-from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
+from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, resnet, text
 from bplcz_ref.storage import weights
-from bplcz_ref.tokenizer import Tokenizer
 
 torch = pytest.importorskip("torch")
 
@@ -166,30 +164,3 @@ def test_numbers_are_torchvisions(name):
     module.set_submodule(path, torch.nn.Conv2d(18, conv.out_channels, *keep))  # there is no argument for channels
     inputs = started(FULL[name]())
     np.testing.assert_allclose(gist(theirs(module, *inputs, images(SIZES[0]))), LITERALS[name], rtol=1e-10)
-
-
-# -------------------------------------------------------------------------------------------------- prefix trees
-
-PACKED = np.array([
-    [[28, 5, 6, 7, 8, 29, 0, 0], [28, 5, 6, 9, 29, 0, 0, 0], [28, 5, 6, 7, 29, 29, 3, 0]],
-    [[28, 5, 6, 3, 29, 0, 0, 0], [28, 5, 6, 3, 2, 2, 4, 29], [28, 4, 29, 0, 0, 0, 0, 0]],
-    [[28, 0, 0, 0, 29, 0, 0, 0], [28, 0, 29, 0, 0, 0, 0, 0], [28, 0, 0, 0, 29, 1, 1, 1]],
-])  # fmt: skip
-
-
-def test_prefix_trees_equal_torch_prompt_by_prompt():
-    """All classes, some in another order as in a batch, and the 119 prompts padded to 77."""
-    words = Tokenizer.bundled()
-    all_prompts = words.batch(prompts.prompts()).reshape(17, 7, 77)
-    trees = prefixes.pack(PACKED)
-    for vocabulary, ids, tree in (
-        (30, PACKED, trees), (30, PACKED[[2, 0]], trees.of([2, 0])),
-        (words.vocab_size, all_prompts, prefixes.pack(all_prompts)),
-    ):  # fmt: skip
-        network = text.encoder(vocabulary, 12, 3, 3, 5)
-        inputs = started(network)
-        found = everything(prefixes.encoder(network), *inputs, tree)
-        found |= {mode: found[mode].reshape(-1, 5) for mode in ("eval", "train")}
-        rows = ids.reshape(-1, ids.shape[-1])
-        error = worst(errors(found, theirs(twins.Tower(vocabulary, 12, 3, 3, 5), *inputs, rows)))
-        assert error[0] < 1e-10, error
