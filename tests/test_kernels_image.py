@@ -4,8 +4,7 @@ import autograd.numpy as anp
 import numpy as np
 import pytest
 from autograd import grad
-from kernel_checks import by_hand, gap
-from test_kernels import EXACT, STATE, draw
+from test_kernels import EXACT, by_hand, draw, gap
 
 from bplcz_ref import nn
 from bplcz_ref.kernels import convolution, depthwise, winograd
@@ -92,15 +91,6 @@ def test_every_way_is_the_definition_wherever_it_applies(way, monkeypatch):
         assert gap(kernel, definition, *args[: 2 + (way is None)]) < EXACT, case
 
 
-def test_each_way_is_chosen_for_some_case():
-    chosen = set()
-    for case in CONVOLUTIONS:
-        args, options = case_of(*case)
-        p = convolution.plan_of(args[0].shape, args[1].shape, *options.values())
-        chosen |= {convolution.choose(p, np.dtype("f"), wants_x).__name__ for wants_x in (True, False)}
-    assert chosen == {"pointwise", "by_columns", "by_rows", "by_taps", "by_matrix", "shifted", "winograd"}
-
-
 def test_images_in_parts_and_blocks_give_the_same(monkeypatch):
     args, options = case_of(37, 6, 4, 3, 32, 1, 3, 1, 1)
     definition = lambda *a: nn.conv2d.definition(*a, **options)
@@ -136,43 +126,7 @@ def test_bits_do_not_depend_on_the_memory_order_of_a_weight():
         assert convolution.in_kernel_order(first[1]).base is not None
 
 
-def test_conv2d_by_hand():
-    x = np.array([[1.0, 2.0], [3.0, 4.0]]).reshape(1, 2, 2, 1)
-    w = np.array([[1.0, 0.0], [0.0, 10.0]]).reshape(1, 1, 2, 2)
-    assert nn.conv2d(x, w).tolist() == [[[[41.0]]]]  # 1*1 + 4*10
-    assert nn.conv2d(x, w, np.array([0.5]), stride=2, padding=1).ravel().tolist() == [10.5, 0.5, 0.5, 4.5]
-    dw = grad(lambda w: anp.sum(nn.conv2d(x, w)))(w)
-    assert dw.ravel().tolist() == [1.0, 2.0, 3.0, 4.0]
-
-
 # ------------------------------------------------------------------------------------------------ batch norm
-
-
-def test_batch_norm_state_by_hand():
-    """Values 0 and 2: mean 1, biased variance 1, unbiased 2; a momentum of 0.1 is the share of the new batch."""
-    ten, one, x = np.array([10.0]), np.ones(1), np.array([[0.0], [2.0]])
-    state = {"running_mean": ten, "running_var": ten, "num_batches_tracked": np.array(4)}
-    y, new = nn.batch_norm(x, 3 * one, 0.5 * one, state, train=True, eps=0.0)
-    assert y.tolist() == [[-2.5], [3.5]]
-    np.testing.assert_allclose(new["running_mean"], [0.9 * 10 + 0.1 * 1])  # not 0.1 * 10 + 0.9 * 1
-    np.testing.assert_allclose(new["running_var"], [0.9 * 10 + 0.1 * 2])  # not + 0.1 * 1, the biased one
-    assert new["num_batches_tracked"] == 5
-    assert state["running_mean"] == 10.0
-    assert nn.batch_norm(x, one, 0 * one, new, train=False)[1] is new
-
-
-def test_running_values_are_plain_and_of_their_dtype_while_traced():
-    x, w, b = draw([(4, 4, 5, 3), (3,), (3,)], np.float32)
-    state = {k: v if v.ndim == 0 else v.astype("f") for k, v in STATE.items()}
-    seen = {}
-
-    def f(x):
-        y, seen["state"] = nn.batch_norm(x, w, b, state, train=True)
-        return anp.sum(y)
-
-    assert grad(f)(x).dtype == np.float32
-    assert not any(isinstance(v, anp.numpy_boxes.ArrayBox) for v in seen["state"].values())
-    assert [np.asarray(v).dtype for v in seen["state"].values()] == [np.float32, np.float32, np.int64]
 
 
 @pytest.mark.parametrize("train", [False, True])

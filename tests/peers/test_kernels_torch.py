@@ -1,10 +1,10 @@
 """The cases of test_kernels.py and the convolutions of test_kernels_image.py beside PyTorch, in float64."""
 
-import kernel_checks
 import numpy as np
 import pytest
 from autograd.core import make_vjp
 from test_kernels import CASES, EXACT, draw
+from test_kernels import batch_norm as normed
 from test_kernels_image import CONVOLUTIONS, case_of
 
 from bplcz_ref import nn
@@ -45,7 +45,7 @@ THEIRS = {
     nn.max_pool2d: channels_last(F.max_pool2d),
     nn.avg_pool2d: channels_last(F.avg_pool2d),
     nn.spatial_mean: lambda x: x.mean((1, 2)),
-    kernel_checks.batch_norm: batch_norm,
+    normed: batch_norm,
 }
 
 
