@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from networks import errors, started, worst
 
-from bplcz_ref import layers, model, nn, systems
+from bplcz_ref import layers, nn
 from bplcz_ref.encoders import exvit, text
 from bplcz_ref.layers import add, batch_norm, conv, dense, layer_norm, linear, max_pool, relu, serial
 from bplcz_ref.storage import weights
@@ -86,35 +86,6 @@ def test_what_is_computed_at_once_equals_the_list(name, train):
 @pytest.mark.parametrize("name", ALONE)
 def test_what_is_no_row_of_the_table_is_computed_part_by_part(name):
     assert layers.fused(list(ALONE[name].parts)) == list(ALONE[name].parts)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [*systems.SYSTEMS, "exvit-bplcz, B"])
-def test_a_watched_system_gives_what_it_gives_unwatched(name):
-    """Nothing is fused, and prompts are encoded one by one; dropout draws the same numbers."""
-    settings = systems.SMALL._replace(width=2, features=4, text_width=8, text_layers=1)
-    settings = settings._replace(reading="B") if name.endswith("B") else settings
-    network = systems.build(name.split(",")[0], settings)
-    params, state = network.init(np.random.default_rng(0), np.dtype("float64"))
-    batch = np.random.default_rng(1).standard_normal((9, 32, 32, 18)), np.array([0, 3, 3, 16, 5, 5, 5, 9, 0])
-    names = []
-
-    def watch(call):
-        names.append(call.name)
-        return call.run()
-
-    def step():
-        return model.loss_and_gradients(network.loss, params, state, batch, rng=np.random.default_rng(2))
-
-    L, gradients, _ = step()
-    with layers.watching(watch):
-        L_plain, plain, _ = step()
-    assert abs(L - L_plain) < 1e-11 * abs(L)
-    plain = weights.named(plain)
-    largest = max(np.abs(g).max() for g in plain.values())
-    assert max(np.abs(g - plain[key]).max() for key, g in weights.named(gradients).items()) < 1e-8 * largest
-    with_weights = {key.rpartition(".")[0].removesuffix(".attn") for key in plain if key.endswith(".weight")}
-    assert {n for n in with_weights if "contrastive" not in n} <= set(names)
 
 
 def test_a_layer_is_answered_by_whoever_watches():
