@@ -183,11 +183,6 @@ def test_the_objective_is_the_loop_and_its_gradient_the_one_by_hand():
         assert agree(slopes_T[i], by_hand["T_i"][i], 1e-13)
 
 
-def test_without_prompts_the_objective_is_the_cross_entropy():
-    trace = equations.objective({"RGB": X}, None, Y[:5] % 4, C_HAT, 0.25, 2)
-    assert trace == {"L_cls": equations.cross_entropy(C_HAT, Y[:5] % 4), "L": trace["L_cls"]}
-
-
 # -------------------------------------------- zero features, large logits
 
 

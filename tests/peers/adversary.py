@@ -451,6 +451,8 @@ NAMED = [
     loss("sum for mean", lambda S, W: F.binary_cross_entropy_with_logits(S, W, reduction="sum")),
     loss("of probabilities in float32, as by torch.nn.BCELoss", lambda S, W: F.binary_cross_entropy(p_of(S), W)),
     loss("log(p + 1e-8)", lambda S, W: -(W * (p_of(S) + 1e-8).log() + (1 - W) * (1 - p_of(S) + 1e-8).log()).mean()),
+    loss("probabilities kept 1e-7 from 0 and 1, as in Keras", lambda S, W: F.binary_cross_entropy(
+        p_of(S).clamp(1e-7, 1 - 1e-7), W)),
     cos("normalised over the batch", lambda a, b: both(unit(a, dim=0) @ unit(b, dim=0).T)),
     cos("no bound below the norm", lambda a, b: both(unit(a, eps=0.0) @ unit(b, eps=0.0).T)),
     cls("sum for mean", lambda x, c: F.cross_entropy(x, c, reduction="sum")),
@@ -469,7 +471,3 @@ NAMED = [
     ("attention", "no mask", causal(is_causal=False)),
     ("attention", "1 / sqrt(d) left out", causal(scale=1.0)),
 ]  # fmt: skip
-KERAS = loss(
-    "probabilities kept 1e-7 from 0 and 1, as in Keras",
-    lambda S, W: F.binary_cross_entropy(p_of(S).clamp(1e-7, 1 - 1e-7), W),
-)
