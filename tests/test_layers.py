@@ -106,16 +106,3 @@ def test_a_layer_is_answered_by_whoever_watches():
     assert [*seen] == [("a", "linear"), ("", "relu"), ("b", "serial"), ("b.c", "linear")]
     np.testing.assert_array_equal(seen["b.c", "linear"], [[1.0, 0.0, 0.5]])
     assert not layers.watched()
-
-
-def test_names_and_initial_values_come_from_the_list():
-    three = layers.parameter(lambda x, s: x * s, (2,), lambda rng, shape: (np.full(shape, 3), None))
-    network = serial(
-        ("in_proj_", linear(2, 6)), ("out", linear(6, 2, bias=False)), ("scale", three), first="scale"
-    )
-    params, _ = network.init(np.random.default_rng(0), "float32")
-    assert list(weights.named(params)) == ["scale", "in_proj_weight", "in_proj_bias", "out.weight"]
-    y, _ = network.apply(params, {}, np.ones((1, 2), "f"), train=False)
-    h = np.ones((1, 2), "f") @ params["in_proj_weight"].T + params["in_proj_bias"]
-    np.testing.assert_allclose(y, h @ params["out"]["weight"].T * params["scale"], rtol=1e-6)
-    assert {a.dtype for a in weights.named(params).values()} == {np.dtype("float32")}
