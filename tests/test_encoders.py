@@ -1,16 +1,19 @@
-"""encoders/: counts, names, starts, literal numbers of PyTorch, and exact savings.
+"""encoders/: counts, names, starts, literal numbers of PyTorch, gradients by differences, and exact savings.
 
 tests/peers compares every quantity with PyTorch; networks.py has what both share.
 """
 
 from fnmatch import fnmatch
 
+import autograd.numpy as anp
 import numpy as np
 import pytest
-from networks import FULL, LITERALS, NETWORKS, OTHERS, everything, gist, images, outline, started, worst
+from autograd import grad
+from comparing import slope_errors
+from networks import FULL, LITERALS, NETWORKS, OTHERS, everything, gist, hashed, images, outline, started, worst
 from networks import errors as differences
 
-from bplcz_ref import bands, layers, systems
+from bplcz_ref import bands, layers, model, systems
 from bplcz_ref.encoders import convnext, densenet, ebcnn, exvit, prefixes, resnet, text
 from bplcz_ref.storage import weights
 
@@ -78,12 +81,77 @@ def test_parameter_counts(network, count):
     assert weights.count(outline(network)[0]) == count
 
 
+NAMES = [  # some names of each, and their shapes; tests/peers compares all with the twins
+    (resnet.resnext50_32x4d(), """
+        layer1.0.conv2.weight 128,4,3,3          layer1.0.downsample.1.running_mean 256"""),
+    (convnext.convnext_tiny(), """
+        features.1.0.layer_scale 96,1,1          features.7.2.block.3.weight 3072,768"""),
+    (densenet.densenet121(), """
+        features.norm5.running_var 1024          features.denseblock4.denselayer16.conv1.weight 128,992,1,1"""),
+    (text.encoder(vocabulary=49408), """
+        text_projection 512,512                  transformer.resblocks.11.attn.in_proj_weight 1536,512"""),
+    (exvit.two_modalities(144, 1, patch=13, grid=1, classes=15), """
+        pos_embedding 1,169,64                   separable1.0.weight 144,1,3,3      mlp_head0.1.weight 1,64
+        separable2.10.running_var 64             to_patch_embedding2c.weight 64,64  mlp_head1.1.bias 15
+        transformer.layers.1.0.fn.fn.to_qkv.weight 192,64
+        transformer2.layers.3.1.fn.fn.net.3.weight 64,32"""),
+]  # fmt: skip
+
+
+def test_names_and_shapes_are_the_published_ones():
+    tensors = []
+    for network, expected in NAMES:
+        params, state = map(weights.named, outline(network))
+        found = {name: ",".join(map(str, np.shape(leaf))) for name, leaf in (params | state).items()}
+        words = expected.split()
+        assert {name: found.get(name) for name in words[::2]} == dict(zip(words[::2], words[1::2], strict=True))
+        tensors.append(len(found))
+    assert tensors[-1] == 177  # in ExViT's released checkpoint
+    own = (["branches.RGB.mlp_head1.1.weight", "classifier.1.weight"],
+           ["vectors.RGB.mlp_head1.1.weight", "classifier.mlp_head0.1.weight"])  # fmt: skip
+    for made, of_reading in zip(prompted(), own, strict=True):
+        names = list(weights.named(outline(made)[0]))
+        assert [name for name in names if name.endswith("pos_embedding")] == ["shared.pos_embedding"]
+        assert {"branches.PolSAR.separable1.0.weight", *of_reading} <= set(names)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_numbers_of_pytorch(name):
     network = NETWORKS[name]()
     found = everything(network, *started(network), images((4, 32, 32, 18)))
     np.testing.assert_allclose(gist(found), LITERALS[name], rtol=1e-9)
+
+
+# -------------------------------------------------------------------------------------------------- gradients
+
+
+def silent(name):
+    """Biases that a later step takes away: batch norm's mean, softmax over the tokens."""
+    conv = name.startswith("separable") and name.split(".")[1] in ("0", "1", "4", "5", "8", "9")
+    return name.endswith("bias") and (conv or name.startswith("mlp_head0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(SMALL.keys() - {"exvit"}))
+def test_every_gradient_by_differences(name):
+    """With dropout, the same masks each time."""
+    network, x = SMALL[name]
+    params, state = started(network)
+
+    def loss(p):
+        y = network.apply(p, state, x, train=True, rng=np.random.default_rng(8))[0]
+        return anp.sum(y * hashed(1001, y.shape))
+
+    flat = weights.named(grad(loss)(params))
+    largest = max(np.abs(g).max() for g in flat.values())
+    heard = {key: g for key, g in flat.items() if np.abs(g).max() > 1e-10 * largest}
+    assert set(heard) == {key for key in weights.named(params) if not silent(key)}
+    found = slope_errors(loss, params, weights.nested(flat), heard, h=1e-6)
+    assert max(found.values()) < 1e-5, worst(found)
+    some = list(heard)[:2]
+    wrong = weights.nested(flat | {key: 1.001 * flat[key] for key in some})
+    assert min(slope_errors(loss, params, wrong, some, h=1e-6).values()) > 1e-4
 
 
 # ---------------------------------------------------------------------------------------------- initial values
@@ -259,12 +327,16 @@ def test_samples_taken_in_parts_give_what_they_give_at_once(monkeypatch):
 
 # ------------------------------------------------------------------------------------------------- ExViT (BP-LCZ)
 
+LABELS = np.array([3, 16, 3])
 
-def test_readings_by_hand():
+
+@pytest.mark.slow
+def test_readings_by_hand_and_b_by_differences():
+    """peers/test_gradient_error.py compares the gradient of reading A."""
     x = images((B, PATCH, PATCH, 18))
     for reading, made in zip("AB", prompted(), strict=True):
         params, state = started(made)
-        _, trace = made.loss(params, state, (x, np.array([3, 16, 3])))
+        _, gradients, trace = model.loss_and_gradients(made.loss, params, state, (x, LABELS))
         groups, I_i, tokens = bands.grouped(*bands.separate(x)), [], []
         for group, index in bands.INDEX.items():
             own = params["branches"][group] | params["shared"]
@@ -276,6 +348,14 @@ def test_readings_by_hand():
         D, parts = (exvit.head(21, 17), I_i) if reading == "A" else (exvit.joint(17, TINY), tokens)
         c_hat = D.apply(params["classifier"], {}, np.concatenate(parts, 1), train=True)[0]
         assert np.abs(trace["c_hat"] - c_hat).max() < 1e-12
+        assert set(weights.named(params)) == set(weights.named(gradients))
+    names = [
+        "shared.pos_embedding", "branches.NIR.to_patch_embedding2.weight", "text.text_projection",
+        "branches.VV.transformer1.layers.1.0.fn.fn.to_qkv.weight", "vectors.VH.mlp_head1.1.weight",
+        "classifier.mlp_head1.1.weight",
+    ]  # fmt: skip
+    found = slope_errors(lambda p: made.loss(p, state, (x, LABELS))[0], params, gradients, names)
+    assert max(found.values()) < 1e-5, worst(found)
 
 
 def test_prediction_needs_neither_text_nor_vectors():

@@ -91,6 +91,15 @@ def test_every_way_is_the_definition_wherever_it_applies(way, monkeypatch):
         assert gap(kernel, definition, *args[: 2 + (way is None)]) < EXACT, case
 
 
+def test_each_way_is_chosen_for_some_case():
+    chosen = set()
+    for case in CONVOLUTIONS:
+        args, options = case_of(*case)
+        p = convolution.plan_of(args[0].shape, args[1].shape, *options.values())
+        chosen |= {convolution.choose(p, np.dtype("f"), wants_x).__name__ for wants_x in (True, False)}
+    assert chosen == {"pointwise", "by_columns", "by_rows", "by_taps", "by_matrix", "shifted", "winograd"}
+
+
 def test_images_in_parts_and_blocks_give_the_same(monkeypatch):
     args, options = case_of(37, 6, 4, 3, 32, 1, 3, 1, 1)
     definition = lambda *a: nn.conv2d.definition(*a, **options)
