@@ -125,6 +125,13 @@ BAD = [
     (lambda: systems.chosen(["epochs=1.5"]), "expected a whole"),
     (lambda: systems.chosen(["published=1"]), "expected true"),
     (lambda: systems.chosen(["alpha=x"]), "expected a finite number"),
+    (lambda: systems.chosen(["alpha=nan"]), "alpha is nan; expected a finite number, above 0"),
+    (lambda: systems.chosen(["momentum=1"]), "^momentum is 1.0; expected a finite number, 0 or more, below 1$"),
+    (lambda: systems.chosen([f"seed={2**63}"]), f"a whole number, 0 to {2**63 - 1}"),  # that an HDF5 file can note
+    (lambda: systems.check(TINY._replace(alpha=True)), "alpha is True; expected a finite number"),
+    (lambda: systems.check(TINY._replace(alpha=10**400)), "alpha is 1000.*; expected a finite number"),
+    (lambda: systems.check(TINY._replace(vocabulary="")), "vocabulary is ''; expected a path, or null"),
+    (lambda: systems.check(TINY._replace(warmup=4, epochs=4)), "warmup is 4; expected fewer than the 4 epochs"),
     (lambda: systems.chosen(["split=none"]), "expected one of file, random, city"),
     (lambda: systems.chosen(["contrastive=focal"]), "registered first, by --import"),
     (lambda: systems.varied("alpha"), "alpha has no value"),
