@@ -40,9 +40,9 @@ def swap(data):
     data["sen1"], data["sen2"] = data["sen2"], data["sen1"]
 
 
-def part(path, source, rows=slice(None), dtype=None, names=("sen1", "sen2", "label")):
+def part(path, source, rows=slice(None), dtype=None):
     """Some rows of a file as a file of its own."""
     with h5py.File(source) as whole, h5py.File(path, "w") as file:
-        for name in names:
+        for name in whole:
             file[name] = whole[name][rows].astype(dtype or whole[name].dtype)
     return path

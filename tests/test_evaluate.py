@@ -98,7 +98,9 @@ def test_classify_names_what_cannot_be_classified(whole, small_file):
 @pytest.mark.slow
 def test_rows_without_data_have_no_answer_from_predict(whole, small_file, tmp_path, capsys):
     bare, out, I = (tmp_path / name for name in ("bare.h5", "labels.csv", "I.npz"))
-    with h5py.File(part(bare, small_file, slice(20), names=("sen1", "sen2")), "a") as file:
+    with h5py.File(small_file) as file:
+        so2sat.write_file(bare, 20, [(file["sen1"][:20], file["sen2"][:20], None)])  # without labels
+    with h5py.File(bare, "a") as file:
         file["sen1"][3], file["sen2"][7, :9], file["sen2"][9] = 0, -9999, 1e4 * file["sen2"][9]
     asked = ("predict", whole, "--data", bare, "--out", out)
     assert call(*asked, "--embeddings", I, "--probabilities") == 0

@@ -163,19 +163,6 @@ def test_no_constant_of_the_scene_or_the_sensors_has_changed():
 # --- files, seeds, errors --------------------------------------------------------------------------------------
 
 
-def test_values_depend_on_seed_row_and_class_alone(simulated):
-    y, sen1, sen2 = (a[:30] for a in simulated)
-    parts = [simulate.patches(y[a:b], seed=5, first=a) for a, b in ((0, 1), (1, 20), (20, 30))]
-    for found, whole in zip(map(np.concatenate, zip(*parts, strict=True)), (sen1, sen2), strict=True):
-        assert found.dtype == np.float64
-        # The BLAS of NumPy 2.0 rounds by where an array lies in memory; files are compared byte for byte below.
-        assert np.abs(found - whole).max() <= 1e-14 * np.abs(whole).max()
-        assert np.isfinite(whole).all()
-    other = simulate.patches(y[:3], seed=6)
-    assert not np.isclose(other[0], sen1[:3]).any(axis=(0, 1, 2)).all()
-    assert len({p.tobytes() for p in sen1}) == len(y)
-
-
 @pytest.mark.slow
 def test_a_file_is_marked_and_free_of_chunking(tmp_path, monkeypatch):
     simulate.write_file(tmp_path / "a.h5", per_class=1, rows=7, seed=9)
@@ -188,6 +175,7 @@ def test_a_file_is_marked_and_free_of_chunking(tmp_path, monkeypatch):
     assert list(range(17)) == sorted(y[:17]) != y[:17].tolist()  # the order mixes classes
     assert y[17:].tolist() == simulate.classes(0, 7, seed=9).tolist()  # balanced rows first, then natural ones
     assert x.tobytes() == bands.join(*simulate.patches(y, seed=9)).tobytes()
+    assert not (x == bands.join(*simulate.patches(y, seed=8))).all(axis=(1, 2, 3)).any()
     assert "SIMULATED" in str(inspection.inspect(tmp_path / "a.h5"))
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 import h5py
 import numpy as np
 import pytest
-from so2sat_files import REAL, N, make, swap
+from so2sat_files import REAL, N, make
 
 from bplcz_ref import bands
 from bplcz_ref.data import inspection, so2sat, standardise
@@ -77,17 +77,6 @@ def test_memory_is_that_of_the_rows_asked_for(plain):
     slices = 2 * so2sat.SLICE * 8 * 10  # of sen2 in float64: one is read while the last one is still there
     assert images < 1.05 * 32 * 32 * (32 * 4 * 18 + slices)
     assert walk < 4.5 * so2sat.CHUNK * 32 * 32 * 18 * 8
-
-
-def test_a_file_without_labels_is_written_and_read(tmp_path, plain):
-    sen1, sen2 = plain[1]["sen1"][:5], plain[1]["sen2"][:5]
-    so2sat.write_file(path := tmp_path / "x.h5", 10, [(sen1, sen2, None), (sen1, sen2, None)])
-    with so2sat.open_file(path, labels=False) as patches, so2sat.open_file(plain[0], labels=False) as whole:
-        assert (patches.labels, whole.labels, len(patches)) == (None, None, 10)
-        np.testing.assert_array_equal(patches.images([3, 7]), whole.images([3, 2]))
-    refused(path, "no data set label")
-    make(path, rows=20, change=lambda data: (data.pop("label"), swap(data)))
-    refused(path, "swapped", labels=False)
 
 
 # --- split -----------------------------------------------------------------------------------------------------
