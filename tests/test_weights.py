@@ -15,12 +15,6 @@ PARAMS, STATE = NETWORK.init(np.random.default_rng(1), np.dtype("float32"))
 FLAT = weights.named(PARAMS) | weights.named(STATE)
 
 
-def test_like_takes_the_dtype_of_its_place():
-    again = weights.like(PARAMS, {name: leaf.astype(float) for name, leaf in weights.named(PARAMS).items()}, "x")
-    assert {leaf.dtype for leaf in weights.named(again).values()} == {np.dtype("f4")}
-    assert again["conv1"]["weight"].transpose(2, 3, 1, 0).flags.c_contiguous  # as convolutions multiply
-
-
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_save_and_load_are_inverse(tmp_path, ending):
     if ending == ".safetensors":
@@ -107,19 +101,6 @@ def test_an_h5_file_that_is_no_tree_of_numbers_is_named(tmp_path):
             change(file)
         with pytest.raises(ValueError, match=rf"w\.h5.* {message}"):
             weights.load(tmp_path / "w.h5")
-
-
-def test_links_of_an_h5_file_are_followed(tmp_path):
-    with h5py.File(tmp_path / "other.h5", "w") as file:
-        file["x"] = np.arange(2.0)
-    with h5py.File(tmp_path / "w.h5", "w") as file:
-        file["a"], file["c.w"] = np.ones(2), h5py.SoftLink("/a")
-        file["b"], file["d"] = file["a"], h5py.ExternalLink("other.h5", "x")
-        file["num_batches_tracked"] = np.array(7, ">i2")
-    params, state = weights.load(tmp_path / "w.h5")
-    found = {name: leaf.tolist() for name, leaf in weights.named(params).items()}
-    assert found == {"a": [1, 1], "b": [1, 1], "c.w": [1, 1], "d": [0, 1]}
-    assert state["num_batches_tracked"] == 7
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
