@@ -184,9 +184,11 @@ def test_an_exported_run_comes_back(whole, small_file, tmp_path, clip):
 
 @pytest.fixture(scope="module")
 def of_subset(subset, tmp_path_factory):
-    """A run on 34 rows of `subset`, which are rows of `small_file` too."""
-    run = tmp_path_factory.mktemp("of_subset") / "run"
-    train.train(run, subset, "ebcnn", TINY._replace(per_class=2, test=30, epochs=1), say=quiet)
+    """A run on 34 rows of `subset`, which are rows of `small_file` too; the preset's sizes give way to its own."""
+    run, preset, said = tmp_path_factory.mktemp("of_subset") / "run", TINY._replace(per_class=60, epochs=1), []
+    result = train.train(run, subset, "ebcnn", preset, given=["epochs"], say=said.append)
+    assert "34 training and 30 test rows, the subset's own random split" in said[0]
+    assert train.train(run, subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
     return run
 
 

@@ -8,10 +8,8 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from small import TINY
 
-from bplcz_ref import theory
 from bplcz_ref.training import progress, train
 from bplcz_ref.training.progress import ERASE, NO_SUMS, Reporter
 
@@ -52,12 +50,6 @@ def test_an_epoch_without_pairs_of_a_kind_has_no_mean_of_them():
     assert [name for name, value in row.items() if value is None] == absent
 
 
-@pytest.mark.parametrize("msm", [True, False])
-def test_a_floor_hangs_on_counts_alone(msm):
-    y = np.array([7, 2, 7, 7, 11, 2])
-    assert progress.floor((1, 2, 3), 1.75, msm) == pytest.approx(theory.batch_floor(y, 1.75, msm).lower, abs=1e-9)
-
-
 def test_what_people_read(monkeypatch):
     row = progress.log_row(0, sums(BATCHES, LABELS)) | {"validation_accuracy": 0.625}
     assert re.sub(" +", " ", progress.said(row, 9)) == (
@@ -92,12 +84,7 @@ def test_on_a_terminal_a_step_is_written_over_and_in_a_pipe_or_a_worker_it_is_a_
         report.line("epoch 1")
         report.end()
         renewed = f"{ERASE}step 1{ERASE}step 2 {12 * 'x'}{ERASE}epoch 1\n"
+        said = []
+        reporter(monkeypatch, terminal, said.append)[0].step(lambda: "a function takes whole lines alone")
+        assert said == []
         assert out.getvalue() == (f"step 1\nstep 2 {40 * 'x'}\nepoch 1\n" if worker or not terminal else renewed)
-
-
-def test_a_function_takes_the_lines_alone(monkeypatch):
-    said = []
-    report, out = reporter(monkeypatch, True, said.append)
-    report.step(lambda: "no")
-    report.line("epoch 1")
-    assert (said, out.getvalue()) == (["epoch 1"], "")

@@ -39,24 +39,6 @@ def test_the_split_of_a_subset_is_its_own(subset):
             split.decide(patches, small)
 
 
-@pytest.mark.slow
-def test_a_subset_is_trained_on_its_own_training_part(subset, tmp_path, monkeypatch):
-    """The preset's sizes give way, the run says so and keeps it, and the same command goes on with the run."""
-    preset = TINY._replace(per_class=60, test=1000)
-    said, seen, one_step = [], [], train.one_step
-
-    def watched(run, at, rows, *rest):
-        seen.extend(rows.tolist())
-        return one_step(run, at, rows, *rest)
-
-    monkeypatch.setattr(train, "one_step", watched)
-    result = train.train(tmp_path, subset, "ebcnn", preset, given=["epochs"], say=said.append)
-    assert sorted(seen) == sorted(2 * list(range(34)))
-    assert "34 training and 30 test rows, the subset's own random split" in said[0]
-    assert (result["settings"]["per_class"], result["test_samples"]) == (2, 30)
-    assert train.train(tmp_path, subset, "ebcnn", preset, given=["epochs"], say=quiet) == result
-
-
 # --------------------------------------------------------------------------------------- rows with the same pixels
 
 

@@ -156,21 +156,6 @@ def test_more_epochs_go_on_exactly(whole, small_file, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------------------------- what settings do
 
 
-def test_the_schedule_by_hand():
-    settings = TINY._replace(learning_rate=1.0, epochs=4, schedule="cosine")
-    rates = [train.learning_rate(settings, step, 3) for step in range(12)]
-    assert rates[0] == 1.0
-    assert rates[6] == pytest.approx(0.5, abs=1e-15)  # half of the way
-    assert rates[9] == pytest.approx((1 - 0.5**0.5) / 2, abs=1e-15)  # cos(3 pi / 4)
-    assert 0 < rates[11] < 0.02
-    warm = settings._replace(schedule="constant", warmup=2)
-    assert [train.learning_rate(warm, step, 3) for step in range(7)] == pytest.approx(
-        [1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1, 1]
-    )
-    with pytest.raises(ValueError, match="warmup is 4; expected fewer than the 4 epochs"):
-        systems.check(settings._replace(warmup=4))
-
-
 @pytest.mark.slow
 def test_the_rate_and_the_turns_reach_the_training(small_file, tmp_path, monkeypatch):
     rates, sgd = [], train.optim.sgd
