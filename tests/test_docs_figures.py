@@ -76,18 +76,6 @@ def test_recorded_losses_are_above_their_floors(records):
     assert np.all(steps["L_con"] > steps["floor"])
 
 
-def test_parts_of_a_gradient_are_at_right_angles_and_by_class():
-    record = script("docs/record")
-    y, rng = np.array([4, 7, 4, 9]), np.random.default_rng(0)
-    gradient = rng.normal(size=(2, 4, 3))
-    assert np.sum(np.square(record.lengths(gradient, y))) == pytest.approx(np.sum(gradient**2), rel=1e-12)
-    one = np.tile(rng.normal(size=(2, 1, 3)), (1, 4, 1))
-    assert record.lengths(one, y) == pytest.approx([np.linalg.norm(one), 0, 0], abs=1e-12)
-    of_class = np.where((y == 4)[None, :, None], one, -one)
-    assert record.lengths(of_class, y) == pytest.approx([0, np.linalg.norm(one), 0], abs=1e-12)
-    assert record.between(np.array([[[1.0, 0], [0, 2.0], [3.0, 0]]])) == pytest.approx(1 / 3)
-
-
 def test_recorded_pulls_are_the_gradients_that_explain_prints():
     record, made = script("docs/record"), explain.batch()
     x = {line.symbol: line.value for line in explain.trace(made)}

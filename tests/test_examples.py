@@ -1,11 +1,8 @@
 """examples/map_scene.py: a map of the classes at the windows' places."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
-from scripts import ROOT, script
+from scripts import script
 
 
 @pytest.mark.slow
@@ -28,10 +25,3 @@ def test_windows_are_where_they_should_be(whole, tmp_path, monkeypatch, capsys):
     example.main(whole, tmp_path / "scene.png")
     assert (tmp_path / "scene.png").read_bytes().startswith(b"\x89PNG")
     assert "% of windows have the class at their middle" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_without_arguments_the_usage_is_printed():
-    command = [sys.executable, ROOT / "examples" / "map_scene.py"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.stderr.startswith("usage: python examples/map_scene.py RUN scene.png")
