@@ -44,20 +44,6 @@ def test_ids_by_hand(text, ids):
     assert TINY_TOKENIZER.encode(text) == ids
 
 
-def test_layout_of_the_ids():
-    t, table = TINY_TOKENIZER, list(tokenizer.BYTE_CHARACTERS.items())
-    assert (t.vocab_size, t.sot, t.eot, t.merges) == (520, 518, 519, tuple(TINY))
-    places = {0: (33, "!"), 94: (161, "\u00a1"), 187: (255, "\u00ff"), 188: (0, "\u0100"), 220: (32, "\u0120")}
-    assert {i: table[i] for i in places} == places
-    assert sorted(b for b, _ in table) == list(range(256))
-    assert len({c for _, c in table}) == 256
-
-
-def test_every_merge_of_a_piece_is_a_step():
-    rows = [" ".join(row) for row in TINY_TOKENIZER.steps("lololou")]
-    assert rows == ["l o l o l o u</w>", "lo lo lo u</w>", "lolo lo u</w>"]
-
-
 def test_of_two_merges_to_one_symbol_the_later_gives_the_id():
     t = Tokenizer([("a", "b"), ("b", "c"), ("ab", "c"), ("a", "bc")])
     assert t.encode("abcd") == [515, 67 + 256]  # as a dict(zip(symbols, ids)) has it
@@ -66,40 +52,25 @@ def test_of_two_merges_to_one_symbol_the_later_gives_the_id():
 
 PIECES = {
     "IT'LL We'Re": ["it", "'ll", "we", "'re"],
-    "'tis 'twas": ["'t", "is", "'t", "was"],
-    "dogs' 'd'm": ["dogs", "'", "'d", "'m"],
     "!'s": ["!'", "s"],  # a contraction counts only where a piece begins
     "'\u017fa": ["'\u017f", "a"],  # the long s is an s, ignoring case
-    "\u017fa": ["\u017fa"],
     "\u00bd\u00b2\u2167x": ["\u00bd", "\u00b2", "\u2177", "x"],  # No, No, Nl: numbers, one each
     "a_b": ["a", "_", "b"],  # not a letter, though str.isidentifier and \w say so
     "e\u0301x": ["e", "\u0301", "x"],  # a mark is no letter
     "\u0130x": ["i", "\u0307", "x"],  # lower case of I with dot is two characters
     "\u0391\u03a3 \u03a3": ["\u03b1\u03c2", "\u03c3"],  # final sigma
-    "\u00aa\u02b0\u65e5\u672c7": ["\u00aa\u02b0\u65e5\u672c", "7"],  # Lo and Lm are letters
-    "zu\u0308rich\u00a0&\u2003K\u00f6ln": ["zu", "\u0308", "rich", "&", "k\u00f6ln"],
-    "\u043ci\u05e9": ["\u043ci\u05e9"],  # scripts may mix
     "a\u200bb\x1cc": ["a", "\u200b", "b", "\x1c", "c"],  # neither is whitespace for the pattern
+    "&amp;amp;lt;\u2018": ["&", "lt", ";\u2018"],  # entities twice and no more; ftfy would straighten the quote
     "a\x85b\u3000c\x0bd": ["a", "b", "c", "d"],
     "\u03b1\u0345\u03b2": ["\u03b1", "\u03b2"],  # dropped by CLIP: a mark, but a letter when case is ignored
-    "<|start|>": ["<|", "start", "|>"],
     "!!<|endoftext|>": ["!!<|", "endoftext", "|>"],  # begins inside a run: no special token for the pattern
     "<|\u017ftartoftext|>": ["<|\u017ftartoftext|>"],  # one piece, yet not the token
-    " \t\r\n ": [],
 }
 
 
 @pytest.mark.parametrize(("text", "pieces"), PIECES.items())
 def test_pieces(text, pieces):
     assert pre_tokens(text) == pieces
-
-
-def test_cleaning():
-    assert clean("x&lt;y") == clean("X&amp;lt;Y") == "x<y"
-    assert clean("&amp;amp;lt;") == "&lt;"  # twice, and no more
-    assert clean("\u00a0 A\r\n\tB \u2028c ") == "a b c"
-    assert clean("\u2018a\u2019") == "\u2018a\u2019"  # ftfy would straighten them; so the docstring says
-    assert clean("") == clean(" \n") == ""
 
 
 PARTS = [
@@ -194,8 +165,6 @@ def test_the_119_prompts():
 
 
 def test_the_vocabulary_is_found_from_anywhere_and_missed_clearly(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert (tokenizer.vocabulary_folder() / tokenizer.MACHINE_FILE).is_file()
     package = tmp_path / "site" / "bplcz_ref"
     package.mkdir(parents=True)
     monkeypatch.setattr(tokenizer, "__file__", str(package / "tokenizer.py"))
@@ -226,7 +195,6 @@ WRONG_FILES = [
     (b"t h\nh e</w>\n", "line 1 is 't h'; expected a line with '#version'"),
     (b"#version: bplcz-bpe 1 merges 7\nt h\n", "found 1 merges after .* merges 7'; is the file cut"),
     (b"#version: 0.2\nt h\n\nh e\n", r"merge 1 is \(\); expected two symbols"),
-    (b"\xff\xfe\x00", "cannot be read as a merges file"),
     (gzip.compress(b"#version: 0.2\nt h\n", mtime=0)[:-9], "cannot be read as a merges file"),
     (None, "cannot be read as a merges file, .*No such file"),
 ]  # fmt: skip
