@@ -54,9 +54,8 @@ def test_parts_of_a_user_s_own_go_through_everything(own, small_file, tmp_path, 
     assert str(evaluate.load(run).network).startswith("<tiny-bplcz: Tiny (BP-LCZ) of preset small, features 4")
     x = np.random.default_rng(0).uniform(0.01, 1, (2, 32, 32, 18))
     assert bplcz_ref.classify(run, x[..., :8], x[..., 8:])[1].shape == (2, 17)
-    assert [run.label for run in figures.known([run])] == [
-        f"Tiny (BP-LCZ), run {run.name}, SIMULATED data, random split"
-    ]
+    (known,) = figures.known([run])
+    assert known.label == f"Tiny (BP-LCZ), run {run.name}, SIMULATED data, random split"
     assert systems.fuses("tiny-bplcz")
     page = pages.tables_markdown({"tiny-bplcz": [runs.read_metrics(run)]}, 0.0)
     assert "## Not in the paper" in page
@@ -91,9 +90,8 @@ def test_a_network_of_all_channels(own, small_file, tmp_path):
 
 
 def test_an_encoder_without_parameters_or_statistics_comes_back_from_its_file(own, small_file, tmp_path):
-    register.encoder(
-        "tiny-bplcz", lambda channels, settings: layers.serial(layers.spatial_mean, FIRST), prompting=False
-    )
+    first = layers.serial(layers.spatial_mean, FIRST)
+    register.encoder("tiny-bplcz", lambda channels, settings: first, prompting=False)
     with pytest.raises(ValueError, match=r"the encoder of tiny-bplcz gives shape \(16, 1\); expected \(B, 4\)"):
         train.train(tmp_path / "wrong", small_file, "tiny-bplcz", TINY, say=quiet)
     train.train(tmp_path, small_file, "tiny-bplcz", TINY._replace(features=1, epochs=1), say=quiet)

@@ -134,10 +134,7 @@ def test_separate_files_are_trained_and_tested_as_wholes(small_file, subset, tmp
         for asked, message in (
             ((patches, CITY, None, other), "split is 'city', and the test part is"),
             ((training, systems.SMALL, []), "has no test rows: name a file with --test-data FILE"),
-            (
-                (patches, TINY._replace(test=None)),
-                "per_class or test is none, all rows, which is for separate files",
-            ),
+            ((patches, TINY._replace(test=None)), "per_class or test is none, all rows, which is for separate"),
         ):
             with pytest.raises(ValueError, match=message):
                 split.decide(*asked)
