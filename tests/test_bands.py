@@ -37,17 +37,16 @@ def test_gradients_pass_through():
 
 SEN1, SEN2 = filled()
 BAD = [
-    *[(f, given, message) for f in (bands.grouped, bands.join) for given, message in (
-        ((SEN2, SEN1), "swapped"),
-        ((SEN1[..., :7], SEN2), r"sen1 has shape \(2, 4, 5, 7\).*8 channels"),
-        ((SEN1, np.moveaxis(SEN2, -1, -3)), "sen2 .*channels first"),
-        ((SEN1[:1], SEN2), "agree on every axis"),
-        ((SEN1, SEN2.tolist()), "sen2 is a list"),
-    )],
+    (bands.grouped, (SEN2, SEN1), "swapped"),
+    (bands.join, (SEN2, SEN1), "swapped"),
+    (bands.join, (SEN1[..., :7], SEN2), r"sen1 has shape \(2, 4, 5, 7\).*8 channels"),
+    (bands.join, (SEN1, np.moveaxis(SEN2, -1, -3)), "sen2 .*channels first"),
+    (bands.join, (SEN1[:1], SEN2), "agree on every axis"),
+    (bands.join, (SEN1, SEN2.tolist()), "sen2 is a list"),
     (bands.join, (SEN1.astype(np.float32), SEN2), "float32 and sen2 is float64"),
     (bands.separate, (SEN2,), "18 channels"),
     (bands.separate, (np.zeros((2, 18, 32, 32)),), "channels first"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("f", "given", "message"), BAD, ids=[f"{f.__name__}: {message}" for f, _, message in BAD])

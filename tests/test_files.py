@@ -50,23 +50,10 @@ def test_a_folder_and_a_path_through_a_file_are_named(tmp_path):
             files.read_npz(tmp_path / place)
 
 
-def test_an_archive_comes_back_and_a_damaged_one_is_named(tmp_path):
-    arrays = {"a/b": np.arange(6.0).reshape(2, 3).T, "n": np.array(3), "empty": np.zeros((0, 2), np.float32)}
-    np.savez_compressed(path := tmp_path / "w.npz", **arrays)
-    found = files.read_npz(path)
-    assert list(found) == list(arrays)
-    assert all(np.array_equal(found[n], a) and found[n].dtype == a.dtype for n, a in arrays.items())
-    np.savez(path, w=np.ones(4))
-    sound = path.read_bytes()
-    np.savez(path, w=np.array([{}], object))
-    for data, message in (
-        (path.read_bytes(), "Object arrays cannot be loaded when allow_pickle=False"),
-        (sound[:-40], "BadZipFile"),
-        (sound.replace(b"(4,)", b"(2,)"), "Bad CRC-32"),
-    ):
-        path.write_bytes(data)
-        with pytest.raises(ValueError, match=rf"w\.npz: it cannot be read \(.*{message}.*; restore it"):
-            files.read_npz(path, "restore it")
+def test_a_pickle_in_an_archive_is_not_opened(tmp_path):
+    np.savez(path := tmp_path / "w.npz", w=np.array([{}], object))
+    with pytest.raises(ValueError, match=r"w\.npz: it cannot be read \(Object arrays .* allow_pickle=False"):
+        files.read_npz(path)
 
 
 def test_values_that_are_not_stored_are_refused(tmp_path):

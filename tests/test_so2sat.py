@@ -152,7 +152,6 @@ def test_write_refuses_and_leaves_nothing(plain, tmp_path):
     for rows, batches, message in (
         (6, [whole], "hold 5 rows, 6"),
         (4, [whole], "hold 5 rows, 4"),
-        (5, [(sen2, sen1, y)], "swapped"),
         (10, [whole, single], "5 rows of float32 .*and float64"),
         (5, [(sen1.astype("f2"), sen2.astype("f2"), y)], "sen1 is float16 .*expected float64"),
         (5, [(sen1[:, :8], sen2[:, :8], y)], r"sen1 is float64 \(5, 8, 32, 8\)"),
