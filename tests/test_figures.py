@@ -216,7 +216,7 @@ def test_tsne_shows_the_same_test_samples_of_each_run(runs, small_file, monkeypa
 
 
 @pytest.mark.slow
-def test_no_title_of_tsne_covers_its_neighbour():
+def test_no_title_of_tsne_covers_its_neighbour_and_no_letter_the_only_sample_of_its_class():
     """At the longest labels that there are."""
     title = "EB-CNN + BGP, no MSM, run bgp, SIMULATED data, city split, 9 cities left out"
     points = np.random.default_rng(0).standard_normal((3, 34, 2))
@@ -225,9 +225,6 @@ def test_no_title_of_tsne_covers_its_neighbour():
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
     assert boxes[0].x1 < boxes[1].x0
     assert boxes[1].x1 < boxes[2].x0
-
-
-def test_a_letter_does_not_hide_the_only_sample_of_its_class():
     points = np.argwhere(np.ones((4, 5)))[:17]
     figure = plots.tsne([points], np.arange(17), ["title"], ["caption"], "note")
     figure.draw_without_rendering()

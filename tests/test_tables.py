@@ -111,26 +111,22 @@ def test_any_executor_gives_the_same_table(table, small_file, tmp_path):
     assert all(bits(tmp_path / name) == bits(table[0] / name / "seed-47") for name in NAMES)
 
 
-def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
-    monkeypatch.setattr(nn, "thread_count", lambda: 6)
-    before = dict(os.environ)
-    with tables.cores_shared_by(2):
-        assert {os.environ[name] for name in tables.THREAD_LIMITS} == {"3"}
-    assert dict(os.environ) == before
-
-
-def test_the_last_runs_share_the_cores_of_workers_that_have_none(small_file, tmp_path, monkeypatch):
-    threads = []
+def test_workers_share_the_cores_and_the_last_runs_those_of_workers_that_have_none(
+    small_file, tmp_path, monkeypatch
+):
+    threads, before = [], dict(os.environ)
 
     def run_all(jobs, pool, say):
+        assert {os.environ[name] for name in tables.THREAD_LIMITS} == {"2"}
         threads.extend(job.threads for job in jobs)
         return {job: {} for job in jobs}
 
     monkeypatch.setattr(tables, "run_all", run_all)
     monkeypatch.setattr(tables, "step_seconds", lambda name, settings: 1.0)
-    monkeypatch.setattr(nn, "thread_count", lambda: 4)
+    monkeypatch.setattr(nn, "thread_count", lambda: 6)
     tables.tables(small_file, tmp_path, ["ebcnn"], range(47, 52), TINY, workers=3, say=quiet)
-    assert threads == [None, None, None, 2, 2]
+    assert threads == [None, None, None, 3, 3]
+    assert dict(os.environ) == before
 
 
 @pytest.mark.long
