@@ -96,6 +96,18 @@ def test_a_scale_is_named_with_its_remedy():
         assert found == [] if message is None else len(found) == 1 and message in found[0], (channels, value)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "?", "f4", ">i4"])
+def test_one_hot_labels_of_any_dtype_are_taken(tmp_path, dtype):
+    data = make(path := tmp_path / "x.h5", rows=20)
+    with h5py.File(path, "a") as file:
+        del file["label"]
+        file["label"] = data["label"].astype(dtype)
+    so2sat.subset(path, tmp_path / "y.h5", per_class=1, test=3, seed=1)
+    with so2sat.open_file(path) as patches, so2sat.open_file(tmp_path / "y.h5") as part:
+        assert patches.labels.tolist() == data["label"].argmax(1).tolist()
+        assert len(part.labels) == 20
+
+
 KILLED = "import os, sys, h5py; f = h5py.File(sys.argv[1], 'r+', libver='latest'); f.flush(); os._exit(0)"
 
 

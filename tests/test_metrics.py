@@ -1,5 +1,6 @@
 """metrics.py: numbers worked by hand, a published result, and degenerate cases."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,13 @@ def test_published_predictions():
     assert round(metrics.overall_accuracy(C), 5) == 0.69369
     assert round(metrics.average_accuracy(C), 5) == 0.58675
     assert round(metrics.kappa(C), 5) == 0.66437
+
+
+def test_kappa_is_exact_for_large_counts():
+    C = [[10**9, 1], [2, 10**9]]  # N^2 does not fit int64; float products would lose the off-diagonal
+    N, agree = 2 * 10**9 + 3, 2 * 10**9
+    pe = Fraction((10**9 + 1) * (10**9 + 2) + (10**9 + 2) * (10**9 + 1), N * N)
+    assert metrics.kappa(C) == float((Fraction(agree, N) - pe) / (1 - pe))
 
 
 def test_degenerate():

@@ -103,6 +103,19 @@ def test_an_h5_file_that_is_no_tree_of_numbers_is_named(tmp_path):
             weights.load(tmp_path / "w.h5")
 
 
+def test_links_of_an_h5_file_are_followed(tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["x"] = np.arange(2.0)
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["a"], file["c.w"] = np.ones(2), h5py.SoftLink("/a")
+        file["b"], file["d"] = file["a"], h5py.ExternalLink("other.h5", "x")
+        file["num_batches_tracked"] = np.array(7, ">i2")
+    params, state = weights.load(tmp_path / "w.h5")
+    found = {name: leaf.tolist() for name, leaf in weights.named(params).items()}
+    assert found == {"a": [1, 1], "b": [1, 1], "c.w": [1, 1], "d": [0, 1]}
+    assert state["num_batches_tracked"] == 7
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
 def test_a_number_format_of_safetensors_that_numpy_lacks_is_named(tmp_path, dtype):
     pytest.importorskip("safetensors")
