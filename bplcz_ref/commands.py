@@ -123,7 +123,8 @@ def run_report(options: Namespace) -> int:
     missing = figures.write_figures(options.folders, options.out, options.data, **own)
     for run, result in results.items():
         print(f"{run}: {pages.run_line(result)}")
-    print("\n".join(written))
+    for path in written:
+        print(path)
     for line in missing:
         warn(options, line)
     return 1 if missing else 0
