@@ -122,7 +122,8 @@ def test_a_number_format_of_safetensors_that_numpy_lacks_is_named(tmp_path, dtyp
     size = 2 if dtype == "BF16" else 1
     header = json.dumps({"w": {"dtype": dtype, "shape": [1], "data_offsets": [0, size]}}).encode()
     (tmp_path / "w.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(size))
-    # JAX, once it is imported, gives NumPy a bfloat16, which is no dtype of a network either.
-    named = r"w\.safetensors.*(hold bfloat16 or float8, which NumPy lacks|w: dtype bfloat16; expected float16)"
-    with pytest.raises(ValueError, match=f"(?s){named}"):
+    message = r"w\.safetensors: [^\n]*hold bfloat16 or float8, which NumPy lacks: save it as float32$"
+    if dtype == "BF16" and "bfloat16" in np.sctypeDict:  # as JAX has it, once it is imported
+        message = r"w\.safetensors cannot be used as weights:\n  w: dtype bfloat16; expected float16, float32 or"
+    with pytest.raises(ValueError, match=message):
         weights.load(tmp_path / "w.safetensors")

