@@ -14,10 +14,16 @@ from matplotlib.patheffects import withStroke
 
 from bplcz_ref import classify, paper
 from bplcz_ref.data import simulate
-from bplcz_ref.report.plots import LCZ_COLOURS
 from bplcz_ref.training import evaluate
 
 SIZE, BLOCK, STEP = paper.PATCH, 2, 16  # pixels of a window; windows per side of a zone; pixels between windows
+# The colours in which maps of local climate zones are drawn (WUDAPT's), in the order of the classes.
+# fmt: off
+LCZ_COLOURS = (
+    "#910613", "#D9081C", "#FF0A22", "#C54F1E", "#FF6628", "#FF985E", "#FDED3F", "#BBBBBB", "#FFCBAB", "#565656",
+    "#006A18", "#00A926", "#628432", "#B5DA7F", "#000000", "#FCF7B1", "#656BFA",
+)
+# fmt: on
 OUTLINE = [withStroke(linewidth=1.5, foreground="white")]
 
 

@@ -37,13 +37,6 @@ MARKS = {
     "D": (BLACK, VERMILION, BLUE),  # E-G, bare land and water
 }
 CLASS_MARKS = [(marker, colour) for marker, colours in MARKS.items() for colour in colours]
-# The colours in which maps of local climate zones are drawn (WUDAPT's), in the order of the classes.
-# fmt: off
-LCZ_COLOURS = (
-    "#910613", "#D9081C", "#FF0A22", "#C54F1E", "#FF6628", "#FF985E", "#FDED3F", "#BBBBBB", "#FFCBAB", "#565656",
-    "#006A18", "#00A926", "#628432", "#B5DA7F", "#000000", "#FCF7B1", "#656BFA",
-)
-# fmt: on
 
 # Panels of the curves: what is drawn, the entries of log.jsonl as a solid and a dashed line, what these two are.
 PANELS = (
