@@ -141,7 +141,7 @@ def meant(typed: str, names: Iterable[str], also: dict[str, str] | None = None) 
 
 
 def chosen(given: Iterable[str]) -> dict[str, Any]:
-    """{name: value} of settings in the words of the command line, "name=value", each checked; "none" may be None.
+    """{name: value} of settings typed as "name=value", each checked; none is None where that is allowed.
 
     >>> chosen(["alpha=0.5", "clip_sen1=none", "contrastive=unicl"])
     {'alpha': 0.5, 'clip_sen1': None, 'contrastive': 'unicl'}

@@ -46,7 +46,7 @@ def moved(name, dtype, **settings):
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_fused_is_what_the_classifier_sees_in_evaluation(dtype):
-    """To the bit; that evaluation is what the paper's order gives is test_in_one_file's."""
+    """The logits of I are those of evaluation, to the bit; test_in_one_file.py has the order of the groups."""
     made, params, state, x, _ = moved("ebcnn-bplcz", dtype)
     I = made.fused(params, state, x)
     assert I.dtype == dtype
@@ -176,9 +176,9 @@ def test_one_epoch_can_be_read():
 def test_runs_are_told_apart_and_simulated_data_is_called_so(runs, tmp_path):
     real = copied(runs[0], tmp_path / "real", data={"simulated": False})
     reduced, name = copied(runs[0], tmp_path / "seed-47", system="resnet50"), f"{tmp_path.name}-seed-47"
-    labels = [run.label for run in figures.known([runs[0], real])]
+    labels = [run.label for run in figures.labelled([runs[0], real])]
     assert labels == [f"EB-CNN, run seed-47, {SIMULATED}", "EB-CNN, run real, random split"]
-    assert figures.known([runs[0], reduced])[1].label == f"ResNet50, reduced, run {name}, {SIMULATED}"
+    assert figures.labelled([runs[0], reduced])[1].label == f"ResNet50, reduced, run {name}, {SIMULATED}"
     found = 100 * files.read_json(runs[1] / "metrics.json")["overall_accuracy"]
     text = words(figures.confusion(runs[1]))
     assert f"EB-CNN (BP-LCZ), run seed-47, {SIMULATED}\nOA {found:.2f} %" in text
@@ -308,7 +308,7 @@ def test_figures_of_one_system_do_not_overwrite_each_other(runs, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_what_to_install_is_said_and_the_rest_is_drawn(runs, small_file, tmp_path, monkeypatch):
+def test_what_to_install_is_said_and_the_rest_is_drawn(runs, small_file, tmp_path, monkeypatch, capsys):
     for module, line, drawn in (
         ("sklearn.manifold", "no tsne.png: t-SNE needs scikit-learn", ["confusion-seed-47.png", "curves.png"]),
         ("matplotlib.figure", "figures need matplotlib", []),
@@ -318,3 +318,5 @@ def test_what_to_install_is_said_and_the_rest_is_drawn(runs, small_file, tmp_pat
         assert missing.startswith(line)
         assert missing.endswith(plots.EXTRA)
         assert sorted(path.name for path in (tmp_path / module).glob("*")) == drawn
+    assert report(tmp_path / "out", runs[0]) == 1
+    assert len(capsys.readouterr().out.splitlines()) == 1  # the accuracy; no figure is written without matplotlib

@@ -54,8 +54,8 @@ def test_parts_of_a_user_s_own_go_through_everything(own, small_file, tmp_path, 
     assert str(evaluate.load(run).network).startswith("<tiny-bplcz: Tiny (BP-LCZ) of preset small, features 4")
     x = np.random.default_rng(0).uniform(0.01, 1, (2, 32, 32, 18))
     assert bplcz_ref.classify(run, x[..., :8], x[..., 8:])[1].shape == (2, 17)
-    (known,) = figures.known([run])
-    assert known.label == f"Tiny (BP-LCZ), run {run.name}, SIMULATED data, random split"
+    (shown,) = figures.labelled([run])
+    assert shown.label == f"Tiny (BP-LCZ), run {run.name}, SIMULATED data, random split"
     assert systems.fuses("tiny-bplcz")
     page = pages.tables_markdown({"tiny-bplcz": [runs.read_metrics(run)]}, 0.0)
     assert "## Not in the paper" in page

@@ -229,11 +229,11 @@ def order(found: dict, first: Step) -> list[str]:
     """All names in the order of computation, those of arrays that are stored under another name too."""
     after = [name for name in found if name.startswith(("step", "eval."))]
     given = ["x", "y", *(name for name in after if name.startswith("step0."))]
-    seconds = lambda own: [name for name, first_name in first.same.items() if first_name == own]
-    values = [name for own in first.values for name in (own, *seconds(own))]
+    further = lambda own: [name for name, first_name in first.same.items() if first_name == own]
+    values = [name for own in first.values for name in (own, *further(own))]
     parameters = {name: layer["parameters"].values() for name, layer in first.layers.items()}
     slopes = [n for name in reversed(values) for n in (name, *parameters.get(name, ()))] + [*first.gradients]
-    known = {name for own in first.gradients for name in (own, *seconds(own))}
+    known = {name for own in first.gradients for name in (own, *further(own))}
     return list(dict.fromkeys([*given, *values, *(f"grad.{name}" for name in slopes if name in known), *after]))
 
 

@@ -391,13 +391,13 @@ def said_of(r: Report, f: Finding) -> list[str]:
     else:
         answer = first.answer.get(f.output, "refused" if "refused" in first.answer else "missing")
         other_shape = is_float(right) and np.shape(answer) != np.shape(right) and not isinstance(answer, str)
-        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else plain
+        shown = (lambda x: f"of shape {list(np.shape(x))}") if other_shape else in_short
         lines.append(f"         {f.output} of {first.case.id} is {shown(answer)}, expected {shown(right)}")
     answers = ["--answers", r.path] if r.path else ["--seed", r.answers.seed] if r.answers.seed else []
     return [*lines, f"         {program('conform', 'explain', first.case.id, *answers)}"]
 
 
-def plain(x: Any) -> str:
+def in_short(x: Any) -> str:
     """A value as short text, an array as one flat list."""
     if isinstance(x, (np.ndarray, np.generic)):
         x = x.ravel().tolist() if x.ndim else x.item()

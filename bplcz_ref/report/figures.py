@@ -30,7 +30,7 @@ PERPLEXITY = 30  # scikit-learn's default; the paper states none
 DPI = 200
 
 
-class Known(NamedTuple):
+class Labelled(NamedTuple):
     """A run folder, and what it is called in figures."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Known(NamedTuple):
     label: str  # the title, and the data and the split that the run's figures are of
 
 
-def known(folders: list) -> list[Known]:
+def labelled(folders: list) -> list[Labelled]:
     """Run folders with their names. Errors: ValueError if one holds no run."""
     paths = [Path(run).resolve().parts[1:] for run in folders]
     n = next(n for n in range(1, 1 + max(map(len, paths))) if len({path[-n:] for path in paths}) == len({*paths}))
@@ -49,7 +49,7 @@ def known(folders: list) -> list[Known]:
         config, name = runs.read_config(run), "-".join(path[-n:])
         title = f"{systems.SYSTEMS[config['system']].label}{systems.reduced(config)}, run {name}"
         label = f"{title}, {'SIMULATED data, ' * config['data']['simulated']}{runs.split_label(config)}"
-        found.append(Known(run, config, name, title, label))
+        found.append(Labelled(run, config, name, title, label))
     return found
 
 
@@ -71,7 +71,7 @@ def write_figures(
     Errors: ValueError if a folder holds no run, for another file than the one that the runs were trained on, and
     for the root folder as `out`.
     """
-    found, out = known(list({Path(run).resolve(): Path(run) for run in folders}.values())), Path(out)
+    found, out = labelled(list({Path(run).resolve(): Path(run) for run in folders}.values())), Path(out)
     if data is not None:
         check_data(found, data)
     try:
@@ -112,7 +112,7 @@ def confusion(run: str | Path, C: np.ndarray | None = None, samples: str = "test
 
     Errors: ValueError without matplotlib, for a run that is not complete.
     """
-    (found,) = known([run])
+    (found,) = labelled([run])
     return plots.confusion(runs.read_confusion(run) if C is None else C, found.label, samples)
 
 
@@ -125,7 +125,7 @@ def curves(folders: list) -> "Figure":
     for run, rows in zip(folders, logs, strict=True):
         if not rows:
             raise ValueError(f"{Path(run) / 'log.jsonl'} has no epoch yet: train the run further")
-    return plots.curves(logs, [run.label for run in known(folders)])
+    return plots.curves(logs, [run.label for run in labelled(folders)])
 
 
 def tsne(
@@ -146,7 +146,7 @@ def tsne(
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise ValueError(f"t-SNE needs scikit-learn ({error}): {plots.EXTRA}") from None
-    every = known(folders)
+    every = labelled(folders)
     found, left_out = list(filter(fuses, every)), "; ".join(run.title for run in every if not fuses(run))
     if not found:
         raise ValueError(f"{left_out}: no fused feature I of Eq. (9)")
@@ -217,12 +217,12 @@ def neighbours(I: np.ndarray, y: np.ndarray, k: int = 10) -> str:  # (m, n d), (
     return f"{100 * same:.0f} % of a sample's {k} nearest in I are of its class\n({100 * chance:.0f} % by chance)"
 
 
-def fuses(run: Known) -> bool:
+def fuses(run: Labelled) -> bool:
     """Whether its network has the fused feature I of Eq. (9)."""
     return systems.fuses(run.config["system"])
 
 
-def check_data(found: list[Known], data: str | Path) -> None:
+def check_data(found: list[Labelled], data: str | Path) -> None:
     """ValueError unless every run was tested on `data`, since a figure shows a run's own test part."""
     with so2sat.open_file(data) as patches:
         for run in found:
